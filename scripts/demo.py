@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""From nothing to search results: embedded database, sample rows, a backfill, coverage and three searches."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+import command
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared.database.base import Database
+from shared.database.queue import embedding_coverage
+from shared.models import Hit
+from shared.services.backfill import BackfillOptions, backfill
+from shared.services.search import SearchService
+from shared.settings import load_settings
+from shared.wiring import default_workers, get_database, get_provider, migrate_database
+
+COLLECTION = "music_knowledge"
+QUERIES = (
+    "how loud should a finished song be for streaming",
+    "singer sounds boomy close to the microphone",
+    "tritone substitution",
+)
+
+
+def main() -> int:
+    from backfill import ProgressBar, describe
+
+    started = time.monotonic()
+    console = Console(highlight=False, width=None if Console().is_terminal else 110)
+    settings = load_settings()
+    if settings.supabase_url is None:
+        applied = migrate_database(settings, seed=True)
+        place = "DATABASE_URL" if settings.database_url else f"an embedded PostgreSQL in {settings.tonnetz_data_dir}/"
+        state = f"{len(applied)} migrations applied" if applied else "up to date"
+        console.print(f"database: {place}, {state}, sample rows loaded")
+    with get_database(settings) as database, closing(get_provider(settings)) as provider:
+        console.print(f"model: {provider.model} ({provider.name}), {provider.dimensions} dimensions")
+        with ProgressBar(COLLECTION) as bar:
+            outcome = backfill(
+                database,
+                provider,
+                BackfillOptions(COLLECTION, workers=default_workers(settings)),
+                stop=command.stop_on_signal(),
+                on_progress=bar.show,
+            )
+        console.print("backfill: " + describe(outcome.report, provider.price_per_million_tokens))
+        if outcome.error is not None:
+            raise outcome.error
+        console.print(coverage_table(database))
+        search = SearchService(database, provider)
+        for query in QUERIES:
+            result = search.search(COLLECTION, query, match_count=3)
+            console.print(hits_table(query, result.hits, result.took_ms))
+    console.print(f"done in {time.monotonic() - started:.1f} s. Next: make serve, or scripts/backfill.py --help")
+    return 0 if outcome.complete else 1
+
+
+def coverage_table(database: Database) -> Table:
+    table = Table(title="Coverage", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("collection", "model"):
+        table.add_column(name)
+    for name in ("rows", "embedded", "pending", "failed"):
+        table.add_column(name, justify="right")
+    for row in embedding_coverage(database):
+        counts = (row.total, row.embedded, row.pending, row.failed)
+        table.add_row(row.collection, row.model or "-", *(f"{count:,}" for count in counts))
+    return table
+
+
+def hits_table(query: str, hits: Sequence[Hit], took_ms: float) -> Table:
+    table = Table(title=f"“{query}” ({took_ms:.0f} ms)", title_justify="left", box=box.SIMPLE_HEAD, expand=False)
+    table.add_column("score", justify="right")
+    table.add_column("found")
+    table.add_column("found by")
+    for hit in hits:
+        content = str(hit.row["content"])
+        found = Text.assemble(
+            (str(hit.row["topic"]), "bold"), f" ({hit.row['category']})\n{content[:90].rsplit(' ', 1)[0]} …"
+        )
+        table.add_row(f"{hit.score:.3f}", found, reason(hit))
+    return table
+
+
+def reason(hit: Hit) -> str:
+    """Why a hit was found: its place and its scaled score in each leg."""
+    legs = []
+    if hit.full_text_rank is not None:
+        legs.append(f"words   #{hit.full_text_rank} ({hit.full_text_score:.2f})")
+    if hit.semantic_rank is not None:
+        legs.append(f"meaning #{hit.semantic_rank} ({hit.semantic_score:.2f})")
+    return "\n".join(legs)
+
+
+if __name__ == "__main__":
+    command.run(main)

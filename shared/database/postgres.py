@@ -1,0 +1,110 @@
+"""The direct adapter: psycopg on any PostgreSQL with pgvector."""
+
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb, set_json_dumps, set_json_loads
+from psycopg_pool import ConnectionPool, PoolTimeout
+from pydantic import SecretStr
+
+from shared.database.base import Database
+from shared.database.translate import error_from_sqlstate
+from shared.errors import AppError, DatabaseUnavailable
+
+# orjson: a batch of vectors is a megabyte of JSON.
+set_json_dumps(orjson.dumps)
+set_json_loads(orjson.loads)
+
+
+def translate(error: psycopg.Error, function: str = "") -> AppError:
+    """The error of our tree for one of psycopg's; connection strings and row details are left behind."""
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return DatabaseUnavailable(
+            "the connection to the database was lost; check DATABASE_URL and that the server runs"
+        )
+    return error_from_sqlstate(
+        error.sqlstate, error.diag.message_primary or type(error).__name__, error.diag.message_hint, function=function
+    )
+
+
+def connect(url: SecretStr, *, application_name: str = "tonnetz") -> psycopg.Connection[tuple[Any, ...]]:
+    """One connection as the user of the URL, for what needs the owner: bootstrap and migrations.
+
+    Raises DatabaseUnavailable naming DATABASE_URL, never the URL itself.
+    """
+    try:
+        return psycopg.connect(
+            url.get_secret_value(), autocommit=True, connect_timeout=10, application_name=application_name
+        )
+    except psycopg.Error as error:
+        raise _unreachable(error) from None
+
+
+def _unreachable(error: Exception) -> DatabaseUnavailable:
+    # libpq's message may quote the whole connection string; its class says enough.
+    text = str(error)
+    reasons = {
+        "password": "the password was refused",
+        "does not exist": "the database or role does not exist",
+        "refused": "nothing listens there",
+        "resolve": "the host name is not known",
+        "timeout": "it did not answer in time",
+        "No such file": "nothing listens there",
+    }
+    reason = next((reason for sign, reason in reasons.items() if sign in text), "the connection failed")
+    return DatabaseUnavailable(f"cannot connect to the database: {reason}; check DATABASE_URL and that the server runs")
+
+
+class PostgresDatabase(Database):
+    """Calls SQL functions over a pool of connections that act as service_role.
+
+    `max_connections` bounds the pool: one for each thread that calls at the same time.
+    """
+
+    def __init__(self, url: SecretStr, *, max_connections: int = 10, role: str | None = "service_role") -> None:
+        self._role = role
+        self._pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]] = ConnectionPool(
+            url.get_secret_value(),
+            min_size=1,
+            max_size=max_connections,
+            timeout=15,
+            # A call is one statement and one transaction: nothing stays open while a provider works.
+            kwargs={"autocommit": True, "connect_timeout": 10, "application_name": "tonnetz"},
+            configure=self._configure,
+            check=ConnectionPool.check_connection,
+            open=False,
+        )
+        # Fail with the reason at once: a pool would retry in the background and only say "timeout".
+        connect(url).close()
+        self._pool.open()
+
+    def _configure(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        if self._role is not None:
+            connection.execute(sql.SQL("set role {}").format(sql.Identifier(self._role)))
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        # to_json: the same values as through PostgREST, where everything is JSON.
+        query = sql.SQL("select to_json(r) from public.{}({}) r").format(
+            sql.Identifier(function),
+            sql.SQL(", ").join(
+                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
+            ),
+        )
+        try:
+            with self._pool.connection() as connection:
+                rows = connection.execute(query, {name: _adapt(value) for name, value in arguments.items()}).fetchall()
+        except PoolTimeout as error:
+            raise _unreachable(error) from None
+        except psycopg.Error as error:
+            raise translate(error, function) from None
+        return [row[0] for row in rows if row[0] not in (None, "")]
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _adapt(value: Any) -> Any:
+    is_json = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
+    return Jsonb(value) if is_json else value

@@ -1,0 +1,102 @@
+"""The queue of one collection: the SQL functions of the same names, with their types."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import orjson
+
+from shared.database.base import Database
+from shared.models import ClaimedRow, Coverage, EmbeddingModel, QueueState, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingQueue:
+    """Claim, save, fail and release the pending rows of `collection`."""
+
+    database: Database
+    collection: str
+
+    def _call(self, function: str, **arguments: Any) -> list[Any]:
+        return self.database.call(function, {"collection": self.collection, **arguments})
+
+    def register_embedding_model(self, spec: EmbeddingModel) -> EmbeddingModel:
+        """Register the model, or read it back: the stored prefixes win. Another width is refused."""
+        row = self.database.call_scalar("register_embedding_model", asdict(spec))
+        return EmbeddingModel(**{field.name: row[field.name] for field in fields(EmbeddingModel)})
+
+    def use_collection_model(self, model: str) -> None:
+        """Set the collection's model if it has none; raises where it has another."""
+        self._call("use_collection_model", model=model)
+
+    def claim_embeddings(self, batch_size: int, lease_seconds: int) -> list[ClaimedRow]:
+        """Lease up to `batch_size` pending rows; an empty list means that none is claimable now."""
+        rows = self._call("claim_embeddings", batch_size=batch_size, lease_seconds=lease_seconds)
+        return [ClaimedRow(**row) for row in rows]
+
+    def reuse_embeddings(self, model: str, rows: Sequence[ClaimedRow]) -> set[str]:
+        """Fill the rows whose text the table holds already; returns the ids that are done."""
+        wanted = [{"row_id": row.row_id, "text_hash": row.text_hash} for row in rows]
+        return set(self._call("reuse_embeddings", model=model, rows=wanted))
+
+    def save_embeddings(self, model: str, rows: Sequence[ClaimedRow], vectors: Vectors) -> tuple[int, int]:
+        """Store vector i for row i; returns (saved, stale)."""
+        payload = [
+            # The vector goes as text: the server then parses floats, not a tree of JSON numbers.
+            {"row_id": row.row_id, "text_hash": row.text_hash, "embedding": vector_text(vector)}
+            for row, vector in zip(rows, vectors, strict=True)
+        ]
+        result = self._call("save_embeddings", model=model, rows=payload)[0]
+        return result["saved"], result["stale"]
+
+    def fail_embeddings(self, failures: Sequence[tuple[str, str, bool]], retry_after_seconds: int = 30) -> int:
+        """Report (row_id, error, final); returns how many rows were parked."""
+        rows = [{"row_id": row_id, "error": error, "final": final} for row_id, error, final in failures]
+        return int(self._call("fail_embeddings", rows=rows, retry_after_seconds=retry_after_seconds)[0])
+
+    def release_embeddings(self, row_ids: Sequence[str]) -> int:
+        """Give rows back untried."""
+        return int(self._call("release_embeddings", row_ids=list(row_ids))[0])
+
+    def renew_embeddings(self, row_ids: Sequence[str], lease_seconds: int) -> int:
+        """Extend the leases; returns how many rows are still leased."""
+        return int(self._call("renew_embeddings", row_ids=list(row_ids), lease_seconds=lease_seconds)[0])
+
+    def embedding_queue(self) -> QueueState:
+        """How many rows are ready, leased, waiting and parked."""
+        row = self._call("embedding_queue")[0]
+        return QueueState(ready=row["ready"], leased=row["leased"], waiting=row["waiting"], failed=row["failed"])
+
+    def reconcile_embeddings(self) -> int:
+        """Queue pending rows that slipped past the triggers."""
+        return int(self._call("reconcile_embeddings")[0])
+
+    def retry_failed_embeddings(self) -> int:
+        """Queue the parked rows again."""
+        return int(self._call("retry_failed_embeddings")[0])
+
+    def list_failed_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
+        """Parked rows and why, latest first."""
+        return self._call("list_failed_embeddings", max_rows=max_rows)
+
+    def verify_embeddings(self) -> int:
+        """How many rows have a vector that does not belong to their text or model."""
+        return int(self._call("verify_embeddings")[0])
+
+    def mismatched_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
+        """Those rows, with the reason."""
+        return self._call("mismatched_embeddings", max_rows=max_rows)
+
+    def record_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> str:
+        """Begin a run (run_id None) or report on it; returns its id."""
+        return str(self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0])
+
+
+def embedding_coverage(database: Database) -> list[Coverage]:
+    """Coverage of every collection, counted from the tables themselves."""
+    return [Coverage(**row) for row in database.call("embedding_coverage")]
+
+
+def vector_text(vector: Vectors) -> str:
+    """A vector as pgvector reads it, floats in their shortest exact form."""
+    return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY).decode()

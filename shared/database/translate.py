@@ -1,0 +1,57 @@
+"""One table from SQLSTATE to the error tree, for both adapters."""
+
+from shared.errors import (
+    AppError,
+    DatabaseConflict,
+    DatabaseContractError,
+    DatabaseError,
+    DatabaseRejected,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    Forbidden,
+    NotFound,
+)
+
+_MIGRATE = "run scripts/migrate.py to bring the database up to date"
+
+# The longest prefix wins. See "PostgreSQL Error Codes", appendix A of its manual.
+_BY_SQLSTATE: dict[str, type[AppError]] = {
+    "08": DatabaseUnavailable,
+    "22": DatabaseRejected,
+    "23": DatabaseRejected,
+    "25006": DatabaseUnavailable,
+    "28": DatabaseUnavailable,
+    "3D": DatabaseUnavailable,
+    "3F": DatabaseContractError,
+    "40": DatabaseConflict,
+    "42": DatabaseContractError,
+    "53": DatabaseUnavailable,
+    "54": DatabaseRejected,
+    "55": DatabaseRejected,
+    "55P03": DatabaseConflict,
+    "57": DatabaseUnavailable,
+    "57014": DatabaseTimeout,
+    "58": DatabaseUnavailable,
+    "P0001": DatabaseRejected,
+    "P0002": NotFound,
+}
+
+
+def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = None, *, function: str = "") -> AppError:
+    """Build the error for a failed call; only the server's primary message and hint are passed on.
+
+    Details are left out on purpose: for a violated constraint they quote the row.
+    """
+    error_type: type[AppError] = DatabaseError
+    for length in (5, 2):
+        if sqlstate and sqlstate[:length] in _BY_SQLSTATE:
+            error_type = _BY_SQLSTATE[sqlstate[:length]]
+            break
+    text = message.strip().splitlines()[0] if message.strip() else "the database failed"
+    if sqlstate == "42501":
+        return Forbidden(
+            f"{text}: the role of this connection may not do this; {_MIGRATE}, which grants it to service_role"
+        )
+    if error_type is DatabaseContractError:
+        return DatabaseContractError(f"SQL function {function}: {text}; {_MIGRATE}")
+    return error_type(f"{text}. {hint}" if hint else text)

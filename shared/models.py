@@ -1,0 +1,127 @@
+"""The values that travel between the layers. No behaviour beyond what the data implies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import ProviderError
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingModel:
+    """What the database registers about a model; vectors of different models are never compared.
+
+    `name` identifies the vector space, not only the weights: a reduced width is another name
+    (`text-embedding-3-small@512`). `max_tokens` is the length at which the model cuts its input.
+    """
+
+    name: str
+    provider: str
+    dimensions: int
+    document_prefix: str = ""
+    query_prefix: str = ""
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The answer to one `embed`: row i of `vectors` belongs to text i.
+
+    `vectors` is n x dimensions, float32, unit length. `tokens` is what the provider counted (or
+    our tokenizer, where it reports nothing), `truncated` the number of texts longer than the
+    model reads, `calls` the requests made, retries included. `errors` maps a text's index to the
+    reason it has no vector; its row in `vectors` is zero and must not be stored.
+    """
+
+    vectors: Vectors
+    tokens: int = 0
+    truncated: int = 0
+    calls: int = 0
+    errors: Mapping[int, ProviderError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRow:
+    """A row leased to this worker. `text_hash` goes back with the vector, so that a late one is noticed."""
+
+    row_id: str
+    text: str
+    text_hash: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """Rows of a queue: claimable now, leased to a worker, backing off, parked."""
+
+    ready: int
+    leased: int
+    waiting: int
+    failed: int
+
+    @property
+    def pending(self) -> int:
+        """Rows that will still be tried."""
+        return self.ready + self.leased + self.waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a collection is embedded: total = embedded + pending + failed."""
+
+    collection: str
+    model: str | None
+    total: int
+    embedded: int
+    pending: int
+    failed: int
+    leased: int
+    models: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What a backfill did.
+
+    `processed` rows were claimed; each was `embedded` (it holds its vector now), `failed` or `stale` (its
+    text changed meanwhile: it stays pending). `reused` counts the embedded ones that cost no provider
+    input, because an equal text had a vector already. `cost_usd` is tokens times the price, in USD.
+    """
+
+    collection: str
+    model: str
+    processed: int = 0
+    embedded: int = 0
+    failed: int = 0
+    stale: int = 0
+    reused: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result. `row` holds the collection's own columns; every part of the score is given."""
+
+    id: str
+    score: float
+    full_text_score: float | None
+    full_text_rank: int | None
+    semantic_score: float | None
+    semantic_rank: int | None
+    row: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, best first. `degraded`: no vector could be made of the query, so only its words were searched."""
+
+    hits: Sequence[Hit]
+    degraded: bool
+    took_ms: float

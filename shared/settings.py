@@ -1,0 +1,137 @@
+"""The only reader of the environment. Frozen; every problem is reported at once, by variable name."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+Provider = Literal["onnx", "ollama", "openai"]
+
+
+class Settings(BaseSettings):
+    """Settings from the environment and `.env`, by the names of the fields in capitals.
+
+    An empty string counts as unset. A key is required only by what is chosen to need it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    supabase_url: str | None = Field(
+        None, description="Project URL. With the service role key: the database is reached through Supabase."
+    )
+    supabase_service_role_key: SecretStr | None = Field(
+        None, description="Service role key of the Supabase project. Secret."
+    )
+    supabase_anon_key: SecretStr | None = Field(
+        None, description="Anon key of the Supabase project; searches without a user's token run with it."
+    )
+    supabase_jwt_secret: SecretStr | None = Field(
+        None, description="Secret that user tokens are signed with; needed to search as a user over DATABASE_URL."
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="Any PostgreSQL with pgvector, as postgresql://... Secret. Unset: an embedded one.",
+    )
+    tonnetz_data_dir: Path = Field(
+        Path(".tonnetz"), description="Where the embedded database and the built models live."
+    )
+
+    embedding_provider: Provider = Field("onnx", description="onnx (in process), ollama or openai.")
+    embedding_model: str | None = Field(
+        None, description="Model of the provider; unset: all-MiniLM-L6-v2, nomic-embed-text or text-embedding-3-small."
+    )
+    embedding_dimensions: Annotated[int, Field(ge=1, le=4000)] | None = Field(
+        None, description="Ask the provider for shorter vectors, or state the width of a model that is not known here."
+    )
+    embedding_price_per_million: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="USD per million input tokens; unset: the list price of known models, 0 for local ones."
+    )
+    onnx_model: str | None = Field(
+        None,
+        description="A folder with model.onnx or safetensors and tokenizer.json, or a hub id. Unset: the packaged one.",
+    )
+    onnx_precision: Literal["auto", "fp32", "int8"] = Field(
+        "auto", description="auto: the fastest lossless engine of this machine. int8 is faster and lossy."
+    )
+    ollama_url: str = Field("http://127.0.0.1:11434", description="Where Ollama listens.")
+    openai_api_key: SecretStr | None = Field(None, description="Key for OpenAI or a compatible server. Secret.")
+    openai_base_url: str | None = Field(None, description="A server that speaks OpenAI's protocol; unset: OpenAI.")
+
+    generation_provider: Literal["ollama", "openai"] | None = Field(
+        None, description="Who writes synonyms: ollama or openai. Unset: nobody."
+    )
+    generation_model: str | None = Field(
+        None, description="Model that writes synonyms; unset: llama3.2:1b or gpt-4o-mini."
+    )
+
+    functions_api_key: SecretStr | None = Field(
+        None, description="Bearer key for writes over HTTP. Unset: the server listens on 127.0.0.1 only. Secret."
+    )
+    webhook_secret: SecretStr | None = Field(None, description="Shared secret of the database webhooks. Secret.")
+    redis_url: SecretStr | None = Field(None, description="Shares caches between processes; unset: each has its own.")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Browser origins that may call the functions, with commas between."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("supabase_url", "ollama_url", "openai_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        problems = []
+        if self.supabase_url and not self.supabase_service_role_key:
+            problems.append("SUPABASE_SERVICE_ROLE_KEY: is needed beside SUPABASE_URL (project settings, API)")
+        if self.supabase_service_role_key and not self.supabase_url:
+            problems.append("SUPABASE_URL: is needed beside SUPABASE_SERVICE_ROLE_KEY (project settings, API)")
+        if self.embedding_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
+            problems.append("OPENAI_API_KEY: is needed for EMBEDDING_PROVIDER=openai")
+        if self.generation_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
+            problems.append("OPENAI_API_KEY: is needed for GENERATION_PROVIDER=openai")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raise one ConfigurationError with a line for each problem.
+
+    The lines name variables, never values: a value that is not valid may still be a key.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines: list[str] = []
+        for problem in error.errors(include_input=False, include_url=False):
+            message = problem["msg"].removeprefix("Value error, ")
+            variable = str(problem["loc"][0]).upper() if problem["loc"] else ""
+            lines.extend([f"{variable}: {message}"] if variable else message.splitlines())
+        raise ConfigurationError("the settings are not valid:\n  " + "\n  ".join(lines)) from None
