@@ -2,11 +2,13 @@
 
     AppError
     ├── InvalidRequest               422
+    │   └── RequestTooLarge          413
     ├── Unauthorized                 401
     ├── Forbidden                    403
     ├── NotFound                     404
     ├── ConfigurationError           500   settings; the command line exits with 2
     ├── Interrupted                  503   asked to stop while waiting; nothing is wrong
+    ├── Overloaded                   503   more is waiting than can be worked on soon, knows retry_after
     ├── ProviderError                502
     │   ├── ProviderTimeout          504   retryable
     │   ├── ProviderUnavailable      503   retryable, may know retry_after
@@ -52,6 +54,13 @@ class InvalidRequest(AppError):
     status = 422
 
 
+class RequestTooLarge(InvalidRequest):
+    """The request body is larger than is accepted."""
+
+    code = "request_too_large"
+    status = 413
+
+
 class Unauthorized(AppError):
     """The request carries no valid key."""
 
@@ -84,6 +93,21 @@ class Interrupted(AppError):
 
     code = "interrupted"
     status = 503
+
+
+class Overloaded(AppError):
+    """More requests are waiting than can be answered soon.
+
+    `retry_after` is the number of seconds after which another try makes sense.
+    """
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ProviderError(AppError):

@@ -1,14 +1,21 @@
 """The values that travel between the layers. No behaviour beyond what the data implies."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import ProviderError
 
-Vectors = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
+else:
+    # Not imported: 0.2 s that a function without vectors need not pay when it starts.
+    Vectors = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,15 @@ class ClaimedRow:
     text: str
     text_hash: str
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRow:
+    """What became of a claim by key: `state` is claimed, embedded, leased, empty or missing; no `row` for the last two."""
+
+    asked_id: str
+    state: str
+    row: ClaimedRow | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +141,18 @@ class SearchResult:
     hits: Sequence[Hit]
     degraded: bool
     took_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose search it is; row level security decides what they find.
+
+    `claims` are those of a token that was verified; `token` is passed on where the database verifies it itself.
+    """
+
+    role: str
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+ANON = Caller("anon", {"role": "anon"})

@@ -1,0 +1,43 @@
+"""A server's own words in our errors: one line, without keys and without the texts that were sent."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+LONGEST = 200
+# A run this long that also stands in a text is a quotation, not a coincidence.
+QUOTED = 24
+
+
+def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterable[str] = ()) -> str:
+    """At most 200 characters of a server's message, with keys and quoted texts replaced by […].
+
+    Servers do echo what they refuse: a row's text or a key must not end in a log that way.
+    """
+    if not isinstance(message, str):
+        return "no reason given"
+    for secret in filter(None, secrets):
+        message = message.replace(secret, "[…]")
+    # Keys also come masked in part ("sk-ab***yz"), or are another's than ours.
+    message = re.sub(r"\b(sk|pk|Bearer)[-_ ][\w*.\-]{6,}", "[…]", message)
+    for text in inputs:
+        if len(text) >= 6:
+            message = message.replace(text, "[…]")
+    message = " ".join(_without_quotations(message[:2000], inputs).split())
+    return message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+
+
+def _without_quotations(message: str, inputs: Sequence[str]) -> str:
+    kept: list[str] = []
+    position = 0
+    while position < len(message):
+        end = position + QUOTED
+        source = next((text for text in inputs if end <= len(message) and message[position:end] in text), None)
+        if source is None:
+            kept.append(message[position])
+            position += 1
+            continue
+        while end < len(message) and message[position : end + 1] in source:
+            end += 1
+        kept.append("[…]")
+        position = end
+    return "".join(kept)

@@ -1,0 +1,154 @@
+"""Real servers for the tests: a PostgreSQL of their own, a clone of the migrated database for each test, a PostgREST."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.database.supabase import SupabaseDatabase
+from tests.fake_provider import FakeProvider
+from tests.gateway import Gateway
+from tests.postgres_cluster import Cluster, as_role
+from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tonnetz")
+    group.addoption(
+        "--require-tools",
+        action="store_true",
+        default=os.environ.get("TONNETZ_REQUIRE_TOOLS") == "1",
+        help="fail, rather than skip, where npm or PostgREST is missing (TONNETZ_REQUIRE_TOOLS=1)",
+    )
+    group.addoption("--update-snapshots", action="store_true", help="rewrite tests/database/snapshots from the migrations")
+    group.addoption("--live", action="store_true", help="also run the provider contract against real providers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A `.env` or an exported key of the person who runs the tests must not decide what they see.
+    for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "DATABASE_URL", "TONNETZ_DATA_DIR"):
+        os.environ.pop(name, None)
+
+
+def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:
+    """Skip, naming the install line; with --require-tools fail."""
+    if request.config.getoption("--require-tools"):
+        pytest.fail(f"--require-tools: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """An empty PostgreSQL server, this worker's own; gone when the tests end."""
+    # Not tmp_path: a unix socket's path may have 107 characters.
+    directory = Path(tempfile.mkdtemp(prefix="tonnetz-tests-"))
+    try:
+        with Cluster(directory) as running:
+            yield running
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def database_url(cluster: Cluster) -> Iterator[SecretStr]:
+    """A fresh, migrated database."""
+    with cluster.clone() as url:
+        yield url
+
+
+@pytest.fixture
+def owner(database_url: SecretStr) -> Iterator[Connection]:
+    """A connection of the database's owner, each statement its own transaction."""
+    with psycopg.connect(database_url.get_secret_value(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def connect(database_url: SecretStr) -> Iterator[Callable[..., Connection]]:
+    """More connections of the owner, for races; closed at the end."""
+    opened: list[Connection] = []
+
+    def open_connection(*, autocommit: bool = True) -> Connection:
+        opened.append(psycopg.connect(database_url.get_secret_value(), autocommit=autocommit))
+        return opened[-1]
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def role(database_url: SecretStr) -> Callable[..., AbstractContextManager[Connection]]:
+    """`with role("anon") as connection:` as PostgREST would run it."""
+    return lambda name, **claims: as_role(database_url, name, **claims)
+
+
+@pytest.fixture
+def database(database_url: SecretStr) -> Iterator[PostgresDatabase]:
+    with PostgresDatabase(database_url) as adapter:
+        yield adapter
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    """A provider under the real base class: deterministic vectors that rank."""
+    return FakeProvider()
+
+
+@pytest.fixture
+def work(database: PostgresDatabase, provider: FakeProvider) -> EmbeddingQueue:
+    """The queue of music_knowledge, its model registered."""
+    queue = EmbeddingQueue(database, "music_knowledge")
+    queue.register_embedding_model(provider.spec)
+    return queue
+
+
+# PostgREST
+
+
+@pytest.fixture(scope="session")
+def jwt_secret() -> str:
+    return secrets.token_urlsafe(48)
+
+
+@pytest.fixture(scope="session")
+def tokens(jwt_secret: str) -> dict[str, str]:
+    """A signed key for each role, as a Supabase project has them."""
+    return {name: sign_token(jwt_secret, name) for name in ("anon", "authenticated", "service_role")}
+
+
+@pytest.fixture(scope="session")
+def postgrest_binary(request: pytest.FixtureRequest) -> Path:
+    if not BINARY.exists():
+        missing_tool(request, f"needs a real PostgREST: {INSTALL}")
+    return BINARY
+
+
+@pytest.fixture
+def rest(
+    postgrest_binary: Path, cluster: Cluster, database_url: SecretStr, jwt_secret: str, tokens: dict[str, str]
+) -> Iterator[Gateway]:
+    """A Supabase project in small: PostgREST on the test's database behind a gateway that adds /rest/v1."""
+    with (
+        Postgrest(postgrest_binary, cluster.url(database_url, user="authenticator"), jwt_secret) as server,
+        Gateway(server.port, keys=set(tokens.values())) as gateway,
+    ):
+        yield gateway
+
+
+@pytest.fixture
+def supabase_database(rest: Gateway, tokens: dict[str, str]) -> Iterator[SupabaseDatabase]:
+    with SupabaseDatabase(rest.url, SecretStr(tokens["service_role"])) as adapter:
+        yield adapter

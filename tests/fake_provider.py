@@ -1,0 +1,74 @@
+"""The fake sits under the manager: a provider whose wire is a function, below the real batching, retry and checks."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shared.errors import ProviderError, ProviderInputRejected
+from shared.models import EmbeddingModel
+from shared.providers.base import EmbeddingProvider, WireAnswer
+from shared.retry import Retrier, RetryPolicy
+from tests.protocol_vectors import embed
+
+DIMENSIONS = 16
+
+
+@dataclass
+class Wire:
+    """The other end: what it was sent, and how it behaves. One object for a provider and all its twins."""
+
+    requests: list[list[str]] = field(default_factory=list)
+    # Texts that hold one of these are refused, whatever else is in the request.
+    refuses: set[str] = field(default_factory=set)
+    # Texts that hold one of these get a vector of NaN.
+    spoils: set[str] = field(default_factory=set)
+    down: ProviderError | None = None
+    delay: float = 0.0
+    # Each request waits here, having said that it has arrived.
+    gate: threading.Event | None = None
+    arrived: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text that was sent, in all requests."""
+        return [text for request in list(self.requests) for text in request]
+
+
+class FakeProvider(EmbeddingProvider):
+    """Vectors are sums of hashed tokens, so that texts with common words are near each other."""
+
+    name = "fake"
+    max_inputs = 100
+
+    def __init__(self, model: str = "fake", dimensions: int = DIMENSIONS, *, price: float = 0.0) -> None:
+        self._spec = EmbeddingModel(model, self.name, dimensions)
+        self._retrier = Retrier(RetryPolicy(max_attempts=2, max_seconds=5, base_wait=0.01, max_wait=0.05))
+        self.price_per_million_tokens = price
+        self.wire = Wire()
+
+    @property
+    def spec(self) -> EmbeddingModel:
+        return self._spec
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    def _request(self, inputs: Sequence[str]) -> WireAnswer:
+        wire = self.wire
+        wire.requests.append(list(inputs))
+        wire.arrived.set()
+        if wire.gate is not None:
+            assert wire.gate.wait(30), "the test never opened the gate"
+        time.sleep(wire.delay)
+        if wire.down is not None:
+            raise wire.down
+        if any(bad in text for bad in wire.refuses for text in inputs):
+            raise ProviderInputRejected("the provider refused the text")
+        rows = np.array([embed(text, self.dimensions) for text in inputs])
+        for index, text in enumerate(inputs):
+            if any(bad in text for bad in wire.spoils):
+                rows[index] = np.nan
+        return WireAnswer(rows, tokens=sum(self.count_tokens(inputs)))

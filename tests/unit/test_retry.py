@@ -1,0 +1,251 @@
+"""The retry loop: what is retried, how long, and what one worker's 429 means for the others."""
+
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import (
+    DatabaseConflict,
+    Interrupted,
+    ProviderQuotaExceeded,
+    ProviderRateLimited,
+    ProviderUnavailable,
+)
+from shared.retry import Cooldown, Retrier, RetryPolicy, parse_retry_after
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.sleeps: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+def retrier(clock: Time, cooldown: Cooldown | None = None, **policy: float) -> Retrier:
+    settings = RetryPolicy(**{"jitter": False, **policy})  # type: ignore[arg-type]
+    return Retrier(settings, cooldown=cooldown, clock=clock, sleep=clock.sleep)
+
+
+class Failing:
+    """Raises each error in turn, then answers; counts its calls."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+@pytest.mark.parametrize("error", [ProviderUnavailable(), DatabaseConflict()])
+def test_a_retryable_error_is_tried_again(clock: Time, error: Exception) -> None:
+    work = Failing(error, error)
+    assert retrier(clock).call(work) == "done"
+    assert work.calls == 3
+
+
+@pytest.mark.parametrize("error", [ProviderQuotaExceeded(), ValueError("a bug"), KeyboardInterrupt()])
+def test_any_other_error_is_raised_at_once(clock: Time, error: BaseException) -> None:
+    work = Failing(error)  # type: ignore[arg-type]
+    with pytest.raises(type(error)):
+        retrier(clock).call(work)
+    assert (work.calls, clock.sleeps) == (1, [])
+
+
+def test_waits_double_up_to_the_longest(clock: Time) -> None:
+    retrier(clock, base_wait=1, max_wait=5).call(Failing(*[ProviderUnavailable()] * 5))
+    assert clock.sleeps == [1, 2, 4, 5, 5]
+
+
+def test_jitter_draws_each_wait_from_zero_to_its_bound(clock: Time) -> None:
+    waits = Retrier(
+        RetryPolicy(max_attempts=400, max_seconds=1e9, base_wait=1, max_wait=1), clock=clock, sleep=clock.sleep
+    )
+    waits.call(Failing(*[ProviderUnavailable()] * 399))
+    assert max(clock.sleeps) <= 1
+    assert min(clock.sleeps) < 0.1
+    assert 0.4 < sum(clock.sleeps) / 399 < 0.6
+
+
+def test_the_last_error_is_raised_after_the_last_attempt(clock: Time) -> None:
+    work = Failing(*[ProviderUnavailable("first")] * 2, ProviderUnavailable("third"), ProviderUnavailable("fourth"))
+    with pytest.raises(ProviderUnavailable, match="third"):
+        retrier(clock, max_attempts=3).call(work)
+    assert work.calls == 3
+
+
+def test_no_sleep_begins_that_would_pass_the_time_bound(clock: Time) -> None:
+    with pytest.raises(ProviderUnavailable):
+        retrier(clock, max_attempts=99, max_seconds=10, base_wait=4, max_wait=4).call(
+            Failing(*[ProviderUnavailable()] * 99)
+        )
+    assert clock.sleeps == [4, 4]
+
+
+@pytest.mark.parametrize("error", [ProviderRateLimited(retry_after=7), ProviderUnavailable(retry_after=7)])
+def test_what_the_server_told_is_the_least_that_is_waited(clock: Time, error: Exception) -> None:
+    retrier(clock, base_wait=0.1).call(Failing(error))
+    assert sum(clock.sleeps) == 7
+
+
+def test_a_wait_told_beyond_the_bound_fails_at_once(clock: Time) -> None:
+    with pytest.raises(ProviderRateLimited):
+        retrier(clock, max_seconds=60).call(Failing(ProviderRateLimited(retry_after=3600)))
+    assert clock.sleeps == []
+
+
+def test_a_call_about_to_start_waits_for_what_another_was_told(clock: Time) -> None:
+    cooldown = Cooldown(clock=clock)
+    with pytest.raises(ProviderRateLimited):
+        retrier(clock, cooldown, max_attempts=1).call(Failing(ProviderRateLimited(retry_after=2)))
+    started: list[float] = []
+    retrier(clock, cooldown).call(lambda: started.append(clock.now))
+    assert started == [1002.0]
+
+
+def test_a_call_is_not_sent_at_all_where_the_cooldown_outlasts_its_time(clock: Time) -> None:
+    cooldown = Cooldown(clock=clock)
+    cooldown.hold(100)
+    work = Failing()
+    with pytest.raises(ProviderRateLimited, match="another 100 s"):
+        retrier(clock, cooldown, max_seconds=3).call(work)
+    assert (work.calls, clock.sleeps) == (0, [])
+
+
+def test_a_rate_limit_without_a_time_holds_the_others_back_as_well(clock: Time) -> None:
+    cooldown = Cooldown(clock=clock)
+    with pytest.raises(ProviderRateLimited):
+        retrier(clock, cooldown, max_attempts=1, base_wait=3).call(Failing(ProviderRateLimited()))
+    assert cooldown.remaining == 3
+
+
+def test_a_plain_failure_holds_nobody_back(clock: Time) -> None:
+    cooldown = Cooldown(clock=clock)
+    retrier(clock, cooldown).call(Failing(ProviderUnavailable()))
+    assert cooldown.remaining == 0
+
+
+def test_a_shorter_hold_does_not_end_a_longer_one(clock: Time) -> None:
+    cooldown = Cooldown(clock=clock)
+    cooldown.hold(10)
+    cooldown.hold(1)
+    assert cooldown.remaining == 10
+
+
+def test_no_thread_calls_before_the_time_that_one_was_told() -> None:
+    told_until: list[float] = []
+    early: list[float] = []
+    shared = Retrier(RetryPolicy(base_wait=0.001, max_wait=0.001))
+    refused = threading.Event()
+
+    def first() -> None:
+        if not told_until:
+            told_until.append(time.monotonic() + 0.2)
+            raise ProviderRateLimited(retry_after=0.2)
+
+    def other() -> None:
+        if time.monotonic() < told_until[0]:
+            early.append(time.monotonic())
+
+    def worker() -> None:
+        refused.wait()
+        for _ in range(20):
+            shared.call(other)
+
+    threads = [threading.Thread(target=worker) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    leader = threading.Thread(target=shared.call, args=(first,))
+    leader.start()
+    while not shared.cooldown.remaining:
+        time.sleep(0.001)
+    refused.set()
+    for thread in [leader, *threads]:
+        thread.join()
+    assert early == []
+    assert time.monotonic() >= told_until[0]
+
+
+def test_a_stop_wakes_a_sleeping_call_at_once() -> None:
+    stop = threading.Event()
+    threading.Timer(0.05, stop.set).start()
+    begun = time.monotonic()
+    with pytest.raises(Interrupted):
+        Retrier(stop=stop).call(Failing(ProviderRateLimited(retry_after=60)))
+    assert time.monotonic() - begun < 5
+
+
+def test_a_stop_does_not_keep_a_call_from_being_finished() -> None:
+    stop = threading.Event()
+    stop.set()
+    assert Retrier(stop=stop).call(Failing()) == "done"
+
+
+def test_a_replaced_policy_keeps_the_cooldown() -> None:
+    first = Retrier()
+    second = first.replace(policy=RetryPolicy(max_attempts=1), stop=threading.Event())
+    assert second.cooldown is first.cooldown
+    assert second.policy.max_attempts == 1
+
+
+NOW = 1_750_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("2", 2.0),
+        (" 1.5 ", 1.5),
+        ("0", 0.0),
+        (formatdate(NOW + 30, usegmt=True), 30.0),
+        (formatdate(NOW - 30, usegmt=True), 0.0),
+        ("Sun, 15 Jun 2025 15:06:50 -0000", 10.0),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        ("1_0", None),
+        ("Sun, 99 Foo 2025", None),
+        ("9" * 400, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_or_nothing(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW) == seconds
+
+
+def test_a_date_without_a_zone_is_gmt_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert parse_retry_after("Sun, 15 Jun 2025 15:06:50 -0000", NOW) == 10.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@given(st.text())
+def test_no_header_makes_the_parser_fail(value: str) -> None:
+    seconds = parse_retry_after(value, NOW)
+    assert seconds is None or seconds >= 0
