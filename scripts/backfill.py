@@ -18,15 +18,24 @@ from shared.database.queue import EmbeddingQueue, embedding_coverage
 from shared.errors import (
     ConfigurationError,
     DatabaseContractError,
+    DatabaseTimeout,
     ProviderInputRejected,
     ProviderRejected,
     ProviderWidthError,
 )
 from shared.models import BackfillReport
 from shared.providers.base import EmbeddingProvider
-from shared.services.backfill import BackfillOptions, BackfillOutcome, Progress, backfill, estimate
-from shared.settings import load_settings
-from shared.wiring import default_workers, get_database, get_provider
+from shared.services.backfill import (
+    BackfillOptions,
+    BackfillOutcome,
+    Progress,
+    backfill,
+    build_index,
+    estimate,
+    switch_model,
+)
+from shared.settings import Settings, load_settings
+from shared.wiring import WORKERS, default_workers, get_database, get_provider
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,14 +64,23 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     settings = load_settings()
+    if arguments.switch_model:
+        if not arguments.collection:
+            raise ConfigurationError("--switch-model: name the collection to move with --collection")
+        settings = settings_for_model(settings, arguments.switch_model)
     workers = arguments.workers or default_workers(settings)
     # Checked before anything is started or loaded.
     BackfillOptions("", arguments.batch_size, workers, arguments.limit, arguments.max_cost)
     with get_database(settings, max_connections=8) as database:
         collections = choose_collections(database, arguments.collection)
         with closing(get_provider(settings)) as provider:
+            unpriced = provider.name == "openai" and not provider.price_per_million_tokens
+            if unpriced and arguments.max_cost is not None and settings.embedding_price_per_million is None:
+                raise ConfigurationError(
+                    f"--max-cost: the price of {provider.model} is not known; set EMBEDDING_PRICE_PER_MILLION"
+                )
             if arguments.dry_run:
-                return max(dry_run(database, provider, name, as_json=arguments.json) for name in collections)
+                return max(dry_run(database, provider, name, arguments) for name in collections)
             stop = command.stop_on_signal()
             codes = []
             for name in collections:
@@ -70,6 +88,24 @@ def main() -> int:
                 if stop.is_set():
                     break
             return max(codes)
+
+
+def settings_for_model(settings: Settings, target: str) -> Settings:
+    """The settings with the provider and model of `openai:text-embedding-3-small`; checked like any others."""
+    provider, separator, model = target.partition(":")
+    if provider not in WORKERS or not separator or not model:
+        raise ConfigurationError(
+            f"--switch-model: {target!r} is not PROVIDER:MODEL with PROVIDER one of {', '.join(WORKERS)}, "
+            "such as ollama:nomic-embed-text"
+        )
+    name, _, width = model.partition("@")
+    onnx = provider == "onnx"
+    return load_settings(
+        embedding_provider=provider,
+        embedding_model=None if onnx else name,
+        onnx_model=(None if name == "all-MiniLM-L6-v2" else name) if onnx else settings.onnx_model,
+        embedding_dimensions=int(width) if width.isdigit() else None,
+    )
 
 
 def choose_collections(database: Database, name: str | None) -> list[str]:
@@ -94,6 +130,8 @@ def run_one(
         say(f"{name}: {work.retry_failed_embeddings():,} parked rows queued again")
     if arguments.reconcile:
         say(f"{name}: {work.reconcile_embeddings():,} rows had slipped past the triggers")
+    if arguments.switch_model:
+        say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
     options = BackfillOptions(name, arguments.batch_size, workers, arguments.limit, arguments.max_cost)
     with ProgressBar(name) as bar:
         outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
@@ -102,8 +140,12 @@ def run_one(
     else:
         print(describe(outcome.report, provider.price_per_million_tokens))
     code = explain(work, outcome)
+    if code == 0 and outcome.report.embedded:
+        code = index(database, name)
+    if arguments.switch_model:
+        say(f"set EMBEDDING_PROVIDER={provider.name} and EMBEDDING_MODEL={provider.model} for the runs to come")
     if arguments.verify:
-        code = max(code, verify(work))
+        code = max(code, verify(work, repair=arguments.repair))
     return code
 
 
@@ -153,17 +195,33 @@ def explain(work: EmbeddingQueue, outcome: BackfillOutcome) -> int:
     return code
 
 
-def verify(work: EmbeddingQueue) -> int:
+def index(database: Database, name: str) -> int:
+    try:
+        built = build_index(database, name)
+    except DatabaseTimeout:
+        say(
+            f"{name} is large enough for a vector index, which takes longer than the API allows: "
+            f"connect with DATABASE_URL and run select create_embedding_index('{name}')"
+        )
+    else:
+        if built:
+            say(f"{name}: built the index {built}")
+    return 0
+
+
+def verify(work: EmbeddingQueue, *, repair: bool) -> int:
     wrong = work.verify_embeddings()
     say(f"{work.collection}: {wrong:,} vectors do not belong to their text or model")
     for row in work.mismatched_embeddings(10) if wrong else []:
         say(f"  {row['row_id']}: {row['reason']}")
+    if wrong and repair:
+        say(f"{work.collection}: {work.repair_embeddings():,} rows queued; the next run embeds them")
     return 1 if wrong else 0
 
 
-def dry_run(database: Database, provider: EmbeddingProvider, name: str, *, as_json: bool) -> int:
-    expected = estimate(database, provider, name)
-    if as_json:
+def dry_run(database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace) -> int:
+    expected = estimate(database, provider, name, switching=bool(arguments.switch_model))
+    if arguments.json:
         print(json.dumps({"collection": name, "model": provider.model, **asdict(expected)}))
     else:
         print(

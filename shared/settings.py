@@ -77,6 +77,13 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Browser origins that may call the functions, with commas between."
     )
+    task_function: str | None = Field(
+        None, description="On Lambda: name of the function that runs the tasks. A server runs them itself."
+    )
+    secrets_arn: str | None = Field(
+        None,
+        description="On AWS: a Secrets Manager secret whose JSON object holds more of these settings; read at start.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
     )

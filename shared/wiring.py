@@ -1,14 +1,20 @@
 """The one place where settings become objects. Imports what is chosen, and only when it is asked for."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pydantic import SecretStr
 
-from shared.database.base import Database
-from shared.database.migrations import migrate
-from shared.database.postgres import PostgresDatabase
 from shared.errors import ConfigurationError
-from shared.providers.base import EmbeddingProvider
-from shared.services.search import SearchService
 from shared.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from shared.database.base import Database
+    from shared.models import EmbeddingModel
+    from shared.providers.base import EmbeddingProvider
+    from shared.services.query_cache import QueryCache
+    from shared.services.search import SearchService
 
 # How many requests each provider is given at once, where the user does not say. The engine in process
 # pools what its callers bring, so it needs a few; a remote one is waited for, so it can use more.
@@ -67,9 +73,15 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
     if settings.supabase_url is not None and settings.supabase_service_role_key is not None:
         from shared.database.supabase import SupabaseDatabase
 
-        return SupabaseDatabase(settings.supabase_url, settings.supabase_service_role_key)
+        return SupabaseDatabase(
+            settings.supabase_url, settings.supabase_service_role_key, anon_key=settings.supabase_anon_key
+        )
+    from shared.database.postgres import PostgresDatabase
+
     url = get_database_url(settings)
     if settings.database_url is None:
+        from shared.database.migrations import migrate
+
         migrate(url)
     return PostgresDatabase(url, max_connections=max_connections)
 
@@ -85,13 +97,55 @@ def migrate_database(settings: Settings | None = None, *, seed: bool = False) ->
             "SUPABASE_URL: migrations need the database itself; run `supabase db push`, "
             "or set DATABASE_URL to the project's connection string"
         )
+    from shared.database.migrations import migrate
+
     return migrate(get_database_url(settings), seed=seed)
 
 
-def get_search(settings: Settings | None = None) -> SearchService:
-    """Search with the configured database and provider."""
+def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:
+    """The provider of a registered model, which need not be the configured one: keys and addresses are."""
     settings = settings or load_settings()
-    return SearchService(get_database(settings), get_provider(settings))
+    # text-embedding-3-small@512: the width is part of the name of a shortened vector space.
+    model, _, width = spec.name.partition("@")
+    chosen = {
+        "embedding_provider": spec.provider,
+        "embedding_dimensions": int(width) if width else None,
+        "embedding_price_per_million": None,
+    }
+    if spec.provider == "onnx":
+        return get_provider(settings.model_copy(update={**chosen, "embedding_model": None, "onnx_model": None}))
+    if spec.provider == "openai" and not (settings.openai_api_key or settings.openai_base_url):
+        raise ConfigurationError(f"OPENAI_API_KEY: is needed for the model {spec.name}")
+    return get_provider(settings.model_copy(update={**chosen, "embedding_model": model}))
+
+
+def get_query_cache(settings: Settings) -> QueryCache:
+    """Query vectors, shared through REDIS_URL where it is set."""
+    from shared.services.query_cache import QueryCache
+
+    if settings.redis_url is None:
+        return QueryCache()
+    from shared.database.redis_cache import RedisCache
+
+    return QueryCache(RedisCache(settings.redis_url))
+
+
+def get_search(
+    settings: Settings | None = None,
+    *,
+    database: Database | None = None,
+    provider: EmbeddingProvider | None = None,
+) -> SearchService:
+    """Search with the configured database, provider and cache; those that are there already can be given."""
+    from shared.services.search import SearchService
+
+    settings = settings or load_settings()
+    return SearchService(
+        database or get_database(settings),
+        provider or get_provider(settings),
+        get_query_cache(settings),
+        provider_for=lambda spec: get_provider_for(spec, settings),
+    )
 
 
 def default_workers(settings: Settings) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from shared.models import Caller
+
 JsonRow = dict[str, Any]
 
 _FUNCTION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -31,6 +33,14 @@ class Database(ABC):
 
     @abstractmethod
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]: ...
+
+    def as_caller(self, caller: Caller) -> "Database":
+        """The same database, read only, as a caller with a role and claims of their own instead of as service_role.
+
+        Connections are shared, so this costs nothing and there is nothing to close. Raises Unauthorized
+        at the first call where the database refuses the caller's token.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

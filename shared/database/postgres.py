@@ -1,5 +1,7 @@
 """The direct adapter: psycopg on any PostgreSQL with pgvector."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -11,7 +13,11 @@ from pydantic import SecretStr
 
 from shared.database.base import Database
 from shared.database.translate import error_from_sqlstate
-from shared.errors import AppError, DatabaseUnavailable
+from shared.errors import AppError, DatabaseContractError, DatabaseRejected, DatabaseUnavailable
+from shared.models import Caller
+
+# As long as Supabase lets a signed-in user's statement run.
+CALLER_TIMEOUT = "8s"
 
 # orjson: a batch of vectors is a megabyte of JSON.
 set_json_dumps(orjson.dumps)
@@ -24,6 +30,8 @@ def translate(error: psycopg.Error, function: str = "") -> AppError:
         return DatabaseUnavailable(
             "the connection to the database was lost; check DATABASE_URL and that the server runs"
         )
+    if error.sqlstate is None and isinstance(error, psycopg.DataError):
+        return DatabaseRejected("a text holds the character NUL, which PostgreSQL cannot store")
     return error_from_sqlstate(
         error.sqlstate, error.diag.message_primary or type(error).__name__, error.diag.message_hint, function=function
     )
@@ -77,7 +85,14 @@ class PostgresDatabase(Database):
             open=False,
         )
         # Fail with the reason at once: a pool would retry in the background and only say "timeout".
-        connect(url).close()
+        with connect(url) as connection:
+            try:
+                self._configure(connection)
+            except psycopg.Error:
+                raise DatabaseContractError(
+                    f"the user of DATABASE_URL cannot act as {role}: the database has no such role or it was not granted; "
+                    "run scripts/migrate.py to bring the database up to date"
+                ) from None
         self._pool.open()
 
     def _configure(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -85,24 +100,59 @@ class PostgresDatabase(Database):
             connection.execute(sql.SQL("set role {}").format(sql.Identifier(self._role)))
 
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        # to_json: the same values as through PostgREST, where everything is JSON.
-        query = sql.SQL("select to_json(r) from public.{}({}) r").format(
-            sql.Identifier(function),
-            sql.SQL(", ").join(
-                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
-            ),
-        )
-        try:
-            with self._pool.connection() as connection:
-                rows = connection.execute(query, {name: _adapt(value) for name, value in arguments.items()}).fetchall()
-        except PoolTimeout as error:
-            raise _unreachable(error) from None
-        except psycopg.Error as error:
-            raise translate(error, function) from None
-        return [row[0] for row in rows if row[0] not in (None, "")]
+        with _translated(function), self._pool.connection() as connection:
+            return _run(connection, function, arguments)
+
+    def as_caller(self, caller: Caller) -> Database:
+        return _PostgresCaller(self._pool, caller)
 
     def close(self) -> None:
         self._pool.close()
+
+
+class _PostgresCaller(Database):
+    """Each call is one read-only transaction under the caller's role and claims, as PostgREST would run it."""
+
+    def __init__(self, pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]], caller: Caller) -> None:
+        self._pool = pool
+        self._caller = caller
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        with _translated(function), self._pool.connection() as connection, connection.transaction():
+            # All of it local: the connection is service_role's again when the transaction ends, however it ends.
+            connection.execute(
+                "select set_config('request.jwt.claims', %s, true), set_config('statement_timeout', %s, true), "
+                "set_config('transaction_read_only', 'on', true), set_config('role', %s, true)",
+                [orjson.dumps(dict(self._caller.claims)).decode(), CALLER_TIMEOUT, self._caller.role],
+            )
+            return _run(connection, function, arguments)
+
+    def close(self) -> None:
+        """Nothing to do: the connections are the pool's."""
+
+
+def _run(connection: psycopg.Connection[tuple[Any, ...]], function: str, arguments: dict[str, Any]) -> list[Any]:
+    # to_json: the same values as through PostgREST, where everything is JSON.
+    query = sql.SQL("select to_json(r) from public.{}({}) r").format(
+        sql.Identifier(function),
+        sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
+        ),
+    )
+    rows = connection.execute(query, {name: _adapt(value) for name, value in arguments.items()}).fetchall()
+    return [row[0] for row in rows if row[0] not in (None, "")]
+
+
+@contextmanager
+def _translated(function: str) -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise _unreachable(error) from None
+    except psycopg.Error as error:
+        raise translate(error, function) from None
+    except UnicodeEncodeError:
+        raise DatabaseRejected("a text holds half of a surrogate pair, which UTF-8 cannot carry") from None
 
 
 def _adapt(value: Any) -> Any:

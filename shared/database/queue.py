@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from shared.database.base import Database
-from shared.models import ClaimedRow, Coverage, EmbeddingModel, QueueState, Vectors
+from shared.models import ClaimedRow, Coverage, EmbeddingModel, NamedRow, QueueState, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class EmbeddingQueue:
     def register_embedding_model(self, spec: EmbeddingModel) -> EmbeddingModel:
         """Register the model, or read it back: the stored prefixes win. Another width is refused."""
         row = self.database.call_scalar("register_embedding_model", asdict(spec))
-        return EmbeddingModel(**{field.name: row[field.name] for field in fields(EmbeddingModel)})
+        return _spec(row)
 
     def use_collection_model(self, model: str) -> None:
         """Set the collection's model if it has none; raises where it has another."""
@@ -34,13 +34,28 @@ class EmbeddingQueue:
         rows = self._call("claim_embeddings", batch_size=batch_size, lease_seconds=lease_seconds)
         return [ClaimedRow(**row) for row in rows]
 
+    def claim_embedding_rows(self, row_ids: Sequence[str], lease_seconds: int) -> list[NamedRow]:
+        """Lease these rows, whatever their place in the queue; one answer for each id, in order."""
+        return [
+            NamedRow(
+                row["asked_id"],
+                row["state"],
+                ClaimedRow(row["row_id"], row["text"], row["text_hash"], row["attempts"] or 0) if row["text"] else None,
+            )
+            for row in self._call("claim_embedding_rows", row_ids=list(row_ids), lease_seconds=lease_seconds)
+        ]
+
     def reuse_embeddings(self, model: str, rows: Sequence[ClaimedRow]) -> set[str]:
         """Fill the rows whose text the table holds already; returns the ids that are done."""
+        if not rows:
+            return set()
         wanted = [{"row_id": row.row_id, "text_hash": row.text_hash} for row in rows]
         return set(self._call("reuse_embeddings", model=model, rows=wanted))
 
     def save_embeddings(self, model: str, rows: Sequence[ClaimedRow], vectors: Vectors) -> tuple[int, int]:
         """Store vector i for row i; returns (saved, stale)."""
+        if not rows:
+            return 0, 0
         payload = [
             # The vector goes as text: the server then parses floats, not a tree of JSON numbers.
             {"row_id": row.row_id, "text_hash": row.text_hash, "embedding": vector_text(vector)}
@@ -51,6 +66,8 @@ class EmbeddingQueue:
 
     def fail_embeddings(self, failures: Sequence[tuple[str, str, bool]], retry_after_seconds: int = 30) -> int:
         """Report (row_id, error, final); returns how many rows were parked."""
+        if not failures:
+            return 0
         rows = [{"row_id": row_id, "error": error, "final": final} for row_id, error, final in failures]
         return int(self._call("fail_embeddings", rows=rows, retry_after_seconds=retry_after_seconds)[0])
 
@@ -87,6 +104,30 @@ class EmbeddingQueue:
         """Those rows, with the reason."""
         return self._call("mismatched_embeddings", max_rows=max_rows)
 
+    def repair_embeddings(self) -> int:
+        """Drop those vectors, so that their rows are pending again; returns how many."""
+        return int(self._call("repair_embeddings")[0])
+
+    def set_collection_model(self, model: str) -> int:
+        """Move the collection to a registered model; returns how many rows were queued."""
+        return int(self._call("set_collection_model", model=model)[0])
+
+    def retire_models(self) -> list[str]:
+        """Forget the models whose last row has moved, and drop their index; returns their names."""
+        return self._call("retire_models")
+
+    def collection_models(self) -> list[EmbeddingModel]:
+        """The models that rows may be embedded with, the present one first."""
+        return [_spec(row) for row in self._call("collection_models")]
+
+    def needs_embedding_index(self) -> bool:
+        """Whether there are enough vectors for an index, and none over them yet."""
+        return bool(self._call("needs_embedding_index")[0])
+
+    def create_embedding_index(self, model: str | None = None) -> str:
+        """Build the vector index of a model; returns its name."""
+        return str(self._call("create_embedding_index", model=model)[0])
+
     def record_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> str:
         """Begin a run (run_id None) or report on it; returns its id."""
         return str(self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0])
@@ -95,6 +136,15 @@ class EmbeddingQueue:
 def embedding_coverage(database: Database) -> list[Coverage]:
     """Coverage of every collection, counted from the tables themselves."""
     return [Coverage(**row) for row in database.call("embedding_coverage")]
+
+
+def _spec(row: dict[str, Any]) -> EmbeddingModel:
+    return EmbeddingModel(**{field.name: row[field.name] for field in fields(EmbeddingModel)})
+
+
+def list_embedding_collections(database: Database) -> dict[str, str]:
+    """The tracked tables and the name of their key column."""
+    return {row["collection"]: row["key_column"] for row in database.call("list_embedding_collections")}
 
 
 def vector_text(vector: Vectors) -> str:

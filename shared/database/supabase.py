@@ -14,10 +14,12 @@ from shared.errors import (
     DatabaseError,
     DatabaseTimeout,
     DatabaseUnavailable,
+    Unauthorized,
 )
+from shared.models import Caller
 
 if TYPE_CHECKING:
-    from postgrest import APIError
+    from postgrest import APIError, SyncRPCFilterRequestBuilder
 
 
 class SupabaseDatabase(Database):
@@ -27,7 +29,13 @@ class SupabaseDatabase(Database):
     """
 
     def __init__(
-        self, url: str, key: SecretStr, *, http_client: httpx.Client | None = None, timeout: float = 60.0
+        self,
+        url: str,
+        key: SecretStr,
+        *,
+        anon_key: SecretStr | None = None,
+        http_client: httpx.Client | None = None,
+        timeout: float = 60.0,
     ) -> None:
         # Imported here: 0.2 to 0.7 s that the other adapter need not pay.
         from supabase_auth import SyncMemoryStorage
@@ -41,6 +49,8 @@ class SupabaseDatabase(Database):
             storage=SyncMemoryStorage(),
             httpx_client=self._http,
         )
+        self._url = url
+        self._anon_key = anon_key
         try:
             self._client = create_client(url, key.get_secret_value(), options)
         except Exception as error:  # noqa: BLE001 - the client's own validation, whose message quotes the key
@@ -57,23 +67,66 @@ class SupabaseDatabase(Database):
         from postgrest import APIError
 
         try:
-            data = self._client.rpc(function, arguments).execute().data
+            return _rows(self._client.rpc(function, arguments))
         except APIError as error:
             raise _translate(error, function) from None
-        except httpx.TimeoutException:
-            raise DatabaseTimeout(
-                "Supabase did not answer in time; check SUPABASE_URL and the project's state"
-            ) from None
-        except httpx.HTTPError as error:
-            raise DatabaseUnavailable(
-                f"cannot reach Supabase ({type(error).__name__}); check SUPABASE_URL and that the project runs"
-            ) from None
-        if isinstance(data, list):
-            return data
-        return [] if data in (None, "") else [data]
+
+    def as_caller(self, caller: Caller) -> Database:
+        if self._anon_key is None:
+            raise ConfigurationError("SUPABASE_ANON_KEY: is needed beside SUPABASE_URL to search as the caller")
+        return _SupabaseCaller(self._url, self._anon_key, caller, self._http)
 
     def close(self) -> None:
         self._http.close()
+
+
+class _SupabaseCaller(Database):
+    """Passes the caller's token on beside the anon key; PostgREST verifies it. The service role key is not in here."""
+
+    def __init__(self, url: str, anon_key: SecretStr, caller: Caller, http: httpx.Client) -> None:
+        from postgrest import SyncPostgrestClient
+
+        key = anon_key.get_secret_value()
+        # The connections are the pool's; a client is a few objects around them.
+        self._client = SyncPostgrestClient(
+            f"{url}/rest/v1",
+            headers={"apikey": key, "Authorization": f"Bearer {caller.token or key}"},
+            http_client=http,
+        )
+
+    def __repr__(self) -> str:
+        return "SupabaseDatabase().as_caller()"
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        from postgrest import APIError
+
+        try:
+            return _rows(self._client.rpc(function, arguments))
+        except APIError as error:
+            if str(error.code) in _TOKEN_REFUSED:
+                raise Unauthorized("the token is not valid, or has expired") from None
+            raise _translate(error, function) from None
+
+    def close(self) -> None:
+        """Nothing to do: the connections are those of the database this came from."""
+
+
+# JWT problems by PostgREST's and its gateway's codes: no or wrong signature, anonymous access off, expired.
+_TOKEN_REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401")
+
+
+def _rows(request: "SyncRPCFilterRequestBuilder") -> list[Any]:
+    try:
+        data = request.execute().data
+    except httpx.TimeoutException:
+        raise DatabaseTimeout("Supabase did not answer in time; check SUPABASE_URL and the project's state") from None
+    except httpx.HTTPError as error:
+        raise DatabaseUnavailable(
+            f"cannot reach Supabase ({type(error).__name__}); check SUPABASE_URL and that the project runs"
+        ) from None
+    if isinstance(data, list):
+        return data
+    return [] if data in (None, "") else [data]
 
 
 def _translate(error: "APIError", function: str) -> AppError:

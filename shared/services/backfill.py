@@ -43,6 +43,7 @@ class BackfillOptions:
     limit: int | None = None
     max_cost: float | None = None
     lease_seconds: int = 60
+    wait_for_others: bool = True
 
     def __post_init__(self) -> None:
         for name, low, high in (("batch_size", 1, 10_000), ("workers", 1, 256), ("lease_seconds", 2, 86_400)):
@@ -102,12 +103,18 @@ class _Embedded:
     answer: Embeddings
 
 
-def estimate(database: Database, provider: EmbeddingProvider, collection: str) -> Estimate:
+def estimate(database: Database, provider: EmbeddingProvider, collection: str, *, switching: bool = False) -> Estimate:
     """What a backfill would embed and cost, without a call to the provider.
 
     Texts are counted once, and not at all where the table holds their vector already. Tokens are counted
     on up to 1,000 of them and scaled by length beyond that.
     """
+    models = EmbeddingQueue(database, collection).collection_models()
+    if models and models[0].name != provider.model and not switching:
+        raise ConfigurationError(
+            f'collection "{collection}" is embedded with model "{models[0].name}", not "{provider.model}": '
+            "check EMBEDDING_PROVIDER and EMBEDDING_MODEL, or see --switch-model"
+        )
     row = database.call_scalar(
         "estimate_embeddings", {"collection": collection, "model": provider.model, "sample_size": 1000}
     )
@@ -118,6 +125,25 @@ def estimate(database: Database, provider: EmbeddingProvider, collection: str) -
     return Estimate(rows=row["rows"], tokens=tokens, cost_usd=tokens * provider.price_per_million_tokens / 1e6)
 
 
+def build_index(database: Database, collection: str) -> str | None:
+    """Build the vector index once there are enough rows for it; returns its name, None where none is due.
+
+    To be called after a run: an index that is there during a bulk load makes every row slower to save.
+    Raises DatabaseTimeout where the API's statement timeout ends it.
+    """
+    work = EmbeddingQueue(database, collection)
+    return work.create_embedding_index() if work.needs_embedding_index() else None
+
+
+def switch_model(database: Database, provider: EmbeddingProvider, collection: str) -> int:
+    """Move the collection to the provider's model; returns how many rows wait to be embedded anew.
+
+    Search goes on: rows are found by the vector they have until the next backfill replaces it.
+    """
+    work = EmbeddingQueue(database, collection)
+    return work.set_collection_model(work.register_embedding_model(provider.spec).name)
+
+
 def backfill(
     database: Database,
     provider: EmbeddingProvider,
@@ -125,17 +151,19 @@ def backfill(
     *,
     stop: threading.Event | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    run_id: str | None = None,
 ) -> BackfillOutcome:
     """Embed what is pending in the collection and report it.
 
     Setting `stop` ends the run after the requests under way; rows not yet sent are given back. Waits for
-    rows that another worker holds, unless `limit` is set. Raises AppError only for what is wrong before
+    rows that another worker holds, unless `limit` is set or `wait_for_others` is not. The run is recorded under
+    `run_id`, or under an id of its own. Raises AppError only for what is wrong before
     the first row: an unknown collection, another model, an unreachable database.
     """
     work = EmbeddingQueue(database, options.collection)
     registered = work.register_embedding_model(provider.spec)
     work.use_collection_model(registered.name)
-    return _Run(work, provider.with_spec(registered), options, stop or threading.Event(), on_progress).run()
+    return _Run(work, provider.with_spec(registered), options, stop or threading.Event(), on_progress).run(run_id)
 
 
 class _Run:
@@ -170,10 +198,10 @@ class _Run:
         self._over_budget = False
         self._waiting_for_others = 0
 
-    def run(self) -> BackfillOutcome:
+    def run(self, run_id: str | None = None) -> BackfillOutcome:
         model = self._provider.model
         expected = self._work.embedding_queue().pending
-        run_id = self._work.record_embedding_run(None, model, "running", {})
+        run_id = self._work.record_embedding_run(run_id, model, "running", {})
         claimer = threading.Thread(target=self._guard, args=(self._claim,), name="claim", daemon=True)
         embedders = [
             threading.Thread(target=self._guard, args=(self._embed,), name=f"embed-{number}", daemon=True)
@@ -227,6 +255,7 @@ class _Run:
         left = QueueState(0, 0, 0, 0)
         try:
             left = self._retry.call(self._work.embedding_queue)
+            self._retry.call(self._work.retire_models)
             self._work.record_embedding_run(
                 run_id,
                 self._provider.model,
@@ -266,7 +295,7 @@ class _Run:
                     # What is under way may come back: stale rows wait for their new text.
                     self._leases.wait_for_change(0.5)
                     continue
-                if left is None and self._others_are_at_work():
+                if left is None and options.wait_for_others and self._others_are_at_work():
                     continue
                 return
             if left is not None:

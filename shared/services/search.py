@@ -1,16 +1,28 @@
 """Find rows by their words and by their meaning."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
 from shared.database.base import Database
-from shared.database.queue import vector_text
-from shared.errors import InvalidRequest, ProviderError
-from shared.models import Hit, SearchResult
-from shared.providers.base import EmbeddingProvider
+from shared.database.queue import EmbeddingQueue
+from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
+from shared.models import Caller, EmbeddingModel, Hit, SearchResult
+from shared.retry import RetryPolicy
+from shared.services.query_cache import QueryCache
+
+if TYPE_CHECKING:
+    from shared.providers.base import EmbeddingProvider
+
+log = logging.getLogger(__name__)
+
+# How long a search may go on asking the models it knew: a switch is noticed within seconds.
+MODELS_SECONDS = 2.0
+QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
 
 # The collections that have a search function, and the columns it filters by.
 FILTERS: Mapping[str, tuple[str, ...]] = {"music_knowledge": ("category",)}
@@ -18,36 +30,28 @@ FILTERS: Mapping[str, tuple[str, ...]] = {"music_knowledge": ("category",)}
 _SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
 
 
-class QueryCache:
-    """Vectors of recent queries by model and text: a repeated query costs no provider call.
+class SearchService:
+    """Hybrid search over one database.
 
-    Bounded to `size` queries, each kept for `seconds`.
+    `provider` embeds the queries of collections that hold its model. While a collection moves to another
+    model, and for collections with another model, `provider_for` is asked for the one that fits.
     """
 
-    def __init__(self, *, size: int = 4096, seconds: float = 24 * 3600) -> None:
-        self._vectors: TTLCache[tuple[str, str], str] = TTLCache(maxsize=size, ttl=seconds)
-        self._lock = Lock()
-
-    def embed(self, provider: EmbeddingProvider, query: str) -> str:
-        """The query's vector as pgvector reads it. Raises ProviderError."""
-        key = (provider.model, query)
-        with self._lock:
-            known = self._vectors.get(key)
-        if known is not None:
-            return known
-        vector = vector_text(provider.embed_query(query))
-        with self._lock:
-            self._vectors[key] = vector
-        return vector
-
-
-class SearchService:
-    """Hybrid search over one database with one provider."""
-
-    def __init__(self, database: Database, provider: EmbeddingProvider, cache: QueryCache | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        provider: "EmbeddingProvider",
+        cache: QueryCache | None = None,
+        *,
+        provider_for: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
+    ) -> None:
         self._database = database
         self._provider = provider
         self._cache = cache or QueryCache()
+        self._provider_for = provider_for
+        self._others: dict[str, EmbeddingProvider] = {}
+        self._models: TTLCache[str, list[EmbeddingModel]] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
+        self._lock = Lock()
 
     def search(
         self,
@@ -59,15 +63,18 @@ class SearchService:
         full_text_weight: float | None = None,
         semantic_weight: float | None = None,
         fusion: str | None = None,
+        caller: Caller | None = None,
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
-        Where the provider fails, the words alone are searched and the result says `degraded`.
-        Raises InvalidRequest for an unknown collection or filter, DatabaseError.
+        Where a provider fails, the words (and the other model's rows) are searched and the result says
+        `degraded`. A collection without a model yet is searched by words.
+        With a `caller` the rows are read as them, under row level security.
+        Raises NotFound for an unknown collection, InvalidRequest for an unknown filter, DatabaseError.
         """
         started = time.perf_counter()
         if collection not in FILTERS:
-            raise InvalidRequest(f"collection: {collection!r} cannot be searched; choose one of {', '.join(FILTERS)}")
+            raise NotFound(f"collection: {collection!r} cannot be searched; choose one of {', '.join(FILTERS)}")
         arguments: dict[str, object] = {"query_text": query, "match_count": match_count}
         for name, value in (filters or {}).items():
             if name not in FILTERS[collection]:
@@ -76,13 +83,11 @@ class SearchService:
         optional = {"full_text_weight": full_text_weight, "semantic_weight": semantic_weight, "fusion": fusion}
         arguments.update({name: value for name, value in optional.items() if value is not None})
 
-        degraded = False
-        try:
-            arguments["query_embedding"] = self._cache.embed(self._provider, query)
-            arguments["embedding_model"] = self._provider.model
-        except ProviderError:
-            degraded = True
-        rows = self._database.call(f"search_{collection}", arguments)
+        vectors, degraded = self._embed(collection, query)
+        if vectors:
+            arguments["query_embeddings"] = vectors
+        database = self._database if caller is None else self._database.as_caller(caller)
+        rows = database.call(f"search_{collection}", arguments)
         hits = [
             Hit(
                 id=str(row["id"]),
@@ -92,3 +97,40 @@ class SearchService:
             for row in rows
         ]
         return SearchResult(hits, degraded, round((time.perf_counter() - started) * 1000, 1))
+
+    def _embed(self, collection: str, query: str) -> tuple[dict[str, str], bool]:
+        """The query's vector in each model that the collection's rows are embedded with, and whether one is missing."""
+        vectors: dict[str, str] = {}
+        degraded = False
+        for spec in self._collection_models(collection):
+            try:
+                provider = self._provider_of(spec).with_spec(spec)
+                # Nobody waits long for a search: after a second try the words have to do.
+                hasty = provider.with_retrier(provider.retrier.replace(policy=QUERY_RETRIES))
+                vectors[spec.name] = self._cache.embed(hasty, query)
+            except (ProviderError, ConfigurationError) as error:
+                log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
+                degraded = True
+        return vectors, degraded
+
+    def _collection_models(self, collection: str) -> list[EmbeddingModel]:
+        with self._lock:
+            known = self._models.get(collection)
+        if known is None:
+            known = EmbeddingQueue(self._database, collection).collection_models()
+            with self._lock:
+                self._models[collection] = known
+        return known
+
+    def _provider_of(self, spec: EmbeddingModel) -> "EmbeddingProvider":
+        if spec.name == self._provider.model:
+            return self._provider
+        if self._provider_for is None:
+            raise ConfigurationError(
+                f"the collection is embedded with {spec.name}, the provider is set to {self._provider.model}: "
+                "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
+            )
+        with self._lock:
+            if spec.name not in self._others:
+                self._others[spec.name] = self._provider_for(spec)
+            return self._others[spec.name]

@@ -33,12 +33,13 @@ create table embedding.collections (
   key_column name not null,
   key_type regtype not null,
   model text references embedding.models (name),
+  retiring_models text[] not null default '{}',
   text_config regconfig not null default 'english',
   max_attempts integer not null default 5 check (max_attempts > 0),
   created_at timestamptz not null default now()
 );
 comment on table embedding.collections is
-  'Tracked tables. model is null until the first backfill sets it; max_attempts is how often a row is tried before it is parked.';
+  'Tracked tables. model is null until the first backfill sets it; retiring_models may still hold rows while a switch is under way; max_attempts is how often a row is tried before it is parked.';
 
 create table embedding.queue (
   collection_id integer not null references embedding.collections (id) on delete cascade,

@@ -48,7 +48,7 @@ begin
       bool_or(n.embedding is null or n.embedding_model <> $1) as open,
       bool_or(n.embedding is not null and n.embedding_model is not distinct from coalesce($1, n.embedding_model)
         or t.text_hash is null or o.%1$I is null) as settled,
-      bool_or(n.embedding is not null and n.embedding_hash is distinct from t.text_hash
+      bool_or(n.embedding is not null and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash)
         or n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null)) as unfit
     from new_rows n
     left join %3$s o on o.%1$I = n.%1$I
@@ -151,7 +151,7 @@ begin
         from new_rows n
         left join %3$s o on o.%1$I = n.%1$I
         cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
-        where (n.embedding is not null and n.embedding_hash is distinct from t.text_hash)
+        where (n.embedding is not null and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash))
            or (n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null))
       ) fix
       where s.%1$I = fix.key

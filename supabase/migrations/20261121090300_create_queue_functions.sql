@@ -4,6 +4,9 @@
 -- Plans are made for each call (force_custom_plan): a session that first met an empty queue would
 -- otherwise keep a plan that reads all of it when it has grown to millions. For the same reason rows are
 -- looked up by the primary key alone, with no condition that would make another index look apt.
+--
+-- Whatever changes several entries locks them in the order of row_id, so that a run that renews its leases
+-- while it saves and fails never waits for itself in a circle.
 
 create function public.claim_embeddings(
   collection text,
@@ -151,12 +154,19 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   checked embedding.collections := c;
+  others boolean;
 begin
   perform embedding.get_model(model);
   if checked.model is null then
     -- The first backfill decides; of two at once, the one that is second is refused like any other.
     update embedding.collections k set model = check_model.model where k.id = c.id and k.model is null;
     select k.* into strict checked from embedding.collections k where k.id = c.id;
+    -- Until now vectors of any model would do; those that the table brought along of another one are pending from here on.
+    execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model <> $1)', c.source)
+    into others using checked.model;
+    if others then
+      perform embedding.enqueue_pending(checked);
+    end if;
   end if;
   if checked.model <> check_model.model then
     raise exception 'collection "%" is embedded with model "%", not "%"', checked.name, checked.model, check_model.model
@@ -225,10 +235,17 @@ begin
   stale := coalesce(cardinality(row_ids), 0) - saved;
   if stale > 0 then
     -- Their new text waits, and may be had at once; a deleted row has no entry here any more.
+    with held as materialized (
+      select q.row_id from embedding.queue q
+      where q.collection_id = c.id
+        and q.row_id = any (array(select o from unnest(row_ids) o except select s from unnest(stored) s))
+      order by q.row_id
+      for update
+    )
     update embedding.queue q
     set leased_at = null, attempts = 0, available_at = clock_timestamp()
-    where q.collection_id = c.id
-      and q.row_id = any (array(select o from unnest(row_ids) o except select s from unnest(stored) s));
+    from held h
+    where q.collection_id = c.id and q.row_id = h.row_id;
   end if;
   return next;
 end;
@@ -280,21 +297,31 @@ declare
   c embedding.collections := embedding.get_collection(collection);
   parked integer;
 begin
-  with failed as (
+  with failed as materialized (
     select v.row_id, v.error, coalesce(v.final, false) as final
     from jsonb_to_recordset(rows) as v(row_id text, error text, final boolean)
+  ),
+  held as materialized (
+    -- A leased row without an attempt has got another text since it was claimed (see check_vectors): what
+    -- failed was the old one, and the new one may be had at once.
+    select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
+    from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
+    order by q.row_id
+    for update
   ),
   updated as (
     update embedding.queue q
     set leased_at = null,
-        error = left(coalesce(f.error, 'unknown'), 2000),
-        failed_at = case when f.final or q.attempts >= c.max_attempts then clock_timestamp() end,
+        error = case when not h.stale then left(coalesce(f.error, 'unknown'), 2000) end,
+        failed_at = case when not h.stale and (f.final or q.attempts >= c.max_attempts) then clock_timestamp() end,
         -- doubles with each attempt, an hour at most
-        available_at = clock_timestamp() + least(
+        available_at = clock_timestamp() + case when h.stale then interval '0' else least(
           make_interval(secs => greatest(coalesce(retry_after_seconds, 30), 0) * 2.0 ^ greatest(least(q.attempts, 20) - 1, 0)),
-          interval '1 hour')
-    from failed f
-    where q.collection_id = c.id and q.row_id = f.row_id
+          interval '1 hour') end
+    from held h
+    join failed f on f.row_id = h.row_id
+    where q.collection_id = c.id and q.row_id = h.row_id
     returning q.failed_at
   )
   select count(*) filter (where u.failed_at is not null) into parked from updated u;
@@ -315,9 +342,16 @@ declare
   c embedding.collections := embedding.get_collection(collection);
   released integer;
 begin
+  with held as materialized (
+    select q.row_id from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (row_ids)
+    order by q.row_id
+    for update
+  )
   update embedding.queue q
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
-  where q.collection_id = c.id and q.row_id = any (row_ids) and q.leased_at is not null;
+  from held h
+  where q.collection_id = c.id and q.row_id = h.row_id and q.leased_at is not null;
   get diagnostics released = row_count;
   return released;
 end;
@@ -336,9 +370,17 @@ declare
   c embedding.collections := embedding.get_collection(collection);
   renewed integer;
 begin
+  -- A row that is being saved, failed or edited at this moment is passed over, not waited for.
+  with held as materialized (
+    select q.row_id from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (row_ids)
+    order by q.row_id
+    for update skip locked
+  )
   update embedding.queue q
   set available_at = clock_timestamp() + make_interval(secs => coalesce(lease_seconds, 300))
-  where q.collection_id = c.id and q.row_id = any (row_ids) and q.leased_at is not null;
+  from held h
+  where q.collection_id = c.id and q.row_id = h.row_id and q.leased_at is not null;
   get diagnostics renewed = row_count;
   return renewed;
 end;

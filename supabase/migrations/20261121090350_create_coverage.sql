@@ -1,5 +1,5 @@
--- Is it done? Counted from the rows themselves, not from the queue. Also: moving a collection to
--- another model, its vector index, and the record of runs.
+-- Is it done? Counted from the rows themselves, not from the queue. Also: the vector index of a
+-- collection, and the record of runs.
 
 create function public.embedding_coverage()
 returns table (
@@ -135,9 +135,12 @@ begin
   return query execute format($sql$
     with pending as (
       select embedding.document_text(s) as document
-      from embedding.queue q
-      join %2$s s on s.%1$I = q.row_id::%3$s
-      where q.collection_id = $1 and q.failed_at is null
+      from %2$s s
+      where (s.embedding is null or s.embedding_model is distinct from $2)
+        and not exists (
+          select from embedding.queue q
+          where q.collection_id = $1 and q.row_id = s.%1$I::text and q.failed_at is not null
+        )
     ),
     -- Equal texts are paid once, texts that the table holds under this model not at all.
     payable as (
@@ -155,35 +158,12 @@ begin
       coalesce(sum(char_length(t.document)), 0)::bigint,
       coalesce((select array_agg(x.document) from (select y.document from payable y limit $3) x), '{}')
     from payable t
-  $sql$, c.key_column, c.source, c.key_type)
+  $sql$, c.key_column, c.source)
   using c.id, model, sample_size;
 end;
 $$;
 comment on function public.estimate_embeddings(text, text, integer) is
-  'What a backfill would have to embed: pending rows, the distinct texts among them that need a provider, their characters, and a sample to count tokens on.';
-
-create function public.set_collection_model(collection text, model text)
-returns bigint
-language plpgsql
-security invoker
-set search_path = ''
-as $$
-declare
-  c embedding.collections := embedding.get_collection(collection);
-begin
-  perform embedding.get_model(set_collection_model.model);
-  update embedding.collections k set model = set_collection_model.model where k.id = c.id returning k.* into strict c;
-  -- Rows that wait for the model that is given up, but hold a vector of this one, are done already.
-  execute format($sql$
-    delete from embedding.queue q using %2$s s
-    where q.collection_id = $1 and s.%1$I = q.row_id::%3$s and s.embedding_model = $2
-  $sql$, c.key_column, c.source, c.key_type)
-  using c.id, c.model;
-  return embedding.enqueue_pending(c);
-end;
-$$;
-comment on function public.set_collection_model(text, text) is
-  'Move a collection to another registered model. Rows keep their old vector, and are found by it, until theirs is replaced. Returns how many were queued.';
+  'What a backfill with this model would have to embed: rows without a vector of it (parked ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on.';
 
 create function embedding.vector_index_name(c embedding.collections, model text)
 returns name
@@ -223,11 +203,41 @@ begin
     'create index if not exists %I on %s using hnsw ((embedding::extensions.halfvec(%s)) extensions.halfvec_cosine_ops) with (m = %s, ef_construction = %s) where embedding_model = %L',
     index_name, c.source, indexed.dimensions, create_embedding_index.m, create_embedding_index.ef_construction, indexed.name
   );
+  -- A bulk load is behind us: keyword search ranks by these statistics.
+  execute format('analyze %s', c.source);
   return index_name;
 end;
 $$;
 comment on function public.create_embedding_index(text, text, integer, integer) is
   'Build the HNSW index over one model''s vectors (half precision), after the bulk load. Returns its name. On a large table call it through DATABASE_URL: the API''s statement timeout would end it.';
+
+create function public.needs_embedding_index(collection text, min_rows integer default 10000)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  enough boolean;
+begin
+  if c.model is null or exists (
+    select from pg_catalog.pg_index i
+    join pg_catalog.pg_class r on r.oid = i.indexrelid
+    where i.indrelid = c.source and i.indisvalid and r.relname = embedding.vector_index_name(c, c.model)
+  ) then
+    return false;
+  end if;
+  -- Counts no further than it has to.
+  execute format('select count(*) >= $1 from (select from %s s where s.embedding_model = $2 limit $1) counted', c.source)
+  into enough
+  using min_rows, c.model;
+  return enough;
+end;
+$$;
+comment on function public.needs_embedding_index(text, integer) is
+  'Whether the collection has min_rows vectors of its model and no index over them. Below that an exact scan is as good.';
 
 create function public.drop_embedding_index(collection text, model text)
 returns boolean
@@ -301,9 +311,9 @@ begin
     'public.verify_embeddings(text)',
     'public.repair_embeddings(text)',
     'public.estimate_embeddings(text, text, integer)',
-    'public.set_collection_model(text, text)',
     'embedding.vector_index_name(embedding.collections, text)',
     'public.create_embedding_index(text, text, integer, integer)',
+    'public.needs_embedding_index(text, integer)',
     'public.drop_embedding_index(text, text)',
     'public.record_embedding_run(uuid, text, text, text, jsonb)'
   ] loop

@@ -1,0 +1,181 @@
+"""Moving a collection to another model while it is searched, and back."""
+
+import threading
+
+import pytest
+
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue, embedding_coverage
+from shared.errors import ConfigurationError, DatabaseRejected
+from shared.models import EmbeddingModel
+from shared.services.backfill import BackfillOptions, backfill, build_index, estimate, switch_model
+from shared.services.query_cache import QueryCache
+from shared.services.search import SearchService
+from tests.database.rows import MUSIC, Connection, add
+from tests.fake_provider import FakeProvider
+
+ROWS = 60
+OPTIONS = BackfillOptions(MUSIC, batch_size=10, workers=2)
+
+
+@pytest.fixture
+def narrow() -> FakeProvider:
+    return FakeProvider("narrow", 16)
+
+
+@pytest.fixture
+def wide() -> FakeProvider:
+    return FakeProvider("wide", 48)
+
+
+@pytest.fixture
+def embedded(owner: Connection, database: PostgresDatabase, narrow: FakeProvider) -> None:
+    add(owner, *(f"take {number} of the song in verse {number % 7}" for number in range(ROWS)))
+    assert backfill(database, narrow, OPTIONS).complete
+
+
+def search_service(database: PostgresDatabase, *providers: FakeProvider) -> SearchService:
+    by_model = {provider.model: provider for provider in providers}
+    return SearchService(database, providers[0], QueryCache(), provider_for=lambda spec: by_model[spec.name])
+
+
+def models(database: PostgresDatabase) -> dict[str, int]:
+    return dict(embedding_coverage(database)[0].models)
+
+
+def test_another_model_is_refused_until_the_collection_is_switched(
+    database: PostgresDatabase, embedded: None, narrow: FakeProvider
+) -> None:
+    same_width = FakeProvider("other", narrow.dimensions)
+    with pytest.raises(DatabaseRejected, match=r'"narrow", not "other".*set_collection_model'):
+        backfill(database, same_width, OPTIONS)
+    assert same_width.wire.requests == [], "nothing may be paid for what cannot be stored"
+
+
+def test_rows_move_to_the_new_model_and_the_old_one_is_forgotten(
+    database: PostgresDatabase, embedded: None, wide: FakeProvider
+) -> None:
+    work = EmbeddingQueue(database, MUSIC)
+    assert switch_model(database, wide, MUSIC) == ROWS
+    assert [spec.name for spec in work.collection_models()] == ["wide", "narrow"]
+    outcome = backfill(database, wide, OPTIONS)
+    assert (outcome.report.embedded, outcome.complete) == (ROWS, True)
+    assert models(database) == {"wide": ROWS}
+    assert [spec.name for spec in work.collection_models()] == ["wide"]
+    assert work.verify_embeddings() == 0
+
+
+def test_midway_a_search_finds_rows_of_both_models(
+    database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider, owner: Connection
+) -> None:
+    switch_model(database, wide, MUSIC)
+    assert backfill(database, wide, BackfillOptions(MUSIC, batch_size=10, limit=ROWS // 2)).report.embedded == ROWS // 2
+    assert models(database) == {"narrow": ROWS // 2, "wide": ROWS // 2}
+    result = search_service(database, wide, narrow).search(MUSIC, "song verse", match_count=40)
+    held = dict(owner.execute("select id::text, embedding_model from music_knowledge").fetchall())
+    assert {held[hit.id] for hit in result.hits if hit.semantic_rank is not None} == {"narrow", "wide"}
+    assert (len(result.hits), result.degraded) == (40, False)
+
+
+def test_searches_go_on_throughout_a_switch(
+    database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
+) -> None:
+    switch_model(database, wide, MUSIC)
+    wide.wire.delay = 0.05
+    service = search_service(database, wide, narrow)
+    counts: list[int] = []
+    moved = threading.Event()
+
+    def keep_searching() -> None:
+        while not moved.is_set():
+            counts.append(len(service.search(MUSIC, "song verse", match_count=10).hits))
+
+    searcher = threading.Thread(target=keep_searching)
+    searcher.start()
+    try:
+        assert backfill(database, wide, OPTIONS).complete
+    finally:
+        moved.set()
+        searcher.join(30)
+    assert len(counts) > 3
+    assert set(counts) == {10}
+
+
+def test_switching_back_midway_embeds_only_what_had_moved(
+    database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
+) -> None:
+    switch_model(database, wide, MUSIC)
+    backfill(database, wide, BackfillOptions(MUSIC, batch_size=10, limit=20))
+    sent = len(narrow.wire.texts)
+    assert switch_model(database, narrow, MUSIC) == 20
+    outcome = backfill(database, narrow, OPTIONS)
+    assert (outcome.report.embedded, models(database)) == (20, {"narrow": ROWS})
+    assert len(narrow.wire.texts) - sent == 20
+    assert outcome.left.pending == 0
+
+
+def test_a_text_that_changes_during_a_switch_is_embedded_with_the_new_model(
+    database: PostgresDatabase, embedded: None, owner: Connection, wide: FakeProvider
+) -> None:
+    switch_model(database, wide, MUSIC)
+    owner.execute("update music_knowledge set content = 'a new take' where content like 'take 3 %'")
+    outcome = backfill(database, wide, OPTIONS)
+    assert (outcome.report.embedded, models(database)) == (ROWS, {"wide": ROWS})
+    assert EmbeddingQueue(database, MUSIC).verify_embeddings() == 0
+
+
+def test_the_old_index_goes_with_the_last_row_of_its_model(
+    database: PostgresDatabase, embedded: None, owner: Connection, wide: FakeProvider
+) -> None:
+    old = EmbeddingQueue(database, MUSIC).create_embedding_index()
+    switch_model(database, wide, MUSIC)
+    backfill(database, wide, BackfillOptions(MUSIC, batch_size=10, limit=20))
+    assert owner.execute("select to_regclass(%s)", [old]).fetchone() != (None,)
+    backfill(database, wide, OPTIONS)
+    assert owner.execute("select to_regclass(%s)", [old]).fetchone() == (None,)
+
+
+def test_an_index_is_due_only_when_there_are_enough_vectors(
+    database: PostgresDatabase, embedded: None, owner: Connection
+) -> None:
+    assert build_index(database, MUSIC) is None
+    assert owner.execute("select needs_embedding_index('music_knowledge', %s)", [ROWS]).fetchone() == (True,)
+    EmbeddingQueue(database, MUSIC).create_embedding_index()
+    assert owner.execute("select needs_embedding_index('music_knowledge', %s)", [ROWS]).fetchone() == (False,)
+
+
+def test_the_registered_prefixes_win_over_the_configured_ones(database: PostgresDatabase, owner: Connection) -> None:
+    work = EmbeddingQueue(database, MUSIC)
+    work.register_embedding_model(EmbeddingModel("fake", "fake", 16, "passage: ", "query: "))
+    add(owner, "a song")
+    provider = FakeProvider()
+    assert backfill(database, provider, OPTIONS).complete
+    search_service(database, provider).search(MUSIC, "a tune")
+    assert provider.wire.texts == ["passage: a song", "query: a tune"]
+
+
+def test_an_estimate_counts_what_a_switch_would_embed_and_refuses_another_model_without_one(
+    database: PostgresDatabase, embedded: None, wide: FakeProvider
+) -> None:
+    with pytest.raises(ConfigurationError, match=r'"narrow", not "wide".*--switch-model'):
+        estimate(database, wide, MUSIC)
+    assert estimate(database, wide, MUSIC, switching=True).rows == ROWS
+    assert models(database) == {"narrow": ROWS}
+
+
+def test_a_collection_of_another_model_is_searched_with_that_model(
+    database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
+) -> None:
+    result = search_service(database, wide, narrow).search(MUSIC, "song verse")
+    assert not result.degraded
+    assert result.hits[0].semantic_rank is not None
+    assert wide.wire.requests == []
+
+
+def test_a_model_that_nobody_can_serve_leaves_the_words(
+    database: PostgresDatabase, embedded: None, wide: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = SearchService(database, wide).search(MUSIC, "song verse")
+    assert result.degraded
+    assert len(result.hits) == 10
+    assert "narrow" in caplog.text

@@ -1,0 +1,103 @@
+"""A repeated query costs no provider call, in this process and, with Redis, in any."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from shared.database.redis_cache import RedisCache
+from shared.errors import ConfigurationError
+from shared.services.query_cache import QueryCache
+from tests.conftest import missing_tool
+from tests.fake_provider import FakeProvider
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SecretStr]:
+    """A real redis-server on a unix socket, ended by its process."""
+    if shutil.which("redis-server") is None:
+        missing_tool(request, "needs a real Redis: apt-get install redis-server")
+    socket = tmp_path / "redis.sock"
+    process = subprocess.Popen(
+        ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not socket.exists():
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+        yield SecretStr(f"unix://{socket}")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_repeated_query_costs_no_call(provider: FakeProvider) -> None:
+    cache = QueryCache()
+    first = cache.embed(provider, "gain staging")
+    assert cache.embed(provider, "gain staging") == first
+    assert provider.wire.texts == ["gain staging"]
+
+
+def test_another_model_has_its_own_vectors() -> None:
+    cache = QueryCache()
+    assert cache.embed(FakeProvider("a", 4), "kick") != cache.embed(FakeProvider("b", 8), "kick")
+
+
+def test_the_cache_is_bounded(provider: FakeProvider) -> None:
+    cache = QueryCache(size=2)
+    for query in ("one", "two", "three", "one"):
+        cache.embed(provider, query)
+    assert provider.wire.texts == ["one", "two", "three", "one"]
+
+
+def test_a_query_is_forgotten_after_its_life(provider: FakeProvider) -> None:
+    cache = QueryCache(seconds=0)
+    cache.embed(provider, "one")
+    cache.embed(provider, "one")
+    assert provider.wire.texts == ["one", "one"]
+
+
+def test_processes_share_their_queries_through_redis(redis_url: SecretStr, provider: FakeProvider) -> None:
+    first, second = RedisCache(redis_url), RedisCache(redis_url)
+    try:
+        vector = QueryCache(first).embed(provider, "sidechain")
+        assert QueryCache(second).embed(provider, "sidechain") == vector
+    finally:
+        first.close()
+        second.close()
+    assert provider.wire.texts == ["sidechain"]
+
+
+def test_redis_holds_no_query_in_the_clear(redis_url: SecretStr, provider: FakeProvider) -> None:
+    cache = RedisCache(redis_url)
+    try:
+        QueryCache(cache).embed(provider, "a private question")
+        keys = cache._redis.keys("*")
+    finally:
+        cache.close()
+    assert len(keys) == 1
+    assert "private" not in keys[0]
+
+
+def test_a_redis_that_is_down_costs_the_cache_and_not_the_search(
+    tmp_path: Path, provider: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = RedisCache(SecretStr(f"unix://{tmp_path}/nobody.sock?password=hush"))
+    try:
+        assert QueryCache(cache).embed(provider, "reverb")
+        assert QueryCache(cache).embed(provider, "delay")
+    finally:
+        cache.close()
+    assert caplog.text.count("out of reach") == 1, "after a failure it must be left alone for a while"
+    assert "hush" not in caplog.text + repr(cache)
+
+
+def test_an_address_that_is_none_names_the_setting() -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL"):
+        RedisCache(SecretStr("nonsense"))
