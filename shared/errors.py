@@ -6,9 +6,10 @@
     ├── Unauthorized                 401
     ├── Forbidden                    403
     ├── NotFound                     404
+    ├── Conflict                     409   it is there already, or was changed meanwhile
     ├── ConfigurationError           500   settings; the command line exits with 2
     ├── Interrupted                  503   asked to stop while waiting; nothing is wrong
-    ├── Overloaded                   503   more is waiting than can be worked on soon, knows retry_after
+    ├── Overloaded                   503   retryable, knows retry_after: more is waiting than can be worked on soon
     ├── ProviderError                502
     │   ├── ProviderTimeout          504   retryable
     │   ├── ProviderUnavailable      503   retryable, may know retry_after
@@ -80,6 +81,13 @@ class NotFound(AppError):
 
     code = "not_found"
     status = 404
+
+
+class Conflict(AppError):
+    """It is there already, or was changed meanwhile."""
+
+    code = "conflict"
+    status = 409
 
 
 class ConfigurationError(AppError):

@@ -1,31 +1,19 @@
 """Embeddings of a local Ollama server."""
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
-from shared.errors import (
-    ConfigurationError,
-    ProviderContractError,
-    ProviderCrashed,
-    ProviderError,
-    ProviderInputRejected,
-    ProviderInputTooLong,
-    ProviderRateLimited,
-    ProviderRejected,
-    ProviderTimeout,
-    ProviderUnavailable,
-)
+from shared.errors import ConfigurationError, ProviderContractError
 from shared.models import EmbeddingModel
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
+from shared.providers.ollama_errors import translate_refused, translate_unanswered
 from shared.providers.ollama_models import known_model
 from shared.providers.once import Once
-from shared.providers.reasons import plain_reason
-from shared.retry import Retrier, parse_retry_after
+from shared.retry import Retrier
 
 if TYPE_CHECKING:
     import httpx
@@ -121,10 +109,19 @@ class OllamaProvider(EmbeddingProvider):
         try:
             response = client.post(f"{self._url}/api/embed", json=self._body(inputs, cut=cut))
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
-            raise self._unanswered(error) from error
+            raise translate_unanswered(error, server=self._server, timeout=self._timeout) from error
         answer = _json_object(response)
         if not response.is_success:
-            raise self._refused(response, answer, inputs)
+            raise translate_refused(
+                response.status_code,
+                answer,
+                response.headers,
+                inputs,
+                server=self._server,
+                model=self._model,
+                doing="embed",
+                setting="EMBEDDING_MODEL",
+            )
         rows = answer.get("embeddings")
         if not isinstance(rows, list):
             raise ProviderContractError(f"{self._server} did not answer in Ollama's format: check OLLAMA_URL")
@@ -144,47 +141,6 @@ class OllamaProvider(EmbeddingProvider):
         if self._asked is not None:
             body["dimensions"] = self._asked
         return body
-
-    def _unanswered(self, error: Exception) -> ProviderError:
-        kinds = {base.__name__ for base in type(error).__mro__}
-        if kinds & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects", "CookieConflict"}:
-            return ProviderRejected(f"{self._server} is not an address to connect to: check OLLAMA_URL")
-        if "ConnectTimeout" not in kinds and "TimeoutException" in kinds:
-            return ProviderTimeout(f"Ollama at {self._server} did not answer within {self._timeout:.0f} s")
-        if "DecodingError" in kinds:
-            return ProviderContractError(f"{self._server} did not answer in Ollama's format: check OLLAMA_URL")
-        return ProviderUnavailable(
-            f"cannot reach Ollama at {self._server}: start it with `ollama serve`, or check OLLAMA_URL"
-        )
-
-    def _refused(self, response: "httpx.Response", answer: dict[str, Any], inputs: Sequence[str]) -> ProviderError:
-        status = response.status_code
-        words = str(answer.get("error", ""))
-        said = words.lower()
-        reason = plain_reason(answer.get("error"), inputs=inputs)
-        if status == 404 and "error" in answer:
-            return ProviderRejected(
-                f"Ollama at {self._server} does not have the model {self._model}: run `ollama pull {self._model}`"
-            )
-        if "context length" in said or "too large to process" in said:
-            return ProviderInputTooLong("the text is longer than the model reads")
-        if "does not support embed" in said or "more system memory" in said:
-            return ProviderRejected(f"Ollama cannot embed with {self._model}, check EMBEDDING_MODEL: {reason}")
-        # NaN comes as a 500, though it is this text's fault and comes again with every retry.
-        if status in (400, 413, 422) or "value: nan" in said or "contains nan" in said:
-            return ProviderInputRejected(f"Ollama refused the text (HTTP {status}): {reason}")
-        retry_after = parse_retry_after(response.headers.get("retry-after"), time.time())
-        if status == 429:
-            return ProviderRateLimited(f"Ollama at {self._server} asks to slow down", retry_after=retry_after)
-        if status == 408:
-            return ProviderTimeout(f"Ollama at {self._server} did not answer in time (HTTP 408)")
-        if status == 500:
-            return ProviderCrashed(f"Ollama at {self._server} failed on the request: {reason}", retry_after=retry_after)
-        if status > 501:
-            return ProviderUnavailable(f"Ollama at {self._server} is failing (HTTP {status})", retry_after=retry_after)
-        return ProviderRejected(
-            f"{self._server} refused the request (HTTP {status}): check OLLAMA_URL, and that it is Ollama 0.3 or later"
-        )
 
 
 def _json_object(response: "httpx.Response") -> dict[str, Any]:

@@ -3,16 +3,16 @@
 import binascii
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import SecretStr
 
-from shared.errors import ConfigurationError, ProviderContractError
+from shared.errors import ProviderContractError
 from shared.models import EmbeddingModel
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
 from shared.providers.once import Once
+from shared.providers.openai_client import DEFAULT_BASE_URL, check_key, connect_openai, describe_server
 from shared.providers.openai_errors import translate_openai_error
 from shared.providers.prices import openai_price
 from shared.retry import Retrier
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types import Embedding
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "text-embedding-3-small"
 
 # Native width of each; all of them read 8192 tokens a text (API reference, "Create embeddings").
@@ -54,11 +53,7 @@ class OpenAIProvider(EmbeddingProvider):
         price_per_million_tokens: float | None = None,
         retrier: Retrier | None = None,
     ) -> None:
-        key = api_key.get_secret_value().strip()
-        # Checked here because the HTTP library's own error would print the whole header.
-        if not key or not key.isascii() or not key.isprintable():
-            raise ConfigurationError("OPENAI_API_KEY is empty, or holds a character that no HTTP header can carry")
-        self._key = SecretStr(key)
+        self._key = check_key(api_key)
         self._model = model
         self._asked = None if dimensions == KNOWN_WIDTHS.get(model) else dimensions
         self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
@@ -74,9 +69,7 @@ class OpenAIProvider(EmbeddingProvider):
 
     @property
     def _server(self) -> str:
-        """The address without what a URL may hide: user, password, query."""
-        parts = urlsplit(self._base_url)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        return describe_server(self._base_url)
 
     @property
     def spec(self) -> EmbeddingModel:
@@ -95,18 +88,7 @@ class OpenAIProvider(EmbeddingProvider):
             client.close()
 
     def _connect(self) -> "OpenAI":
-        try:
-            import openai
-        except ImportError as error:
-            raise ConfigurationError(
-                "EMBEDDING_PROVIDER=openai needs the package openai: pip install openai"
-            ) from error
-        return openai.OpenAI(
-            api_key=self._key.get_secret_value(),
-            base_url=self._base_url,
-            timeout=openai.Timeout(self._timeout, connect=10.0),
-            max_retries=0,
-        )
+        return connect_openai(self._key, self._base_url, self._timeout, setting="EMBEDDING_PROVIDER=openai")
 
     def _request(self, inputs: Sequence[str]) -> WireAnswer:
         client = self._client.get(self._connect)

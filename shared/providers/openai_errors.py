@@ -34,9 +34,16 @@ _TOO_LONG = re.compile(
 
 
 def translate_openai_error(
-    error: Exception, inputs: Sequence[str], *, server: str, model: str, key: str
+    error: Exception,
+    inputs: Sequence[str],
+    *,
+    server: str,
+    model: str,
+    key: str,
+    kind: str = "embedding",
+    setting: str = "EMBEDDING_MODEL",
 ) -> ProviderError:
-    """The error of our tree for one of the SDK's, naming the setting to look at."""
+    """The error of our tree for one of the SDK's, naming the setting to look at: `setting` names the model."""
     status = getattr(error, "status_code", None)
     names = {base.__name__ for base in type(error).__mro__}
     if "APIResponseValidationError" in names or (isinstance(error, ValueError) and status is None):
@@ -54,7 +61,7 @@ def translate_openai_error(
         return ProviderRejected(f"{server} refused the key (HTTP {status}): check OPENAI_API_KEY")
     if status == 404 or "model_not_found" in code or getattr(error, "param", None) == "model":
         return ProviderRejected(
-            f"{server} has no embedding model {model} (HTTP {status}): check EMBEDDING_MODEL and OPENAI_BASE_URL"
+            f"{server} has no {kind} model {model} (HTTP {status}): check {setting} and OPENAI_BASE_URL"
         )
     if status == 402 or code & {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}:
         return ProviderQuotaExceeded(f"the account at {server} has no quota left: check its plan and billing")

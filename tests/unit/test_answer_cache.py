@@ -1,0 +1,54 @@
+"""Answers are kept under the version of the data that they were made from, for each caller, in any process."""
+
+import pytest
+from pydantic import SecretStr
+
+from shared.database.redis_cache import RedisCache
+from shared.models import ANON, Caller
+from shared.services.answer_cache import AnswerCache, cache_key
+from tests.unit.test_query_cache import redis_url  # noqa: F401 - a fixture
+
+
+def test_an_answer_is_found_again_under_its_key_alone() -> None:
+    cache = AnswerCache()
+    cache.put(cache_key("v1", ANON, "search", "sad"), {"hits": [1]})
+    assert cache.get(cache_key("v1", ANON, "search", "sad")) == {"hits": [1]}
+    others = [
+        cache_key("v2", ANON, "search", "sad"),
+        cache_key("v1", ANON, "search", "glad"),
+        cache_key("v1", ANON, "get", "sad"),
+        cache_key("v1", Caller("authenticated", {"sub": "her"}), "search", "sad"),
+    ]
+    assert [cache.get(key) for key in others] == [None] * 4
+
+
+def test_who_asks_is_part_of_the_question() -> None:
+    claims = [{"sub": "her"}, {"sub": "his"}, {"sub": "her", "org": 1}]
+    keys = {cache_key("v", Caller("authenticated", claim), "q") for claim in claims}
+    assert len(keys) == 3
+    one, other = {"sub": "her", "org": 1}, {"org": 1, "sub": "her"}
+    assert cache_key("v", Caller("a", one), "q") == cache_key("v", Caller("a", other), "q")
+
+
+def test_it_forgets_after_its_time_and_beyond_its_size() -> None:
+    cache = AnswerCache(seconds=0)
+    cache.put("a", {})
+    assert cache.get("a") is None
+    small = AnswerCache(size=2)
+    for key in "abc":
+        small.put(key, {})
+    assert [small.get(key) is None for key in "abc"] == [True, False, False]
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_processes_share_their_answers_through_redis(redis_url: SecretStr) -> None:  # noqa: F811
+    first, second = RedisCache(redis_url), RedisCache(redis_url)
+    try:
+        key = cache_key("v1", ANON, "search", "a private question")
+        AnswerCache(first).put(key, {"hits": ["sad"]})
+        assert AnswerCache(second).get(key) == {"hits": ["sad"]}
+        assert AnswerCache(second).get(cache_key("v2", ANON, "search", "a private question")) is None
+        assert "private" not in str(first._redis.keys("*"))
+    finally:
+        first.close()
+        second.close()

