@@ -57,6 +57,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--verify", action="store_true", help="afterwards compare every vector with its row's text and model"
     )
+    parser.add_argument("--repair", action="store_true", help="with --verify: drop the vectors it finds to be wrong")
+    parser.add_argument(
+        "--switch-model",
+        metavar="PROVIDER:MODEL",
+        help="move the collection to another model, such as ollama:nomic-embed-text; it stays searchable meanwhile",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
     return parser.parse_args()
 

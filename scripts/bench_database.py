@@ -1,10 +1,12 @@
-"""A scratch database for the benchmarks: the real migrations on an embedded server of its own."""
+"""Scratch databases: the real migrations on an empty database, which is dropped at the end."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from psycopg import sql
 from pydantic import SecretStr
 
 from shared.database.embedded import start_embedded
@@ -15,16 +17,27 @@ SCRATCH = Path(__file__).resolve().parents[1] / ".bench"
 
 
 @contextmanager
-def scratch_database(name: str) -> Iterator[SecretStr]:
-    """An empty, migrated database; dropped at the end."""
-    server = start_embedded(SCRATCH)
+def scratch_database(name: str, server: SecretStr | None = None) -> Iterator[SecretStr]:
+    """An empty, migrated database on `server`, or on an embedded one of the benchmarks' own."""
+    server = server or start_embedded(SCRATCH)
+    database = f"{name}_{os.getpid()}"
+    drop_database(database, server)
+    try:
+        yield open_database(database, server)
+    finally:
+        drop_database(database, server)
+
+
+def open_database(name: str, server: SecretStr) -> SecretStr:
+    """A database up to date with the migrations, created where it does not exist."""
     with connect(server) as owner:
-        owner.execute(f"drop database if exists {name} with (force)")
-        owner.execute(f"create database {name}")
+        if owner.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
+            owner.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     url = SecretStr(urlsplit(server.get_secret_value())._replace(path=f"/{name}").geturl())
     migrate(url)
-    try:
-        yield url
-    finally:
-        with connect(server) as owner:
-            owner.execute(f"drop database if exists {name} with (force)")
+    return url
+
+
+def drop_database(name: str, server: SecretStr) -> None:
+    with connect(server) as owner:
+        owner.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))

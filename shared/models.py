@@ -156,3 +156,15 @@ class Caller:
 
 
 ANON = Caller("anon", {"role": "anon"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A genre or mood that synonyms are to be written for. `related` are the names of tags that may be near it."""
+
+    tag_type: str
+    tag_id: int
+    name: str
+    description: str = ""
+    related: Sequence[str] = ()
+    attempts: int = 0

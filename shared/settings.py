@@ -2,13 +2,30 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigurationError
 
 Provider = Literal["onnx", "ollama", "openai"]
+
+
+class _SecretSource(PydanticBaseSettingsSource):
+    """More settings, from the secret that SECRETS_ARN names. Asked last: the environment wins."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        name = self.current_state.get("secrets_arn")
+        if not name:
+            return {}
+        from shared.secrets import read_secret
+
+        return read_secret(name)
 
 
 class Settings(BaseSettings):
@@ -88,6 +105,17 @@ class Settings(BaseSettings):
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, _SecretSource(settings_cls)
+
     @field_validator("allowed_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: Any) -> Any:
@@ -126,6 +154,18 @@ class Settings(BaseSettings):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def secrets(self) -> list[str]:
+        """The values that no output may hold; a URL also by the password in it."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        return values + [password for value in values if (password := _password(value))]
+
+
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url).password if "://" in url else None
+    except ValueError:
+        return None
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from shared.database.base import Database
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
+    from shared.providers.generation.base import SynonymGenerator
+    from shared.services.answer_cache import AnswerCache
     from shared.services.query_cache import QueryCache
     from shared.services.search import SearchService
 
@@ -128,6 +130,37 @@ def get_query_cache(settings: Settings) -> QueryCache:
     from shared.database.redis_cache import RedisCache
 
     return QueryCache(RedisCache(settings.redis_url))
+
+
+def get_answer_cache(settings: Settings) -> AnswerCache:
+    """Answers about synonyms, shared through REDIS_URL where it is set."""
+    from shared.services.answer_cache import AnswerCache
+
+    if settings.redis_url is None:
+        return AnswerCache()
+    from shared.database.redis_cache import RedisCache
+
+    return AnswerCache(RedisCache(settings.redis_url))
+
+
+def get_generator(settings: Settings | None = None) -> SynonymGenerator:
+    """Who writes synonyms, by GENERATION_PROVIDER. Raises ConfigurationError where nobody is set."""
+    settings = settings or load_settings()
+    if settings.generation_provider == "ollama":
+        from shared.providers.generation.ollama import DEFAULT_MODEL as OLLAMA_CHAT
+        from shared.providers.generation.ollama import OllamaGenerator
+
+        return OllamaGenerator(url=settings.ollama_url, model=settings.generation_model or OLLAMA_CHAT)
+    if settings.generation_provider == "openai":
+        from shared.providers.generation.openai import DEFAULT_MODEL as OPENAI_CHAT
+        from shared.providers.generation.openai import OpenAIGenerator
+
+        return OpenAIGenerator(
+            api_key=settings.openai_api_key or SecretStr("none"),
+            model=settings.generation_model or OPENAI_CHAT,
+            base_url=settings.openai_base_url,
+        )
+    raise ConfigurationError("GENERATION_PROVIDER: is needed to have synonyms written: ollama or openai")
 
 
 def get_search(

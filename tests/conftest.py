@@ -32,7 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("TONNETZ_REQUIRE_TOOLS") == "1",
         help="fail, rather than skip, where npm or PostgREST is missing (TONNETZ_REQUIRE_TOOLS=1)",
     )
-    group.addoption("--update-snapshots", action="store_true", help="rewrite tests/database/snapshots from the migrations")
+    group.addoption(
+        "--update-snapshots", action="store_true", help="rewrite tests/database/snapshots from the migrations"
+    )
     group.addoption("--live", action="store_true", help="also run the provider contract against real providers")
 
 

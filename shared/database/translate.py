@@ -2,6 +2,7 @@
 
 from shared.errors import (
     AppError,
+    Conflict,
     DatabaseConflict,
     DatabaseContractError,
     DatabaseError,
@@ -19,6 +20,7 @@ _BY_SQLSTATE: dict[str, type[AppError]] = {
     "08": DatabaseUnavailable,
     "22": DatabaseRejected,
     "23": DatabaseRejected,
+    "23505": Conflict,
     "25006": DatabaseUnavailable,
     "28": DatabaseUnavailable,
     "3D": DatabaseUnavailable,

@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.database.base import Database
 from shared.database.queue import EmbeddingQueue
-from shared.errors import AppError, ConfigurationError, Interrupted, ProviderInputRejected
+from shared.errors import AppError, ConfigurationError, DatabaseError, Interrupted, ProviderInputRejected
 from shared.models import BackfillReport, ClaimedRow, Embeddings, QueueState
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier, RetryPolicy
@@ -46,7 +46,7 @@ class BackfillOptions:
     wait_for_others: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, high in (("batch_size", 1, 10_000), ("workers", 1, 256), ("lease_seconds", 2, 86_400)):
+        for name, low, high in (("batch_size", 1, 1000), ("workers", 1, 256), ("lease_seconds", 2, 86_400)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigurationError(
                     f"--{name.replace('_', '-')} must be between {low} and {high}, not {getattr(self, name)}"
@@ -183,6 +183,8 @@ class _Run:
         self._stop = stop
         self._on_progress = on_progress or (lambda _: None)
         self._retry = Retrier(DATABASE_RETRIES)
+        # What is not claimed yet need not be waited for when the run ends; what is embedded must be saved.
+        self._retry_claim = Retrier(DATABASE_RETRIES, stop=self._halt)
         # One batch in each worker, one waiting for it, and some on their way to the database.
         self._leases = Leases(options.batch_size * (2 * options.workers + SAVERS))
         self._tally = Tally(
@@ -254,7 +256,9 @@ class _Run:
         status = "interrupted" if interrupted else "failed" if self._error else "completed"
         left = QueueState(0, 0, 0, 0)
         try:
-            left = self._retry.call(self._work.embedding_queue)
+            # Where the database has just been given up on, it is not waited for once more.
+            read = self._work.embedding_queue
+            left = read() if isinstance(self._error, DatabaseError) else self._retry.call(read)
             self._retry.call(self._work.retire_models)
             self._work.record_embedding_run(
                 run_id,
@@ -289,7 +293,7 @@ class _Run:
             size = options.batch_size if left is None else min(options.batch_size, left)
             if not self._leases.wait_for_room(size, 0.2):
                 continue
-            rows = self._retry.call(lambda size=size: self._work.claim_embeddings(size, options.lease_seconds))  # type: ignore[misc]
+            rows = self._retry_claim.call(lambda size=size: self._work.claim_embeddings(size, options.lease_seconds))  # type: ignore[misc]
             if not rows:
                 if self._leases.held():
                     # What is under way may come back: stale rows wait for their new text.
@@ -306,7 +310,7 @@ class _Run:
                 return
 
     def _others_are_at_work(self) -> bool:
-        state = self._retry.call(self._work.embedding_queue)
+        state = self._retry_claim.call(self._work.embedding_queue)
         self._waiting_for_others = state.leased
         if state.leased or state.ready:
             self._halt.wait(0.5 if state.leased else 0.05)
@@ -319,7 +323,7 @@ class _Run:
         if not new:
             return True
         model = self._provider.model
-        reused = self._retry.call(lambda: self._work.reuse_embeddings(model, new))
+        reused = self._retry_claim.call(lambda: self._work.reuse_embeddings(model, new))
         done = [row for row in new if row.row_id in reused]
         self._leases.settle(done)
         self._tally.add(embedded=len(done), reused=len(done))

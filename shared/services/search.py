@@ -25,7 +25,14 @@ MODELS_SECONDS = 2.0
 QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
 
 # The collections that have a search function, and the columns it filters by.
-FILTERS: Mapping[str, tuple[str, ...]] = {"music_knowledge": ("category",)}
+FILTERS: Mapping[str, tuple[str, ...]] = {
+    "music_knowledge": ("category",),
+    "mir_synonyms": ("tag_type",),
+    "datasets": ("tag",),
+    "code_chunks": ("path",),
+}
+# What more the search function of a collection can be told.
+OPTIONS: Mapping[str, tuple[str, ...]] = {"datasets": ("static_weight", "decay_weight", "half_life_days")}
 
 _SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
 
@@ -63,14 +70,15 @@ class SearchService:
         full_text_weight: float | None = None,
         semantic_weight: float | None = None,
         fusion: str | None = None,
+        options: Mapping[str, float] | None = None,
         caller: Caller | None = None,
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
         Where a provider fails, the words (and the other model's rows) are searched and the result says
         `degraded`. A collection without a model yet is searched by words.
-        With a `caller` the rows are read as them, under row level security.
-        Raises NotFound for an unknown collection, InvalidRequest for an unknown filter, DatabaseError.
+        With a `caller` the rows are read as them, under row level security. `options` are those of OPTIONS.
+        Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
         """
         started = time.perf_counter()
         if collection not in FILTERS:
@@ -80,6 +88,10 @@ class SearchService:
             if name not in FILTERS[collection]:
                 raise InvalidRequest(f"filter: {name!r} is not known; use one of {', '.join(FILTERS[collection])}")
             arguments[f"filter_{name}"] = value
+        for name, number in (options or {}).items():
+            if name not in OPTIONS.get(collection, ()):
+                raise InvalidRequest(f"{name}: means nothing to a search of {collection}")
+            arguments[name] = number
         optional = {"full_text_weight": full_text_weight, "semantic_weight": semantic_weight, "fusion": fusion}
         arguments.update({name: value for name, value in optional.items() if value is not None})
 

@@ -5,6 +5,9 @@
 
 create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
+-- Loads it: a function may be given one of its settings (hnsw.*) only where they are known, or by a superuser,
+-- whom Supabase does not have.
+select '[0]'::extensions.vector is not null;
 
 create schema embedding;
 comment on schema embedding is 'What keeps tracked tables embedded. Private: clients use the functions in public.';
@@ -99,7 +102,10 @@ as $$
 declare
   found_collection embedding.collections;
 begin
-  select c.* into found_collection from embedding.collections c where c.name = get_collection.collection;
+  select c.* into found_collection
+  from embedding.collections c
+  join pg_catalog.pg_class r on r.oid = c.source -- the table may have been dropped
+  where c.name = get_collection.collection;
   if not found then
     raise exception 'collection "%" is not tracked', coalesce(collection, '<null>')
       using errcode = 'P0002',
@@ -121,3 +127,5 @@ set search_path = ''
 return pg_catalog.sha256(pg_catalog.convert_to(document, 'UTF8'));
 comment on function embedding.text_hash(text) is
   'Identifies a text. Vectors are shared between equal texts, so it has to resist made-up collisions: SHA-256.';
+revoke all on function embedding.text_hash(text) from public;
+grant execute on function embedding.text_hash(text) to service_role;

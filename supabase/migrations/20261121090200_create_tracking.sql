@@ -16,6 +16,8 @@ set search_path = ''
 return nullif(document, '');
 comment on function embedding.document_text(text) is
   'The text to embed. Overloaded by row type, one for each tracked table; null means: this row is not to be embedded.';
+revoke all on function embedding.document_text(text) from public;
+grant execute on function embedding.document_text(text) to service_role;
 
 create function embedding.check_vectors()
 returns trigger
@@ -294,6 +296,14 @@ begin
   -- Keyword search ranks by how rare a word is, which it reads from the planner's statistics: the most the planner keeps.
   execute format('alter table %s alter column fts set statistics 1000', source);
 
+  -- A worker is service_role, who owns nothing here and may know no schema but public.
+  if not has_schema_privilege('service_role', schema_name, 'usage') then
+    execute format('grant usage on schema %I to service_role', schema_name);
+  end if;
+  execute format('grant select, update on %s to service_role', source);
+
+  -- A collection whose table was dropped is over; its name may be wanted again.
+  delete from embedding.collections c where not exists (select from pg_catalog.pg_class r where r.oid = c.source);
   insert into embedding.collections as c (name, source, key_column, key_type, model, text_config)
   values (collection_name, track_embeddings.source, key_name, key_type_oid, track_embeddings.model, track_embeddings.text_config)
   on conflict on constraint collections_source_key do update
@@ -313,16 +323,27 @@ begin
   execute format('create or replace trigger embedding_dequeue_truncate after truncate on %s
     for each statement execute function embedding.dequeue_deleted()', source);
 
-  -- Vectors that the table brings along are adopted under the model that is named for them.
+  -- Vectors that the table brings along are adopted under the model that is named for them, as of the present
+  -- texts. (The triggers are in place: a model that is not registered, or has another width, is refused.)
   execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model is null)', source) into unnamed;
   if unnamed and track_embeddings.model is null then
     raise exception '% has vectors, but no embedding_model says which model made them', source
       using errcode = '22023',
             hint = format('Name it: select track_embeddings(%L, model => ''...''), or clear them: update %s set embedding = null.', collection_name, source);
-  elsif unnamed then
-    execute format('update %s set embedding_model = $1 where embedding is not null and embedding_model is null', source)
-    using track_embeddings.model;
   end if;
+  execute format($sql$
+    update %s s
+    set embedding_model = coalesce(s.embedding_model, $1),
+        embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(s)))
+    where s.embedding is not null and (s.embedding_model is null or s.embedding_hash is null)
+  $sql$, source)
+  using track_embeddings.model;
+  -- A table that was tracked before may have been edited since.
+  execute format($sql$
+    update %s s set embedding = null
+    where s.embedding is not null
+      and s.embedding_hash is distinct from embedding.text_hash(embedding.document_text(s))
+  $sql$, source);
 
   perform embedding.enqueue_pending(tracked);
   return tracked.name;

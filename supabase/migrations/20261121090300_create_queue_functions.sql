@@ -25,15 +25,19 @@ declare
   wanted integer := coalesce(batch_size, 50);
   lease interval := make_interval(secs => coalesce(lease_seconds, 300));
   claimed bigint;
+  -- A variable: clock_timestamp() itself is volatile, so no index could be asked for what is before it.
+  present timestamptz;
 begin
-  if wanted not between 1 and 10000 then
-    raise exception 'batch_size must be between 1 and 10000, not %', wanted using errcode = '22023';
+  -- Supabase returns at most 1,000 rows of a call; what was leased beyond that would never reach the worker.
+  if wanted not between 1 and 1000 then
+    raise exception 'batch_size must be between 1 and 1000, not %', wanted using errcode = '22023';
   end if;
   if lease not between interval '1 second' and interval '1 day' then
     raise exception 'lease_seconds must be between 1 and 86400, not %', lease_seconds using errcode = '22023';
   end if;
 
   loop
+    present := clock_timestamp();
     return query execute format($sql$
       with head as materialized (
         select q.row_id, q.attempts
@@ -78,13 +82,13 @@ begin
       select l.row_id, l.text, encode(embedding.text_hash(l.text), 'hex'), l.attempts
       from leased l
     $sql$, c.key_column, c.source, c.key_type)
-    using c.id, clock_timestamp(), wanted, lease, c.model, c.max_attempts;
+    using c.id, present, wanted, lease, c.model, c.max_attempts;
     get diagnostics claimed = row_count;
     exit when claimed > 0;
 
     -- Nothing came of this batch: either the queue is drained, or its head was not worth a lease.
     perform from embedding.queue q
-    where q.collection_id = c.id and q.failed_at is null and q.available_at <= clock_timestamp()
+    where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
     order by q.available_at
     limit 1
     for update skip locked;

@@ -21,7 +21,11 @@ as $$
 declare
   c embedding.collections;
 begin
-  for c in select k.* from embedding.collections k order by k.name loop
+  for c in
+    select k.* from embedding.collections k
+    join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+    order by k.name
+  loop
     collection := c.name;
     model := c.model;
     select count(*) filter (where q.failed_at is not null),
@@ -180,7 +184,7 @@ create function public.create_embedding_index(
   collection text,
   model text default null,
   m integer default 16,
-  ef_construction integer default 64
+  ef_construction integer default 128
 )
 returns text
 language plpgsql

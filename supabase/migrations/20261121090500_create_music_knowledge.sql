@@ -63,5 +63,7 @@ stable parallel safe
 set search_path = ''
 return nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '');
 comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';
+revoke all on function embedding.document_text(public.music_knowledge) from public;
+grant execute on function embedding.document_text(public.music_knowledge) to service_role;
 
 select public.track_embeddings('public.music_knowledge');

@@ -7,8 +7,9 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
-from shared.database.queue import EmbeddingQueue
-from shared.models import ClaimedRow
+from shared.database.base import Database
+from shared.database.queue import EmbeddingQueue, embedding_coverage
+from shared.models import ClaimedRow, Coverage
 from tests.fake_provider import FakeProvider
 
 Connection = psycopg.Connection[Any]
@@ -43,10 +44,16 @@ def embed_all(work: EmbeddingQueue, provider: FakeProvider) -> int:
     return total
 
 
+def coverage_of(database: Database, collection: str = MUSIC) -> Coverage:
+    """The coverage of one collection; the others are other tests' matter."""
+    return {one.collection: one for one in embedding_coverage(database)}[collection]
+
+
 def vector_of(connection: Connection, row_id: str, table: str = MUSIC) -> tuple[Any, ...]:
     """(embedding, embedding_model, embedding_hash) of a row."""
     found = connection.execute(
-        f"select embedding::text, embedding_model, encode(embedding_hash, 'hex') from {table} where id::text = %s", [row_id]
+        f"select embedding::text, embedding_model, encode(embedding_hash, 'hex') from {table} where id::text = %s",
+        [row_id],
     ).fetchone()
     assert found is not None
     return found
@@ -73,7 +80,9 @@ def entry(connection: Connection, row_id: str) -> dict[str, Any] | None:
 
 def end_leases(connection: Connection) -> None:
     """As if every lease's time had passed."""
-    connection.execute("update embedding.queue set available_at = now() - interval '1 second' where leased_at is not null")
+    connection.execute(
+        "update embedding.queue set available_at = now() - interval '1 second' where leased_at is not null"
+    )
 
 
 def end_waits(connection: Connection) -> None:

@@ -40,7 +40,7 @@ def search_service(database: PostgresDatabase, *providers: FakeProvider) -> Sear
 
 
 def models(database: PostgresDatabase) -> dict[str, int]:
-    return dict(embedding_coverage(database)[0].models)
+    return next(dict(row.models) for row in embedding_coverage(database) if row.collection == MUSIC)
 
 
 def test_another_model_is_refused_until_the_collection_is_switched(

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""How well search finds, by judged queries of your own or of a public set.
+
+Loads a folder in BEIR's layout into a scratch database, embeds it with the configured provider, and asks the
+real search function. Prints nDCG@10, recall@100 and MRR@10 of words alone, meaning alone, and both.
+"""
+
+import argparse
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import command
+from bench_database import scratch_database
+from pydantic import SecretStr
+
+from shared.database.postgres import PostgresDatabase, connect
+from shared.database.queue import vector_text
+from shared.errors import ConfigurationError
+from shared.models import EmbeddingModel
+from shared.providers.base import EmbeddingProvider
+from shared.services.backfill import BackfillOptions, backfill, build_index
+from shared.services.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
+from shared.settings import load_settings
+from shared.wiring import default_workers, get_database_url, get_provider
+
+COLLECTIONS = ("music_knowledge", "mir_synonyms")
+BASELINE = Path(__file__).with_name("guide_baseline.sql")
+LEGS = ("keyword", "vector", "hybrid")
+
+Search = Callable[[str, str], list[str]]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, action="append", required=True, metavar="DIR", help="may be repeated")
+    parser.add_argument(
+        "--collection", choices=COLLECTIONS, default=COLLECTIONS[0], help="load the documents as rows of this one"
+    )
+    parser.add_argument("--queries", metavar="F", help="another file than queries.jsonl")
+    parser.add_argument("--qrels", metavar="F", action="append", help="another file than qrels.tsv; may be repeated")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N judged queries only")
+    parser.add_argument("--baseline", choices=("guide",), help="also run the recipe of Supabase's hybrid search guide")
+    parser.add_argument("--fusion", choices=("weighted", "rrf"), default="weighted")
+    parser.add_argument("--fail-under", type=float, metavar="X", help="exit 1 if hybrid nDCG@10 of a set is below X")
+    parser.add_argument("--json", action="store_true", help="one JSON object a set on stdout")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    settings = load_settings()
+    if settings.supabase_url is not None and settings.database_url is None:
+        raise ConfigurationError("evaluate.py makes a scratch database: set DATABASE_URL, or unset SUPABASE_URL")
+    legs = (*LEGS, "guide") if arguments.baseline else LEGS
+    results: list[dict[str, Scores]] = []
+    table = not arguments.json
+    if table:
+        print(f"{'set':<28} {'leg':<8} {'nDCG@10':>8} {'recall@100':>11} {'MRR@10':>8}")
+    with closing(get_provider(settings)) as provider:
+        for folder in arguments.dataset:
+            sets = [read_judged_set(folder, arguments.queries, qrels) for qrels in (arguments.qrels or [None])]
+            workers = default_workers(settings)
+            with loaded(sets[0], provider, get_database_url(settings), workers, arguments.collection) as (
+                database,
+                url,
+                ids,
+            ):
+                searches = make_searches(database, ids, arguments.fusion, arguments.collection)
+                if arguments.baseline:
+                    searches["guide"] = guide_search(url, provider.spec, ids)
+                for judged in sets:
+                    scores = run(judged, provider, {leg: searches[leg] for leg in legs}, arguments.limit)
+                    results.append(scores)
+                    show(judged.name, provider.model, scores, as_json=arguments.json)
+    if table and len(results) > 1:
+        show("mean", "", {leg: mean(scores[leg] for scores in results) for leg in legs}, as_json=False)
+    worst = min(scores["hybrid"].ndcg for scores in results)
+    if arguments.fail_under is not None and worst < arguments.fail_under:
+        print(f"hybrid nDCG@10 is {worst:.4f}, below {arguments.fail_under}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show(name: str, model: str, scores: dict[str, Scores], *, as_json: bool) -> None:
+    if as_json:
+        legs = {leg: values.as_dict() for leg, values in scores.items()}
+        print(json.dumps({"dataset": name, "model": model, **legs}), flush=True)
+        return
+    for leg, values in scores.items():
+        print(f"{name:<28} {leg:<8} {values.ndcg:>8.4f} {values.recall:>11.4f} {values.mrr:>8.4f}", flush=True)
+        name = ""
+
+
+@contextmanager
+def loaded(
+    judged: JudgedSet, provider: EmbeddingProvider, server: SecretStr, workers: int, collection: str
+) -> Iterator[tuple[PostgresDatabase, SecretStr, dict[str, str]]]:
+    """The corpus in a scratch database, embedded; also a map from row id to document id."""
+    with scratch_database("tonnetz_evaluate", server) as url:
+        fill = fill_synonyms if collection == "mir_synonyms" else fill_knowledge
+        ids = fill(url, judged)
+        with PostgresDatabase(url, max_connections=8) as database:
+            print(f"{judged.name}: embedding {len(ids):,} documents with {provider.model}", file=sys.stderr)
+            outcome = backfill(database, provider, BackfillOptions(collection, workers=workers))
+            if outcome.error is not None:
+                raise outcome.error
+            build_index(database, collection)
+            with connect(url) as owner:
+                owner.execute(f"vacuum analyze public.{collection}")
+            yield database, url, ids
+
+
+def fill_knowledge(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
+    ids = {str(uuid.uuid5(uuid.NAMESPACE_OID, document)): document for document in judged.corpus}
+    rows = "copy public.music_knowledge (id, topic, content) from stdin"
+    with connect(url) as owner, owner.cursor().copy(rows) as copy:
+        for row_id, document in ids.items():
+            title, text = judged.corpus[document]
+            copy.write_row((row_id, title.replace("\0", ""), text.replace("\0", "")))
+    return ids
+
+
+def fill_synonyms(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
+    """Each document as a genre: its title is the tag's name, its text the usage."""
+    ids = {str(number): document for number, document in enumerate(judged.corpus, 1)}
+    taken: dict[str, int] = {}
+    with connect(url) as owner:
+        for row_id, document in ids.items():
+            title, text = (part.replace("\0", "") for part in judged.corpus[document])
+            title = title.strip()[:90] or document
+            # Two tags of one name would be one tag.
+            taken[title.lower()] = taken.get(title.lower(), 0) + 1
+            name = title if taken[title.lower()] == 1 else f"{title} {'·' * taken[title.lower()]}"
+            synonyms = json.dumps({"search_terms": [title], "usage_context": text[:2000]})
+            owner.execute("insert into public.genre_tags (id, name) values (%s, %s)", [row_id, name])
+            owner.execute(
+                "insert into public.mir_synonyms (id, tag_type, tag_id, synonyms) values (%s, 'genre', %s, %s)",
+                [row_id, row_id, synonyms],
+            )
+    return ids
+
+
+def make_searches(database: PostgresDatabase, ids: dict[str, str], fusion: str, collection: str) -> dict[str, Search]:
+    def ask(**arguments: object) -> list[str]:
+        rows = database.call(f"search_{collection}", {"match_count": DEPTH, "fusion": fusion, **arguments})
+        return [ids[str(row["id"])] for row in rows]
+
+    return {
+        "keyword": lambda text, _: ask(query_text=text),
+        "vector": lambda _, vector: ask(query_embedding=vector),
+        "hybrid": lambda text, vector: ask(query_text=text, query_embedding=vector),
+    }
+
+
+def guide_search(url: SecretStr, spec: EmbeddingModel, ids: dict[str, str]) -> Search:
+    """The guide's function, in the same database over the same rows."""
+    owner = connect(url)
+    owner.execute(BASELINE.read_text().replace("DIMENSIONS", str(spec.dimensions)))
+
+    def ask(text: str, vector: str) -> list[str]:
+        rows = owner.execute(
+            "select id::text from public.guide_hybrid_search(%s, %s::extensions.vector, %s)", [text, vector, DEPTH]
+        )
+        return [ids[row[0]] for row in rows]
+
+    return ask
+
+
+def run(
+    judged: JudgedSet, provider: EmbeddingProvider, searches: dict[str, Search], limit: int | None
+) -> dict[str, Scores]:
+    """The mean scores of each leg over the judged queries."""
+    scores: dict[str, list[Scores]] = {leg: [] for leg in searches}
+    for query in list(judged.queries)[:limit]:
+        text = judged.queries[query]
+        vector = vector_text(provider.embed_query(text))
+        for leg, search in searches.items():
+            scores[leg].append(score_ranking(search(text, vector), judged.judgements[query]))
+    return {leg: mean(every) for leg, every in scores.items()}
+
+
+if __name__ == "__main__":
+    command.run(main)

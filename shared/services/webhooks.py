@@ -1,0 +1,46 @@
+"""A database webhook: a row was written, so embed it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared.database.base import Database
+from shared.database.queue import list_embedding_collections
+from shared.errors import InvalidRequest
+from shared.services.upsert import RowToEmbed, UpsertReport, UpsertService
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvent:
+    """What Supabase sends: `kind` is INSERT, UPDATE or DELETE; `record` is the row, None where it was deleted."""
+
+    kind: str
+    schema: str
+    table: str
+    record: Mapping[str, object] | None
+
+
+class WebhookService:
+    """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
+
+    def __init__(self, database: Database, upsert: UpsertService) -> None:
+        self._database = database
+        self._upsert = upsert
+
+    def handle(self, event: RowEvent, batch_id: str) -> UpsertReport:
+        """Embed the row if it still wants it. Raises InvalidRequest for a table that is not tracked."""
+        collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
+        collections = list_embedding_collections(self._database)
+        if collection not in collections:
+            raise InvalidRequest(
+                f"table: {collection!r} is not tracked; track it with select track_embeddings('{collection}')"
+            )
+        if event.kind == "DELETE":
+            # The vector went with its row.
+            return UpsertReport(0, 0, [])
+        key = collections[collection]
+        row_id = (event.record or {}).get(key)
+        if not isinstance(row_id, str | int) or isinstance(row_id, bool):
+            raise InvalidRequest(f"record.{key}: the row's key is missing")
+        report = self._upsert.upsert(collection, [RowToEmbed(str(row_id))], batch_id)
+        # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
+        return UpsertReport(report.processed, report.updated, [])

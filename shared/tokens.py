@@ -1,0 +1,73 @@
+"""Who is searching: the caller behind a bearer token."""
+
+import hmac
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from shared.errors import Forbidden, Unauthorized
+from shared.models import ANON, Caller
+
+# Whose rows a search may read. Never service_role: it passes by row level security, and its key belongs on a server.
+ROLES = ("anon", "authenticated")
+
+_NOT_VALID = "the token is not valid, or has expired"
+
+
+def matches(given: str, secret: SecretStr | None) -> bool:
+    """Whether a key is the secret, in a time that does not depend on where they differ."""
+    if secret is None:
+        return False
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), secret.get_secret_value().encode())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenVerifier:
+    """Turns a bearer token into a caller.
+
+    Without `passes_on` a token is verified here, with `jwt_secret` (HS256, `exp` and a role of ROLES
+    required). With it the database verifies tokens itself, as Supabase does; here only its role is looked at.
+    """
+
+    jwt_secret: SecretStr | None = None
+    anon_key: SecretStr | None = None
+    service_role_key: SecretStr | None = None
+    functions_api_key: SecretStr | None = None
+    passes_on: bool = False
+
+    def resolve(self, token: str | None) -> Caller:
+        """The caller. Raises Unauthorized for a token that is not valid, Forbidden for one that may not search."""
+        if token is None or matches(token, self.anon_key) or matches(token, self.functions_api_key):
+            # The API key is a key to these functions, not somebody the database knows: it reads what everyone may.
+            return ANON
+        if matches(token, self.service_role_key) or token.startswith("sb_secret_"):
+            raise Forbidden("the service role key is not for searching: use the anon key or a user's token")
+        claims = self._peek(token) if self.passes_on else self._verify(token)
+        role = claims.get("role")
+        if role not in ROLES:
+            raise Forbidden("only tokens of the roles anon and authenticated can search")
+        return Caller(str(role), claims, token)
+
+    def _verify(self, token: str) -> dict[str, Any]:
+        if self.jwt_secret is None:
+            raise Unauthorized("this server verifies no tokens, because SUPABASE_JWT_SECRET is not set")
+        import jwt
+
+        try:
+            return jwt.decode(
+                token,
+                self.jwt_secret.get_secret_value(),
+                algorithms=["HS256"],
+                options={"require": ["exp", "role"], "verify_aud": False, "verify_iat": False, "verify_sub": False},
+            )
+        except jwt.PyJWTError:
+            raise Unauthorized(_NOT_VALID) from None
+
+    def _peek(self, token: str) -> dict[str, Any]:
+        import jwt
+
+        try:
+            return jwt.decode(token, options={"verify_signature": False, "verify_exp": True, "require": ["exp"]})
+        except jwt.PyJWTError:
+            raise Unauthorized(_NOT_VALID) from None

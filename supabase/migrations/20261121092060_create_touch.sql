@@ -1,0 +1,30 @@
+-- updated_at of tracked tables. After the statement and not before each row: see create_tracking.
+
+create function embedding.touch_updated_at()
+returns trigger
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+begin
+  if not exists (select from new_rows) then
+    return null;
+  end if;
+  -- Arguments: the columns that count as an edit. A vector that arrives is none.
+  execute format($sql$
+    update %1$s s
+    set updated_at = now()
+    from new_rows n
+    join old_rows o on o.id = n.id
+    where s.id = n.id and s.updated_at <> now() and n.updated_at = o.updated_at
+      and (%2$s) is distinct from (%3$s)
+  $sql$, tg_relid::regclass,
+    (select string_agg(format('n.%I', c), ', ') from unnest(tg_argv) c),
+    (select string_agg(format('o.%I', c), ', ') from unnest(tg_argv) c));
+  return null;
+end;
+$$;
+comment on function embedding.touch_updated_at() is
+  'Sets updated_at of edited rows, unless the edit set it. For a table with the key id; arguments: its columns that can be edited.';
+revoke all on function embedding.touch_updated_at() from public;
+grant execute on function embedding.touch_updated_at() to service_role;

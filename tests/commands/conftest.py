@@ -1,0 +1,104 @@
+"""The commands as processes of their own, with a small engine and an environment of a few variables."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.unit.small_bert import write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The one line of --json."""
+        (line,) = self.stdout.splitlines()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+class Command:
+    """Runs scripts in a folder of their own, so that no `.env` and no `.tonnetz` of the checkout is seen."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
+        }
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / script), *arguments],
+            cwd=self.folder,
+            env={name: value for name, value in (self.environment | environment).items() if value != "<unset>"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._running.append(process)
+        return process
+
+    def __call__(self, script: str, *arguments: str, **environment: str) -> Result:
+        return self.finish(self.start(script, *arguments, **environment))
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = 60) -> Result:
+        stdout, stderr = process.communicate(timeout=timeout)
+        return Result(process.returncode, stdout, stderr)
+
+    def close(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of random weights, built in a moment: what is tested here is not the engine."""
+    return write_model(tmp_path_factory.mktemp("model") / "small-bert")
+
+
+@pytest.fixture
+def command_with(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Command]]:
+    """Make a Command for an environment; whatever it started and did not end is killed."""
+    made: list[Command] = []
+
+    def make(**environment: str) -> Command:
+        engine = {
+            "EMBEDDING_PROVIDER": "onnx",
+            "ONNX_MODEL": str(small_model),
+            "TONNETZ_DATA_DIR": str(tmp_path / "data"),
+        }
+        made.append(Command(tmp_path, engine | environment))
+        return made[-1]
+
+    yield make
+    for command in made:
+        command.close()
+
+
+@pytest.fixture
+def command(command_with: Callable[..., Command], database_url: SecretStr) -> Command:
+    """Against the test's database, over DATABASE_URL."""
+    return command_with(DATABASE_URL=database_url.get_secret_value())

@@ -1,0 +1,400 @@
+"""scripts/backfill.py as a user meets it: flags, exit codes, what is on stdout and what on stderr."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from tests.commands.conftest import Command
+from tests.database.rows import Connection, add, edit, queued
+from tests.gateway import Gateway
+from tests.protocol_server import ProtocolServer
+
+FIELDS = {
+    "collection", "model", "processed", "embedded", "failed", "stale",
+    "reused", "truncated", "tokens", "cost_usd", "seconds",
+}  # fmt: skip
+MUSIC = ("--collection", "music_knowledge")
+
+
+def texts(count: int) -> list[str]:
+    return [f"jazz ballad number {number}" for number in range(count)]
+
+
+def embedded(owner: Connection) -> int:
+    found = owner.execute("select count(embedding) from music_knowledge").fetchone()
+    assert found
+    return int(found[0])
+
+
+def held(owner: Connection) -> int:
+    found = owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone()
+    assert found
+    return int(found[0])
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_json_has_exactly_its_fields_and_stdout_nothing_else(owner: Connection, command: Command) -> None:
+    add(owner, *texts(60), "same", "same")
+    result = command("backfill.py", *MUSIC, "--json")
+    assert result.code == 0, result.stderr
+    report = result.report
+    assert set(report) == FIELDS
+    assert (report["collection"], report["processed"], report["embedded"], report["failed"]) == (
+        "music_knowledge",
+        62,
+        62,
+        0,
+    )
+    assert (report["reused"], report["cost_usd"]) == (1, 0)
+    assert report["tokens"] > 60
+    assert report["seconds"] > 0
+    assert embedded(owner) == 62
+
+    again = command("backfill.py", *MUSIC, "--json", "--verify")
+    assert again.code == 0
+    assert (again.report["processed"], again.report["embedded"], again.report["failed"]) == (0, 0, 0)
+    assert "0 vectors do not belong" in again.stderr
+
+    ids = [row[0] for row in owner.execute("select id::text from music_knowledge order by id limit 3").fetchall()]
+    for row_id in ids:
+        edit(owner, row_id, f"edited {row_id}")
+    assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 3
+
+
+def test_for_a_person_it_says_what_was_done(owner: Connection, command: Command) -> None:
+    add(owner, *texts(5))
+    result = command("backfill.py", *MUSIC)
+    assert result.code == 0
+    assert result.stdout.startswith("music_knowledge (")
+    assert "5 embedded, 0 failed" in result.stdout
+
+
+def test_every_collection_is_done_where_none_is_named(owner: Connection, command: Command) -> None:
+    owner.execute("create table notes (id int primary key, body text)")
+    owner.execute("create function embedding.document_text(n notes) returns text language sql immutable return n.body")
+    owner.execute("select track_embeddings('notes')")
+    owner.execute("insert into notes values (1, 'a note')")
+    add(owner, "a row")
+    result = command("backfill.py", "--json")
+    assert result.code == 0
+    assert '"collection": "notes"' in result.stdout
+    assert '"collection": "music_knowledge"' in result.stdout
+    assert embedded(owner) == 1
+
+
+def test_a_limit_is_kept(owner: Connection, command: Command) -> None:
+    add(owner, *texts(30))
+    result = command("backfill.py", *MUSIC, "--json", "--limit", "12", "--batch-size", "5", "--workers", "2")
+    assert (result.code, result.report["embedded"]) == (0, 12)
+    assert (embedded(owner), held(owner)) == (12, 0)
+
+
+def test_a_dry_run_counts_and_changes_nothing(owner: Connection, command: Command) -> None:
+    add(owner, *texts(10))
+    before = owner.execute("select * from embedding.collections, embedding.queue order by row_id").fetchall()
+    result = command("backfill.py", *MUSIC, "--dry-run", "--json")
+    assert result.code == 0
+    assert {"collection", "model", "rows", "tokens", "cost_usd"} <= set(result.report)
+    assert result.report["rows"] == 10
+    assert result.report["tokens"] > 10
+    assert "10 rows" in command("backfill.py", *MUSIC, "--dry-run").stdout
+    assert owner.execute("select * from embedding.collections, embedding.queue order by row_id").fetchall() == before
+    assert owner.execute("select count(*) from embedding.models").fetchone() == (0,)
+
+
+def test_verify_finds_what_slipped_past_and_says_where(owner: Connection, command: Command) -> None:
+    ids = add(owner, *texts(3))
+    command("backfill.py", *MUSIC)
+    owner.execute("alter table music_knowledge disable trigger user")
+    edit(owner, ids[0], "nobody noticed")
+    owner.execute("alter table music_knowledge enable trigger user")
+    result = command("backfill.py", *MUSIC, "--json", "--verify")
+    assert result.code == 1
+    assert "1 vectors do not belong" in result.stderr
+    assert ids[0] in result.stderr
+
+
+def test_reconcile_queues_what_slipped_past(owner: Connection, command: Command) -> None:
+    owner.execute("alter table music_knowledge disable trigger user")
+    add(owner, *texts(3))
+    owner.execute("alter table music_knowledge enable trigger user")
+    assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 0
+    assert command("backfill.py", *MUSIC, "--json", "--reconcile").report["embedded"] == 3
+
+
+def test_parked_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Connection, command: Command) -> None:
+    (row_id, *_) = add(owner, *texts(3))
+    owner.execute(
+        "update embedding.queue set failed_at = now(), error = 'refused for a reason' where row_id = %s", [row_id]
+    )
+    result = command("backfill.py", *MUSIC, "--json")
+    assert result.code == 1
+    assert result.report["embedded"] == 2
+    assert "1 rows are parked" in result.stderr
+    assert f"{row_id}: refused for a reason" in result.stderr
+    retried = command("backfill.py", *MUSIC, "--json", "--retry-failed")
+    assert (retried.code, retried.report["embedded"]) == (0, 1)
+
+
+# Interrupted
+
+
+@pytest.fixture
+def slow(
+    owner: Connection, database_url: SecretStr, command_with: Callable[..., Command]
+) -> Callable[[], tuple[Command, Connection]]:
+    """300 rows, and a run that takes its time over them: each save waits a little."""
+
+    def make() -> tuple[Command, Connection]:
+        add(owner, *texts(300))
+        owner.execute(
+            "create function slow_down() returns trigger language plpgsql as $$ begin perform pg_sleep(0.1); return null; end $$"
+        )
+        owner.execute(
+            "create trigger slow_down after update on music_knowledge for each statement execute function slow_down()"
+        )
+        return command_with(DATABASE_URL=database_url.get_secret_value()), owner
+
+    return make
+
+
+SMALL_STEPS = (*MUSIC, "--batch-size", "5", "--workers", "1", "--json")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_finishes_what_is_under_way_and_exits_130(
+    slow: Callable[[], tuple[Command, Connection]], name: str
+) -> None:
+    command, owner = slow()
+    process = command.start("backfill.py", *SMALL_STEPS)
+    wait_for(lambda: embedded(owner) >= 20, process)
+    process.send_signal(signal.Signals[name])
+    result = command.finish(process)
+    assert result.code == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    done = embedded(owner)
+    assert 20 <= done < 300
+    assert (result.report["embedded"], result.report["processed"]) == (done, done)
+    assert held(owner) == 0
+    assert len(queued(owner)) == 300 - done
+    assert owner.execute("select status from embedding.runs").fetchall() == [("interrupted",)]
+    assert f"{300 - done:,} rows are left" in result.stderr
+
+
+def test_after_a_kill_a_second_run_completes(slow: Callable[[], tuple[Command, Connection]]) -> None:
+    command, owner = slow()
+    process = command.start("backfill.py", *SMALL_STEPS)
+    wait_for(lambda: embedded(owner) >= 20, process)
+    process.kill()
+    process.communicate()
+    time.sleep(0.3)  # a save that was under way in the server ends by itself
+    done, leased = embedded(owner), held(owner)
+    assert done + len(queued(owner)) == 300, "nothing is lost"
+    # Not to wait for the lease of a minute to run out.
+    owner.execute("update embedding.queue set available_at = now() where leased_at is not null")
+    owner.execute("drop trigger slow_down on music_knowledge")
+    result = command("backfill.py", *MUSIC, "--json", "--verify")
+    assert result.code == 0, result.stderr
+    assert result.report["embedded"] == 300 - done
+    assert 0 < leased <= 5 * (2 * 1 + 2), "at most what the killed run held is embedded again"
+    assert embedded(owner) == 300
+
+
+def test_two_runs_at_once_embed_each_row_once(slow: Callable[[], tuple[Command, Connection]]) -> None:
+    command, owner = slow()
+    processes = [
+        command.start("backfill.py", *MUSIC, "--batch-size", "10", "--workers", "2", "--json") for _ in range(2)
+    ]
+    results = [command.finish(process) for process in processes]
+    assert [result.code for result in results] == [0, 0], results
+    assert sum(result.report["embedded"] for result in results) == 300
+    assert embedded(owner) == 300
+
+
+# Configuration
+
+
+def one_line(result: object, *expected: str) -> None:
+    """Exit 2, and one line on stderr that names the variable or function and the fix."""
+    from tests.commands.conftest import Result
+
+    assert isinstance(result, Result)
+    assert result.code == 2, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in expected:
+        assert part in lines[0]
+
+
+def test_an_unreachable_database_is_one_line(command_with: Callable[..., Command]) -> None:
+    command = command_with(DATABASE_URL="postgresql://somebody:hunter2@127.0.0.1:1/tonnetz")
+    result = command("backfill.py")
+    one_line(result, "cannot connect to the database", "DATABASE_URL")
+    assert "hunter2" not in result.stderr
+
+
+def test_an_unreachable_supabase_is_one_line(command_with: Callable[..., Command]) -> None:
+    command = command_with(SUPABASE_URL="http://127.0.0.1:1", SUPABASE_SERVICE_ROLE_KEY="some-secret-key")
+    result = command("backfill.py")
+    one_line(result, "SUPABASE_URL")
+    assert "some-secret-key" not in result.stderr
+
+
+def test_a_database_without_the_migrations_is_one_line(cluster: object, command_with: Callable[..., Command]) -> None:
+    from tests.postgres_cluster import Cluster
+
+    assert isinstance(cluster, Cluster)
+    with cluster.empty() as url:
+        one_line(command_with(DATABASE_URL=url.get_secret_value())("backfill.py"), "scripts/migrate.py")
+        one_line(command_with(DATABASE_URL=url.get_secret_value())("backfill.py", *MUSIC), "scripts/migrate.py")
+
+
+def test_wrong_settings_name_each_variable(command: Command) -> None:
+    result = command("backfill.py", EMBEDDING_PROVIDER="cohere", LOG_LEVEL="chatty")
+    assert result.code == 2
+    assert "EMBEDDING_PROVIDER" in result.stderr
+    assert "LOG_LEVEL" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"EMBEDDING_PROVIDER": "openai"}, "OPENAI_API_KEY"),
+        ({"ONNX_MODEL": "/no/such/folder"}, "ONNX_MODEL"),
+        ({"SUPABASE_URL": "https://x.supabase.co"}, "SUPABASE_SERVICE_ROLE_KEY"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+    ],
+)
+def test_a_wrong_setting_exits_2_and_names_the_variable(
+    owner: Connection, command: Command, environment: dict[str, str], expected: str
+) -> None:
+    add(owner, "one")
+    result = command("backfill.py", *MUSIC, **environment)
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.code == 2, result.stderr
+    assert (embedded(owner), held(owner)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--batch-size", "0"), "--batch-size"),
+        (("--batch-size", "5000"), "--batch-size"),
+        (("--limit", "0"), "--limit"),
+        (("--max-cost", "-1"), "--max-cost"),
+        (("--workers", "9999"), "--workers"),
+        (("--collection", "no_such"), '"no_such" is not tracked'),
+        (("--no-such-flag",), "--no-such-flag"),
+    ],
+)
+def test_a_wrong_flag_exits_2_and_is_named(command: Command, flags: tuple[str, ...], expected: str) -> None:
+    result = command("backfill.py", *flags)
+    assert result.code == 2
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_of_another_width_is_one_line_that_names_both_and_the_switch(
+    owner: Connection, command: Command, tmp_path: Path
+) -> None:
+    add(owner, "one")
+    assert command("backfill.py", *MUSIC).code == 0
+    add(owner, "two")
+    with ProtocolServer(api_key="key-of-the-test") as server:
+        result = command(
+            "backfill.py",
+            *MUSIC,
+            EMBEDDING_PROVIDER="openai",
+            OPENAI_API_KEY="key-of-the-test",
+            OPENAI_BASE_URL=server.openai_url,
+        )
+    one_line(result, "music_knowledge", "text-embedding-3-small", "set_collection_model")
+    assert embedded(owner) == 1
+    assert "key-of-the-test" not in result.stderr
+
+
+def test_max_cost_stops_before_it_is_passed(owner: Connection, command: Command) -> None:
+    add(owner, *texts(40))
+    with ProtocolServer(api_key="key-of-the-test") as server:
+        openai = {
+            "EMBEDDING_PROVIDER": "openai",
+            "OPENAI_API_KEY": "key-of-the-test",
+            "OPENAI_BASE_URL": server.openai_url,
+        }
+        estimated = command("backfill.py", *MUSIC, "--dry-run", "--json", **openai).report
+        assert estimated["cost_usd"] > 0
+        half = str(estimated["cost_usd"] / 2)
+        result = command("backfill.py", *MUSIC, "--json", "--batch-size", "5", "--max-cost", half, **openai)
+    assert result.code == 1
+    assert 0 < result.report["embedded"] < 40
+    assert result.report["cost_usd"] <= float(half)
+    assert "--max-cost" in result.stderr
+    assert held(owner) == 0
+
+
+# The other two ways to the database
+
+
+@pytest.mark.postgrest
+def test_through_supabase(
+    owner: Connection, rest: Gateway, tokens: dict[str, str], command_with: Callable[..., Command]
+) -> None:
+    add(owner, *texts(30))
+    command = command_with(SUPABASE_URL=rest.url, SUPABASE_SERVICE_ROLE_KEY=tokens["service_role"])
+    result = command("backfill.py", *MUSIC, "--json", "--verify", LOG_LEVEL="DEBUG")
+    assert result.code == 0, result.stderr
+    assert (result.report["embedded"], embedded(owner)) == (30, 30)
+    assert tokens["service_role"] not in result.stderr + result.stdout
+    one_line(command("migrate.py"), "SUPABASE_URL", "supabase db push")
+    wrong = command("backfill.py", *MUSIC, SUPABASE_SERVICE_ROLE_KEY="eyJ-not-the-key")
+    one_line(wrong, "SUPABASE_SERVICE_ROLE_KEY")
+    assert "eyJ-not-the-key" not in wrong.stderr
+
+
+def test_with_nothing_configured_the_embedded_database_is_started_and_left_clean(
+    command_with: Callable[..., Command], tmp_path: Path
+) -> None:
+    command = command_with()
+    applied = command("migrate.py", "--seed")
+    assert applied.code == 0, applied.stderr
+    assert "applied" in applied.stdout
+    assert command("migrate.py").stdout.strip() == "up to date"
+    result = command("backfill.py", *MUSIC, "--json", "--verify")
+    assert result.code == 0, result.stderr
+    assert result.report["embedded"] >= 60
+    assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 0
+    assert not (tmp_path / "data/postgres/postmaster.pid").exists(), "the last to end stops it"
+
+
+def test_a_data_directory_that_cannot_be_used_is_one_line(command_with: Callable[..., Command], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    one_line(command_with(TONNETZ_DATA_DIR=str(tmp_path / "file" / "data"))("backfill.py"), "TONNETZ_DATA_DIR")
+
+
+def test_a_reader_that_goes_away_is_no_error(owner: Connection, command: Command) -> None:
+    add(owner, "one")
+    process = command.start("backfill.py", *MUSIC, "--json")
+    assert process.stdout
+    process.stdout.close()
+    process.stdout = None
+    result = command.finish(process)
+    assert "Traceback" not in result.stderr
+    assert result.code == 0
+    assert isinstance(owner, psycopg.Connection)

@@ -1,0 +1,21 @@
+"""Synonym search on a judged set: meaning finds what words cannot."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Command
+
+# Open English WordNet's music part, in BEIR's layout; see its README there.
+DATA = Path(__file__).resolve().parents[3] / "shared/data/music_wordnet"
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs the judged sets in ../shared/data")
+def test_meaning_adds_at_least_fifteen_points_to_words(command: Command) -> None:
+    result = command(
+        "evaluate.py", "--dataset", str(DATA), "--collection", "mir_synonyms", "--json", ONNX_MODEL="<unset>"
+    )
+    assert result.code == 0, result.stderr
+    scores = result.report
+    assert scores["hybrid"]["ndcg@10"] >= scores["keyword"]["ndcg@10"] + 0.15
+    assert scores["keyword"]["ndcg@10"] >= 0.3

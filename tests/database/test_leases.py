@@ -1,0 +1,199 @@
+"""Invariant 4: a row is leased to one worker at a time, and a killed worker loses nothing."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.errors import DatabaseRejected
+from shared.models import ClaimedRow
+from tests.database.rows import Connection, InThread, add, embed_all, end_leases, entry, queued, save, vector_of
+from tests.fake_provider import FakeProvider
+
+Connect = Callable[..., Connection]
+
+
+def test_a_claim_gives_text_hash_and_attempt(owner: Connection, work: EmbeddingQueue) -> None:
+    owner.execute("insert into music_knowledge (topic, category, content) values ('ii-V-I', 'harmony', 'Dm7 G7 Cmaj7')")
+    (row,) = work.claim_embeddings(10, 60)
+    assert row.text == "ii-V-I\nharmony\nDm7 G7 Cmaj7"
+    assert owner.execute("select encode(sha256(%s::bytea), 'hex')", [row.text.encode()]).fetchone() == (row.text_hash,)
+    assert row.attempts == 1
+    assert work.claim_embeddings(10, 60) == [], "it is leased now"
+    assert work.embedding_queue().leased == 1
+
+
+def test_two_claimers_at_once_get_different_rows_and_neither_waits(owner: Connection, connect: Connect) -> None:
+    add(owner, *(f"text {number}" for number in range(60)))
+    first, second = connect(autocommit=False), connect(autocommit=False)
+    second.execute("set lock_timeout = '2s'")
+    claim = "select row_id from claim_embeddings('music_knowledge', 25)"
+    taken = {row[0] for row in first.execute(claim)}
+    others = {row[0] for row in second.execute(claim)}  # while the first has not committed
+    assert len(taken) == len(others) == 25
+    assert taken.isdisjoint(others)
+    first.rollback()
+    assert len(second.execute(claim).fetchall()) == 25
+    second.commit()
+
+
+def test_many_claimers_take_each_row_exactly_once(
+    owner: Connection, database_url: object, work: EmbeddingQueue
+) -> None:
+    ids = add(owner, *(f"text {number}" for number in range(600)))
+
+    def drain(_: int) -> list[str]:
+        mine: list[str] = []
+        while rows := work.claim_embeddings(7, 60):
+            mine += [row.row_id for row in rows]
+        return mine
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = Counter(row_id for rows in pool.map(drain, range(6)) for row_id in rows)
+    assert set(taken) <= set(ids)
+    assert set(taken.values()) == {1}
+    # One that was locked by a neighbour's claim as the last of the workers looked is still there for the next.
+    assert len(taken) + len(drain(0)) == 600
+
+
+def test_a_row_in_an_open_change_is_passed_over(owner: Connection, connect: Connect, work: EmbeddingQueue) -> None:
+    busy, free = add(owner, "busy", "free")
+    user = connect(autocommit=False)
+    user.execute("update music_knowledge set content = 'being edited' where id = %s", [busy])
+    assert [row.row_id for row in work.claim_embeddings(10, 60)] == [free]
+    user.commit()
+    assert [row.text for row in work.claim_embeddings(10, 60)] == ["being edited"]
+
+
+def test_an_expired_lease_is_claimed_again_and_the_late_save_changes_nothing(
+    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    (row_id,) = add(owner, "one")
+    slow = work.claim_embeddings(10, 60)
+    end_leases(owner)
+    quick = work.claim_embeddings(10, 60)
+    assert [row.row_id for row in quick] == [row_id]
+    assert quick[0].attempts == 2
+    assert save(work, provider, quick) == (1, 0)
+    stored = owner.execute("select xmin::text from music_knowledge").fetchone()
+    assert save(work, provider, slow) == (1, 0), "idempotent: the row holds its vector"
+    assert owner.execute("select xmin::text from music_knowledge").fetchone() == stored, "and is not written again"
+    assert queued(owner) == set()
+
+
+def test_a_late_save_that_comes_first_ends_the_other_lease_too(
+    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    add(owner, "one")
+    slow = work.claim_embeddings(10, 60)
+    end_leases(owner)
+    quick = work.claim_embeddings(10, 60)
+    assert save(work, provider, slow) == (1, 0)
+    assert queued(owner) == set()
+    assert save(work, provider, quick) == (1, 0)
+    assert work.verify_embeddings() == 0
+
+
+def test_a_change_of_text_keeps_the_lease_of_the_worker_that_has_the_row(
+    owner: Connection, work: EmbeddingQueue
+) -> None:
+    (row_id,) = add(owner, "one")
+    work.claim_embeddings(10, 60)
+    owner.execute("update music_knowledge set content = 'two'")
+    assert work.claim_embeddings(10, 60) == [], "two workers would pay for two texts of one row"
+    found = entry(owner, row_id)
+    assert found is not None
+    assert found["leased_at"] is not None
+    assert 50 < found["wait"] <= 60
+
+
+def test_released_rows_are_free_at_once_and_the_attempt_is_given_back(owner: Connection, work: EmbeddingQueue) -> None:
+    (row_id,) = add(owner, "one")
+    work.claim_embeddings(10, 60)
+    assert work.release_embeddings([row_id]) == 1
+    assert work.release_embeddings([row_id]) == 0
+    assert [(row.row_id, row.attempts) for row in work.claim_embeddings(10, 60)] == [(row_id, 1)]
+
+
+def test_a_lease_can_be_renewed_until_it_is_lost(
+    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    kept, saved = add(owner, "one", "two")
+    rows = work.claim_embeddings(10, 2)
+    save(work, provider, [row for row in rows if row.row_id == saved])
+    assert work.renew_embeddings([kept, saved], 500) == 1
+    found = entry(owner, kept)
+    assert found is not None
+    assert found["wait"] > 400
+
+
+def test_no_transaction_stays_open_between_claim_and_save(owner: Connection, work: EmbeddingQueue) -> None:
+    add(owner, "one")
+    work.claim_embeddings(10, 60)
+    open_ones = owner.execute(
+        "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%' "
+    ).fetchone()
+    assert open_ones == (0,)
+
+
+@pytest.mark.parametrize(("batch", "lease"), [(0, 60), (1001, 60), (50, 0), (50, 86_401)])
+def test_claims_have_bounds(work: EmbeddingQueue, batch: int, lease: int) -> None:
+    with pytest.raises(DatabaseRejected, match="must be between"):
+        work.claim_embeddings(batch, lease)
+
+
+def test_a_run_that_renews_its_leases_while_it_saves_fails_and_releases_never_deadlocks(
+    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    texts = [f"text {number}" for number in range(240)]
+    ids = add(owner, *texts)
+    vectors = {text: provider.embed_query(text) for text in texts}
+    shuffled = sorted(ids, key=lambda row_id: row_id[::-1])
+    stop = threading.Event()
+
+    def renew(order: list[str]) -> None:
+        while not stop.is_set():
+            work.renew_embeddings(order, 60)
+
+    def settle(rows: list[ClaimedRow]) -> None:
+        saved, failed, released = rows[:80], rows[80:160], [row.row_id for row in rows[160:]]
+        parts = [
+            InThread(
+                lambda: work.save_embeddings(provider.model, saved, np.array([vectors[row.text] for row in saved]))
+            ),
+            InThread(lambda: work.fail_embeddings([(row.row_id, "x", False) for row in failed], 0)),
+            InThread(lambda: work.release_embeddings(released)),
+        ]
+        for part in parts:
+            part.result()
+
+    renewers = [
+        InThread(lambda: renew(ids)),
+        InThread(lambda: renew(shuffled)),
+        InThread(lambda: renew(shuffled[::-1])),
+    ]
+    try:
+        for _ in range(10):
+            if rows := work.claim_embeddings(240, 60):
+                settle(sorted(rows, key=lambda row: row.text_hash))
+    finally:
+        stop.set()
+    for renewer in renewers:
+        renewer.result()
+
+
+def test_two_workers_that_save_the_same_rows_in_opposite_order_do_not_deadlock(
+    owner: Connection, database: PostgresDatabase, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    add(owner, *(f"text {number}" for number in range(300)))
+    rows = work.claim_embeddings(300, 60)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda order: save(work, provider, order), [rows, rows[::-1]]))
+    assert results == [(300, 0), (300, 0)]
+    assert embed_all(work, provider) == 0
+    assert vector_of(owner, rows[0].row_id)[0] is not None

@@ -1,0 +1,186 @@
+"""From nothing to up to date, on a PostgreSQL that has nothing of Supabase's."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from shared.database.migrations import MIGRATIONS, SEED, list_migrations, migrate
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.errors import DatabaseContractError
+from shared.services.backfill import BackfillOptions, backfill
+from shared.services.search import SearchService
+from tests.fake_provider import FakeProvider
+from tests.postgres_cluster import Cluster
+
+FROZEN = Path(__file__).with_name("frozen.sha256")
+VERSIONS = [migration.version for migration in list_migrations()]
+
+
+@pytest.fixture
+def empty(cluster: Cluster) -> Iterator[SecretStr]:
+    with cluster.empty() as url:
+        yield url
+
+
+@pytest.fixture
+def virgin() -> Iterator[SecretStr]:
+    """A database on a server of its own, where not even the roles exist: those belong to the whole server."""
+    directory = Path(tempfile.mkdtemp(prefix="tonnetz-tests-"))
+    with Cluster(directory) as cluster, cluster.empty() as url:
+        yield url
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_plain_postgresql_is_brought_up_to_date_and_a_second_time_nothing_is_done(virgin: SecretStr) -> None:
+    with psycopg.connect(virgin.get_secret_value()) as connection:
+        roles = connection.execute("select rolname from pg_roles where rolname ~ '^(anon|auth|service)'").fetchall()
+        assert roles == []
+    assert migrate(virgin) == VERSIONS
+    assert migrate(virgin) == []
+    with PostgresDatabase(virgin) as database:
+        assert "music_knowledge" in [row["collection"] for row in database.call("embedding_coverage")]
+
+
+def test_before_the_first_migration_the_adapter_names_the_command_at_once(virgin: SecretStr) -> None:
+    with pytest.raises(DatabaseContractError, match=r"service_role.*scripts/migrate\.py"):
+        PostgresDatabase(virgin).call("embedding_coverage")
+
+
+def test_they_are_recorded_as_the_supabase_cli_records_them(owner: psycopg.Connection[tuple[object, ...]]) -> None:
+    recorded = owner.execute(
+        "select version, name, statements from supabase_migrations.schema_migrations order by version"
+    ).fetchall()
+    assert [(version, name) for version, name, _ in recorded] == [(m.version, m.name) for m in list_migrations()]
+    for (_, _, statements), migration in zip(recorded, list_migrations(), strict=True):
+        assert statements == [migration.path.read_text(encoding="utf-8")]
+
+
+def test_two_programs_that_start_at_once_apply_each_migration_once(empty: SecretStr) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        applied = list(pool.map(lambda _: migrate(empty), range(4)))
+    assert sorted(version for versions in applied for version in versions) == VERSIONS
+
+
+def test_the_seed_may_be_loaded_twice(empty: SecretStr) -> None:
+    migrate(empty, seed=True)
+    with psycopg.connect(empty.get_secret_value(), autocommit=True) as connection:
+        count = "select count(*), count(distinct id) from music_knowledge"
+        (rows, ids), *_ = connection.execute(count).fetchall()
+        assert rows == ids >= 60
+        connection.execute("update music_knowledge set content = 'my own words' where topic = 'modal interchange'")
+        migrate(empty, seed=True)
+        assert connection.execute(count).fetchall() == [(rows, ids)]
+        mine = connection.execute("select count(*) from music_knowledge where content = 'my own words'").fetchone()
+        assert mine == (1,), "a row that exists is left alone"
+    assert SEED.exists()
+
+
+def test_a_migration_that_fails_is_named_and_leaves_nothing_behind(empty: SecretStr, tmp_path: Path) -> None:
+    (tmp_path / "20990101000000_create_first.sql").write_text("create table first (id int);")
+    (tmp_path / "20990101000100_create_second.sql").write_text("create table second (id int); select 1/0;")
+    with pytest.raises(DatabaseContractError, match=r"20990101000100_create_second\.sql.*division by zero"):
+        migrate(empty, folder=tmp_path)
+    with psycopg.connect(empty.get_secret_value()) as connection:
+        tables = "select to_regclass('public.first') is not null, to_regclass('public.second') is not null"
+        assert connection.execute(tables).fetchone() == (True, False)
+        done = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
+        assert done == [("20990101000000",)]
+    (tmp_path / "20990101000100_create_second.sql").write_text("create table second (id int);")
+    assert migrate(empty, folder=tmp_path) == ["20990101000100"], "mended, it goes on where it stopped"
+
+
+def test_a_checkout_without_migrations_says_so(database_url: SecretStr, tmp_path: Path) -> None:
+    with pytest.raises(DatabaseContractError, match="no migrations"):
+        migrate(database_url, folder=tmp_path)
+
+
+def test_versions_are_distinct_and_every_file_is_one() -> None:
+    assert len(set(VERSIONS)) == len(VERSIONS)
+    assert len(VERSIONS) == len(list(MIGRATIONS.iterdir())), (
+        "a file that is not <14 digits>_<name>.sql is never applied"
+    )
+
+
+def test_a_released_migration_never_changes(request: pytest.FixtureRequest) -> None:
+    present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(MIGRATIONS.glob("*.sql"))}
+    if request.config.getoption("--update-snapshots"):
+        FROZEN.write_text("".join(f"{digest}  {name}\n" for name, digest in present.items()))
+    frozen = dict(reversed(line.split()) for line in FROZEN.read_text().splitlines())
+    assert present == frozen, (
+        "supabase/migrations differs from tests/database/frozen.sha256. A released migration is never edited: write a "
+        "new one. For a new or unreleased one: pytest tests/database/test_migrations.py -k released --update-snapshots"
+    )
+
+
+@pytest.fixture
+def hosted(cluster: Cluster) -> Iterator[SecretStr]:
+    """As Supabase hands it over: roles, extensions and auth are there, and `postgres` is no superuser."""
+    with cluster.clone():
+        pass  # the roles, which are the whole server's
+    with cluster.empty() as url:
+        name = url.get_secret_value().partition("@/")[2].partition("?")[0]
+        with psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
+            admin.execute("create role builder login createrole createdb bypassrls")
+            for statement in (
+                "create role supabase_auth_admin",
+                "grant anon, authenticated, service_role, authenticator to builder with admin option",
+                f"alter database {name} owner to builder",
+                "create schema extensions authorization builder",
+                "create extension vector with schema extensions",
+                "grant usage on schema extensions to anon, authenticated, service_role",
+                "create schema auth authorization supabase_auth_admin",
+                "grant usage on schema auth to anon, authenticated, service_role, builder",
+                "create function auth.jwt() returns jsonb language sql stable as $$ select '{}'::jsonb $$",
+                "alter function auth.jwt() owner to supabase_auth_admin",
+            ):
+                admin.execute(statement)
+        try:
+            yield SecretStr(cluster.url(url, user="builder"))
+        finally:
+            with psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
+                for role in ("builder", "supabase_auth_admin"):
+                    admin.execute(f"reassign owned by {role} to postgres")
+                    admin.execute(f"drop owned by {role}")
+            with cluster.admin() as admin:
+                admin.execute("drop role builder, supabase_auth_admin")
+
+
+def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
+    """Neither to migrate nor for the life of a row, whose definer functions run as that owner."""
+    assert migrate(hosted, seed=True) == VERSIONS
+    provider = FakeProvider()
+    with PostgresDatabase(hosted) as database:
+        outcome = backfill(database, provider, BackfillOptions("music_knowledge"))
+        assert outcome.complete
+        assert outcome.report.embedded >= 60
+        work = EmbeddingQueue(database, "music_knowledge")
+        assert work.verify_embeddings() == 0
+        assert work.create_embedding_index()
+        assert SearchService(database, provider).search("music_knowledge", "reverb").hits
+    with psycopg.connect(hosted.get_secret_value(), autocommit=True) as owner:
+        owner.execute("create table notes (id int primary key, body text)")
+        owner.execute(
+            "create function embedding.document_text(n notes) returns text language sql immutable return n.body"
+        )
+        owner.execute("select track_embeddings('notes')")
+        owner.execute("insert into notes values (1, 'a note')")
+        owner.execute("update notes set body = 'another'")
+        for role in ("anon", "authenticated", "service_role"):
+            owner.execute(f"set role {role}")
+            assert owner.execute("select count(*) from search_music_knowledge('reverb')").fetchone() != (0,)
+            owner.execute("reset role")
+
+
+def test_each_may_be_the_first_of_its_session(hosted: SecretStr, tmp_path: Path) -> None:
+    """An upgrade applies what is new over a connection that has seen nothing else, pgvector's settings included."""
+    for migration in list_migrations():
+        shutil.copy(migration.path, tmp_path)
+        assert migrate(hosted, folder=tmp_path) == [migration.version]

@@ -1,0 +1,93 @@
+"""Words in several languages: both stems of each, accents folded, and nothing that a query could break out with."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.database.rows import Connection
+
+
+def ask(connection: Connection, expression: str, *values: Any) -> Any:
+    row = connection.execute(f"select {expression}", list(values)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.mark.parametrize(
+    ("document", "query"),
+    [
+        ("les chansons mélancoliques", "chanson melancolique"),
+        ("relaxing evenings", "relaxed evening"),
+        ("musique électronique", "electroniques"),
+        ("œuvre pour cœur", "coeur"),
+        ("Hip-Hop", "hip hop"),
+        ("R&B", "r&b"),
+        ("ENTRAÎNANTE", "entrainante"),
+    ],
+)
+def test_a_word_is_found_in_its_other_forms(owner: Connection, document: str, query: str) -> None:
+    common = ask(
+        owner,
+        "cardinality(array(select unnest(tsvector_to_array(embedding.words(%s, 'english', 'french')))"
+        " intersect select unnest(tsvector_to_array(to_tsvector('simple', embedding.query_words(%s, 'english', 'french'))))))",
+        document,
+        query,
+    )
+    assert common >= len(query.replace("&", " ").split())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60))
+def test_any_text_can_be_a_document_and_a_query(owner: Connection, text: str) -> None:
+    assert ask(owner, "embedding.words(%s, 'english', 'french') is not null", text)
+    query = ask(owner, "embedding.query_words(%s, 'english', 'french')", text)
+    assert ask(
+        owner,
+        "embedding.words(%s, 'english', 'french')::text = embedding.words(%s, 'english', 'french')::text",
+        text,
+        text,
+    )
+    assert owner.execute("select count(*) from search_mir_synonyms(%s)", [text]).fetchone() == (0,)
+    assert isinstance(query, str)
+
+
+def test_stop_words_of_any_language_are_left_out_unless_nothing_else_is_asked(owner: Connection) -> None:
+    def asked(query: str) -> set[str]:
+        return set(ask(owner, "embedding.query_words(%s, 'english', 'french')", query).split())
+
+    assert asked("musique douce pour la plage") == {"douc", "musiqu", "plag", "plage"}
+    assert asked("the music of the sea") == asked("music sea")
+    assert asked("son") == {"son"}, "a dance in Cuba"
+
+
+def test_a_tag_is_the_same_word_however_it_is_spelt(owner: Connection) -> None:
+    keys = {ask(owner, "embedding.tag_key(%s)", name) for name in ("Hip-Hop", "hip hop", "HIP_HOP!", " hip  hop ")}
+    assert keys == {"hip hop"}
+    assert ask(owner, "embedding.tag_key(%s)", "Électro") == "electro"
+    assert ask(owner, "embedding.tag_key(%s)", "演歌") == "演歌"
+    assert ask(owner, "embedding.tag_key(%s)", "!!!") == "!!!", "a name of signs alone is still a name"
+
+
+@pytest.mark.parametrize(
+    ("filter_", "condition"),
+    [
+        ('{"topic": "a"}', " and s.topic = 'a'"),
+        ('{"topic": {"equals": "a"}}', " and s.topic = 'a'"),
+        ('{"topic": {"prefix": "o\'b"}}', " and s.topic ^@ 'o''b'"),
+        ('{"topic": {"like": "%x"}}', " and s.topic like '%x'"),
+        ('{"topic": {"contains": "x"}}', " and s.topic @> '{x}'"),
+        ('{"topic": {"prefix": null}, "category": null}', ""),
+    ],
+)
+def test_filters_know_more_than_equality(owner: Connection, filter_: str, condition: str) -> None:
+    assert ask(owner, "embedding.filter_condition('music_knowledge', %s)", filter_) == condition
+
+
+@pytest.mark.parametrize("filter_", ['{"topic": {"regex": "a"}}', '{"nothing": "a"}', '["a"]'])
+def test_a_filter_that_is_none_is_refused(owner: Connection, filter_: str) -> None:
+    import psycopg
+
+    with pytest.raises((psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedColumn)):
+        ask(owner, "embedding.filter_condition('music_knowledge', %s)", filter_)

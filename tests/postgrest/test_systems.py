@@ -1,0 +1,86 @@
+"""Synonyms, datasets and code chunks through both adapters: PostgREST calls the same functions by the same names."""
+
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from shared.database.base import Database
+from shared.database.postgres import PostgresDatabase
+from shared.database.supabase import SupabaseDatabase
+from shared.database.synonyms import SynonymStore
+from shared.errors import Conflict, NotFound
+from shared.models import ANON, Tag
+from shared.services.chunks import CodeChunk, store_chunks
+from shared.services.search import SearchService
+from shared.services.synonyms import SynonymService
+from shared.services.upsert import UpsertService
+from tests.conftest import Connection
+from tests.fake_provider import FakeProvider
+from tests.protocol_chat import synonyms
+
+
+@pytest.fixture(params=["postgres", pytest.param("supabase", marks=pytest.mark.postgrest)])
+def adapter(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator[Database]:
+    """Each adapter in turn; searches run as anon through both."""
+    made: Database
+    if request.param == "supabase":
+        gateway, tokens = request.getfixturevalue("rest"), request.getfixturevalue("tokens")
+        made = SupabaseDatabase(gateway.url, SecretStr(tokens["service_role"]), anon_key=SecretStr(tokens["anon"]))
+    else:
+        made = PostgresDatabase(database_url)
+    with made:
+        yield made
+
+
+def test_a_tag_from_request_to_search(adapter: Database, owner: Connection, provider: FakeProvider) -> None:
+    owner.execute("insert into genre_tags (name, description) values ('Zouk', 'dance'), ('Salsa', '')")
+    store = SynonymStore(adapter)
+    assert store.request_synonyms("genre", [1]) == 1
+    (tag,) = store.claim_synonym_tags()
+    assert tag == Tag("genre", 1, "Zouk", "dance", ("Salsa",), 1)
+    store.release_synonym_tag(tag)
+    assert not store.fail_synonym_tag(store.claim_synonym_tags()[0], "no", final=False)
+    assert store.synonym_coverage()[0]["waiting"] == 1
+    assert store.store_generated_synonyms(tag, synonyms("Zouk", {}), "m")[0] == "stored"
+    run_id = store.record_generation_run(None, "m", "running")
+    assert store.record_generation_run(run_id, "m", "completed", {"embedded": 1}) == run_id
+    assert adapter.call_scalar("get_run_kind", {"run_id": run_id}) == "generation"
+    assert store.embedding_is_under_way() is False
+    assert store.list_failed_synonyms() == []
+
+    upsert = UpsertService(adapter, provider)
+    service = SynonymService(adapter, SearchService(adapter, provider), upsert=lambda: upsert)
+    assert service.get("genre", "zouk", ANON)["source"] == "generated"
+    with pytest.raises(NotFound):
+        service.get("genre", "Salsa")
+    made = service.create("genre", {"search_terms": ["cuban dance"]}, tag_name="salsa", confidence=0.5)
+    with pytest.raises(Conflict, match=rf"PUT /api/synonyms/{made['id']}"):
+        service.create("genre", {"search_terms": ["again"]}, tag_id=2)
+    before = store.synonyms_version()
+    with pytest.raises(Conflict, match="were changed at"):
+        service.update(made["id"], confidence=0.1, expected_updated_at="2020-01-01T00:00:00Z")
+    assert service.update(made["id"], confidence=0.7, expected_updated_at=made["updated_at"])["confidence"] == 0.7
+    assert store.synonyms_version() != before
+    found = service.search("cuban dance", tag_type="genre", caller=ANON)
+    assert (found.hits[0]["tag_name"], found.degraded, found.cached) == ("Salsa", False, False)
+    assert found.hits[0]["vector_rank"] == 1
+    assert service.search("cuban dance", tag_type="genre", caller=ANON).cached
+    service.deactivate(made["id"])
+    assert "Salsa" not in [hit["tag_name"] for hit in service.search("cuban dance", caller=ANON).hits]
+
+
+def test_datasets_and_code(adapter: Database, provider: FakeProvider) -> None:
+    rows = [{"external_id": "a", "title": "Drums", "tags": ["x"], "enrichment_status": "enriched", "static_score": 0.5}]
+    assert adapter.call("upsert_datasets", {"rows": rows}) == [{"inserted": 1, "updated": 0, "unchanged": 0}]
+    search = SearchService(adapter, provider)
+    (hit,) = search.search("datasets", "drums", filters={"tag": "x"}, options={"half_life_days": 10}, caller=ANON).hits
+    assert (hit.row["title"], hit.row["static_score"], hit.row["time_decay"]) == ("Drums", 0.5, 0)
+    assert adapter.call_scalar("set_dataset_scores", {"rows": [{"id": hit.id, "static_score": 0.75}]}) == 1
+
+    chunks = [CodeChunk("c1", "def parse(x)", "src/a.py", "python", {"line": 3})]
+    vectors = provider.embed_documents(["def parse(x)"])
+    assert store_chunks(adapter, provider, chunks, vectors) == 1
+    assert store_chunks(adapter, provider, chunks, vectors) == 0
+    (found,) = search.search("code_chunks", "parse", filters={"path": "src/"}, caller=ANON).hits
+    assert (found.id, found.row["metadata"], found.semantic_rank) == ("c1", {"line": 3}, 1)
