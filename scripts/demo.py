@@ -21,8 +21,8 @@ from shared.wiring import default_workers, get_database, get_provider, migrate_d
 
 COLLECTION = "music_knowledge"
 QUERIES = (
-    "how loud should a finished song be for streaming",
-    "singer sounds boomy close to the microphone",
+    "why does my vocal sound boomy up close",
+    "loudness for streaming services",
     "tritone substitution",
 )
 

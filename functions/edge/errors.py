@@ -1,0 +1,139 @@
+"""The one place where errors become HTTP answers."""
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from shared.errors import (
+    AppError,
+    ConfigurationError,
+    DatabaseError,
+    InvalidRequest,
+    NotFound,
+    RequestTooLarge,
+    Unauthorized,
+)
+from shared.logs import request_id
+
+log = logging.getLogger(__name__)
+
+
+class ErrorDetail(BaseModel):
+    code: str = Field(examples=["invalid_request"])
+    message: str = Field(examples=["body.query: Field required"])
+    request_id: str | None = Field(examples=["5f0c6a1e8c0f4d1f9d2a7b3c4e5f6071"])
+
+
+class ErrorAnswer(BaseModel):
+    """Every error of every route, except those below /v1/."""
+
+    error: ErrorDetail
+
+
+# What routes declare: errors come in one shape, whatever their status.
+ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request cannot be answered as it is."},
+    "5XX": {"model": ErrorAnswer, "description": "The request is fine, the server or its provider is not."},
+}
+
+
+class MethodNotAllowed(AppError):
+    """The path does not take this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+_BY_STATUS: Mapping[int, type[AppError]] = {404: NotFound, 405: MethodNotAllowed, 413: RequestTooLarge}
+
+_FIELD = re.compile(r"(?:body\.)?([a-z_]+): ")
+
+# OpenAI's error type for a status.
+_OPENAI_TYPES: Mapping[int, str] = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def install(app: FastAPI) -> None:
+    """Map AppError, FastAPI's own errors and everything unexpected."""
+    app.add_exception_handler(AppError, _on_app_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+async def _on_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    return error_response(error, request.url.path)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    # The first few by name; never the input, which may be a row's text.
+    text = "; ".join(_describe(problem) for problem in problems[:3])
+    if len(problems) > 3:
+        text += f"; and {len(problems) - 3} more"
+    return error_response(InvalidRequest(text), request.url.path, param=_name(problems[0]["loc"][1:]) or None)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = _BY_STATUS.get(error.status_code)
+    if known is not None:
+        response = error_response(known(), request.url.path)
+    else:
+        # A body that could not be read, as FastAPI reports it.
+        invalid = InvalidRequest("body: it cannot be read")
+        response = error_response(invalid, request.url.path, status=error.status_code)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def error_response(error: AppError, path: str, *, status: int | None = None, param: str | None = None) -> Response:
+    """The answer for an error. Messages about the server's own state stay in its log."""
+    status = status or error.status
+    message = error.message
+    if isinstance(error, ConfigurationError) or (isinstance(error, DatabaseError) and status >= 500):
+        log.error("%s: %s", error.code, message)
+        message = type(error)().message
+    headers = {}
+    retry_after: float | None = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    body: dict[str, object]
+    if path.startswith("/v1/"):
+        # OpenAI's clients raise BadRequestError for 400; 422 is not a status of that API.
+        status = 400 if status == 422 else status
+        kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        code = "invalid_api_key" if status == 401 else error.code
+        # Messages about a field begin with its name.
+        named = _FIELD.match(message)
+        body = {"message": message, "type": kind, "param": param or (named[1] if named else None), "code": code}
+    else:
+        body = {"code": error.code, "message": message, "request_id": request_id.get()}
+    return Response(orjson.dumps({"error": body}), status, headers, "application/json")
+
+
+def internal_error(path: str) -> Response:
+    """The answer to what nobody expected; its cause is in the log."""
+    return error_response(AppError("internal error"), path)
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "json_invalid":
+        return "body: it is not valid JSON"
+    return f"{_name(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _name(location: tuple[object, ...] | list[object]) -> str:
+    return ".".join(str(part) for part in location)

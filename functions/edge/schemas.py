@@ -1,0 +1,38 @@
+"""What bodies have in common."""
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def check_text(text: str) -> str:
+    """The text, if database and providers can take it; raises ValueError."""
+    if "\0" in text:
+        raise ValueError("a text cannot hold NUL, which PostgreSQL does not store")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text cannot hold half of a surrogate pair, which UTF-8 cannot carry") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+SomeText = Annotated[Text, Field(min_length=1)]
+CollectionName = Annotated[Text, Field(min_length=1, max_length=127, examples=["music_knowledge"])]
+
+
+class Body(BaseModel):
+    """A request's body. Fields that are not known are refused: they are misspelt, and would do nothing."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class JsonBytes(Response):
+    """JSON by orjson, numpy arrays included: a vector of 384 floats takes 20 µs, and no copy to a list."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

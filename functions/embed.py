@@ -1,0 +1,75 @@
+"""POST /embed: chunks to vectors; stored only where that is asked for."""
+
+import asyncio
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from mangum import Mangum
+from pydantic import BaseModel, Field, model_validator
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.schemas import Body, JsonBytes, SomeText, Text
+from shared.services.chunks import CodeChunk, store_chunks
+from shared.services.embedding import InputKind
+
+router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
+
+MAX_CHUNKS = 256
+
+
+class Chunk(Body):
+    chunk_id: Annotated[Text, Field(max_length=512, examples=["c1"])]
+    content: Annotated[SomeText, Field(examples=["A compressor turns the loud parts down."])]
+    # Kept with the chunk where it is stored, and nothing else.
+    path: Annotated[Text, Field(max_length=1024, examples=["src/mix.py"])] = ""
+    language: Annotated[Text, Field(max_length=64, examples=["python"])] | None = None
+
+
+class EmbedRequest(Body):
+    batch_id: Annotated[Text, Field(max_length=512, examples=["b-2026-11-21"])]
+    chunks: list[Chunk] = Field(min_length=1, max_length=MAX_CHUNKS)
+    input_type: InputKind = "document"
+    store: Annotated[bool, Field(description="Keep the chunks with their vectors, under their chunk_id.")] = False
+    collection: Literal["code_chunks"] = "code_chunks"
+
+    @model_validator(mode="after")
+    def _stores_documents(self) -> "EmbedRequest":
+        if self.store and self.input_type != "document":
+            raise ValueError("only documents can be stored, not queries")
+        return self
+
+
+class ChunkVector(BaseModel):
+    chunk_id: str
+    vector: list[float] = Field(examples=[[0.0123, -0.0456]])
+
+
+class EmbedAnswer(BaseModel):
+    """A vector for each chunk, in order, of unit length."""
+
+    batch_id: str
+    vectors: list[ChunkVector]
+    stored: int | None = Field(None, description="With `store`: how many chunks were new or changed.")
+
+
+@router.post("/embed", response_model=EmbedAnswer)
+async def embed(body: EmbedRequest, process: ProcessOf) -> JsonBytes:
+    """Embed 1 to 256 chunks."""
+    texts = [chunk.content for chunk in body.chunks]
+    answer = await asyncio.wrap_future(process.embedding.submit(texts, body.input_type, body.batch_id))
+    vectors = [
+        {"chunk_id": chunk.chunk_id, "vector": row} for chunk, row in zip(body.chunks, answer.vectors, strict=True)
+    ]
+    answered: dict[str, object] = {"batch_id": body.batch_id, "vectors": vectors}
+    if body.store:
+        chunks = [CodeChunk(chunk.chunk_id, chunk.content, chunk.path, chunk.language) for chunk in body.chunks]
+        # To a thread: the database is waited for.
+        answered["stored"] = await asyncio.to_thread(
+            store_chunks, process.database, process.provider, chunks, answer.vectors
+        )
+    return JsonBytes(answered)
+
+
+app = create_app("embed", router)
+handler = Mangum(app, lifespan="off")

@@ -1,0 +1,57 @@
+"""GET /health and GET /ready: is it alive, and may it be sent work?"""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.edge.app import create_app
+from functions.edge.auth import ProcessOf
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """`embedding_dim` and `model` are null until the model is loaded, where loading is what tells."""
+
+    status: Literal["ok", "unavailable"]
+    model_loaded: bool
+    embedding_dim: int | None = Field(examples=[384])
+    provider: str = Field(examples=["onnx"])
+    model: str | None = Field(examples=["all-MiniLM-L6-v2"])
+    database: Literal["ok", "unavailable"]
+
+
+UNAVAILABLE: dict[int | str, dict[str, object]] = {503: {"model": Health, "description": "The database is gone."}}
+
+
+@router.get("/health", responses=UNAVAILABLE)
+def health(process: ProcessOf, response: Response) -> Health:
+    """Whether the process lives and reaches its database; 503 where it does not. Loads no model."""
+    up = process.health.database_is_up()
+    response.status_code = 200 if up else 503
+    provider = process.provider if process.provider_is_made else None
+    settings = process.settings
+    return Health(
+        status="ok" if up else "unavailable",
+        model_loaded=provider is not None,
+        embedding_dim=provider.dimensions if provider else settings.embedding_dimensions,
+        provider=provider.name if provider else settings.embedding_provider,
+        model=provider.model if provider else settings.embedding_model,
+        database="ok" if up else "unavailable",
+    )
+
+
+@router.get("/ready", responses=UNAVAILABLE)
+def ready(process: ProcessOf, response: Response) -> Health:
+    """As /health, and 503 too while the model is not loaded: for load balancers."""
+    answer = health(process, response)
+    if not answer.model_loaded:
+        response.status_code = 503
+        answer.status = "unavailable"
+    return answer
+
+
+app = create_app("health", router)
+handler = Mangum(app, lifespan="off")

@@ -1,0 +1,142 @@
+"""All functions in one server: python -m functions.local [--host ADDRESS] [--port NUMBER]."""
+
+import argparse
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+
+from fastapi import FastAPI
+from mangum import Mangum
+
+from functions import (
+    coverage,
+    embed,
+    health,
+    mir_search,
+    openai_embeddings,
+    search,
+    synonyms,
+    synonyms_webhook,
+    tasks,
+    upsert_embeddings,
+    vectorization,
+    webhooks,
+)
+from functions.edge.app import create_app
+from functions.edge.metrics import Metrics
+from functions.edge.process import Process
+from shared.errors import AppError, ConfigurationError
+from shared.logs import configure_logs
+from shared.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+FUNCTIONS = (
+    coverage,
+    embed,
+    health,
+    mir_search,
+    openai_embeddings,
+    search,
+    synonyms,
+    synonyms_webhook,
+    tasks,
+    upsert_embeddings,
+    vectorization,
+    webhooks,
+)
+
+
+def create_server(process: Process) -> FastAPI:
+    """The application that serves every route, with /metrics."""
+    metrics = Metrics(process)
+    routers = [function.router for function in FUNCTIONS]
+    return create_app(
+        "local", *routers, metrics.router, process=process, lifespan=_lifespan, observe=metrics.observe_request
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    process: Process = app.state.process
+    _warm_up(process)
+    yield
+    process.close()
+
+
+def _warm_up(process: Process) -> None:
+    """Connect and load the model before the first request; what is not there yet is tried again by requests."""
+    try:
+        process.database.call_scalar("ping_embeddings")
+        process.task_thread.start()
+        process.synonym_thread.start()
+        process.provider.embed_query("music")
+    except AppError as error:
+        log.warning("not ready yet: %s", error.message)
+    except Exception:
+        # /ready and the first request will tell; a server that runs can be asked why it does not work.
+        log.exception("not ready yet")
+
+
+def check_host(host: str, settings: Settings) -> None:
+    """Without FUNCTIONS_API_KEY only this machine is served. Raises ConfigurationError."""
+    if settings.functions_api_key is None and not _is_loopback(host):
+        raise ConfigurationError(
+            f"FUNCTIONS_API_KEY: is needed to serve {host}; without it only 127.0.0.1 is served, to this machine"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m functions.local", description="Serve all functions.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument(
+        "--drain-minutes", type=float, default=30, metavar="N", help="embed what is pending every N minutes; 0: never"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    import uvicorn
+
+    arguments = parse_arguments()
+    try:
+        settings = load_settings()
+        check_host(arguments.host, settings)
+    except AppError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    configure_logs(settings.log_level, settings.secrets())
+    process = Process(
+        settings, long_lived=True, open_on_loopback=True, drain_every=arguments.drain_minutes * 60 or None
+    )
+    uvicorn.run(
+        create_server(process),
+        host=arguments.host,
+        port=arguments.port,
+        log_config=None,
+        # Ours says more, and in JSON.
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=20,
+    )
+    return 0
+
+
+app = create_server(Process(long_lived=True))
+handler = Mangum(app, lifespan="off")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""POST /v1/embeddings: OpenAI's API, so that its clients work against this server."""
+
+import asyncio
+import base64
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from mangum import Mangum
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.schemas import JsonBytes, Text, check_text
+from shared.errors import InvalidRequest, NotFound
+from shared.logs import request_id
+
+router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
+
+MAX_INPUTS = 2048
+
+
+class OpenAIError(BaseModel):
+    message: str
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorAnswer(BaseModel):
+    """OpenAI's error shape."""
+
+    error: OpenAIError
+
+
+class ModelNotFound(NotFound):
+    """The model is not the one that is served."""
+
+    code = "model_not_found"
+
+
+def _check_input(given: object) -> object:
+    """One reason, where a union would report each way in which the input is none of its members."""
+    texts: list[Any] = given if isinstance(given, list) else [given]
+    if any(isinstance(text, int | list) for text in texts):
+        raise ValueError("arrays of tokens are not read here, send texts")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("it must be a text or a list of texts")
+    if not 1 <= len(texts) <= MAX_INPUTS:
+        raise ValueError(f"a list must hold between 1 and {MAX_INPUTS} texts")
+    if not all(texts):
+        raise ValueError("a text must not be empty")
+    for text in texts:
+        check_text(text)
+    return given
+
+
+class EmbeddingsRequest(BaseModel):
+    """As OpenAI's; fields that mean nothing here (`user`) are ignored, as its own server does."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Annotated[Text, Field(min_length=1, examples=["all-MiniLM-L6-v2"])]
+    input: Annotated[
+        str | list[str],
+        BeforeValidator(_check_input),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "minLength": 1},
+                    {
+                        "type": "array",
+                        "items": {"type": "string", "minLength": 1},
+                        "minItems": 1,
+                        "maxItems": MAX_INPUTS,
+                    },
+                ],
+                "examples": ["How loud should a master be?"],
+            }
+        ),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+
+
+class EmbeddingObject(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    usage: Usage
+
+
+@router.post(
+    "/v1/embeddings",
+    response_model=EmbeddingsAnswer,
+    responses={"4XX": {"model": OpenAIErrorAnswer}, "5XX": {"model": OpenAIErrorAnswer}},
+)
+async def create_embeddings(body: EmbeddingsRequest, process: ProcessOf) -> JsonBytes:
+    """Embed one text or up to 2,048, as documents."""
+    service = process.embedding
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    _check_model(body, service.provider.model, service.provider.dimensions)
+    answer = await asyncio.wrap_future(service.submit(texts, "document", request_id.get() or ""))
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(row, body.encoding_format)}
+        for index, row in enumerate(answer.vectors)
+    ]
+    usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+    return JsonBytes({"object": "list", "data": data, "model": service.provider.model, "usage": usage})
+
+
+def _check_model(body: EmbeddingsRequest, model: str, dimensions: int) -> None:
+    # Vectors of another model under this one's name would be compared with what they cannot be compared with.
+    if body.model.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
+        raise ModelNotFound(f"model: {body.model!r} is not served here, {model!r} is")
+    if body.dimensions not in (None, dimensions):
+        raise InvalidRequest(f"dimensions: {model} has {dimensions} here, not {body.dimensions}")
+
+
+def _encoded(row: Any, encoding_format: str) -> Any:
+    # Little-endian float32, as OpenAI's.
+    return row if encoding_format == "float" else base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+app = create_app("openai_embeddings", router)
+handler = Mangum(app, lifespan="off")

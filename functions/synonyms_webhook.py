@@ -1,0 +1,42 @@
+"""POST /api/webhooks/synonyms: a database says that a tag is new, or has another name."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from mangum import Mangum
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsWebhookSecret, ProcessOf
+from functions.synonyms import GenerationAccepted, TagType, accepted
+from functions.webhooks import DatabaseWebhook
+from shared.errors import InvalidRequest
+from shared.services.tasks import SYNONYMS_TASK_NAME
+
+router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
+
+TABLES: dict[str, TagType] = {"genre_tags": "genre", "mood_tags": "mood"}
+
+
+@router.post("/api/webhooks/synonyms", status_code=202)
+def receive_tag(body: DatabaseWebhook, process: ProcessOf) -> GenerationAccepted:
+    """Have synonyms written for the tag, in the background. Safe to deliver twice or late: the tag's present name decides."""
+    tag_type = TABLES.get(body.table)
+    if tag_type is None or body.schema_name != "public":
+        raise InvalidRequest(f"table: synonyms are about public.{' and public.'.join(TABLES)}, not {body.table!r}")
+    tag_id = (body.record or {}).get("id")
+    if body.type == "DELETE":
+        return _skipped("the tag's synonyms went with it")
+    if not isinstance(tag_id, int) or isinstance(tag_id, bool):
+        raise InvalidRequest("record.id: the tag's key is missing")
+    if not process.synonym_tasks.has_generator:
+        return _skipped("no generator is set up; write its synonyms with POST /api/synonyms")
+    return accepted(*process.synonym_tasks.start(tag_type, [tag_id]))
+
+
+def _skipped(message: str) -> GenerationAccepted:
+    status: Literal["skipped"] = "skipped"
+    return GenerationAccepted(task_name=SYNONYMS_TASK_NAME, task_id=None, status=status, message=message)
+
+
+app = create_app("synonyms_webhook", router)
+handler = Mangum(app, lifespan="off")

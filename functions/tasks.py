@@ -1,0 +1,92 @@
+"""/api/tasks: runs over whole collections, answered at once and done in the background."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.schemas import Body, CollectionName
+from shared.services.tasks import TASK_NAME
+
+router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[NeedsKey])
+
+COUNTS = ("processed", "embedded", "failed", "stale", "reused", "truncated", "tokens", "cost_usd")
+
+
+class TaskRequest(Body):
+    """Without a collection: all of them."""
+
+    collection: CollectionName | None = None
+    # Unset: 50, for datasets 100.
+    batch_size: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class TaskAccepted(BaseModel):
+    task_name: str = Field(examples=[TASK_NAME])
+    task_id: UUID
+    status: Literal["queued"]
+    message: str
+
+
+class TaskCounts(BaseModel):
+    processed: int
+    embedded: int
+    failed: int
+    stale: int
+    reused: int
+    truncated: int
+    tokens: int
+    cost_usd: float
+
+
+class TaskStatus(BaseModel):
+    """`progress` counts while the task runs; `result` is there when it has ended. crashed: silent for two minutes."""
+
+    task_name: str
+    task_id: UUID
+    status: Literal["queued", "running", "completed", "failed", "interrupted", "crashed"]
+    collection: str | None
+    model: str | None
+    progress: TaskCounts
+    result: TaskCounts | None
+    error: str | None
+    started_at: datetime
+    reported_at: datetime
+    finished_at: datetime | None
+
+
+@router.post("/generate-embeddings", status_code=202)
+def generate_embeddings(process: ProcessOf, body: TaskRequest | None = None) -> TaskAccepted:
+    """Embed what is pending, in the background. Rows are leased, so tasks may overlap."""
+    wanted = body or TaskRequest()
+    task = process.tasks.start(wanted.collection, wanted.batch_size)
+    return TaskAccepted(
+        task_name=TASK_NAME,
+        task_id=UUID(task.task_id),
+        status="queued",
+        message=f"queued; see GET /api/tasks/{task.task_id}",
+    )
+
+
+@router.get("/{task_id}")
+def get_task(task_id: UUID, process: ProcessOf) -> TaskStatus:
+    """How a task is doing, or how it ended."""
+    row = process.tasks.get(str(task_id))
+    counts = TaskCounts(**{name: row[name] for name in COUNTS})
+    fields: dict[str, Any] = {
+        name: row[name]
+        for name in ("status", "collection", "model", "error", "started_at", "reported_at", "finished_at")
+    }
+    ended = row["finished_at"] is not None
+    return TaskStatus(
+        task_name=row["task_name"], task_id=task_id, progress=counts, result=counts if ended else None, **fields
+    )
+
+
+app = create_app("tasks", router)
+handler = Mangum(app, lifespan="off")

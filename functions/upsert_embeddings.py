@@ -1,0 +1,67 @@
+"""POST /api/upsert-embeddings: give named rows their vectors."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.schemas import Body, CollectionName, SomeText, Text
+from shared.logs import request_id
+from shared.services.upsert import RowToEmbed, UpsertReport
+
+router = APIRouter(tags=["rows"], dependencies=[NeedsKey])
+
+MAX_ROWS = 1000
+
+
+class UpsertRow(Body):
+    """`text`, where it is given, must be the row's own: a vector belongs to the text that its row holds."""
+
+    id: Annotated[Text, Field(min_length=1, max_length=512, examples=["00000000-0000-4000-8000-000000000001"])] | int
+    text: SomeText | None = None
+
+
+class UpsertRequest(Body):
+    rows: list[UpsertRow] = Field(min_length=1, max_length=MAX_ROWS)
+    collection: CollectionName = "music_knowledge"
+
+
+class FailedRow(BaseModel):
+    id: str
+    error: str = Field(examples=["there is no such row"])
+
+
+class UpsertAnswer(BaseModel):
+    """`processed` rows were looked at; `updated` of them have a new vector, the others had theirs or `failed`."""
+
+    success: bool
+    processed: int
+    updated: int
+    failed: list[FailedRow]
+    message: str = Field(examples=["2 of 2 rows have their vector, 1 of them is new"])
+
+
+@router.post("/api/upsert-embeddings")
+def upsert_embeddings(body: UpsertRequest, process: ProcessOf) -> UpsertAnswer:
+    """Embed exactly these rows, now. A row that has its vector already costs nothing."""
+    rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]
+    return upsert_answer(process.upsert.upsert(body.collection, rows, request_id.get() or ""))
+
+
+def upsert_answer(report: UpsertReport) -> UpsertAnswer:
+    """The report in the words of this API."""
+    done = report.processed - len(report.failed)
+    return UpsertAnswer(
+        success=not report.failed,
+        processed=report.processed,
+        updated=report.updated,
+        failed=[FailedRow(id=row_id, error=error) for row_id, error in report.failed],
+        message=f"{done} of {report.processed} rows have their vector, {report.updated} of them new",
+    )
+
+
+app = create_app("upsert_embeddings", router)
+handler = Mangum(app, lifespan="off")

@@ -1,0 +1,66 @@
+"""/api/vectorization: one text to its vector, and what vectors are made with."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.schemas import Body, JsonBytes, SomeText
+from shared.logs import request_id
+from shared.services.embedding import InputKind
+
+router = APIRouter(prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey])
+
+
+class TextToEmbed(Body):
+    text: Annotated[SomeText, Field(examples=["how loud should a master be"])]
+    input_type: InputKind = "document"
+
+
+class TextVector(BaseModel):
+    embedding: list[float] = Field(examples=[[0.0123, -0.0456]])
+    model: str = Field(examples=["all-MiniLM-L6-v2"])
+    dimensions: int = Field(examples=[384])
+
+
+class VectorizationStatus(BaseModel):
+    """`waiting` texts were taken and not answered yet."""
+
+    status: str = Field(examples=["ok"])
+    provider: str = Field(examples=["onnx"])
+    model: str = Field(examples=["all-MiniLM-L6-v2"])
+    dimensions: int = Field(examples=[384])
+    model_loaded: bool
+    waiting: int
+
+
+@router.post("/embed", response_model=TextVector)
+async def embed_text(body: TextToEmbed, process: ProcessOf) -> JsonBytes:
+    """Embed one text; `input_type` query is for what is searched with."""
+    service = process.embedding
+    answer = await asyncio.wrap_future(service.submit([body.text], body.input_type, request_id.get() or ""))
+    return JsonBytes(
+        {"embedding": answer.vectors[0], "model": service.provider.model, "dimensions": answer.vectors.shape[1]}
+    )
+
+
+@router.get("/status")
+def vectorization_status(process: ProcessOf) -> VectorizationStatus:
+    """Provider, model and width; loads the model where that has not been done."""
+    provider = process.provider
+    return VectorizationStatus(
+        status="ok",
+        provider=provider.name,
+        model=provider.model,
+        dimensions=provider.dimensions,
+        model_loaded=True,
+        waiting=process.embedding.waiting,
+    )
+
+
+app = create_app("vectorization", router)
+handler = Mangum(app, lifespan="off")

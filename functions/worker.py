@@ -1,0 +1,70 @@
+"""The worker on Lambda: runs a task that functions.tasks hands over, and every 30 minutes whatever is pending.
+
+Not reached over HTTP, so it has no app: its events come from functions.tasks and from the schedule.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from functions.edge.process import PROCESS, Process
+from shared.errors import InvalidRequest
+from shared.services.tasks import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, record_run
+
+# Kept back for the requests under way, for giving leases back and for the record. On a short time limit, a third of it.
+MARGIN_SECONDS = 20.0
+
+
+class LambdaContext(Protocol):
+    """What is needed of Lambda's context."""
+
+    def get_remaining_time_in_millis(self) -> int: ...
+
+
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Run one task within the time that is left, and say how it ended."""
+    return run(event, context, PROCESS)
+
+
+def run(event: Mapping[str, Any], context: LambdaContext, process: Process) -> dict[str, Any]:
+    """As `handler`, with a process of one's own. Raises InvalidRequest for an event of another kind."""
+    task = read_event(event, process)
+    with time_limit(context.get_remaining_time_in_millis() / 1000) as stop:
+        # Rows that another worker holds are its business: waiting for them would be paid for.
+        if task.name == SYNONYMS_TASK_NAME:
+            written = process.synonym_runner.run(task, stop)
+            return {"task_id": task.task_id, **asdict(written)}
+        outcome = process.task_runner.run(task, stop, wait_for_others=False)
+    return {
+        "task_id": task.task_id,
+        "status": outcome.status,
+        "processed": outcome.report.processed,
+        "embedded": outcome.report.embedded,
+        "failed": outcome.report.failed,
+        "error": outcome.error,
+    }
+
+
+def read_event(event: Mapping[str, Any], process: Process) -> Task:
+    """The task that an event asks for; the schedule's is over all collections, under a record of its own."""
+    if isinstance(event.get("task_id"), str):
+        size = int(event.get("batch_size", BATCH_SIZE))
+        return Task(event["task_id"], event.get("collection"), size, event.get("name", TASK_NAME))
+    if event.get("source") in ("aws.events", "aws.scheduler"):
+        return Task(record_run(process.database, None, None, "queued"))
+    raise InvalidRequest("event: neither a task nor the schedule's")
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[threading.Event]:
+    """An event that is set when the time is up, less the margin."""
+    stop = threading.Event()
+    timer = threading.Timer(max(seconds - min(MARGIN_SECONDS, seconds / 3), 0.0), stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield stop
+    finally:
+        timer.cancel()

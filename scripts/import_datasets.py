@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Load datasets from CSV (with a header) or JSONL: title, and as far as there are: id, description, url, tags, published_at, score.
+
+Rows are known by their id, else by their url, else by their title, so the same file again changes nothing. A row with a
+description counts as enriched. A row that cannot be read is named with its line and left out.
+
+Exit code: 0 all rows loaded, 1 some were left out, 2 wrong configuration.
+"""
+
+import argparse
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import command
+
+from shared.database.base import Database
+from shared.errors import ConfigurationError, DatabaseRejected
+from shared.settings import load_settings
+from shared.wiring import get_database
+
+BATCH_SIZE = 500
+FIELDS = ("id", "title", "description", "url", "tags", "published_at", "score")
+
+
+class BadRow(Exception):
+    """A row that cannot be loaded; the message says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the file: its fields, or what is wrong with it."""
+
+    number: int
+    fields: dict[str, Any] | None
+    problem: str | None = None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .csv or .jsonl file, UTF-8")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON on stdout")
+    arguments = parser.parse_args()
+    lines = open_file(arguments.file)
+    with get_database(load_settings()) as database:
+        counts = load(database, lines)
+    if arguments.json:
+        print(json.dumps(counts))
+    else:
+        print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    return 1 if counts["bad"] else 0
+
+
+def open_file(path: Path) -> Iterator[Line]:
+    """The file's rows. Raises ConfigurationError where it cannot be read at all."""
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    if path.suffix.lower() == ".csv":
+        return read_csv(path)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return read_jsonl(path)
+    raise ConfigurationError(f"{path.name}: only .csv and .jsonl files are read")
+
+
+def read_csv(path: Path) -> Iterator[Line]:
+    # Descriptions may be long; the module's own limit is 128 KB.
+    csv.field_size_limit(10_000_000)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        if not reader.fieldnames or "title" not in reader.fieldnames:
+            raise ConfigurationError(f"{path.name}: the first line must name the columns, title among them")
+        while True:
+            # A quoted field may span lines: a row is known by its first.
+            number = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Line(number, None, f"not CSV: {error}")
+                continue
+            if None in row or None in row.values():
+                yield Line(number, None, f"{len(reader.fieldnames)} columns are named, this row has another number")
+            else:
+                yield Line(number, dict(row))
+
+
+def read_jsonl(path: Path) -> Iterator[Line]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                fields = json.loads(text)
+            except (ValueError, RecursionError):
+                yield Line(number, None, "not JSON")
+                continue
+            yield Line(number, fields) if isinstance(fields, dict) else Line(number, None, "not an object")
+
+
+def load(database: Database, lines: Iterator[Line]) -> dict[str, int]:
+    """Write the rows in batches; returns how many were inserted, updated, unchanged and bad."""
+    counts = {"inserted": 0, "updated": 0, "unchanged": 0, "bad": 0}
+    # Within one file too: of two rows with one key the later counts.
+    batch: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    def flush() -> None:
+        write(database, list(batch.values()), counts)
+        batch.clear()
+
+    for line in lines:
+        try:
+            row = read_row(line)
+        except BadRow as problem:
+            report(line.number, str(problem), counts)
+            continue
+        if row["external_id"] in batch:
+            flush()
+        batch[row["external_id"]] = (line.number, row)
+        if len(batch) >= BATCH_SIZE:
+            flush()
+    flush()
+    return counts
+
+
+def read_row(line: Line) -> dict[str, Any]:
+    """The row as the database takes it. Raises BadRow."""
+    if line.fields is None:
+        raise BadRow(line.problem or "not a row")
+    fields = line.fields
+    texts = {name: read_text(fields, name) for name in ("id", "title", "description", "url")}
+    if not texts["title"]:
+        raise BadRow("title: is missing")
+    return {
+        "external_id": texts["id"] or texts["url"] or f"title:{texts['title']}",
+        "title": texts["title"],
+        "description": texts["description"],
+        "url": texts["url"] or None,
+        "tags": read_tags(fields.get("tags")),
+        "enrichment_status": "enriched" if texts["description"] else "pending",
+        "published_at": read_date(fields.get("published_at")),
+        "static_score": read_score(fields.get("score")),
+        "metadata": {name: value for name, value in fields.items() if name not in FIELDS},
+    }
+
+
+def read_text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        raise BadRow(f"{name}: is not a text")
+    text = str(value).strip()
+    if "\0" in text or "\ufffd" in text:
+        raise BadRow(f"{name}: is not valid UTF-8")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{name}: is not valid UTF-8") from None
+    return text
+
+
+def read_tags(value: Any) -> list[str]:
+    # In CSV: one;two or one,two.
+    parts: Sequence[Any] = value.replace(";", ",").split(",") if isinstance(value, str) else (value or [])
+    if not isinstance(parts, list) or not all(isinstance(tag, str) for tag in parts):
+        raise BadRow("tags: is not a list of texts")
+    return list(dict.fromkeys(tag.strip() for tag in parts if tag.strip()))
+
+
+def read_date(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    try:
+        moment = datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise BadRow("published_at: is not a date such as 2026-05-17 or 2026-05-17T09:30:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+
+
+def read_score(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        raise BadRow("score: is not a number") from None
+    if not (math.isfinite(score) and 0 <= score <= 1):
+        raise BadRow("score: is not between 0 and 1")
+    return score
+
+
+def write(database: Database, batch: list[tuple[int, dict[str, Any]]], counts: dict[str, int]) -> None:
+    """Write a batch; where the database refuses it, halve it until the row stands alone."""
+    if not batch:
+        return
+    try:
+        written = database.call("upsert_datasets", {"rows": [row for _, row in batch]})[0]
+    except DatabaseRejected as error:
+        if len(batch) == 1:
+            report(batch[0][0], error.message, counts)
+            return
+        middle = len(batch) // 2
+        write(database, batch[:middle], counts)
+        write(database, batch[middle:], counts)
+        return
+    for name, count in written.items():
+        counts[name] += count
+
+
+def report(number: int, problem: str, counts: dict[str, int]) -> None:
+    counts["bad"] += 1
+    print(f"line {number}: {problem}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command.run(main)

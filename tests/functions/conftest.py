@@ -1,0 +1,189 @@
+"""A server on a free port of 127.0.0.1, with a real database and a provider whose wire is a function."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from functions.edge.process import Process
+from functions.local import create_server
+from shared.database.postgres import PostgresDatabase
+from shared.logs import JsonFormatter
+from shared.settings import Settings
+from tests.conftest import Connection
+from tests.fake_provider import FakeProvider
+from tests.postgrest_server import sign_token
+
+API_KEY = f"functions-key-{secrets.token_urlsafe(24)}"
+WEBHOOK_SECRET = f"webhook-secret-{secrets.token_urlsafe(24)}"
+JWT_SECRET = secrets.token_urlsafe(48)
+SERVICE_KEY = sign_token(JWT_SECRET, "service_role")
+KEYS = {"Authorization": f"Bearer {API_KEY}"}
+
+# None of them may be seen in anything that comes out.
+HIDDEN = (API_KEY, WEBHOOK_SECRET, JWT_SECRET, SERVICE_KEY)
+
+
+@dataclass
+class Output:
+    """All that came out of the servers of one test: answers, log lines with their tracebacks, stdout."""
+
+    capture: pytest.CaptureFixture[str]
+    answers: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    printed: str = ""
+
+    def stdout(self) -> str:
+        """What was printed so far."""
+        out, err = self.capture.readouterr()
+        self.printed += out
+        self.lines.append(err)
+        return self.printed
+
+    def assert_clean(self) -> None:
+        everything = "\n".join([*self.answers, *self.lines, self.stdout(), *self.lines])
+        for secret in HIDDEN:
+            assert secret not in everything, f"a secret came out: {secret[:14]}..."
+
+
+class _Recorder(logging.Handler):
+    """Keeps each record twice: as our formatter writes it, without its own net, and as Python's would."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+        self._json = JsonFormatter()
+        self._plain = logging.Formatter("%(name)s %(message)s")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith(("httpx", "httpcore")):
+            # The test's own client, which writes down what it asks for.
+            return
+        self._lines.append(self._json.format(record))
+        self._lines.append(self._plain.format(record))
+
+
+@pytest.fixture(autouse=True)
+def output(capfd: pytest.CaptureFixture[str]) -> Iterator[Output]:
+    """Scans all output for secrets when the test has ended."""
+    collected = Output(capfd)
+    recorder = _Recorder(collected.lines)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(recorder)
+    root.setLevel(logging.INFO)
+    yield collected
+    root.removeHandler(recorder)
+    root.setLevel(level)
+    collected.assert_clean()
+
+
+def make_settings(**overrides: Any) -> Settings:
+    """Settings with all keys, from nothing but these arguments."""
+    given: dict[str, Any] = {
+        "functions_api_key": API_KEY,
+        "webhook_secret": WEBHOOK_SECRET,
+        "supabase_jwt_secret": JWT_SECRET,
+        **overrides,
+    }
+    return Settings(_env_file=None, **given)  # type: ignore[call-arg]
+
+
+@contextmanager
+def serving(process: Process) -> Iterator[str]:
+    """Serve all functions; the URL."""
+    config = uvicorn.Config(
+        create_server(process),
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        assert time.monotonic() < deadline, "the server did not start in time"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+Serve = Callable[..., httpx.Client]
+
+
+@pytest.fixture
+def serve(database: PostgresDatabase, provider: FakeProvider, output: Output) -> Iterator[Serve]:
+    """`serve(**settings)`: a client of a new server over the test's database and provider."""
+    with ExitStack() as stack:
+
+        def start(*, process: Process | None = None, loopback: bool = False, **settings: Any) -> httpx.Client:
+            process = process or Process(
+                make_settings(**settings),
+                database=database,
+                provider=provider,
+                long_lived=True,
+                open_on_loopback=loopback,
+            )
+            url = stack.enter_context(serving(process))
+
+            def record(response: httpx.Response) -> None:
+                response.read()
+                output.answers.append(f"{response.headers!r} {response.text}")
+
+            return stack.enter_context(httpx.Client(base_url=url, timeout=60, event_hooks={"response": [record]}))
+
+        yield start
+
+
+@pytest.fixture
+def client(serve: Serve) -> httpx.Client:
+    """A client without a key, of a server that has all of them."""
+    return serve()
+
+
+@pytest.fixture
+def keyed(client: httpx.Client) -> httpx.Client:
+    """A client that has FUNCTIONS_API_KEY."""
+    client.headers.update(KEYS)
+    return client
+
+
+Insert = Callable[..., str]
+
+
+@pytest.fixture
+def insert(owner: Connection) -> Insert:
+    """`insert(content, topic=..., category=...)`: a row of music_knowledge; its id."""
+
+    def insert_row(content: str, *, topic: str = "t", category: str = "c") -> str:
+        row = owner.execute(
+            "insert into public.music_knowledge (topic, category, content) values (%s, %s, %s) returning id::text",
+            [topic, category, content],
+        ).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    return insert_row
+
+
+def token(role: str = "authenticated", *, secret: str = JWT_SECRET, **claims: object) -> str:
+    """A user's token."""
+    return sign_token(secret, role, **claims)

@@ -1,0 +1,194 @@
+"""Who may call what: every route, with every kind of key."""
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from tests.functions.conftest import API_KEY, SERVICE_KEY, WEBHOOK_SECRET, Serve, token
+
+EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a text"}]}
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+# method, path, body, and the statuses by caller:
+# no key, API key, wrong key, anon token, user token, expired token, forged token, service key, webhook secret
+OPEN = (200, 200, 200, 200, 200, 200, 200, 200, 200)
+SEARCH = (200, 200, 401, 200, 200, 401, 401, 403, 401)
+HOOK = (401, 401, 401, 401, 401, 401, 401, 401, 200)
+
+
+def keyed(status: int) -> tuple[int, ...]:
+    return (401, status, 401, 401, 401, 401, 401, 401, 401)
+
+
+ROUTES = [
+    ("GET", "/health", None, OPEN),
+    ("GET", "/ready", None, OPEN),
+    ("GET", "/openapi.json", None, OPEN),
+    ("POST", "/embed", EMBED, keyed(200)),
+    ("POST", "/api/vectorization/embed", {"text": "a text"}, keyed(200)),
+    ("GET", "/api/vectorization/status", None, keyed(200)),
+    ("POST", "/v1/embeddings", {"model": "fake", "input": "a text"}, keyed(200)),
+    ("POST", "/api/upsert-embeddings", {"rows": [{"id": NOBODY}]}, keyed(200)),
+    ("POST", "/api/search/music_knowledge", {"query": "a"}, SEARCH),
+    ("GET", "/api/search/music_knowledge?q=a", None, SEARCH),
+    (
+        "POST",
+        "/api/webhooks/embeddings",
+        {"type": "DELETE", "table": "music_knowledge", "schema": "public", "record": None},
+        HOOK,
+    ),
+    ("POST", "/api/tasks/generate-embeddings", {}, keyed(202)),
+    ("GET", f"/api/tasks/{NOBODY}", None, keyed(404)),
+    ("GET", "/api/collections", None, keyed(200)),
+    ("GET", "/metrics", None, keyed(200)),
+]
+FORGED = "x" * 48
+
+
+def callers() -> list[tuple[str, str | None]]:
+    return [
+        ("no key", None),
+        ("API key", API_KEY),
+        ("wrong key", "wrong"),
+        ("anon token", token("anon")),
+        ("user token", token(sub=NOBODY)),
+        ("expired token", token(exp=1_700_000_000)),
+        ("forged token", token(secret=FORGED)),
+        ("service key", SERVICE_KEY),
+        ("webhook secret", WEBHOOK_SECRET),
+    ]
+
+
+def ask(client: httpx.Client, method: str, path: str, body: object, key: str | None) -> httpx.Response:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return client.request(method, path, json=body, headers=headers)
+
+
+def test_every_route_answers_exactly_those_who_may_call_it(client: httpx.Client) -> None:
+    wrong = []
+    for method, path, body, statuses in ROUTES:
+        for (who, key), expected in zip(callers(), statuses, strict=True):
+            status = ask(client, method, path, body, key).status_code
+            if status != expected:
+                wrong.append(f"{method} {path} with {who}: {status}, not {expected}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_of_routes_is_complete(client: httpx.Client) -> None:
+    documented = {
+        (method.upper(), path)
+        for path, methods in client.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        # They have a table of their own.
+        if "synonyms" not in path
+    }
+    tested = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES} - {("GET", "/openapi.json")}
+    concrete = {("music_knowledge", "{collection}"), (NOBODY, "{task_id}")}
+    for value, name in concrete:
+        tested = {(method, path.replace(value, name)) for method, path in tested}
+    assert documented == tested
+
+
+def test_without_a_key_on_the_server_nobody_may_write_but_on_a_loopback_server(serve: Serve) -> None:
+    closed = serve(functions_api_key=None, webhook_secret=None)
+    local = serve(functions_api_key=None, webhook_secret=None, loopback=True)
+    for method, path, body, statuses in ROUTES:
+        expected = max(status for status in statuses if status not in (401, 403))
+        if statuses not in (OPEN, SEARCH):
+            assert ask(closed, method, path, body, None).status_code == 401, path
+        assert ask(local, method, path, body, None).status_code == expected, path
+    refused = closed.post("/embed", json=EMBED)
+    assert "FUNCTIONS_API_KEY" in refused.json()["error"]["message"]
+
+
+def test_a_webhook_secret_is_asked_for_even_on_a_loopback_server(serve: Serve) -> None:
+    local = serve(functions_api_key=None, loopback=True)
+    body = {"type": "DELETE", "table": "music_knowledge", "schema": "public"}
+    assert local.post("/api/webhooks/embeddings", json=body).status_code == 401
+    accepted = local.post("/api/webhooks/embeddings", json=body, headers={"x-webhook-secret": WEBHOOK_SECRET})
+    assert accepted.status_code == 200
+
+
+def test_a_refusal_says_which_scheme_it_wants(client: httpx.Client) -> None:
+    refused = client.post("/embed", json=EMBED)
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert set(refused.json()["error"]) == {"code", "message", "request_id"}
+
+
+@pytest.mark.parametrize("header", ["Basic abc", "Bearer", "nonsense"])
+def test_an_authorization_that_is_not_understood_is_not_taken_for_anon(client: httpx.Client, header: str) -> None:
+    answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": header})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({"exp": None}, 401),
+        ({"exp": "soon"}, 401),
+        ({"role": None}, 401),
+        ({"role": "postgres"}, 403),
+        ({"role": "authenticator"}, 403),
+        ({"role": ["anon"]}, 403),
+        ({"nbf": 4_000_000_000}, 401),
+        ({"aud": "authenticated"}, 200),
+    ],
+)
+def test_a_token_must_expire_and_name_a_role_that_searches(
+    client: httpx.Client, claims: dict[str, object], expected: int
+) -> None:
+    import time
+
+    import jwt
+
+    from tests.functions.conftest import JWT_SECRET
+
+    given = {"role": "authenticated", "exp": int(time.time()) + 60, **claims}
+    signed = jwt.encode({name: value for name, value in given.items() if value is not None}, JWT_SECRET, "HS256")
+    answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {signed}"})
+    assert answer.status_code == expected
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS512"])
+def test_the_algorithm_of_a_token_is_not_the_tokens_choice(client: httpx.Client, algorithm: str) -> None:
+    import time
+
+    import jwt
+
+    from tests.functions.conftest import JWT_SECRET
+
+    claims = {"role": "authenticated", "exp": int(time.time()) + 60}
+    signed = jwt.encode(claims, None if algorithm == "none" else JWT_SECRET * 2, algorithm)
+    answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {signed}"})
+    assert answer.status_code == 401
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hmac
+
+    from shared import tokens
+
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, secret: bytes) -> bool:
+        compared.append((given, secret))
+        return hmac.compare_digest(given, secret)
+
+    class Hmac:
+        compare_digest = staticmethod(compare)
+
+    monkeypatch.setattr(tokens, "hmac", Hmac)
+    assert tokens.matches("key", SecretStr("key"))
+    assert not tokens.matches("kez", SecretStr("key"))
+    assert not tokens.matches("\udcff", SecretStr("key")), "nothing that a header may hold is an error"
+    assert not tokens.matches("", None)
+    assert compared == [(b"key", b"key"), (b"kez", b"key"), (b"\xed\xb3\xbf", b"key")]
+
+
+def test_without_a_jwt_secret_no_token_is_believed(serve: Serve) -> None:
+    client = serve(supabase_jwt_secret=None)
+    answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {token()}"})
+    assert answer.status_code == 401
+    assert "SUPABASE_JWT_SECRET" in answer.json()["error"]["message"]
+    assert client.get("/api/search/music_knowledge?q=a").status_code == 200

@@ -1,0 +1,206 @@
+"""Errors in one shape, headers on every answer, limits, and nothing of the inside."""
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from functions.edge.middleware import MAX_BODY_BYTES
+from functions.edge.process import Process
+from shared.database.base import Database
+from shared.errors import DatabaseContractError, DatabaseUnavailable
+from tests.fake_provider import FakeProvider
+from tests.functions.conftest import KEYS, Output, Serve, make_settings
+
+TEXT = "a row that nobody else may read"
+
+
+class BrokenDatabase(Database):
+    """Fails with what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        raise self._error
+
+    def as_caller(self, caller: object) -> Database:
+        return self
+
+    def close(self) -> None: ...
+
+
+def broken(serve: Serve, provider: FakeProvider, error: Exception) -> httpx.Client:
+    return serve(process=Process(make_settings(), database=BrokenDatabase(error), provider=provider))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing/here", 404, "not_found"),
+        ("DELETE", "/embed", 405, "method_not_allowed"),
+        ("POST", "/api/search/music_knowledge", 422, "invalid_request"),
+    ],
+)
+def test_every_error_has_the_same_shape_and_the_requests_id(
+    client: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
+    answer = client.request(method, path, json=7, headers={"X-Request-Id": "mine-1"})
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"code", "message", "request_id"}
+    assert answer.json()["error"]["code"] == code
+    assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"] == "mine-1"
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 65, "<script>", '","level":"forged'])
+def test_a_request_id_that_could_forge_a_log_line_is_replaced(client: httpx.Client, given: str) -> None:
+    assert client.get("/health", headers={"X-Request-Id": given}).headers["x-request-id"] != given
+
+
+def test_an_invalid_field_is_named_and_its_value_is_not_repeated(keyed: httpx.Client) -> None:
+    answer = keyed.post("/embed", json={"batch_id": "b", "chunks": [{"chunk_id": "c", "content": [TEXT]}]})
+    assert answer.status_code == 422
+    assert "chunks.0.content" in answer.json()["error"]["message"]
+    assert TEXT not in answer.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"a":' * 5000, b"null", b'{"batch_id": NaN}']
+)
+def test_a_body_that_is_not_json_is_refused_and_not_a_crash(keyed: httpx.Client, body: bytes) -> None:
+    answer = keyed.post("/embed", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["code"] == "invalid_request"
+
+
+def test_a_form_is_not_taken_for_json(keyed: httpx.Client) -> None:
+    # A page of another site can send one without asking the browser's leave.
+    answer = keyed.post(
+        "/api/tasks/generate-embeddings", content=b'{"batch_size": 1}', headers={"Content-Type": "text/plain"}
+    )
+    assert answer.status_code == 422
+
+
+def test_a_body_over_the_limit_is_refused_named_or_not(keyed: httpx.Client) -> None:
+    large = b" " * (MAX_BODY_BYTES + 1)
+    named = keyed.post("/embed", content=large)
+    chunked = keyed.post("/embed", content=(large[start : start + 65536] for start in range(0, len(large), 65536)))
+    for answer in (named, chunked):
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_body_in_pieces_is_put_together(keyed: httpx.Client) -> None:
+    body = json.dumps({"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a harp"}]}).encode()
+    pieces = (body[start : start + 7] for start in range(0, len(body), 7))
+    assert keyed.post("/embed", content=pieces, headers={"Content-Type": "application/json"}).status_code == 200
+
+
+def test_an_unexpected_error_says_nothing_and_is_logged_without_its_message(
+    serve: Serve, provider: FakeProvider, output: Output
+) -> None:
+    client = broken(serve, provider, RuntimeError(TEXT))
+    answer = client.get("/api/collections", headers=KEYS)
+    assert answer.status_code == 500
+    assert answer.json()["error"] | {"request_id": ""} == {
+        "code": "internal",
+        "message": "internal error",
+        "request_id": "",
+    }
+    logged = [json.loads(line) for line in output.lines if line.startswith("{") and '"request_id"' in line]
+    logged = [line for line in logged if line.get("error_type") == "RuntimeError"]
+    assert logged[0]["request_id"] == answer.headers["x-request-id"]
+    assert any("test_answers.py" in place for place in logged[0]["trace"])
+    everything = "".join(line for line in output.lines if line.startswith("{"))
+    assert TEXT not in everything
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(DatabaseContractError(f"column {TEXT} is missing"), 500), (DatabaseUnavailable(TEXT), 503)]
+)
+def test_the_state_of_the_database_is_the_operators_business(
+    serve: Serve, provider: FakeProvider, output: Output, error: Exception, status: int
+) -> None:
+    answer = broken(serve, provider, error).get("/api/search/music_knowledge?q=a")
+    assert answer.status_code == status
+    assert TEXT not in answer.text
+    assert any(TEXT in line for line in output.lines)
+
+
+def test_every_answer_has_the_security_headers(client: httpx.Client) -> None:
+    for path in ("/health", "/nothing", "/embed"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "server" not in headers or "uvicorn" not in headers["server"]
+
+
+# Browsers
+
+
+def preflight(client: httpx.Client, origin: str) -> httpx.Response:
+    wanted = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    return client.options("/api/search/music_knowledge", headers=wanted)
+
+
+def test_no_origin_is_allowed_by_default(client: httpx.Client) -> None:
+    assert preflight(client, "https://a.example").status_code == 405
+    answer = client.get("/api/search/music_knowledge?q=a", headers={"Origin": "https://a.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_origins_that_are_set_are_allowed_and_no_others(serve: Serve) -> None:
+    client = serve(allowed_origins="https://a.example, https://b.example")
+    allowed = preflight(client, "https://b.example")
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://b.example"
+    assert "access-control-allow-credentials" not in allowed.headers
+    assert "access-control-allow-origin" not in preflight(client, "https://c.example").headers
+    error = client.post("/embed", json={}, headers={"Origin": "https://a.example"})
+    assert error.status_code in (401, 422)
+    assert error.headers["access-control-allow-origin"] == "https://a.example", "also on errors, or none can be read"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "169.254.169.254"]
+)
+def test_an_open_loopback_server_answers_no_other_name(serve: Serve, host: str) -> None:
+    client = serve(functions_api_key=None, loopback=True)
+    assert client.get("/health", headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9999", "127.0.0.1", "[::1]:80"])
+def test_an_open_loopback_server_answers_its_own_names(serve: Serve, host: str) -> None:
+    client = serve(functions_api_key=None, loopback=True)
+    assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+def test_an_open_loopback_server_is_not_reached_through_a_page_of_the_web(serve: Serve) -> None:
+    client = serve(functions_api_key=None, loopback=True, allowed_origins="https://a.example")
+    path = "/api/tasks/generate-embeddings"
+    assert client.post(path, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.post(path, headers={"Origin": "null"}).status_code == 403
+    for origin in ("https://a.example", "http://localhost:3000"):
+        assert client.post(path, headers={"Origin": origin}).status_code == 202
+
+
+def test_a_server_with_a_key_answers_every_name(client: httpx.Client) -> None:
+    assert client.get("/health", headers={"Host": "search.example"}).status_code == 200
+
+
+def test_a_slow_or_broken_sender_does_not_harm_the_next(client: httpx.Client) -> None:
+    address = (client.base_url.host, client.base_url.port)
+    with socket.create_connection(address) as broken_sender:
+        broken_sender.sendall(b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    with socket.create_connection(address) as nonsense:
+        nonsense.sendall(b"\0\0\0\r\n\r\n")
+        assert b" 400 " in nonsense.recv(200)
+    assert client.get("/health").status_code == 200

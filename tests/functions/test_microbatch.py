@@ -1,0 +1,169 @@
+"""Texts that come one by one are joined: bounded, in order, each with its own answer."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+
+import numpy as np
+import pytest
+
+from shared.errors import Overloaded, ProviderInputRejected, ProviderUnavailable
+from shared.models import Embeddings
+from shared.services import embedding
+from shared.services.embedding import EmbeddingService
+from shared.services.microbatch import MicroBatcher
+from tests.fake_provider import FakeProvider
+
+
+class Engine:
+    """Vectors that hold their text's number; waits at a gate."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.arrived = threading.Event()
+        self.error: Exception | None = None
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        self.batches.append(list(texts))
+        self.arrived.set()
+        assert self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        errors = {index: ProviderInputRejected("bad") for index, text in enumerate(texts) if text.startswith("bad")}
+        vectors = np.array([[float(text.split()[-1])] for text in texts], dtype=np.float32)
+        return Embeddings(vectors, tokens=10 * len(texts), errors=errors)
+
+    def batcher(self, **options: int) -> MicroBatcher:
+        return MicroBatcher(self.embed, count_tokens=lambda texts: [len(text) for text in texts], **options)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+def value(answer: "Future[Embeddings]") -> float:
+    return float(answer.result(10).vectors[0][0])
+
+
+def test_a_lone_text_is_not_kept_waiting_for_others(engine: Engine) -> None:
+    batcher = MicroBatcher(engine.embed, count_tokens=lambda texts: [1], max_wait=5.0)
+    started = time.monotonic()
+    assert value(batcher.submit("text 7")) == 7
+    assert time.monotonic() - started < 1
+    batcher.close()
+
+
+def test_what_arrives_while_the_engine_works_goes_out_together_and_in_order(engine: Engine) -> None:
+    batcher = engine.batcher(workers=1)
+    engine.gate.clear()
+    first = batcher.submit("text 0")
+    assert engine.arrived.wait(5)
+    others = [batcher.submit(f"text {number}") for number in range(1, 300)]
+    assert batcher.waiting == 299
+    engine.gate.set()
+    assert [value(answer) for answer in [first, *others]] == list(range(300))
+    assert [len(batch) for batch in engine.batches] == [1, 256, 43]
+    assert [text for batch in engine.batches for text in batch] == [f"text {number}" for number in range(300)]
+    batcher.close()
+
+
+def test_equal_texts_are_embedded_once_and_answered_each(engine: Engine) -> None:
+    batcher = engine.batcher(workers=1)
+    engine.gate.clear()
+    first = batcher.submit("text 0")
+    assert engine.arrived.wait(5)
+    same = [batcher.submit("text 5") for _ in range(20)]
+    engine.gate.set()
+    wait([first, *same], 10)
+    assert [value(answer) for answer in same] == [5] * 20
+    assert engine.batches == [["text 0"], ["text 5"]]
+    batcher.close()
+
+
+def test_a_refused_text_fails_alone_and_a_lost_engine_fails_all(engine: Engine) -> None:
+    batcher = engine.batcher(workers=1)
+    engine.gate.clear()
+    first = batcher.submit("text 0")
+    assert engine.arrived.wait(5)
+    good, bad = batcher.submit("text 1"), batcher.submit("bad 2")
+    engine.gate.set()
+    assert value(good) == 1
+    with pytest.raises(ProviderInputRejected):
+        bad.result(10)
+    assert value(first) == 0
+    engine.error = ProviderUnavailable()
+    with pytest.raises(ProviderUnavailable):
+        batcher.submit("text 3").result(10)
+    engine.error = None
+    assert value(batcher.submit("text 4")) == 4
+    batcher.close()
+
+
+def test_the_shares_of_the_tokens_add_up(engine: Engine) -> None:
+    batcher = engine.batcher(workers=1)
+    engine.gate.clear()
+    batcher.submit("text 0")
+    assert engine.arrived.wait(5)
+    answers = [batcher.submit("text " + "0" * number + "1") for number in range(7)]
+    engine.gate.set()
+    assert sum(answer.result(10).tokens for answer in answers) == 70
+    assert answers[6].result().tokens > answers[0].result().tokens
+    batcher.close()
+
+
+def test_beyond_the_bound_callers_are_asked_to_come_back(engine: Engine) -> None:
+    batcher = engine.batcher(workers=1, max_waiting=3)
+    engine.gate.clear()
+    taken = [batcher.submit("text 0")]
+    assert engine.arrived.wait(5)
+    taken += [batcher.submit(f"text {number}") for number in (1, 2, 3)]
+    with pytest.raises(Overloaded) as raised:
+        batcher.submit("text 4")
+    assert raised.value.retry_after > 0
+    engine.gate.set()
+    assert [value(answer) for answer in taken] == [0, 1, 2, 3]
+    batcher.close()
+
+
+def test_a_caller_that_went_away_is_not_worked_for(engine: Engine) -> None:
+    batcher = engine.batcher(workers=1)
+    engine.gate.clear()
+    first = batcher.submit("text 0")
+    assert engine.arrived.wait(5)
+    gone, stays = batcher.submit("text 1"), batcher.submit("text 2")
+    assert gone.cancel()
+    engine.gate.set()
+    assert (value(first), value(stays)) == (0, 2)
+    assert engine.batches == [["text 0"], ["text 2"]]
+    batcher.close()
+
+
+def test_the_bound_is_over_all_requests_and_is_given_back(
+    provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "MAX_TEXTS_WAITING", 10)
+    service = EmbeddingService(lambda: provider, joins=True)
+    gate = provider.wire.gate = threading.Event()
+    large = service.submit([f"text {number}" for number in range(10)], "document", "b")
+    with pytest.raises(Overloaded):
+        service.submit(["one more"], "document", "b")
+    gate.set()
+    large.result(10)
+    service.submit(["one more"], "document", "b").result(10)
+    deadline = time.monotonic() + 5
+    while service.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert service.waiting == 0
+    service.close()
+
+
+def test_queries_and_documents_are_not_joined(provider: FakeProvider) -> None:
+    service = EmbeddingService(lambda: provider, joins=True, workers=1)
+    service.submit(["a"], "document", "b").result(10)
+    service.submit(["a"], "query", "b").result(10)
+    assert provider.wire.requests == [["a"], ["a"]]
+    service.close()

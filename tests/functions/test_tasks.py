@@ -1,0 +1,244 @@
+"""Runs that are asked for and done in the background."""
+
+import threading
+import time
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from functions.edge.process import Process
+from functions.worker import run, time_limit
+from shared.database.postgres import PostgresDatabase
+from shared.errors import InvalidRequest
+from shared.services.task_thread import TaskThread
+from shared.services.tasks import Task, TaskRunner, TaskService
+from tests.conftest import Connection
+from tests.fake_provider import FakeProvider
+from tests.functions.conftest import KEYS, Insert, Output, Serve, make_settings
+
+COUNTS = {"processed", "embedded", "failed", "stale", "reused", "truncated", "tokens", "cost_usd"}
+
+
+def start(client: httpx.Client, **body: Any) -> str:
+    answer = client.post("/api/tasks/generate-embeddings", json=body, headers=KEYS)
+    assert answer.status_code == 202, answer.text
+    accepted = answer.json()
+    assert (accepted["task_name"], accepted["status"]) == ("generate-embeddings", "queued")
+    return str(accepted["task_id"])
+
+
+def look(client: httpx.Client, task_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = client.get(f"/api/tasks/{task_id}", headers=KEYS).json()
+    return body
+
+
+def wait_for(client: httpx.Client, task_id: str, *statuses: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 30
+    while (task := look(client, task_id))["status"] not in statuses:
+        assert time.monotonic() < deadline, task
+        time.sleep(0.05)
+    return task
+
+
+@pytest.mark.parametrize("body", [{}, {"collection": "music_knowledge", "batch_size": 2}])
+def test_a_task_is_answered_at_once_and_embeds_everything(
+    client: httpx.Client, insert: Insert, provider: FakeProvider, body: dict[str, Any]
+) -> None:
+    for number in range(5):
+        insert(f"text {number}")
+    insert("poison")
+    provider.wire.refuses.add("poison")
+    gate = provider.wire.gate = threading.Event()
+    task_id = start(client, **body)
+    assert wait_for(client, task_id, "running")["result"] is None
+    gate.set()
+    task = wait_for(client, task_id, "completed")
+    assert task["collection"] == body.get("collection")
+    assert set(task["result"]) == COUNTS
+    assert (task["result"]["processed"], task["result"]["embedded"], task["result"]["failed"]) == (6, 5, 1)
+    assert task["model"] == "fake"
+    assert task["finished_at"] is not None
+    collections = client.get("/api/collections", headers=KEYS).json()["collections"]
+    (collection,) = [one for one in collections if one["collection"] == "music_knowledge"]
+    assert (collection["embedded"], collection["failed"], collection["total"]) == (5, 1, 6)
+    assert "refused" in collection["failures"][0]["error"]
+
+
+def test_a_task_for_an_untracked_collection_is_not_taken(client: httpx.Client, owner: Connection) -> None:
+    answer = client.post("/api/tasks/generate-embeddings", json={"collection": "nothing"}, headers=KEYS)
+    assert answer.status_code == 404
+    assert owner.execute("select count(*) from embedding.runs").fetchone() == (0,)
+
+
+def test_a_task_that_nobody_knows_is_not_found(client: httpx.Client) -> None:
+    assert client.get(f"/api/tasks/{uuid.uuid4()}", headers=KEYS).status_code == 404
+    assert client.get("/api/tasks/7", headers=KEYS).status_code == 422
+
+
+def test_a_task_fails_with_the_reason_when_the_collection_has_another_model(
+    client: httpx.Client, insert: Insert, owner: Connection
+) -> None:
+    insert("a harp")
+    owner.execute("select register_embedding_model('another', 'fake', 16)")
+    owner.execute("select use_collection_model('music_knowledge', 'another')")
+    task = wait_for(client, start(client, collection="music_knowledge"), "failed")
+    assert "another" in task["error"]
+    assert "fake" in task["error"]
+
+
+@pytest.mark.parametrize("status", ["running", "queued"])
+def test_a_silent_run_is_shown_as_crashed(client: httpx.Client, owner: Connection, status: str) -> None:
+    row = owner.execute(
+        "insert into embedding.runs (status, reported_at) values (%s, now() - interval '121 seconds') returning id::text",
+        [status],
+    ).fetchone()
+    assert row is not None
+    assert look(client, str(row[0]))["status"] == "crashed"
+    owner.execute("update embedding.runs set reported_at = now() - interval '60 seconds'")
+    assert look(client, str(row[0]))["status"] == status
+    owner.execute("update embedding.runs set reported_at = now() - interval '1 day', status = 'completed'")
+    assert look(client, str(row[0]))["status"] == "completed"
+
+
+def make_thread(database: PostgresDatabase, provider: FakeProvider, **options: Any) -> TaskThread:
+    return TaskThread(lambda: database, lambda: TaskRunner(database, lambda: provider, workers=2), **options)
+
+
+def test_a_server_that_stops_ends_its_tasks_cleanly(
+    database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    for number in range(40):
+        insert(f"text {number}")
+    gate = provider.wire.gate = threading.Event()
+    thread = make_thread(database, provider)
+    service = TaskService(database, thread.dispatch)
+    running = service.start("music_knowledge", 5)
+    waiting = service.start(None, 5)
+    assert provider.wire.arrived.wait(10)
+    threading.Timer(0.3, gate.set).start()
+    thread.close()
+    assert service.get(running.task_id)["status"] == "interrupted"
+    assert service.get(waiting.task_id)["status"] == "interrupted"
+    assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
+    done = service.get(running.task_id)["embedded"]
+    assert 0 < done < 40, "what was under way is finished, the rest is left"
+    assert owner.execute("select count(*) from embedding.queue").fetchone() == (40 - done,)
+
+
+def test_a_server_embeds_what_is_pending_by_its_own_schedule(
+    database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    insert("a harp")
+    thread = make_thread(database, provider, drain_every=0.5)
+    thread.start()
+    deadline = time.monotonic() + 15
+    while owner.execute("select count(*) from embedding.queue").fetchone() != (0,):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    thread.close()
+
+
+# On Lambda
+
+
+class Context:
+    """A function that has that many seconds left."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int((self._end - time.monotonic()) * 1000)
+
+
+SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+
+
+def test_the_schedule_drains_all_collections(
+    database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    for number in range(3):
+        insert(f"text {number}")
+    outcome = run(SCHEDULE, Context(60), Process(make_settings(), database=database, provider=provider))
+    assert (outcome["status"], outcome["embedded"]) == ("completed", 3)
+    assert owner.execute("select status from embedding.runs where id = %s", [outcome["task_id"]]).fetchone() == (
+        "completed",
+    )
+
+
+def test_the_worker_stops_before_its_time_is_up_and_hands_over(
+    database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    for number in range(60):
+        insert(f"text {number}")
+    provider.wire.delay = 0.4
+    process = Process(make_settings(), database=database, provider=provider)
+    started = time.monotonic()
+    event = {"task_id": str(uuid.uuid4()), "collection": "music_knowledge", "batch_size": 2}
+    first = run(event, Context(3), process)
+    assert time.monotonic() - started < 3
+    assert first["status"] == "interrupted"
+    assert 0 < first["embedded"] < 60
+    assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
+    provider.wire.delay = 0
+    second = run(SCHEDULE, Context(60), process)
+    assert first["embedded"] + second["embedded"] == 60
+
+
+def test_the_worker_does_not_pay_for_waiting_on_another(
+    database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    insert("a harp")
+    database.call("register_embedding_model", {"name": "fake", "provider": "fake", "dimensions": 16})
+    database.call("claim_embeddings", {"collection": "music_knowledge", "batch_size": 1, "lease_seconds": 300})
+    started = time.monotonic()
+    outcome = run(SCHEDULE, Context(60), Process(make_settings(), database=database, provider=provider))
+    assert outcome["status"] == "completed"
+    assert time.monotonic() - started < 10
+
+
+def test_another_event_is_refused(database: PostgresDatabase, provider: FakeProvider) -> None:
+    with pytest.raises(InvalidRequest):
+        run({"source": "aws.s3"}, Context(60), Process(make_settings(), database=database, provider=provider))
+
+
+def test_the_time_limit_keeps_a_margin() -> None:
+    with time_limit(0.6) as stop:
+        assert not stop.wait(0.1)
+        assert stop.wait(0.5)
+
+
+def test_a_task_that_cannot_be_dispatched_is_recorded_as_failed(
+    serve: Serve, database: PostgresDatabase, provider: FakeProvider, owner: Connection, output: Output
+) -> None:
+    # As on Lambda, with nobody to hand it to.
+    client = serve(process=Process(make_settings(), database=database, provider=provider))
+    answer = client.post("/api/tasks/generate-embeddings", json={}, headers=KEYS)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "configuration"
+    assert owner.execute("select status from embedding.runs").fetchall() == [("failed",)]
+    assert any("TASK_FUNCTION" in line for line in output.lines), "the operator is told in the log"
+
+
+def test_a_task_is_a_run_under_its_own_id(
+    database_url: SecretStr, insert: Insert, client: httpx.Client, owner: Connection
+) -> None:
+    insert("a harp")
+    task_id = start(client, collection="music_knowledge")
+    wait_for(client, task_id, "completed")
+    assert owner.execute("select id::text from embedding.runs").fetchall() == [(task_id,)]
+
+
+def test_a_hundred_tasks_may_wait_and_no_more(database: PostgresDatabase, provider: FakeProvider) -> None:
+    from shared.errors import Overloaded
+    from shared.services import task_thread
+
+    thread = make_thread(database, provider)
+    thread._stop.set()
+    for _ in range(task_thread.MAX_WAITING):
+        thread.dispatch(Task(str(uuid.uuid4())))
+    with pytest.raises(Overloaded):
+        thread.dispatch(Task(str(uuid.uuid4())))

@@ -1,0 +1,296 @@
+"""The handlers under the real awslambdaric client, against a small Runtime API."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from shared.database.postgres import PostgresDatabase
+from tests.conftest import Connection
+from tests.functions.conftest import API_KEY, JWT_SECRET, KEYS, WEBHOOK_SECRET, token
+from tests.lambda_runtime import Outcome, Start
+from tests.protocol_server import ProtocolServer
+
+EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a harp"}]}
+
+
+def http_event(
+    method: str,
+    path: str,
+    body: object = None,
+    headers: dict[str, str] | None = None,
+    *,
+    query: str = "",
+    encoded: bool = False,
+) -> dict[str, Any]:
+    """An event of an HTTP API, payload format 2.0."""
+    text = None if body is None else json.dumps(body)
+    return {
+        "version": "2.0",
+        "routeKey": f"ANY {path}",
+        "rawPath": path,
+        "rawQueryString": query,
+        "headers": {
+            "host": "a.execute-api.eu-central-1.amazonaws.com",
+            "content-type": "application/json",
+            **(headers or {}),
+        },
+        "requestContext": {
+            "accountId": "1",
+            "apiId": "a",
+            "domainName": "a.execute-api.eu-central-1.amazonaws.com",
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "1.2.3.4", "userAgent": "t"},
+            "requestId": "r",
+            "stage": "$default",
+            "time": "21/Nov/2026:00:00:00 +0000",
+            "timeEpoch": 1,
+        },
+        "body": base64.b64encode(text.encode()).decode() if encoded and text else text,
+        "isBase64Encoded": encoded,
+    }
+
+
+def rest_event(
+    method: str, path: str, body: object = None, headers: dict[str, str] | None = None, *, encoded: bool = False
+) -> dict[str, Any]:
+    """An event of a REST API, version 1.0."""
+    sent = {"Host": "a.execute-api.eu-central-1.amazonaws.com", "Content-Type": "application/json", **(headers or {})}
+    text = None if body is None else json.dumps(body)
+    return {
+        "resource": "/{proxy+}",
+        "path": path,
+        "httpMethod": method,
+        "headers": sent,
+        "multiValueHeaders": {name: [value] for name, value in sent.items()},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {
+            "resourcePath": "/{proxy+}", "httpMethod": method, "path": path, "stage": "prod", "requestId": "r",
+            "identity": {"sourceIp": "1.2.3.4"}, "apiId": "a",
+        },
+        "body": base64.b64encode(text.encode()).decode() if encoded and text else text,
+        "isBase64Encoded": encoded,
+    }  # fmt: skip
+
+
+def answered(outcome: Outcome) -> tuple[int, Any]:
+    assert outcome.error is None, outcome.error
+    body = outcome.answer["body"]
+    if outcome.answer.get("isBase64Encoded"):
+        body = base64.b64decode(body)
+    return outcome.answer["statusCode"], json.loads(body)
+
+
+@pytest.mark.parametrize("make", [http_event, rest_event], ids=["http api v2", "rest api v1"])
+@pytest.mark.parametrize("encoded", [False, True], ids=["text", "base64"])
+def test_embed_answers_cold_and_warm(start: Start, make: Any, encoded: bool, openai_server: ProtocolServer) -> None:
+    function = start("embed")
+    for _ in range(2):
+        status, body = answered(function.invoke(make("POST", "/embed", EMBED, KEYS, encoded=encoded)))
+        assert status == 200
+        assert body["vectors"][0]["chunk_id"] == "c"
+        assert len(body["vectors"][0]["vector"]) == 1536
+    assert len(openai_server.calls) == 2
+    deadline = time.monotonic() + 5
+    while function.output.count("embedding.batch_completed.v1") < 2:
+        assert time.monotonic() < deadline, "an event for each call"
+        time.sleep(0.01)
+
+
+def test_embed_refuses_without_the_key_and_a_wrong_body(start: Start) -> None:
+    function = start("embed")
+    status, body = answered(function.invoke(http_event("POST", "/embed", EMBED)))
+    assert (status, body["error"]["code"]) == (401, "unauthorized")
+    status, body = answered(function.invoke(rest_event("POST", "/embed", {"batch_id": "b"}, KEYS)))
+    assert (status, body["error"]["code"]) == (422, "invalid_request")
+
+
+def test_without_a_key_in_its_settings_a_function_is_closed(start: Start) -> None:
+    # The Host header is what a loopback server would trust.
+    event = http_event("POST", "/embed", EMBED, {"host": "localhost"})
+    status, body = answered(start("embed", FUNCTIONS_API_KEY="").invoke(event))
+    assert status == 401
+    assert "FUNCTIONS_API_KEY" in body["error"]["message"]
+
+
+def test_wrong_settings_are_an_error_without_details(start: Start) -> None:
+    function = start("search", EMBEDDING_PROVIDER="nonsense")
+    status, body = answered(function.invoke(http_event("GET", "/api/search/music_knowledge", query="q=a")))
+    assert (status, body["error"]["code"]) == (500, "configuration")
+    assert "nonsense" not in json.dumps(body)
+    assert "EMBEDDING_PROVIDER" in function.output
+
+
+def test_search_runs_as_the_caller(start: Start, owner: Connection) -> None:
+    owner.execute("insert into public.music_knowledge (topic, category) values ('harp', 'mine')")
+    owner.execute('drop policy "everyone reads" on public.music_knowledge')
+    owner.execute("create policy mine on public.music_knowledge for select to authenticated using (category = 'mine')")
+    function = start("search")
+    anon = answered(function.invoke(http_event("GET", "/api/search/music_knowledge", query="q=harp&limit=3")))
+    assert (anon[0], anon[1]["hits"]) == (200, [])
+    user = {"Authorization": f"Bearer {token()}"}
+    status, body = answered(function.invoke(rest_event("POST", "/api/search/music_knowledge", {"query": "harp"}, user)))
+    assert (status, [hit["topic"] for hit in body["hits"]]) == (200, ["harp"])
+
+
+def test_rows_webhooks_coverage_and_health(start: Start, owner: Connection) -> None:
+    row = owner.execute("insert into public.music_knowledge (topic) values ('harp') returning id::text").fetchone()
+    assert row is not None
+    named = {"rows": [{"id": row[0]}]}
+    assert (
+        answered(start("upsert_embeddings").invoke(http_event("POST", "/api/upsert-embeddings", named, KEYS)))[1][
+            "updated"
+        ]
+        == 1
+    )
+    event = {"type": "UPDATE", "table": "music_knowledge", "schema": "public", "record": {"id": row[0]}}
+    secret = {"x-webhook-secret": WEBHOOK_SECRET}
+    assert answered(start("webhooks").invoke(http_event("POST", "/api/webhooks/embeddings", event, secret)))[1][
+        "success"
+    ]
+    collections = answered(start("coverage").invoke(rest_event("GET", "/api/collections", None, KEYS)))[1][
+        "collections"
+    ]
+    assert [one["embedded"] for one in collections if one["collection"] == "music_knowledge"] == [1]
+    health = answered(start("health").invoke(http_event("GET", "/health")))
+    assert (health[0], health[1]["database"], health[1]["model_loaded"]) == (200, "ok", False)
+
+
+def test_the_openai_route_and_a_single_text(start: Start) -> None:
+    body = {"model": "text-embedding-3-small", "input": ["a", "b"], "encoding_format": "base64"}
+    status, answer = answered(start("openai_embeddings").invoke(http_event("POST", "/v1/embeddings", body, KEYS)))
+    assert status == 200
+    assert len(base64.b64decode(answer["data"][1]["embedding"])) == 4 * 1536
+    status, answer = answered(
+        start("vectorization").invoke(http_event("POST", "/api/vectorization/embed", {"text": "a"}, KEYS))
+    )
+    assert (status, answer["dimensions"]) == (200, 1536)
+
+
+# Tasks: one function takes them, another does them.
+
+
+class LambdaService:
+    """The API that a function invokes another with; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, Any]] = []
+        self.status = 202
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if "invocations" in self.path:
+                    outer.sent.append((self.path, self.headers["X-Amz-Invocation-Type"], json.loads(body)))
+                    answer = b""
+                else:
+                    outer.sent.append((self.headers["X-Amz-Target"], "", json.loads(body)))
+                    secret = {
+                        "FUNCTIONS_API_KEY": API_KEY, "SUPABASE_JWT_SECRET": JWT_SECRET, "LOG_LEVEL": "WARNING",
+                    }  # fmt: skip
+                    answer = json.dumps({"Name": "s", "SecretString": json.dumps(secret)}).encode()
+                self.send_response(outer.status if "invocations" in self.path else 200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Type", "application/x-amz-json-1.1")
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        return {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1",
+        }  # fmt: skip
+
+
+@pytest.fixture
+def aws() -> Iterator[LambdaService]:
+    service = LambdaService()
+    thread = threading.Thread(target=service.server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()
+    thread.join()
+
+
+def test_a_task_is_handed_to_the_worker_and_done_by_it(
+    start: Start, aws: LambdaService, owner: Connection, database: PostgresDatabase
+) -> None:
+    owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 7) n")
+    tasks = start("tasks", TASK_FUNCTION="the-worker", **aws.environment)
+    body = {"collection": "music_knowledge", "batch_size": 3}
+    status, accepted = answered(tasks.invoke(http_event("POST", "/api/tasks/generate-embeddings", body, KEYS)))
+    assert (status, accepted["status"]) == (202, "queued")
+    ((path, kind, event),) = aws.sent
+    assert path == "/2015-03-31/functions/the-worker/invocations"
+    assert kind == "Event"
+    assert (event["task_id"], event["collection"], event["batch_size"]) == (accepted["task_id"], "music_knowledge", 3)
+    path = f"/api/tasks/{accepted['task_id']}"
+    assert answered(tasks.invoke(http_event("GET", path, None, KEYS)))[1]["status"] == "queued"
+
+    outcome = start("worker").invoke(event)
+    assert outcome.error is None
+    assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 7)
+    status, task = answered(tasks.invoke(http_event("GET", path, None, KEYS)))
+    assert (task["status"], task["result"]["embedded"]) == ("completed", 7)
+
+
+def test_a_worker_that_cannot_be_invoked_fails_the_task_with_a_reason(
+    start: Start, aws: LambdaService, owner: Connection
+) -> None:
+    aws.status = 403
+    tasks = start("tasks", TASK_FUNCTION="the-worker", **aws.environment)
+    status, body = answered(tasks.invoke(http_event("POST", "/api/tasks/generate-embeddings", {}, KEYS)))
+    assert (status, body["error"]["code"]) == (500, "configuration")
+    assert "TASK_FUNCTION" in tasks.output
+    assert owner.execute("select status from embedding.runs").fetchall() == [("failed",)]
+
+
+def test_the_schedule_drains_the_queue_cold_and_warm(start: Start, owner: Connection) -> None:
+    schedule = {
+        "version": "0", "id": "1", "detail-type": "Scheduled Event", "source": "aws.events", "account": "1",
+        "time": "2026-11-21T00:00:00Z", "region": "eu-central-1", "resources": ["arn:aws:events:rule/r"], "detail": {},
+    }  # fmt: skip
+    worker = start("worker")
+    for number in (1, 2):
+        owner.execute("insert into public.music_knowledge (topic) values (%s)", [f"topic {number}"])
+        outcome = worker.invoke(schedule)
+        assert outcome.error is None
+        assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 1)
+
+
+def test_the_worker_hands_over_when_its_time_runs_out(
+    start: Start, owner: Connection, openai_server: ProtocolServer
+) -> None:
+    openai_server.latency = 0.5
+    owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 200) n")
+    worker = start("worker")
+    event = {"task_id": "00000000-0000-4000-8000-000000000001", "collection": "music_knowledge", "batch_size": 2}
+    outcome = worker.invoke(event, seconds=5)
+    assert outcome.error is None
+    assert outcome.answer["status"] == "interrupted"
+    assert 0 < outcome.answer["embedded"] < 200
+    assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
+
+
+def test_secrets_are_read_from_secrets_manager_when_a_function_starts(start: Start, aws: LambdaService) -> None:
+    function = start(
+        "embed", SECRETS_ARN="arn:aws:secretsmanager:eu-central-1:1:secret:s", FUNCTIONS_API_KEY="", **aws.environment
+    )
+    for _ in range(2):
+        assert answered(function.invoke(http_event("POST", "/embed", EMBED, KEYS)))[0] == 200
+    assert [target for target, _, _ in aws.sent] == ["secretsmanager.GetSecretValue"], "once, not at every call"
+    assert answered(function.invoke(http_event("POST", "/embed", EMBED, {"Authorization": "Bearer wrong"})))[0] == 401
