@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test check format bench bench-engine bench-queue lock clean
+.PHONY: help demo serve test check format bench bench-engine bench-queue bench-search lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,10 +49,16 @@ bench-engine: .venv/installed ## The engine against sentence-transformers and pl
 bench-queue: .venv/installed ## What a claim costs at 1,000 and at 1,000,000 pending rows; backfill against the bare engine
 	@$(BIN)/python scripts/bench_queue.py
 
+bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, sizes; beside the guide's recipe and bare pgvector
+	@$(BIN)/python scripts/bench_search.py --keep
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml
+
 lock: .venv/installed-dev ## Renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
-	@$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+# sympy (80 MB) is asked for by onnxruntime's graph tools, which nothing here imports; cfn-lint does need it.
+	@$(LOCK) --override <(echo "sympy; python_version < '3'") -o requirements.lock
+	@$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
 
 clean: ## Remove what the targets made, the embedded database included
 	@rm -rf .venv .tonnetz .bench .tools

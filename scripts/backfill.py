@@ -88,11 +88,14 @@ def main() -> int:
             if arguments.dry_run:
                 return max(dry_run(database, provider, name, arguments) for name in collections)
             stop = command.stop_on_signal()
-            codes = []
+            codes: list[int] = []
+            reports: list[BackfillReport] = []
             for name in collections:
-                codes.append(run_one(database, provider, name, workers, arguments, stop))
+                codes.append(run_one(database, provider, name, workers, arguments, stop, reports))
                 if stop.is_set():
                     break
+            if arguments.json:
+                print(json.dumps(as_json(reports)))
             return max(codes)
 
 
@@ -130,6 +133,7 @@ def run_one(
     workers: int,
     arguments: argparse.Namespace,
     stop: threading.Event,
+    reports: list[BackfillReport],
 ) -> int:
     work = EmbeddingQueue(database, name)
     if arguments.retry_failed:
@@ -141,9 +145,8 @@ def run_one(
     options = BackfillOptions(name, arguments.batch_size, workers, arguments.limit, arguments.max_cost)
     with ProgressBar(name) as bar:
         outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
-    if arguments.json:
-        print(json.dumps(asdict(outcome.report)))
-    else:
+    reports.append(outcome.report)
+    if not arguments.json:
         print(describe(outcome.report, provider.price_per_million_tokens))
     code = explain(work, outcome)
     if code == 0 and outcome.report.embedded:
@@ -153,6 +156,16 @@ def run_one(
     if arguments.verify:
         code = max(code, verify(work, repair=arguments.repair))
     return code
+
+
+def as_json(reports: list[BackfillReport]) -> dict[str, object]:
+    """The report of one collection; of several their sums, with each under `collections`."""
+    if len(reports) == 1:
+        return asdict(reports[0])
+    every = [asdict(report) for report in reports]
+    names = {"collection": "all", "model": reports[0].model}
+    sums = {name: round(sum(report[name] for report in every), 6) for name in every[0] if name not in names}
+    return {**names, **sums, "collections": every}
 
 
 def describe(report: BackfillReport, price: float) -> str:

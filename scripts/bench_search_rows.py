@@ -172,7 +172,8 @@ def scatter(points: Vectors, spread: float, random: np.random.Generator) -> Vect
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def _vocabulary() -> list[str]:

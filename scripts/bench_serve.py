@@ -103,11 +103,11 @@ def bench(texts: Sequence[str], clients: int, rounds: int, *, infinity: bool) ->
         engine_rates.append(engine_rate(texts))
         with our_server() as port:
             asyncio.run(load(port, OURS, texts[:512], clients))
-            singles.append(statistics.median(asyncio.run(load(port, OURS, texts[:300], 1)).seconds))
-            alone = asyncio.run(load(port, OURS, texts[:500], 1)).rate
-            bursts.append(asyncio.run(load(port, OURS, texts[:2000], 200)).rate / alone)
-            alone = asyncio.run(load(port, OURS, [texts[0]] * 500, 1)).rate
-            same.append(asyncio.run(load(port, OURS, [texts[0]] * 2000, 200)).rate / alone)
+            singles.append(statistics.median(asyncio.run(load(port, OURS, texts[:200], 1)).seconds))
+            alone = asyncio.run(load(port, OURS, texts[:200], 1)).rate
+            bursts.append(asyncio.run(load(port, OURS, texts[:1000], 200)).rate / alone)
+            alone = asyncio.run(load(port, OURS, [texts[0]] * 200, 1)).rate
+            same.append(asyncio.run(load(port, OURS, [texts[0]] * 1000, 200)).rate / alone)
             loads.append(asyncio.run(load(port, OURS, texts, clients)))
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     cosines = check(OURS, loads[-1], expected)

@@ -40,24 +40,24 @@ def main() -> int:
         console.print(f"database: {place}, {state}, sample rows loaded")
     with get_database(settings) as database, closing(get_provider(settings)) as provider:
         console.print(f"model: {provider.model} ({provider.name}), {provider.dimensions} dimensions")
-        with ProgressBar(COLLECTION) as bar:
-            outcome = backfill(
-                database,
-                provider,
-                BackfillOptions(COLLECTION, workers=default_workers(settings)),
-                stop=command.stop_on_signal(),
-                on_progress=bar.show,
-            )
-        console.print("backfill: " + describe(outcome.report, provider.price_per_million_tokens))
-        if outcome.error is not None:
-            raise outcome.error
+        stop = command.stop_on_signal()
+        complete = True
+        for coverage in embedding_coverage(database):
+            options = BackfillOptions(coverage.collection, workers=default_workers(settings))
+            with ProgressBar(coverage.collection) as bar:
+                outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
+            if outcome.error is not None:
+                raise outcome.error
+            complete = complete and outcome.complete
+            if coverage.total:
+                console.print("backfill: " + describe(outcome.report, provider.price_per_million_tokens))
         console.print(coverage_table(database))
         search = SearchService(database, provider)
         for query in QUERIES:
             result = search.search(COLLECTION, query, match_count=3)
             console.print(hits_table(query, result.hits, result.took_ms))
     console.print(f"done in {time.monotonic() - started:.1f} s. Next: make serve, or scripts/backfill.py --help")
-    return 0 if outcome.complete else 1
+    return 0 if complete else 1
 
 
 def coverage_table(database: Database) -> Table:

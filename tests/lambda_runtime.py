@@ -173,6 +173,13 @@ class LambdaFunction:
             return outcome
         raise AssertionError(f"the function did not answer:\n{self.output}")
 
+    def printed(self, text: str, times: int = 1) -> bool:
+        """Whether the function wrote a text that often; output comes by another way than answers, a moment later."""
+        deadline = time.monotonic() + 5
+        while self.output.count(text) < times and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.output.count(text) == times
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

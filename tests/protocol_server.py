@@ -32,7 +32,7 @@ OLLAMA_CONTEXT = {"nomic-embed-text": 2048, "all-minilm": 256, "house-model": 12
 MAX_INPUTS, MAX_INPUT_TOKENS, MAX_REQUEST_TOKENS = 2048, 8192, 300_000
 
 # A call that was on its way when the server said "wait" did not disobey it.
-IN_FLIGHT_SECONDS = 0.1
+IN_FLIGHT_SECONDS = 0.4
 
 
 @dataclass

@@ -12,7 +12,7 @@ from shared.models import EmbeddingModel, Embeddings, Vectors
 from shared.providers.answers import WireAnswer
 from shared.providers.batches import estimate_tokens
 from shared.providers.job import PROBE, EmbeddingJob, Wire
-from shared.retry import Retrier
+from shared.retry import Retrier, RetryPolicy
 
 __all__ = ["EmbeddingProvider", "InputType", "WireAnswer"]
 
@@ -137,7 +137,9 @@ class EmbeddingProvider(ABC):
 
     def probe_width(self) -> int:
         """The width of the provider's vectors, by embedding one word."""
-        return int(self.retrier.call(lambda: self._request([PROBE])).vectors.shape[1])
+        # Asked before anything else is done: whoever waits for it wants to know soon that nobody is there.
+        hasty = self.retrier.replace(policy=RetryPolicy(max_attempts=3, max_seconds=10))
+        return int(hasty.call(lambda: self._request([PROBE])).vectors.shape[1])
 
     @abstractmethod
     def _request(self, inputs: Sequence[str]) -> WireAnswer:

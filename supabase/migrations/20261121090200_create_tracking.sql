@@ -293,8 +293,9 @@ begin
   execute format('create index if not exists %I on %s using gin (fts)', left(table_name, 50) || '_fts_idx', source);
   -- Equal texts share their vector: this index finds it.
   execute format('create index if not exists %I on %s (embedding_hash) where embedding is not null', left(table_name, 43) || '_embedding_hash_idx', source);
-  -- Keyword search ranks by how rare a word is, which it reads from the planner's statistics: the most the planner keeps.
-  execute format('alter table %s alter column fts set statistics 1000', source);
+  -- Keyword search ranks by how rare a word is, which it reads from the planner's statistics: the 6,000 most frequent
+  -- ones. Each search and each plan reads them all; rarer words are counted in the index.
+  execute format('alter table %s alter column fts set statistics 600', source);
 
   -- A worker is service_role, who owns nothing here and may know no schema but public.
   if not has_schema_privilege('service_role', schema_name, 'usage') then

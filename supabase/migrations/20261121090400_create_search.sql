@@ -11,6 +11,9 @@
 -- * Rows are gathered from the rarest words onwards within a budget, so a common word costs no more than a rare one.
 -- * A row found by one leg is scored by both: fusion compares whole scores, not who was listed where.
 
+-- Only a session that has used pgvector may name its settings below.
+select '[0]'::extensions.vector is not null;
+
 create function embedding.describe_collection(source regclass)
 returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
 language sql
@@ -87,13 +90,19 @@ declare
   -- The role that asked. Within a definer function current_user is the owner; the setting still names the caller.
   caller name := case current_setting('role') when 'none' then session_user
                  else current_setting('role') end;
+  -- Two things for arrays of thousands: a list in a text is split three times quicker than an array literal is parsed, and
+  -- pgvector's sum of differences adds them up fifty times quicker than sum() does. No lexeme holds the separator: the parser
+  -- of texts takes it for white space.
+  separator constant text := chr(1);
+  widest_vector constant int := 16000;
   common text[];
   shares real[];
+  share_vector extensions.vector;
 begin
   if not coalesce(embedding.sees_every_row(source, caller), false) then
     return;
   end if;
-  select s.most_common_elems::text::text[], s.most_common_elem_freqs
+  select string_to_array(array_to_string(s.most_common_elems, separator), separator), s.most_common_elem_freqs
   into common, shares
   from pg_catalog.pg_class t
   join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -102,12 +111,18 @@ begin
   if common is null then
     return;
   end if;
+  -- The array ends with the least and the greatest share.
+  shares := shares[1:cardinality(common)];
+  if cardinality(common) <= widest_vector then
+    share_vector := shares::extensions.vector;
+  end if;
   return query
   select
     -- Rows per page as of the last ANALYZE, times the pages of today: does not drift while the table grows.
     t.reltuples::float8 / greatest(t.relpages, 1) * (pg_relation_size(t.oid) / current_setting('block_size')::int),
-    -- The expected number of distinct lexemes of a row. The array ends with the least and the greatest share.
-    (select sum(share)::float8 from unnest(shares[1:cardinality(common)]) share),
+    -- The expected number of distinct lexemes of a row.
+    coalesce(extensions.l1_distance(share_vector, share_vector operator(extensions.-) share_vector),
+             (select sum(share)::float8 from unnest(shares) share)),
     case when cardinality(lexemes) <= 24 then
       array(select shares[array_position(common, wanted.lexeme)]::float8
             from unnest(lexemes) with ordinality wanted (lexeme, place) order by wanted.place)
@@ -318,6 +333,8 @@ begin
     elsif extensions.vector_norm(vector) = 0 then
       raise exception '% is a zero vector, which points nowhere', asked.argument using errcode = '22023';
     end if;
+    -- Cosine knows no length, but half precision has a largest number and single precision a least square.
+    vector := extensions.l2_normalize(vector);
     return next;
   end loop;
 end;
@@ -363,7 +380,7 @@ set jit = off
 set max_parallel_workers_per_gather = 0
 as $$
 declare
-  row_budget constant int := 1000;       -- rows scored by BM25
+  row_budget constant int := 600;        -- rows scored by BM25
   wanted constant int := least(greatest(coalesce(match_count, 10), 1), 200);
   depth constant int := greatest(wanted, 100);
   words_weight constant float8 := coalesce(full_text_weight, 0.3);
@@ -380,6 +397,7 @@ declare
   bm25_sql text := 'null::float8';
   held_sql text := 'null::float8';
   cosine_sql text;
+  vectors extensions.vector[];
   k_sql text := 'null::float8';
   first_sql text;
   other_sql text;
@@ -412,7 +430,9 @@ begin
     into first_sql, other_sql
     from (
       select a.place, format('(select s.%I as key, s.fts from %s s where s.fts @@ %L::tsquery%s%s%s limit %s)', collection.key_column, source,
-        a.query, ' and not s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery', condition, a.gate, row_budget) as rows_sql
+        a.query,
+        -- A CASE, because the planner would read thousands of lexemes of statistics again to guess what this leaves.
+        ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.gate, row_budget) as rows_sql
       from (values
         (1, rare_query, '', ''),
         (2, pair_query, rare_query, ''),
@@ -425,7 +445,8 @@ begin
         and (a.gate = '' or condition <> '' or rare_rows is null or rare_rows < depth)
     ) arm;
     bm25_sql := embedding.bm25_expression(words.terms, words.weights);
-    held_sql := '(select sum(t.idf) from unnest($1::tsquery[], $2) t (term, idf) where d.fts @@ t.term)';
+    select string_agg(format('case when d.fts @@ %L::tsquery then %s else 0 end', t.term, t.weight), ' + ') into held_sql
+    from unnest(words.terms, words.weights) t (term, weight);
     k_sql := format('1.2 * (0.25 + 0.75 * length(s.fts) / %s)', words.average_length);
     -- fts || '' unpacks a compressed row once instead of once a term.
     words_sql := format(
@@ -442,13 +463,15 @@ begin
     select
       string_agg(format(
         '(select s.%1$I as key from %2$s s where s.embedding_model = %3$L%4$s
-          order by s.embedding::extensions.halfvec(%5$s) operator(extensions.<=>) %6$L::extensions.halfvec(%5$s) limit %7$s)',
-        collection.key_column, source, v.model, condition, v.dimensions, v.vector, depth), ' union all '),
+          order by s.embedding::extensions.halfvec(%5$s) operator(extensions.<=>) $6[%6$s]::extensions.halfvec(%5$s) limit %7$s)',
+        collection.key_column, source, v.model, condition, v.dimensions, v.place, depth), ' union all '),
       'case' || string_agg(format(
-        ' when s.embedding_model = %L then nullif(1 - (s.embedding operator(extensions.<=>) %L::extensions.vector), ''NaN'')',
-        v.model, v.vector), '') || ' end'
-    into meaning_sql, cosine_sql
-    from embedding.query_vectors(collection.name, collection.model, query_embedding, embedding_model, query_embeddings) v;
+        ' when s.embedding_model = %L then nullif(1 - (s.embedding operator(extensions.<=>) $6[%s]), ''NaN'')',
+        v.model, v.place), '') || ' end',
+      array_agg(v.vector order by v.place)
+    into meaning_sql, cosine_sql, vectors
+    from embedding.query_vectors(collection.name, collection.model, query_embedding, embedding_model, query_embeddings)
+      with ordinality v (model, dimensions, vector, place);
   end if;
   if words_sql is null and meaning_sql is null then
     return;
@@ -477,12 +500,12 @@ begin
     ),
     best as (
       -- The cosines of two models are not alike: each is scaled by its own best row, as far as it holds rows enough to tell.
-      select b.model, (b.rows * b.cosine + ($3 - b.rows) * max(b.cosine) over ()) / $3 as cosine
-      from (select p.model, least(count(*), $3) as rows, max(p.cosine) as cosine from part p where p.by_meaning group by p.model) b
+      select b.model, (b.rows * b.cosine + ($1 - b.rows) * max(b.cosine) over ()) / $1 as cosine
+      from (select p.model, least(count(*), $1) as rows, max(p.cosine) as cosine from part p where p.by_meaning group by p.model) b
     ),
     scaled as (
       select p.key, nullif(p.bm25, 0) as bm25, p.bm25 / nullif(max(p.bm25) over (), 0) as words_share,
-             case when %9$L then least(1, p.held / 10) * (p.held / $4) ^ (3.0 / $5) else 1 end as trust,
+             case when %9$L then least(1, p.held / 10) * (p.held / $2) ^ (3.0 / $3) else 1 end as trust,
              p.cosine, p.by_meaning, (p.cosine + 1) / nullif(b.cosine + 1, 0) as meaning_share
       from part p
       left join best b on b.model = p.model
@@ -499,7 +522,7 @@ begin
              coalesce(case %10$L when 'rrf' then 1.0 / (60 + r.meaning_rank) else r.meaning_share end, 0)::float8 as meaning_score
       from ranked r
     )
-    select f.key::text, $6 * f.words_score + $7 * f.meaning_score, f.words_score, f.words_rank::int, f.meaning_score, f.meaning_rank::int,
+    select f.key::text, $4 * f.words_score + $5 * f.meaning_score, f.words_score, f.words_rank::int, f.meaning_score, f.meaning_rank::int,
            f.bm25, case when f.bm25 is not null then f.trust end::float8, f.cosine
     from fused f
     order by 2 desc, f.key
@@ -509,7 +532,7 @@ begin
     coalesce(meaning_sql, format('select s.%I as key from %s s where false', collection.key_column, source)),
     bm25_sql, held_sql, collection.key_column, k_sql, coalesce(cosine_sql, 'null::float8'), source,
     words_sql is not null and meaning_sql is not null, method, wanted)
-  using words.terms, words.weights, depth, words.all_weight, words.all_terms, words_weight, meaning_weight;
+  using depth, words.all_weight, words.all_terms, words_weight, meaning_weight, vectors;
 end;
 $$;
 comment on function embedding.search_hits(regclass, text, extensions.vector, int, jsonb, float8, float8, text, jsonb, text) is

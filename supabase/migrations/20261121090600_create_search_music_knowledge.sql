@@ -1,6 +1,9 @@
 -- The public search of the first collection: the core's hits, dressed with the row's own columns.
 -- A search for another table is this function with other columns.
 
+-- Only a session that has used pgvector may name its settings below.
+select '[0]'::extensions.vector is not null;
+
 create function public.search_music_knowledge(
   query_text text default null,
   query_embedding extensions.vector default null,

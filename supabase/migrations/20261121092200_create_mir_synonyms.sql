@@ -215,6 +215,8 @@ set search_path = ''
 return case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end;
 comment on function embedding.document_text(public.mir_synonyms) is
   'Name, terms, translations and usage of a tag; null where its synonyms are switched off.';
+revoke all on function embedding.document_text(public.mir_synonyms) from public;
+grant execute on function embedding.document_text(public.mir_synonyms) to service_role;
 
 -- simple: the words are lexemes of two languages already, see create_words.
 select public.track_embeddings('public.mir_synonyms', text_config => 'simple');

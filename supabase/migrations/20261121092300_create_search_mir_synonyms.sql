@@ -1,5 +1,8 @@
 -- Tags by what people call them. The query is read in English and in French, as the rows were.
 
+-- Loads pgvector, whose settings a function may be given only then.
+select '[0]'::extensions.vector is not null;
+
 create function public.search_mir_synonyms(
   query_text text default null,
   query_embedding extensions.vector default null,

@@ -55,6 +55,8 @@ stable parallel safe
 set search_path = ''
 return embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active);
 comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+revoke all on function embedding.document_text(public.datasets) from public;
+grant execute on function embedding.document_text(public.datasets) to service_role;
 
 select public.track_embeddings('public.datasets');
 

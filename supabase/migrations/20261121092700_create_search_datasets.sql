@@ -6,6 +6,9 @@
 --
 -- The last two parts order what the first two found: of the 200 best by words and meaning.
 
+-- Loads pgvector, whose settings a function may be given only then.
+select '[0]'::extensions.vector is not null;
+
 create function public.search_datasets(
   query_text text default null,
   query_embedding extensions.vector default null,

@@ -56,6 +56,8 @@ set search_path = ''
 -- The content alone: it is what /embed was given, so its vectors can be stored here.
 return nullif(document.content, '');
 comment on function embedding.document_text(public.code_chunks) is 'The content.';
+revoke all on function embedding.document_text(public.code_chunks) from public;
+grant execute on function embedding.document_text(public.code_chunks) to service_role;
 
 select public.track_embeddings('public.code_chunks');
 

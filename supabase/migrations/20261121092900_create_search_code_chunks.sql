@@ -1,5 +1,8 @@
 -- Code by words and by meaning, below a path: "src/" is everything that begins so, "*.py" a pattern.
 
+-- Loads pgvector, whose settings a function may be given only then.
+select '[0]'::extensions.vector is not null;
+
 create function public.search_code_chunks(
   query_text text default null,
   query_embedding extensions.vector default null,

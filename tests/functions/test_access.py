@@ -159,7 +159,7 @@ def test_the_algorithm_of_a_token_is_not_the_tokens_choice(client: httpx.Client,
     from tests.functions.conftest import JWT_SECRET
 
     claims = {"role": "authenticated", "exp": int(time.time()) + 60}
-    signed = jwt.encode(claims, None if algorithm == "none" else JWT_SECRET * 2, algorithm)
+    signed = jwt.encode(claims, None if algorithm == "none" else JWT_SECRET, algorithm)
     answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {signed}"})
     assert answer.status_code == 401
 

@@ -139,6 +139,16 @@ def test_a_caller_that_went_away_is_not_worked_for(engine: Engine) -> None:
     engine.gate.set()
     assert (value(first), value(stays)) == (0, 2)
     assert engine.batches == [["text 0"], ["text 2"]]
+    engine.gate.clear()
+    busy = batcher.submit("text 3")
+    while batcher.waiting:
+        time.sleep(0.001)
+    assert batcher.submit("text 4").cancel()
+    engine.gate.set()
+    assert value(busy) == 3
+    assert value(batcher.submit("text 5")) == 5
+    assert ["text 4"] not in engine.batches
+    assert [] not in engine.batches
     batcher.close()
 
 

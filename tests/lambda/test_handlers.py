@@ -3,7 +3,6 @@
 import base64
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -98,10 +97,7 @@ def test_embed_answers_cold_and_warm(start: Start, make: Any, encoded: bool, ope
         assert body["vectors"][0]["chunk_id"] == "c"
         assert len(body["vectors"][0]["vector"]) == 1536
     assert len(openai_server.calls) == 2
-    deadline = time.monotonic() + 5
-    while function.output.count("embedding.batch_completed.v1") < 2:
-        assert time.monotonic() < deadline, "an event for each call"
-        time.sleep(0.01)
+    assert function.printed("embedding.batch_completed.v1", 2)
 
 
 def test_embed_refuses_without_the_key_and_a_wrong_body(start: Start) -> None:
@@ -125,7 +121,7 @@ def test_wrong_settings_are_an_error_without_details(start: Start) -> None:
     status, body = answered(function.invoke(http_event("GET", "/api/search/music_knowledge", query="q=a")))
     assert (status, body["error"]["code"]) == (500, "configuration")
     assert "nonsense" not in json.dumps(body)
-    assert "EMBEDDING_PROVIDER" in function.output
+    assert function.printed("EMBEDDING_PROVIDER")
 
 
 def test_search_runs_as_the_caller(start: Start, owner: Connection) -> None:
@@ -255,7 +251,7 @@ def test_a_worker_that_cannot_be_invoked_fails_the_task_with_a_reason(
     tasks = start("tasks", TASK_FUNCTION="the-worker", **aws.environment)
     status, body = answered(tasks.invoke(http_event("POST", "/api/tasks/generate-embeddings", {}, KEYS)))
     assert (status, body["error"]["code"]) == (500, "configuration")
-    assert "TASK_FUNCTION" in tasks.output
+    assert tasks.printed("TASK_FUNCTION")
     assert owner.execute("select status from embedding.runs").fetchall() == [("failed",)]
 
 
