@@ -43,11 +43,12 @@ EXACT = (
     " order by embedding operator(extensions.<=>) %(vector)s::extensions.vector limit 10"
 )
 ANY_WORD = "replace(plainto_tsquery('english', %(text)s)::text, '&', '|')::tsquery"
-GUIDE_WORDS = (
-    f"select {COLUMNS} from public.music_knowledge where fts @@ {ANY_WORD}"
-    f" order by ts_rank_cd(fts, {ANY_WORD}) desc limit 10"
-)
-# The guide's statement, over the index that is there.
+GUIDE_WORDS = f"""
+select {COLUMNS} from public.music_knowledge
+where fts @@ {ANY_WORD} order by ts_rank_cd(fts, {ANY_WORD}) desc limit 10
+"""
+# The guide's statement with the expression of the index that is there, which it does not use: by sorting on row_number()
+# it asks for the place of every row.
 GUIDE = f"""
 with full_text as (
   select id, row_number() over (order by ts_rank_cd(fts, {ANY_WORD}) desc) as rank_ix

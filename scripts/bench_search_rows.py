@@ -5,6 +5,7 @@ would have recorded (model and hash of the text) is loaded with the row, so `ver
 """
 
 import hashlib
+import json
 import os
 import struct
 import time
@@ -60,28 +61,27 @@ def quarter_of_memory() -> str:
 
 
 @contextmanager
-def loaded(rows: int, server: SecretStr, *, keep: bool) -> Iterator[tuple[SecretStr, dict[str, float] | None]]:
-    """The database and the seconds that each step of its build took; None where a kept one is used again."""
+def loaded(rows: int, server: SecretStr, *, keep: bool) -> Iterator[tuple[SecretStr, dict[str, float]]]:
+    """The database, built anew or kept by an earlier run, and the seconds that each step of its build took."""
     name = f"bench_search_{rows}"
     made_of = hashlib.sha256(b"".join(migration.path.read_bytes() for migration in list_migrations())).hexdigest()
-    if _comment(server, name) == made_of:
-        yield open_database(name, server), None
-    else:
+    built = _built(server, name)
+    if built is None or built["made_of"] != made_of:
         drop_database(name, server)
-        url = open_database(name, server)
-        seconds = _build(url, rows)
-        with connect(url) as owner:
+        built = {"made_of": made_of, "seconds": _build(open_database(name, server), rows)}
+        with connect(server) as owner:
             # Says that it is complete, and by which migrations.
-            owner.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), sql.Literal(made_of)))
-        yield url, seconds
+            comment = sql.Literal(json.dumps(built))
+            owner.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), comment))
+    yield open_database(name, server), built["seconds"]
     if not keep:
         drop_database(name, server)
 
 
-def _comment(server: SecretStr, name: str) -> str | None:
+def _built(server: SecretStr, name: str) -> dict[str, Any] | None:
     with connect(server) as owner:
         row = owner.execute(
-            "select shobj_description(oid, 'pg_database') from pg_database where datname = %s", [name]
+            "select shobj_description(oid, 'pg_database')::json from pg_database where datname = %s", [name]
         ).fetchone()
     return row[0] if row else None
 
