@@ -11,11 +11,14 @@ from fastapi import FastAPI
 from mangum import Mangum
 
 from functions import (
+    console,
     coverage,
     embed,
     health,
+    maps,
     mir_search,
     openai_embeddings,
+    runs,
     search,
     synonyms,
     synonyms_webhook,
@@ -34,11 +37,14 @@ from shared.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 FUNCTIONS = (
+    console,
     coverage,
     embed,
     health,
+    maps,
     mir_search,
     openai_embeddings,
+    runs,
     search,
     synonyms,
     synonyms_webhook,
@@ -119,7 +125,7 @@ def main() -> int:
         return 2
     configure_logs(settings.log_level, settings.secrets())
     process = Process(
-        settings, long_lived=True, open_on_loopback=True, drain_every=arguments.drain_minutes * 60 or None
+        settings, long_lived=True, open_on_loopback=True, console=True, drain_every=arguments.drain_minutes * 60 or None
     )
     uvicorn.run(
         create_server(process),

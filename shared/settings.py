@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Browser origins that may call the functions, with commas between."
     )
+    console: bool | None = Field(
+        None, description="Serve the console at /. Unset: python -m functions.local does, nothing else."
+    )
     task_function: str | None = Field(
         None, description="On Lambda: name of the function that runs the tasks. A server runs them itself."
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from shared.providers.generation.base import SynonymGenerator
     from shared.services.embedding import EmbeddingService, Observe
     from shared.services.health import HealthService
+    from shared.services.projection import MapService
+    from shared.services.provider_check import ProviderCheck
     from shared.services.search import SearchService
     from shared.services.synonym_generation import SynonymRunner, SynonymTaskService
     from shared.services.synonyms import SynonymService
@@ -66,7 +68,8 @@ class Process:
 
     `long_lived`: a server with many callers at once, which joins their texts, keeps threads and runs tasks
     itself; else each instance serves one request at a time, as on Lambda. `open_on_loopback`: without
-    FUNCTIONS_API_KEY serve everyone, because only this machine can ask. Tests give settings, database and
+    FUNCTIONS_API_KEY serve everyone, because only this machine can ask. `console`: serve it where CONSOLE is
+    unset. Tests give settings, database and
     provider of their own.
     """
 
@@ -78,6 +81,7 @@ class Process:
         provider: EmbeddingProvider | None = None,
         long_lived: bool = False,
         open_on_loopback: bool = False,
+        console: bool = False,
         drain_every: float | None = None,
     ) -> None:
         given = {"settings": settings, "database": database, "provider": provider}
@@ -87,6 +91,7 @@ class Process:
         self.long_lived = long_lived
         self.open_on_loopback = open_on_loopback
         self.drain_every = drain_every
+        self._console = console
         self.observe_batch: Observe | None = None
         self.observe_run: Callable[[BackfillReport], None] | None = None
 
@@ -167,6 +172,36 @@ class Process:
         return HealthService(lambda: self.database)
 
     @_Lazy
+    def provider_check(self) -> ProviderCheck:
+        """Is the provider there."""
+        from shared.services.provider_check import ProviderCheck
+
+        return ProviderCheck(lambda: self.provider)
+
+    @_Lazy
+    def maps(self) -> MapService:
+        """Collections in two dimensions."""
+        from shared.services.projection import MapService
+
+        return MapService(self.database)
+
+    @property
+    def serves_console(self) -> bool:
+        """Whether the console is on: CONSOLE decides, and where it is unset, who serves."""
+        console = self.settings.console
+        return self._console if console is None else console
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether routes ask for FUNCTIONS_API_KEY; where it is unset, only a server for this machine does not."""
+        return self.settings.functions_api_key is not None or not self.open_on_loopback
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether somebody is set up who writes synonyms."""
+        return "generator" in self.made or self.settings.generation_provider is not None
+
+    @_Lazy
     def upsert(self) -> UpsertService:
         """Named rows to vectors."""
         from shared.services.upsert import UpsertService
@@ -234,8 +269,7 @@ class Process:
         """Asks the generator for synonyms."""
         from shared.services.synonym_generation import SynonymTaskService
 
-        has_generator = "generator" in self.made or self.settings.generation_provider is not None
-        return SynonymTaskService(self.database, self._dispatch, has_generator=has_generator)
+        return SynonymTaskService(self.database, self._dispatch, has_generator=self.has_generator)
 
     @_Lazy
     def synonym_runner(self) -> SynonymRunner:
@@ -278,7 +312,16 @@ class Process:
 
     def close(self) -> None:
         """Finish and give back what was made here, tasks first."""
-        for name in ("task_thread", "synonym_thread", "generator", "embedding", "health", "provider", "database"):
+        for name in (
+            "task_thread",
+            "synonym_thread",
+            "generator",
+            "embedding",
+            "health",
+            "provider_check",
+            "provider",
+            "database",
+        ):
             made = self.made.get(name)
             if made is not None and name not in self._borrowed:
                 made.close()  # type: ignore[attr-defined]

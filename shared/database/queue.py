@@ -92,6 +92,10 @@ class EmbeddingQueue:
         """Queue the parked rows again."""
         return int(self._call("retry_failed_embeddings")[0])
 
+    def retry_failed_rows(self, row_ids: Sequence[str]) -> int:
+        """Queue these of the parked rows again; returns how many."""
+        return int(self._call("retry_failed_rows", row_ids=list(row_ids))[0])
+
     def list_failed_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
         """Parked rows and why, latest first."""
         return self._call("list_failed_embeddings", max_rows=max_rows)

@@ -43,6 +43,9 @@ class EmbeddingProvider(ABC):
     # The server can be told, by `_request_cut`, to read the beginning of a text it refused as too long.
     server_cuts: ClassVar[bool] = False
 
+    # `count_tokens` is what the provider will count, not an estimate.
+    counts_exactly: ClassVar[bool] = False
+
     price_per_million_tokens: float = 0.0
 
     _retrier: Retrier | None = None

@@ -45,6 +45,7 @@ class OnnxProvider(EmbeddingProvider):
     name = "onnx"
     # One call, whatever its size: the engine cuts it better than a list in input order can be cut.
     max_inputs = sys.maxsize
+    counts_exactly = True
 
     def __init__(
         self,

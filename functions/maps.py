@@ -1,0 +1,59 @@
+"""GET /api/collections/{collection}/map: a collection in two dimensions."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.compress import compress
+from functions.edge.schemas import JsonBytes, Text
+
+router = APIRouter(tags=["collections"], dependencies=[NeedsKey])
+
+Collection = Annotated[Text, Path(min_length=1, max_length=127, examples=["music_knowledge"])]
+Column = Annotated[Text, Query(min_length=1, max_length=63, examples=["category"])]
+
+
+class MapPoint(BaseModel):
+    """A row: x and y are in [-1, 1]; label and category are cut at 120 characters."""
+
+    id: str
+    x: float
+    y: float
+    label: str | None
+    category: str | None
+
+
+class CollectionMap(BaseModel):
+    """`sampled` of `total` vectors of the model that made most of them; `explained`: each axis' share of the variance."""
+
+    collection: str
+    model: str | None = Field(examples=["all-MiniLM-L6-v2"])
+    total: int
+    sampled: int
+    explained: tuple[float, float] = Field(examples=[[0.12, 0.07]])
+    category: str | None
+    computed_at: datetime
+    points: list[MapPoint]
+
+
+@router.get("/api/collections/{collection}/map", response_model=CollectionMap)
+def collection_map(
+    collection: Collection,
+    request: Request,
+    process: ProcessOf,
+    limit: Annotated[int, Query(ge=1, le=2000)] = 2000,
+    category: Column | None = None,
+    refresh: bool = False,
+) -> Response:
+    """Principal components of a sample of the vectors; drawn anew when rows change, after ten minutes, or on `refresh`."""
+    drawn = process.maps.get(collection, limit=limit, category=category, refresh=refresh)
+    return compress(request, JsonBytes(drawn))
+
+
+app = create_app("maps", router)
+handler = Mangum(app, lifespan="off")

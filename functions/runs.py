@@ -1,0 +1,132 @@
+"""GET /api/runs and GET /api/costs: what runs did, and what they cost."""
+
+from datetime import date, datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.edge.app import create_app
+from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.schemas import CollectionName
+from shared.services.runs import list_costs, list_runs
+
+router = APIRouter(tags=["runs"], dependencies=[NeedsKey])
+
+Cost = Annotated[float | None, Field(description="USD; null where the model's price is not known", examples=[0.0021])]
+
+
+class Run(BaseModel):
+    """`collection` is null for a run over all of them, whose parts are listed too, and where `kind` is generation.
+
+    `rows` were taken up: each was embedded (`reused` of these cost nothing), failed, or stale (its text changed
+    meanwhile). crashed: it should be at work, and has been silent for two minutes.
+    """
+
+    run_id: str
+    kind: Literal["embedding", "generation"]
+    collection: str | None = Field(examples=["music_knowledge"])
+    model: str | None = Field(examples=["all-MiniLM-L6-v2"])
+    state: Literal["queued", "running", "finished", "failed", "interrupted", "crashed"]
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float
+    rows: int
+    embedded: int
+    reused: int
+    stale: int
+    failed: int
+    calls: int
+    tokens: int
+    cost: Cost
+    error: str | None
+
+
+class Runs(BaseModel):
+    runs: list[Run]
+
+
+class CostEntry(BaseModel):
+    """What the runs that began on a day (UTC) had one model do."""
+
+    day: date
+    model: str = Field(examples=["text-embedding-3-small"])
+    runs: int
+    embedded: int
+    tokens: int
+    cost: Cost
+
+
+class CostTotal(BaseModel):
+    tokens: int
+    cost: float
+
+
+class Costs(BaseModel):
+    """`total.cost` leaves out what has no known price."""
+
+    days: int
+    currency: Literal["USD"]
+    entries: list[CostEntry]
+    total: CostTotal
+
+
+@router.get("/api/runs")
+def runs(
+    process: ProcessOf,
+    collection: Annotated[CollectionName | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Runs:
+    """The latest runs, of one collection or of all."""
+    found = list_runs(process.database, collection, limit)
+    return Runs(
+        runs=[
+            Run(
+                run_id=run["run_id"],
+                kind=run["kind"],
+                collection=run["collection"],
+                model=run["model"],
+                state=run["status"],
+                started_at=run["started_at"],
+                ended_at=run["ended_at"],
+                seconds=round(run["seconds"], 3),
+                rows=run["processed"],
+                embedded=run["embedded"],
+                reused=run["reused"],
+                stale=run["stale"],
+                failed=run["failed"],
+                calls=run["calls"],
+                tokens=run["tokens"],
+                cost=run["cost"],
+                error=run["error"],
+            )
+            for run in found
+        ]
+    )
+
+
+@router.get("/api/costs")
+def costs(process: ProcessOf, days: Annotated[int, Query(ge=1, le=366)] = 30) -> Costs:
+    """Tokens and money by day and model."""
+    found = list_costs(process.database, days)
+    return Costs(
+        days=days,
+        currency="USD",
+        entries=[
+            CostEntry(
+                day=entry["day"],
+                model=entry["model"],
+                runs=entry["runs"],
+                embedded=entry["embedded"],
+                tokens=entry["tokens"],
+                cost=entry["cost"],
+            )
+            for entry in found.entries
+        ],
+        total=CostTotal(tokens=found.tokens, cost=found.cost),
+    )
+
+
+app = create_app("runs", router)
+handler = Mangum(app, lifespan="off")

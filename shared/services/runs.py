@@ -1,0 +1,75 @@
+"""What runs did, what they are doing and what they cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.database.base import Database
+from shared.providers.prices import openai_price
+
+# The record's words for how a run ended, in those of whoever looks at it.
+STATES = {"completed": "finished"}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The runs that are at work on a collection now. Rate and time left are None before their first report."""
+
+    run_id: str
+    started_at: str
+    done: int
+    remaining: int
+    rows_per_second: float | None
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """A row a day and model, latest first, with their sums. A cost is None where the model's price is not known."""
+
+    entries: Sequence[Mapping[str, Any]]
+    tokens: int
+    cost: float
+
+
+def list_runs(database: Database, collection: str | None, limit: int) -> list[dict[str, Any]]:
+    """Runs, latest first. Raises NotFound for a collection that is not tracked."""
+    rows = database.call("list_embedding_runs", {"of_collection": collection, "max_rows": limit})
+    return [{**row, "status": STATES.get(row["status"], row["status"]), "cost": _cost(row)} for row in rows]
+
+
+def list_costs(database: Database, days: int) -> Costs:
+    """Tokens and money of the last days, today (UTC) included."""
+    found = database.call_scalar("embedding_costs", {"days": days})["entries"]
+    entries = [{**row, "cost": _cost(row)} for row in found]
+    return Costs(
+        entries,
+        tokens=sum(entry["tokens"] for entry in entries),
+        cost=round(sum(entry["cost"] or 0.0 for entry in entries), 6),
+    )
+
+
+def running_by_collection(database: Database, pending: Mapping[str, int]) -> dict[str, Running]:
+    """Runs at work by collection; `pending` is how many rows each has left."""
+    running = {}
+    for row in database.call("running_embedding_runs"):
+        rate = row["rows_per_second"]
+        remaining = pending.get(row["collection"], 0)
+        running[row["collection"]] = Running(
+            run_id=row["run_id"],
+            started_at=row["started_at"],
+            done=row["done"],
+            remaining=remaining,
+            rows_per_second=round(rate, 2) if rate else None,
+            seconds_left=round(remaining / rate, 1) if rate else None,
+        )
+    return running
+
+
+def _cost(row: Mapping[str, Any]) -> float | None:
+    """What was recorded; None where nothing was, of a model that is paid for at a price nobody told."""
+    cost = float(row["cost_usd"])
+    if cost or not row["tokens"] or row["provider"] != "openai":
+        return cost
+    name, _, _ = row["model"].partition("@")
+    return cost if openai_price(name) is not None else None

@@ -1,0 +1,415 @@
+"""What the console is told: runs, costs, columns, and the sample that a map is drawn of."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.errors import DatabaseRejected, NotFound
+from shared.services.backfill import BackfillOptions, backfill
+from shared.services.coverage import list_collections, list_failures, retry_failures
+from shared.services.estimate import estimate_collection
+from shared.services.projection import MAX_AGE_SECONDS, MapService, decode_vectors
+from shared.services.runs import list_costs, list_runs, running_by_collection
+from shared.services.tasks import record_run
+from tests.database.rows import MUSIC, Connection, add, edit, embed_all, entry
+from tests.fake_provider import DIMENSIONS, FakeProvider
+
+
+def age(owner: Connection, run_id: str, **columns: str) -> None:
+    """As if what the columns tell had been so long ago."""
+    changes = ", ".join(f"{name} = clock_timestamp() - interval '{interval}'" for name, interval in columns.items())
+    owner.execute(f"update embedding.runs set {changes} where id = %s", [run_id])
+
+
+def begin(database: PostgresDatabase, status: str = "running", collection: str | None = MUSIC, **report: Any) -> str:
+    return record_run(database, None, collection, status, {"model": "fake", **report})
+
+
+# Runs
+
+
+def test_runs_tell_what_they_did_latest_first(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    provider.price_per_million_tokens = 1e6
+    add(owner, "one two", "one two", "three")
+    backfill(database, provider, BackfillOptions(MUSIC, batch_size=1, workers=1))
+    begin(database, "failed", "datasets", error="no")
+    latest, first = list_runs(database, None, 10)
+    assert (latest["collection"], latest["status"], latest["error"]) == ("datasets", "failed", "no")
+    assert (first["collection"], first["status"], first["model"], first["kind"]) == (
+        MUSIC,
+        "finished",
+        "fake",
+        "embedding",
+    )
+    assert (first["processed"], first["embedded"], first["reused"], first["tokens"], first["cost"]) == (3, 3, 1, 3, 3.0)
+    assert first["calls"] == len(provider.wire.requests) == 2
+    assert first["seconds"] > 0
+    assert [run["run_id"] for run in list_runs(database, MUSIC, 10)] == [first["run_id"]]
+    assert [run["run_id"] for run in list_runs(database, None, 1)] == [latest["run_id"]]
+    with pytest.raises(NotFound):
+        list_runs(database, "nothing", 10)
+
+
+def test_a_task_does_not_forget_the_calls_that_its_backfill_reported(database: PostgresDatabase) -> None:
+    run_id = begin(database, "completed", calls=7)
+    record_run(database, run_id, MUSIC, "completed", {"embedded": 3})
+    assert list_runs(database, MUSIC, 1)[0]["calls"] == 7
+
+
+def test_a_run_that_fell_silent_has_crashed_and_ended_when_it_was_last_heard_of(
+    owner: Connection, database: PostgresDatabase
+) -> None:
+    run_id = begin(database)
+    age(owner, run_id, started_at="10 minutes", begun_at="10 minutes", reported_at="4 minutes")
+    (run,) = list_runs(database, None, 10)
+    assert run["status"] == "crashed"
+    assert run["seconds"] == pytest.approx(360, abs=5)
+    assert run["ended_at"] is not None
+    age(owner, run_id, reported_at="1 minute")
+    assert list_runs(database, None, 10)[0]["status"] == "running"
+
+
+def test_time_in_the_queue_is_not_time_at_work(owner: Connection, database: PostgresDatabase) -> None:
+    run_id = begin(database, "queued")
+    age(owner, run_id, started_at="1 hour")
+    assert list_runs(database, None, 1)[0]["seconds"] == pytest.approx(3600, abs=5)
+    record_run(database, run_id, MUSIC, "running", {"embedded": 10})
+    assert list_runs(database, None, 1)[0]["seconds"] < 5
+    record_run(database, run_id, MUSIC, "completed", {"embedded": 10})
+    assert list_runs(database, None, 1)[0]["seconds"] < 5
+
+
+def test_the_rate_is_that_of_all_who_work_on_a_collection(owner: Connection, database: PostgresDatabase) -> None:
+    for embedded, failed in ((90, 10), (40, 0)):
+        run_id = begin(database, embedded=embedded, failed=failed)
+        age(owner, run_id, begun_at="11 seconds", reported_at="1 second")
+    silent = begin(database, embedded=1000)
+    age(owner, silent, begun_at="5 minutes", reported_at="1 minute")
+    begin(database, "completed", embedded=1000)
+    begin(database, collection=None, embedded=1000)
+    running = running_by_collection(database, {MUSIC: 280})
+    assert list(running) == [MUSIC]
+    assert (running[MUSIC].done, running[MUSIC].remaining) == (140, 280)
+    assert running[MUSIC].rows_per_second == pytest.approx(14, rel=0.01)
+    assert running[MUSIC].seconds_left == pytest.approx(20, rel=0.01)
+
+
+def test_before_its_first_report_a_run_has_no_rate(database: PostgresDatabase) -> None:
+    begin(database)
+    (running,) = running_by_collection(database, {MUSIC: 5}).values()
+    assert (running.done, running.rows_per_second, running.seconds_left) == (0, None, None)
+
+
+# Costs
+
+
+def test_costs_are_by_day_and_model_and_count_nothing_twice(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    for days in ("0 days", "0 days", "40 hours", "29 days", "31 days"):
+        run_id = begin(database, "completed", tokens=100, cost_usd=0.25, embedded=10)
+        age(owner, run_id, started_at=days)
+    begin(database, "completed", None, tokens=200, cost_usd=0.5)
+    database.call("record_generation_run", {"model": "writer", "status": "completed", "report": {"tokens": 7}})
+    costs = list_costs(database, 30)
+    today = [entry for entry in costs.entries if entry["day"] == costs.entries[0]["day"]]
+    assert [(one["model"], one["runs"], one["embedded"], one["tokens"], one["cost"]) for one in today] == [
+        ("fake", 2, 20, 200, 0.5),
+        ("writer", 1, 0, 7, 0.0),
+    ]
+    assert len(costs.entries) == 4
+    assert (costs.tokens, costs.cost) == (407, 1.0)
+    assert len(list_costs(database, 1).entries) == 2
+    assert len(list_costs(database, 366).entries) == 5
+
+
+def test_a_cost_that_nobody_told_is_not_nothing(database: PostgresDatabase) -> None:
+    for name, provider in (("unheard-of", "openai"), ("text-embedding-3-small@512", "openai"), ("local", "ollama")):
+        spec = {"name": name, "provider": provider, "dimensions": 8}
+        database.call("register_embedding_model", spec)
+        record_run(database, None, MUSIC, "completed", {"model": name, "tokens": 20, "cost_usd": 0})
+    told = {entry["model"]: entry["cost"] for entry in list_costs(database, 1).entries}
+    assert told == {"unheard-of": None, "text-embedding-3-small@512": 0.0, "local": 0.0}
+    assert {run["model"]: run["cost"] for run in list_runs(database, None, 9)} == told
+
+
+def test_an_estimate_says_how_it_was_counted(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.price_per_million_tokens = 2.0
+    add(owner, *(f"text number {number}" for number in range(1001)))
+    guess = estimate_collection(database, provider, MUSIC, price_is_set=False)
+    assert (guess.rows, guess.counted) == (1001, "estimated")
+    assert guess.tokens == pytest.approx(3003, rel=0.05)
+    assert guess.cost == pytest.approx(guess.tokens * 2e-6)
+    assert "1,000 of 1,001 texts" in guess.method
+    owner.execute("delete from music_knowledge where content = 'text number 7'")
+    assert estimate_collection(database, provider, MUSIC, price_is_set=False).counted == "estimated"
+    monkeypatch.setattr(FakeProvider, "counts_exactly", True)
+    exact = estimate_collection(database, provider, MUSIC, price_is_set=False)
+    assert (exact.tokens, exact.counted) == (3000, "exact")
+    monkeypatch.setattr(FakeProvider, "name", "openai")
+    assert estimate_collection(database, provider, MUSIC, price_is_set=False).cost is not None
+    provider.price_per_million_tokens = 0.0
+    assert estimate_collection(database, provider, MUSIC, price_is_set=False).cost is None
+    assert estimate_collection(database, provider, MUSIC, price_is_set=True).cost == 0.0
+
+
+# Parked rows
+
+
+def test_only_the_parked_rows_that_are_named_are_tried_again(
+    owner: Connection, database: PostgresDatabase, work: EmbeddingQueue
+) -> None:
+    one, two, three, four = add(owner, "one", "two", "three", "four")
+    work.claim_embeddings(10, 60)
+    work.fail_embeddings([(row_id, "no", True) for row_id in (one, two, three)])
+    assert retry_failures(database, MUSIC, [one, four, "nonsense"]) == 1
+    leased, retried = entry(owner, four), entry(owner, one)
+    assert leased is not None
+    assert leased["leased_at"] is not None, "a row at work is left alone"
+    assert retried is not None
+    assert (retried["attempts"], retried["failed_at"]) == (0, None)
+    assert [row.row_id for row in work.claim_embeddings(10, 60)] == [one]
+    failures, total = list_failures(database, MUSIC, 1)
+    assert (len(failures), total) == (1, 2)
+    assert retry_failures(database, MUSIC, []) == 0
+    assert retry_failures(database, MUSIC, None) == 2
+    for read in (lambda: list_failures(database, "nothing", 1), lambda: retry_failures(database, "nothing", [one])):
+        with pytest.raises(NotFound):
+            read()
+
+
+# Columns
+
+
+def columns(database: PostgresDatabase, collection: str) -> tuple[str | None, list[str]]:
+    (found,) = [one for one in list_collections(database) if one.coverage.collection == collection]
+    return found.label_column, list(found.category_columns)
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["new", "analyzed"])
+def test_a_row_is_named_by_its_title_and_coloured_by_columns_of_few_values(
+    owner: Connection, database: PostgresDatabase, analyzed: bool
+) -> None:
+    owner.execute("create type colour as enum ('red', 'blue')")
+    owner.execute(
+        'create table things (id text primary key, kind text, url text, "Odd ""name" colour, tags text[], flag boolean,'
+        " mostly_null text, one_value text, title text, body text)"
+    )
+    owner.execute(
+        "create function embedding.document_text(t public.things) returns text language sql stable return t.body"
+    )
+    owner.execute("select track_embeddings('public.things')")
+    assert columns(database, "things") == ("title", [])
+    owner.execute(
+        "insert into things select 'k' || n, 'kind ' || n % 7, 'u' || n, case when n % 2 = 0 then 'red' else 'blue' end::colour,"
+        " '{a}', n % 3 = 0, case when n < 3 then 'rare ' || n end, 'same', 'title ' || n % 5, 'body ' || n"
+        " from generate_series(1, 400) n"
+    )
+    if analyzed:
+        owner.execute("analyze things")
+    assert columns(database, "things") == ("title", ["kind", 'Odd "name', "flag"])
+    owner.execute("alter table things drop column title")
+    assert columns(database, "things")[0] == "url"
+    sample = database.call_scalar(
+        "sample_embeddings", {"collection": "things", "model": "m", "category_column": 'Odd "name'}
+    )
+    assert sample["ids"] == []
+
+
+def test_a_few_rows_with_a_text_each_have_no_categories(owner: Connection, database: PostgresDatabase) -> None:
+    add(owner, "one", "two", "three")
+    assert columns(database, MUSIC) == ("topic", [])
+    # A table that was dropped is passed over.
+    owner.execute("drop table music_knowledge cascade")
+    assert MUSIC not in [row["collection"] for row in database.call("list_collection_columns")]
+
+
+# The sample
+
+
+def sample_of(database: PostgresDatabase, **options: Any) -> dict[str, Any]:
+    found: dict[str, Any] = database.call_scalar("sample_embeddings", {"collection": MUSIC, "model": "fake", **options})
+    return found
+
+
+def version_of(database: PostgresDatabase, size: int = 2000) -> tuple[str | None, str]:
+    found = database.call("embedding_sample_version", {"collection": MUSIC, "sample_size": size})[0]
+    return found["model"], found["version"]
+
+
+def fill(owner: Connection, provider: FakeProvider, work: EmbeddingQueue, count: int) -> list[str]:
+    ids = add(owner, *(f"text {number}" for number in range(count)))
+    embed_all(work, provider)
+    return ids
+
+
+def test_the_sample_holds_the_vectors_of_its_rows(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    owner.execute("insert into music_knowledge (topic, category, content) values (' ', 'c', %s)", ["x" * 300])
+    fill(owner, provider, work, 20)
+    found = sample_of(database, category_column="category")
+    assert (found["total"], len(found["ids"])) == (21, 21)
+    vectors = decode_vectors(found["vectors"], 21)
+    assert vectors.shape == (21, DIMENSIONS)
+    texts = dict(owner.execute("select id::text, embedding.document_text(m) from music_knowledge m").fetchall())
+    expected = provider.embed_documents([texts[row_id] for row_id in found["ids"]])
+    assert vectors == pytest.approx(expected, abs=1e-3)
+    by_id = dict(zip(found["ids"], zip(found["labels"], found["categories"], strict=True), strict=True))
+    (long,) = [value for value in by_id.values() if value[1] == "c"]
+    assert len(long[0]) == 120, "without a topic its text has to do, and not all of it"
+    assert sample_of(database)["categories"] == [None] * 21
+
+
+def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_grows(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    fill(owner, provider, work, 300)
+    first = sample_of(database, sample_size=100)
+    assert len(first["ids"]) == 100
+    assert first["total"] == 300
+    owner.execute("update music_knowledge set metadata = '{}' where id = any (%s::uuid[])", [first["ids"][:50]])
+    owner.execute("vacuum full music_knowledge")
+    assert sample_of(database, sample_size=100) == first
+    add(owner, *(f"more {number}" for number in range(100)))
+    embed_all(work, provider)
+    grown = set(sample_of(database, sample_size=100)["ids"])
+    # Of a sample of 100 in 300, a quarter makes place for rows of the hundred that are new.
+    assert 50 < len(grown & set(first["ids"])) < 95
+
+
+def test_what_it_costs_to_ask_whether_the_sample_has_changed_does_not_grow_with_the_table(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    work.use_collection_model("fake")
+    owner.execute(
+        "insert into music_knowledge (topic, content, embedding, embedding_model) select '', 'text ' || n,"
+        " array_fill(1.0 / n, array[16])::extensions.vector, 'fake' from generate_series(1, 6000) n"
+    )
+    owner.execute("analyze music_knowledge")
+
+    def reads() -> tuple[int, int]:
+        found = owner.execute(
+            "select seq_scan, idx_tup_fetch from pg_stat_xact_user_tables where relname = 'music_knowledge'"
+        ).fetchone()
+        assert found is not None
+        return int(str(found[0])), int(str(found[1]))
+
+    with owner.transaction():
+        before = reads()
+        owner.execute("select * from embedding_sample_version('music_knowledge', 100)")
+        after = reads()
+    assert after[0] == before[0], "the table is not scanned"
+    assert 100 <= after[1] - before[1] < 500
+
+
+def test_the_version_changes_with_a_row_of_the_sample_and_with_nothing_else(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    assert version_of(database)[0] is None
+    ids = fill(owner, provider, work, 50)
+    seen = {version_of(database)}
+    assert version_of(database) in seen
+    owner.execute("update music_knowledge set category = 'other' where id = %s", [ids[3]])
+    seen.add(version_of(database))
+    assert len(seen) == 2
+    edit(owner, ids[4], "another text")
+    seen.add(version_of(database))
+    assert len(seen) == 3, "it lost its vector"
+    embed_all(work, provider)
+    seen.add(version_of(database))
+    assert len(seen) == 4
+    add(owner, "waits")
+    assert version_of(database) in seen, "a row without a vector is on no map"
+    owner.execute("delete from music_knowledge where id = %s", [ids[5]])
+    assert version_of(database) not in seen
+
+
+def test_during_a_switch_the_model_of_most_vectors_is_drawn(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    fill(owner, provider, work, 60)
+    wide = FakeProvider("wide", 24)
+    work.register_embedding_model(wide.spec)
+    work.set_collection_model("wide")
+    maps = MapService(database)
+    for moved, model, count in ((20, "fake", 40), (20, "wide", 40), (20, "wide", 60)):
+        rows = work.claim_embeddings(moved, 60)
+        work.save_embeddings("wide", rows, wide.embed_documents([row.text for row in rows]))
+        drawn = maps.get(MUSIC)
+        assert (drawn.model, drawn.total) == (model, count)
+
+
+def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatabase) -> None:
+    for size in (0, 2001):
+        with pytest.raises(DatabaseRejected, match="between 1 and 2000"):
+            sample_of(database, sample_size=size)
+    for column in ("nothing", "content; drop table music_knowledge", "metadata", "embedding_model"):
+        with pytest.raises(DatabaseRejected, match="no column"):
+            sample_of(database, category_column=column)
+    with pytest.raises(NotFound):
+        database.call_scalar("sample_embeddings", {"collection": "nothing", "model": "fake"})
+
+
+def test_a_vector_of_any_length_is_drawn(owner: Connection, database: PostgresDatabase, work: EmbeddingQueue) -> None:
+    work.use_collection_model("fake")
+    for number in (0.0, 1e-30, 1e30):
+        owner.execute(
+            "insert into music_knowledge (topic, content, embedding, embedding_model)"
+            " values ('', %s, array_fill(%s::real, array[16])::extensions.vector, 'fake')",
+            [f"text {number}", number],
+        )
+    vectors = decode_vectors(sample_of(database)["vectors"], 3)
+    assert sorted(np.linalg.norm(vectors, axis=1).round(2).tolist()) == [0.0, 1.0, 1.0]
+    assert len(base64.b64decode(sample_of(database)["vectors"])) == 3 * 2 * DIMENSIONS
+
+
+# The cache of maps
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_map_is_drawn_once_until_rows_change_or_ten_minutes_pass(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    ids = fill(owner, provider, work, 30)
+    clock = Clock()
+    maps = MapService(database, clock=clock)
+    first = maps.get(MUSIC)
+    assert (first.sampled, first.total, first.model) == (30, 30, "fake")
+    assert maps.get(MUSIC) is first
+    assert maps.get(MUSIC, category="category") is not first
+    assert maps.get(MUSIC, limit=10).sampled == 10
+    assert maps.get(MUSIC, refresh=True) is not first
+    first = maps.get(MUSIC)
+    clock.now = MAX_AGE_SECONDS - 1
+    assert maps.get(MUSIC) is first
+    clock.now = MAX_AGE_SECONDS + 1
+    first, older = maps.get(MUSIC), first
+    assert first is not older
+    assert first.points == older.points
+    edit(owner, ids[0], "renamed")
+    embed_all(work, provider)
+    assert "renamed" in [point.label for point in maps.get(MUSIC).points]
+
+
+def test_the_cache_is_bounded(owner: Connection, database: PostgresDatabase) -> None:
+    maps = MapService(database)
+    first = maps.get(MUSIC, limit=1)
+    for limit in range(2, 40):
+        maps.get(MUSIC, limit=limit)
+    assert len(maps._maps) == 32
+    assert maps.get(MUSIC, limit=1) is not first

@@ -1,0 +1,82 @@
+"""Is the provider there: asked seldom, waited for shortly."""
+
+import threading
+
+import pytest
+
+from shared.errors import ConfigurationError, ProviderUnavailable
+from shared.services import provider_check
+from shared.services.provider_check import BAD_SECONDS, GOOD_SECONDS, ProviderCheck
+from tests.fake_provider import DIMENSIONS, FakeProvider
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_provider_that_answered_is_not_asked_again_for_long() -> None:
+    provider, clock = FakeProvider(), Clock()
+    check = ProviderCheck(lambda: provider, clock=clock)
+    for _ in range(3):
+        state = check.state()
+        assert (state.model, state.dimensions, state.error) == ("fake", DIMENSIONS, None)
+    clock.now = GOOD_SECONDS - 1
+    check.state()
+    assert provider.wire.texts == ["music"]
+    clock.now = GOOD_SECONDS + 1
+    check.state()
+    assert provider.wire.texts == ["music", "music"]
+    check.close()
+
+
+def test_one_that_is_down_is_tried_once_and_again_soon() -> None:
+    provider, clock = FakeProvider(), Clock()
+    provider.wire.down = ProviderUnavailable("gone")
+    check = ProviderCheck(lambda: provider, clock=clock)
+    error = check.state().error
+    assert isinstance(error, ProviderUnavailable)
+    check.state()
+    assert len(provider.wire.requests) == 1, "no retries, and not one for each who asks"
+    provider.wire.down = None
+    clock.now = BAD_SECONDS + 0.1
+    assert check.state().error is None
+    check.close()
+
+
+def test_one_that_is_not_set_up_says_so() -> None:
+    def make() -> FakeProvider:
+        raise ConfigurationError("OPENAI_API_KEY: is needed")
+
+    check = ProviderCheck(make)
+    error = check.state().error
+    assert error is not None
+    assert error.message == "OPENAI_API_KEY: is needed"
+    check.close()
+
+
+def test_one_that_fails_as_nobody_expected_is_a_state_too() -> None:
+    def make() -> FakeProvider:
+        raise RuntimeError("a bug")
+
+    check = ProviderCheck(make)
+    error = check.state().error
+    assert error is not None
+    assert "a bug" not in error.message
+    check.close()
+
+
+def test_a_slow_one_is_asked_once_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = FakeProvider()
+    provider.wire.gate = threading.Event()
+    check = ProviderCheck(lambda: provider)
+    monkeypatch.setattr(provider_check, "WAIT_SECONDS", 0.05)
+    assert [check.state().model for _ in range(4)] == [None] * 4
+    assert provider.wire.arrived.wait(10)
+    provider.wire.gate.set()
+    monkeypatch.setattr(provider_check, "WAIT_SECONDS", 10)
+    assert check.state().model == "fake"
+    assert len(provider.wire.requests) == 1
+    check.close()
