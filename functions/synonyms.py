@@ -18,6 +18,7 @@ router = APIRouter(prefix="/api/synonyms", tags=["synonyms"])
 
 TagType = Literal["genre", "mood"]
 TagName = Annotated[SomeText, Field(max_length=100, examples=["bossa nova"])]
+TagId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Term = Annotated[SomeText, Field(max_length=100)]
 Limit = Annotated[int, Field(ge=1, le=100)]
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["musique douce pour la plage"])]
@@ -43,7 +44,7 @@ class NewSynonyms(Body):
     """Synonyms for the tag of that id or that name."""
 
     tag_type: TagType
-    tag_id: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    tag_id: TagId | None = None
     tag_name: TagName | None = None
     synonyms: SynonymSet
     confidence: Confidence = 1.0
@@ -106,10 +107,17 @@ class SynonymAnswer(BaseModel):
 
 
 class GenerateRequest(Body):
-    """Without a tag_type both. `force` replaces synonyms that are there, also those written by hand."""
+    """Without a tag_type both, without tag_ids all. `force` replaces synonyms that are there, also those by hand."""
 
     tag_type: TagType | None = None
+    tag_ids: Annotated[list[TagId], Field(min_length=1, max_length=1000)] | None = None
     force: bool = False
+
+    @model_validator(mode="after")
+    def _says_of_which_type(self) -> "GenerateRequest":
+        if self.tag_ids is not None and self.tag_type is None:
+            raise ValueError("tag_ids need the tag_type they are of")
+        return self
 
 
 class GenerationAccepted(BaseModel):
@@ -163,7 +171,7 @@ def search_synonyms(
 def generate_synonyms(process: ProcessOf, body: GenerateRequest | None = None) -> GenerationAccepted:
     """Have synonyms written for every tag that has none, in the background; parked tags are tried again."""
     wanted = body or GenerateRequest()
-    return accepted(*process.synonym_tasks.start(wanted.tag_type, force=wanted.force))
+    return accepted(*process.synonym_tasks.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
 
 
 @router.get("/generation", dependencies=[NeedsKey])

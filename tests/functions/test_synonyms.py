@@ -174,6 +174,25 @@ def test_a_tag_that_only_garbage_is_written_for_is_parked_and_the_others_go_on(
     assert writing.post("/api/synonyms/generate", headers=KEYS).json()["status"] == "skipped"
 
 
+def test_one_tag_is_written_again_and_its_neighbours_are_not(
+    writing: httpx.Client, chat: ProtocolServer, owner: Connection
+) -> None:
+    zouk, polka = add_tag(owner, "Zouk"), add_tag(owner, "Polka")
+    wait_for(writing, writing.post("/api/synonyms/generate", headers=KEYS).json()["task_id"], "completed")
+    chat.vocabulary["Zouk"] = chat.vocabulary["Polka"] = ["written anew", "b", "c", "d"]
+    body = {"tag_type": "genre", "tag_ids": [zouk], "force": True}
+    accepted = writing.post("/api/synonyms/generate", json=body, headers=KEYS).json()
+    assert accepted["message"].startswith("1 tags queued")
+    wait_for(writing, accepted["task_id"], "completed")
+    assert by_words(writing, "anew") == ["Zouk"]
+    assert writing.get("/api/synonyms/genre/Polka").json()["tag_id"] == polka
+
+    # An id alone names no tag: genres and moods have their own.
+    refused = writing.post("/api/synonyms/generate", json={"tag_ids": [zouk], "force": True}, headers=KEYS)
+    assert refused.status_code == 422
+    assert "tag_type" in refused.json()["error"]["message"]
+
+
 def test_a_generator_that_is_away_costs_no_tag_its_chances(serve: Serve, owner: Connection) -> None:
     client = serve(generation_provider="ollama", ollama_url="http://127.0.0.1:9")
     tag_id = add_tag(owner, "Zouk")

@@ -1,0 +1,82 @@
+// Every call to the server. The key lives in this variable and nowhere else: it is gone with the tab.
+
+let key = null;
+const events = new EventTarget();
+
+/** The server answered, with an error in its shape. */
+export class ApiError extends Error {
+  constructor(status, error) {
+    super(error?.message ?? `the server answered ${status}`);
+    this.status = status;
+    this.code = error?.code ?? "unknown";
+    this.requestId = error?.request_id ?? null;
+  }
+}
+
+/** Nobody answered. */
+export class ServerGone extends Error {
+  constructor() {
+    super("the server does not answer");
+  }
+}
+
+/** `key` (it was set or forgotten), `gone` and `back` (the server). */
+export const on = (name, listener) => events.addEventListener(name, listener);
+export const tell = (name) => events.dispatchEvent(new Event(name));
+
+let gone = false;
+on("gone", () => (gone = true));
+
+export function useKey(value) {
+  key = value;
+  tell("key");
+}
+export const forgetKey = () => useKey(null);
+export const hasKey = () => key !== null;
+
+/** The JSON answer of a route. With `keyed: false` no key is sent: the route answers everyone. */
+export async function call(path, { method = "GET", body, signal, keyed = true } = {}) {
+  const headers = {};
+  if (body !== undefined) headers["content-type"] = "application/json";
+  if (keyed && key !== null) headers.authorization = `Bearer ${key}`;
+  let response;
+  try {
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    response = await fetch(path, { method, headers, body: text, signal, cache: "no-store", credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    if (!gone) tell("gone");
+    throw new ServerGone();
+  }
+  if (gone) {
+    gone = false;
+    tell("back");
+  }
+  const answer = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return null;
+  });
+  if (!response.ok) throw new ApiError(response.status, answer?.error);
+  return answer;
+}
+
+export const post = (path, body, options) => call(path, { method: "POST", body, ...options });
+
+/** A path of segments, each escaped. */
+export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/")}`;
+
+/** The newest of several calls: a call aborts the one before it, whose answer then never comes. */
+export function newest() {
+  let running = null;
+  return async (make) => {
+    running?.abort();
+    const mine = (running = new AbortController());
+    try {
+      const answer = await make(mine.signal);
+      return mine.signal.aborted ? null : answer;
+    } catch (error) {
+      if (mine.signal.aborted) return null;
+      throw error;
+    }
+  };
+}

@@ -1,0 +1,147 @@
+// The frame: tabs, theme, what the server says of itself, and what to do when it says nothing.
+
+import { call, forgetKey, hasKey, on, tell } from "./api.js";
+import { el, say } from "./dom.js";
+import { command } from "./states.js";
+
+// A panel's module comes when it is opened first: what is not looked at is not loaded.
+const LOAD = {
+  coverage: async () => (await import("./coverage.js")).mountCoverage,
+  search: async () => (await import("./search.js")).mountSearch,
+  map: async () => (await import("./map.js")).mountMap,
+  synonyms: async () => (await import("./synonyms.js")).mountSynonyms,
+  cost: async () => (await import("./cost.js")).mountCost,
+};
+const RETRY_MS = 2000;
+const PROBLEM_MS = 10_000;
+
+const byId = (id) => document.getElementById(id);
+const tabs = [...document.querySelectorAll("[role=tab]")];
+const nameOf = (tab) => tab.getAttribute("aria-controls");
+
+/** What the panels share: the server's answer to /api/console, and when it is there. */
+const shared = { server: null, ready: null };
+const panels = {};
+let current = null;
+
+async function open(name, focus = false) {
+  if (!(name in LOAD)) return;
+  for (const tab of tabs) {
+    const chosen = nameOf(tab) === name;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+    byId(nameOf(tab)).hidden = !chosen;
+    if (chosen && focus) tab.focus();
+  }
+  if (current === name) return;
+  panels[current]?.hide();
+  current = name;
+  document.title = `${name[0].toUpperCase()}${name.slice(1)} · Tonnetz`;
+  if (!panels[name]) {
+    let mount;
+    try {
+      mount = await LOAD[name]();
+    } catch {
+      // The server went away before the module came: with it back, the next look at the tab tries again.
+      if (current === name) current = null;
+      tell("gone");
+      return;
+    }
+    panels[name] ??= mount(byId(name), shared);
+  }
+  if (current === name) panels[name].show();
+}
+
+for (const [place, tab] of tabs.entries()) {
+  tab.addEventListener("click", () => (location.hash = `/${nameOf(tab)}`));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const to = event.key === "Home" ? 0 : event.key === "End" ? tabs.length - 1 : step && (place + step + tabs.length) % tabs.length;
+    if (to === undefined) return;
+    event.preventDefault();
+    history.replaceState(null, "", `#/${nameOf(tabs[to])}`);
+    open(nameOf(tabs[to]), true);
+  });
+}
+// `#/search`, and not `#search`: an address that names an element would move the focus there.
+const shownTab = () => (location.hash.slice(2) in LOAD ? location.hash.slice(2) : "coverage");
+addEventListener("hashchange", () => open(location.hash.slice(2)));
+
+// Theme: the system's, until somebody chooses; the choice is not kept anywhere.
+const themes = ["auto", "light", "dark"];
+byId("theme").addEventListener("click", (event) => {
+  const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % themes.length];
+  document.documentElement.dataset.theme = next;
+  say(event.currentTarget, `Theme: ${next}`);
+  dispatchEvent(new Event("themechange"));
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
+
+byId("forget").addEventListener("click", forgetKey);
+on("key", () => {
+  byId("forget").hidden = !hasKey();
+  reload();
+});
+
+function reload() {
+  for (const [name, panel] of Object.entries(panels)) panel.reset(name === current);
+}
+
+// The server: asked at first, again while something is wrong, and until it is back once it is gone.
+let timer = null;
+let lost = false;
+
+async function greet() {
+  clearTimeout(timer);
+  try {
+    shared.server = await call("/api/console", { keyed: false });
+  } catch {
+    // A server without the route, or a gateway that answers for one that is down: either way nothing is known.
+    timer = setTimeout(greet, RETRY_MS);
+    return;
+  }
+  showServer();
+  if (shared.server.problems.length) timer = setTimeout(greet, PROBLEM_MS);
+}
+
+function showServer() {
+  const { server } = shared;
+  const model = [server.provider, server.model, server.dimensions && `${server.dimensions} dimensions`].filter(Boolean).join(" · ");
+  byId("server").replaceChildren(
+    el("span", { class: `dot ${server.problems.length ? "warn" : "ok"}` }),
+    el("span", null, model || "no provider"),
+    server.version ? el("span", { class: "dim" }, `v${server.version}`) : "",
+  );
+  notices(server.problems.map((problem) => notice(problem.message, problem.fix)));
+}
+
+function notice(message, fix) {
+  const line = el("div", { class: "notice" }, el("p", null, message));
+  if (fix) line.append(/^[\w./-]+( \S+)*$/.test(fix) && fix.length < 80 && !fix.endsWith(".") ? command(fix) : el("p", null, fix));
+  return line;
+}
+
+function notices(nodes) {
+  // Compared by text: an unchanged banner is not read aloud again.
+  const place = byId("notices");
+  if (place.textContent !== nodes.map((node) => node.textContent).join("")) place.replaceChildren(...nodes);
+}
+
+on("gone", () => {
+  lost = true;
+  byId("server").replaceChildren(el("span", { class: "dot bad" }), el("span", null, "no answer"));
+  notices([notice("The server does not answer. The page asks again every two seconds. If it is not running, start it:", "make serve")]);
+  clearTimeout(timer);
+  timer = setTimeout(greet, RETRY_MS);
+});
+on("back", () => {
+  if (!lost) return;
+  lost = false;
+  notices([]);
+  greet().then(reload);
+  if (current === null) open(shownTab());
+});
+document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]());
+
+shared.ready = greet();
+open(shownTab());

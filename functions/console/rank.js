@@ -1,0 +1,63 @@
+// The fused score, as search_* forms it: full_text_weight × full_text_score + semantic_weight × semantic_score + rest.
+// A pure module: what is computed here must be what the server would answer.
+
+/** The three parts of a hit's score. `rest` is what a collection adds beside its legs (datasets: age and own score). */
+export function parts(hit, weights) {
+  return {
+    words: weights.words * (hit.full_text_score ?? 0),
+    meaning: weights.meaning * (hit.semantic_score ?? 0),
+    rest: "hybrid_score" in hit ? hit.score - hit.hybrid_score : 0,
+  };
+}
+
+export const score = (hit, weights) => {
+  const { words, meaning, rest } = parts(hit, weights);
+  return words + meaning + rest;
+};
+
+/** The hits by their score with other weights, best first; ties by id, as the server breaks them. */
+export function rerank(hits, weights) {
+  const scores = new Map(hits.map((hit) => [hit, score(hit, weights)]));
+  return [...hits].sort((a, b) => scores.get(b) - scores.get(a) || byId(a.id, b.id));
+}
+
+function byId(a, b) {
+  if (/^\d+$/.test(a) && /^\d+$/.test(b) && a.length !== b.length) return a.length - b.length;
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+/**
+ * Whether the first `shown` hits of `rerank` are certainly those of the server.
+ *
+ * A row that the answer does not list scored at most as much as its last one, under the weights that were asked. The
+ * most such a row can score under the new ones, its parts being between 0 and 1, is a fractional knapsack. A weight of
+ * zero is another question: the server then leaves that leg out, and scales the other one differently.
+ */
+export function isCertain(answer, weights, shown) {
+  const { hits, weights: asked, wanted } = answer;
+  const turnedOff = (leg) => (weights[leg] === 0) !== (asked[leg] === 0);
+  if (turnedOff("words") || turnedOff("meaning")) return false;
+  if (hits.length < wanted) return true;
+  const ranked = rerank(hits, weights);
+  const place = ranked[Math.min(shown, ranked.length) - 1];
+  return score(place, weights) > mostUnlisted(answer, weights);
+}
+
+function mostUnlisted({ hits, weights: asked }, weights) {
+  const last = Math.min(...hits.map((hit) => score(hit, asked)));
+  // The rest weighs the same in both, and is not bounded by 1 but by all that the last row has.
+  const items = [
+    [asked.words, weights.words],
+    [asked.meaning, weights.meaning],
+  ];
+  let left = last;
+  let most = 0;
+  const gain = ([cost, value]) => (cost ? value / cost : Infinity);
+  for (const [cost, value] of items.sort((a, b) => gain(b) - gain(a))) {
+    if (gain([cost, value]) < 1 && "hybrid_score" in hits[0]) break;
+    const share = cost ? Math.min(1, left / cost) : 1;
+    most += share * value;
+    left -= share * cost;
+  }
+  return most + ("hybrid_score" in hits[0] ? left : 0);
+}

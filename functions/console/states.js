@@ -1,0 +1,71 @@
+// What a panel says when it has nothing to show: empty, locked, failed. Each names the next step.
+
+import { ApiError, ServerGone, hasKey, useKey } from "./api.js";
+import { button, el } from "./dom.js";
+
+/** A titled note with the commands that lead on. */
+export function note(title, text, ...commands) {
+  return el("div", { class: "note" }, el("h3", null, title), text && el("p", null, text), commands.map(command));
+}
+
+/** A line to be typed into a shell. */
+export function command(text) {
+  const copy = button("Copy", () => navigator.clipboard?.writeText(text).then(() => (copy.textContent = "Copied")), {
+    class: "quiet",
+    "aria-label": `Copy ${text}`,
+  });
+  return el("div", { class: "command" }, el("code", null, text), copy);
+}
+
+export const loading = () =>
+  el("div", { class: "loading", role: "status" }, el("span", { class: "sr" }, "Loading"), [1, 2, 3].map(() => el("i")));
+
+/** What to show for an error; null for a server that is gone, of which the banner tells already. */
+export function failure(error) {
+  if (error instanceof ServerGone) return note("The server does not answer", "This panel comes back with it.");
+  if (error instanceof ApiError && error.status === 401) return locked();
+  if (!(error instanceof ApiError)) throw error;
+  const trace = error.requestId ? `Request ${error.requestId} in the server's log.` : "";
+  const node = note("That did not work", error.message);
+  node.setAttribute("role", "alert");
+  if (trace) node.append(el("p", { class: "dim" }, trace));
+  return node;
+}
+
+/** Asks for the key. */
+export function locked() {
+  const refused = hasKey();
+  const field = el("input", {
+    type: "password",
+    name: "key",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    "aria-describedby": "key-hint",
+  });
+  const submit = (event) => {
+    event.preventDefault();
+    if (field.value.trim()) useKey(field.value.trim());
+    field.value = "";
+  };
+  return el(
+    "form",
+    { class: "note", onsubmit: submit, autocomplete: "off" },
+    el("h3", null, refused ? "The server refused this key" : "This server asks for its key"),
+    el("p", { id: "key-hint" }, "It is FUNCTIONS_API_KEY of the server's environment. It stays in the memory of this tab and is gone when you close it."),
+    el("div", { class: "row" }, el("label", null, el("span", { class: "sr" }, "Key"), field), el("button", { class: "primary" }, "Use key")),
+  );
+}
+
+/** Show what `load` makes in `place`: a skeleton first where it is empty, and what went wrong where something did. */
+export async function fill(place, load) {
+  if (!place.hasChildNodes()) place.replaceChildren(loading());
+  try {
+    const nodes = await load();
+    if (nodes) place.replaceChildren(...[nodes].flat());
+    return true;
+  } catch (error) {
+    place.replaceChildren(failure(error));
+    return false;
+  }
+}

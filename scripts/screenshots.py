@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Pictures of the console into .screenshots/: every panel, light and dark, on a desk and on a phone."""
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import command
+
+from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = "/usr/bin/chromium"
+# No network but the server's, nothing remembered, nothing drawn by a graphics card.
+CHROMIUM_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZES = {"1280": (1280, 860), "390": (390, 844)}
+THEMES = ("light", "dark")
+START_SECONDS = 120.0
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.url:
+        shoot(arguments.url, folder)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="tonnetz-screenshots-") as scratch, serving(Path(scratch)) as url:
+        shoot(url, folder)
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", help="of a server that runs; without it one with the sample rows is started")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".screenshots", help="default: .screenshots")
+    return parser.parse_args()
+
+
+@contextmanager
+def serving(scratch: Path) -> Iterator[str]:
+    """A server over an embedded database of its own with the sample rows, embedded; its URL."""
+    environment = {**os.environ, "TONNETZ_DATA_DIR": str(scratch / "data"), "PYTHONPATH": str(ROOT)}
+    for name in ("DATABASE_URL", "SUPABASE_URL", "FUNCTIONS_API_KEY"):
+        environment.pop(name, None)
+    demo = [sys.executable, str(ROOT / "scripts/demo.py")]
+    subprocess.run(demo, cwd=scratch, env=environment, check=True, stdout=subprocess.DEVNULL)
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "functions.local", "--port", str(port), "--drain-minutes", "0"],
+        cwd=scratch,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, server)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/ready", timeout=5):
+                return
+        except (urllib.error.URLError, OSError) as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise ConfigurationError("the server for the pictures did not start") from error
+            time.sleep(0.2)
+
+
+def shoot(url: str, folder: Path) -> None:
+    """Take every picture of a server's console."""
+    from playwright.sync_api import sync_playwright
+
+    if shutil.which(CHROMIUM) is None:
+        raise ConfigurationError(f"{CHROMIUM} is missing: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        for size, (width, height) in SIZES.items():
+            for theme in THEMES:
+                page = browser.new_page(
+                    viewport={"width": width, "height": height},
+                    color_scheme="dark" if theme == "dark" else "light",
+                    device_scale_factor=2 if width < 500 else 1,
+                )
+                for name, prepare in PANELS.items():
+                    page.goto(f"{url}/#/{name.partition('-')[0]}")
+                    page.reload()
+                    prepare(page)
+                    # A header that sticks belongs to the top of a picture of the whole page.
+                    page.evaluate("scrollTo(0, 0)")
+                    # Bars and lists glide to where they belong.
+                    page.wait_for_timeout(700)
+                    path = folder / f"{name}-{theme}-{size}.png"
+                    page.screenshot(path=path, full_page=True)
+                    print(path)
+                page.close()
+        browser.close()
+
+
+def show_coverage(page: "Page") -> None:
+    page.wait_for_selector(".card .bar-track span")
+    for fold in page.query_selector_all(".card > .fold:not([hidden]) > summary")[:2]:
+        fold.click()
+
+
+def show_search(page: "Page") -> None:
+    page.fill("#query", "why does my vocal sound boomy up close")
+    page.wait_for_selector(".hits > li")
+    page.click(".hits > li:first-child summary")
+
+
+def show_search_apart(page: "Page") -> None:
+    page.click("text=Side by side")
+    page.fill("#query", "gain staging before compression")
+    page.wait_for_selector(".pair .hits > li")
+
+
+def show_map(page: "Page") -> None:
+    page.wait_for_selector("#map-points[data-points]")
+    page.fill("#map-query", "microphone placement")
+    page.wait_for_selector("#map-overlay[data-lit]:not([data-lit='0'])")
+
+
+def show_map_plain(page: "Page") -> None:
+    page.wait_for_selector("#map-points[data-points]")
+    page.click("text=The rows as a list")
+    page.focus(".rows li:nth-child(3) button")
+
+
+def show_synonyms(page: "Page") -> None:
+    page.fill("#tag-query", "bossa nova")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".editor form.card")
+
+
+def show_cost(page: "Page") -> None:
+    page.wait_for_selector(".chart svg, .chart .note")
+
+
+PANELS = {
+    "coverage": show_coverage,
+    "search": show_search,
+    "search-apart": show_search_apart,
+    "map": show_map,
+    "map-plain": show_map_plain,
+    "synonyms": show_synonyms,
+    "cost": show_cost,
+}
+
+if __name__ == "__main__":
+    command.run(main)

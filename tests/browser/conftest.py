@@ -1,0 +1,268 @@
+"""The console in Debian's Chromium, against `python -m functions.local` on a real database.
+
+The embedding provider is the protocol server: its vectors are near each other where texts share words, and it fails
+when it is told to.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pydantic import SecretStr
+
+from shared.database.migrations import migrate
+from shared.database.postgres import PostgresDatabase
+from shared.providers.ollama import OllamaProvider
+from shared.services.backfill import BackfillOptions, backfill
+from tests.conftest import Connection, missing_tool
+from tests.postgres_cluster import Cluster
+from tests.protocol_server import ProtocolServer
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = "/usr/bin/chromium"
+INSTALL_CHROMIUM = "apt-get install chromium"
+AXE = ROOT / ".tools/browser/node_modules/axe-core/axe.min.js"
+INSTALL_AXE = "install npm, then run scripts/install_axe.sh"
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESK = (1280, 860)
+PHONE = (390, 844)
+API_KEY = f"console-key-{secrets.token_urlsafe(24)}"
+# Of the protocol server, by Ollama's protocol.
+MODEL = "all-minilm"
+START_SECONDS = 60.0
+# The page asks every ten seconds where nothing runs.
+expect.set_options(timeout=25_000)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker has the browser, the seeded database and the servers."""
+    for item in items:
+        if Path(item.path).parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
+@pytest.fixture(scope="module")
+def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
+    # Ended with the module: while Playwright runs, no other test could run an event loop in this thread.
+    if shutil.which(CHROMIUM) is None:
+        missing_tool(request, f"needs Debian's chromium: {INSTALL_CHROMIUM}")
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def seeded(cluster: Cluster) -> Iterator[SecretStr]:
+    """A database with the sample rows, embedded with the protocol server's model."""
+    with cluster.clone() as url, ProtocolServer() as server:
+        migrate(url, seed=True)
+        with PostgresDatabase(url) as database, provider_of(server) as provider:
+            for collection in ("music_knowledge", "mir_synonyms", "datasets", "code_chunks"):
+                assert backfill(database, provider, BackfillOptions(collection)).complete
+        yield url
+
+
+@contextmanager
+def provider_of(server: ProtocolServer) -> Iterator[OllamaProvider]:
+    provider = OllamaProvider(url=server.url, model=MODEL)
+    try:
+        yield provider
+    finally:
+        provider.close()
+
+
+class Console:
+    """`python -m functions.local` as a process of its own, on a port that stays its own when it is started again."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder = folder
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "EMBEDDING_PROVIDER": "ollama",
+            "EMBEDDING_MODEL": MODEL,
+            "TONNETZ_DATA_DIR": str(folder / "data"),
+            **environment,
+        }
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port: int = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def database_url(self) -> str:
+        return self._environment["DATABASE_URL"]
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "functions.local", "--port", str(self._port), "--drain-minutes", "0"],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                httpx.get(f"{self.url}/api/console", timeout=10)
+                return
+            except httpx.TransportError:
+                assert self._process.poll() is None, "the server did not start"
+                assert time.monotonic() < deadline, "the server did not start in time"
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+
+@dataclass
+class Tab:
+    """A page of the console, and all that went wrong or out of the house in it."""
+
+    page: Page
+    url: str
+    errors: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    # Of what Chromium itself writes to the console, for answers that a test provokes.
+    expected: list[str] = field(default_factory=list)
+
+    def open(self, panel: str = "coverage") -> Page:
+        self.page.goto(f"{self.url}/#/{panel}")
+        return self.page
+
+    def assert_clean(self) -> None:
+        unexpected = [text for text in self.errors if not any(known in text for known in self.expected)]
+        assert unexpected == []
+        assert self.elsewhere == [], "the page asked another host"
+
+
+OpenTab = Callable[..., Tab]
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[OpenTab]:
+    """`tab(url, size=DESK, theme="light")`: a fresh browser profile; at the end it must have nothing to complain of."""
+    with ExitStack() as stack:
+        opened: list[Tab] = []
+
+        def make(url: str, *, size: tuple[int, int] = DESK, theme: str = "light", **options: Any) -> Tab:
+            context = browser.new_context(
+                viewport={"width": size[0], "height": size[1]},
+                color_scheme="dark" if theme == "dark" else "light",
+                reduced_motion="reduce",
+                **options,
+            )
+            stack.callback(context.close)
+            made = Tab(context.new_page(), url)
+            made.page.set_default_timeout(20_000)
+            made.page.on("console", lambda message: message.type == "error" and made.errors.append(message.text))
+            made.page.on("pageerror", lambda error: made.errors.append(str(error)))
+            made.page.on("request", lambda request: request.url.startswith(url) or made.elsewhere.append(request.url))
+            opened.append(made)
+            return made
+
+        yield make
+        for made in opened:
+            made.assert_clean()
+
+
+@pytest.fixture(scope="module")
+def ollama() -> Iterator[ProtocolServer]:
+    with ProtocolServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def sound_provider(ollama: ProtocolServer) -> Iterator[None]:
+    """Faults and delays end with the test that ordered them."""
+    yield
+    ollama.faults.clear()
+    ollama.latency = 0
+
+
+@pytest.fixture(scope="module")
+def reading(
+    seeded: SecretStr, cluster: Cluster, ollama: ProtocolServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Console]:
+    """A server over the sample rows for the tests that only read."""
+    with cluster.copy(seeded) as url:
+        server = console_over(url, ollama, tmp_path_factory.mktemp("console"))
+        server.start()
+        yield server
+        server.stop()
+
+
+def console_over(url: SecretStr, ollama: ProtocolServer, folder: Path, **environment: str) -> Console:
+    return Console(folder, {"DATABASE_URL": url.get_secret_value(), "OLLAMA_URL": ollama.url, **environment})
+
+
+@pytest.fixture
+def own_url(cluster: Cluster, seeded: SecretStr) -> Iterator[SecretStr]:
+    """A copy of the sample rows for a test that writes."""
+    with cluster.copy(seeded) as url:
+        yield url
+
+
+StartConsole = Callable[..., Console]
+
+
+@pytest.fixture
+def start(ollama: ProtocolServer, tmp_path: Path) -> Iterator[StartConsole]:
+    """`start(database_url, **environment)`: a server of the test's own."""
+    with ExitStack() as stack:
+
+        def make(url: SecretStr, **environment: str) -> Console:
+            server = console_over(url, ollama, tmp_path, **environment)
+            stack.callback(server.stop)
+            server.start()
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def axe(request: pytest.FixtureRequest) -> str:
+    if not AXE.exists():
+        missing_tool(request, f"needs axe-core: {INSTALL_AXE}")
+    return AXE.read_text(encoding="utf-8")
+
+
+def add_rows(connection: Connection, number: int, text: str = "take {} of the song") -> None:
+    """Rows of music_knowledge that wait for their vectors."""
+    connection.execute(
+        "insert into public.music_knowledge (topic, category, content) "
+        "select 'take ' || n, 'takes', replace(%s, '{}', n::text) from generate_series(1, %s) n",
+        [text, number],
+    )

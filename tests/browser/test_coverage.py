@@ -1,0 +1,178 @@
+"""The coverage panel: counts, a backfill as it runs, a switch of models, parked rows and their retry."""
+
+import re
+import threading
+
+import psycopg
+import pytest
+from playwright.sync_api import Page, expect
+from pydantic import SecretStr
+
+from shared.database.postgres import PostgresDatabase
+from shared.services.backfill import BackfillOptions, backfill, switch_model
+from tests.browser.conftest import Console, OpenTab, StartConsole, add_rows, provider_of
+from tests.conftest import Connection
+from tests.fake_provider import FakeProvider
+from tests.protocol_server import ProtocolServer
+
+CARD = '.card[data-collection="music_knowledge"]'
+ROWS = 80
+
+
+def figures(page: Page) -> dict[str, str]:
+    card = page.locator(CARD)
+    return dict(zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts(), strict=True))
+
+
+@pytest.fixture
+def own(own_url: SecretStr, start: StartConsole) -> Console:
+    return start(own_url)
+
+
+@pytest.fixture
+def rows(own_url: SecretStr) -> Connection:
+    with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
+        yield connection
+
+
+def test_a_card_a_collection_says_how_much_is_embedded_and_what_the_last_run_did(
+    reading: Console, tab: OpenTab
+) -> None:
+    page = tab(reading.url).open()
+    expect(page.locator(".card")).to_have_count(4)
+    assert figures(page) == {"rows": "80", "embedded": "80", "pending": "0", "parked": "0"}
+    card = page.locator(CARD)
+    expect(card.locator(".legend li")).to_have_text(re.compile("all-minilm.*100.%"))
+    card.locator("summary:visible").click()
+    expect(card.locator("tbody tr").first).to_contain_text("finished")
+    expect(page.locator("#coverage-summary")).to_contain_text("167 rows")
+
+
+def test_a_backfill_is_seen_as_it_runs(own: Console, rows: Connection, ollama: ProtocolServer, tab: OpenTab) -> None:
+    add_rows(rows, 1500)
+    ollama.latency = 0.7
+    page = tab(own.url).open()
+    card = page.locator(CARD)
+    expect(card.locator(".chip")).to_have_text("1,500 pending")
+    card.get_by_role("button", name="Embed now: music_knowledge").click()
+    expect(card.locator(".chip")).to_have_text("embedding")
+    live = card.locator(".live")
+    expect(live).to_contain_text(re.compile(r"rows/s · .* left"), timeout=40_000)
+    seen = live.locator("span").inner_text()
+    expect(live.locator("span")).not_to_have_text(seen)
+    ollama.latency = 0
+    expect(card.locator(".chip")).to_have_text("up to date", timeout=60_000)
+    expect(live).to_be_hidden()
+    assert figures(page) == {"rows": "1,580", "embedded": "1,580", "pending": "0", "parked": "0"}
+
+
+def test_during_a_switch_the_bar_has_a_part_for_each_model(
+    own_url: SecretStr, start: StartConsole, tab: OpenTab
+) -> None:
+    with PostgresDatabase(own_url) as database:
+        wide = FakeProvider("wide", 48)
+        switch_model(database, wide, "music_knowledge")
+        backfill(database, wide, BackfillOptions("music_knowledge", batch_size=10, limit=20))
+        own = start(own_url)
+        page = tab(own.url).open()
+        legend = page.locator(f"{CARD} .legend li")
+        expect(legend).to_have_text([re.compile("wide.*25.%"), re.compile("all-minilm.*75.%")])
+        shares = page.locator(f"{CARD} .bar-track span")
+        assert [part.evaluate("part => part.style.getPropertyValue('--share')") for part in shares.all()] == [
+            "0.25",
+            "0.75",
+        ]
+        backfill(database, wide, BackfillOptions("music_knowledge"))
+        # Nobody touched the page: it asks by itself.
+        expect(legend).to_have_text([re.compile("wide.*100.%")])
+
+
+def test_parked_rows_say_why_and_are_tried_again_one_or_all(
+    own: Console, own_url: SecretStr, rows: Connection, ollama: ProtocolServer, tab: OpenTab
+) -> None:
+    add_rows(rows, 3, "poison {} in the well")
+    ollama.fail("poison", times=None, containing="poison", message="the input is not acceptable")
+    with PostgresDatabase(own_url) as database, provider_of(ollama) as provider:
+        for _ in range(8):
+            backfill(database, provider, BackfillOptions("music_knowledge"))
+            rows.execute("update embedding.queue set available_at = now() where failed_at is null")
+    page = tab(own.url).open()
+    card = page.locator(CARD)
+    expect(card.locator(".chip")).to_have_text("3 parked")
+    assert figures(page)["parked"] == "3"
+    card.locator(".parked summary").click()
+    parked = card.locator(".failures li")
+    expect(parked).to_have_count(3)
+    assert all("refused" in text or "not acceptable" in text for text in parked.all_inner_texts())
+
+    parked.first.get_by_role("button").click()
+    expect(parked).to_have_count(2)
+    assert figures(page) == {"rows": "83", "embedded": "80", "pending": "1", "parked": "2"}
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY", "the focus is not lost with the row"
+    card.get_by_role("button", name="Retry all parked rows of music_knowledge").click()
+    expect(card.locator(".parked")).to_be_hidden()
+    ollama.faults.clear()
+    card.get_by_role("button", name="Embed now: music_knowledge").click()
+    expect(card.locator(".chip")).to_have_text("up to date", timeout=60_000)
+    assert figures(page) == {"rows": "83", "embedded": "83", "pending": "0", "parked": "0"}
+
+
+def test_it_rests_while_nobody_looks(reading: Console, tab: OpenTab) -> None:
+    opened = tab(reading.url)
+    page = opened.page
+    page.clock.install()
+    asked: list[str] = []
+    page.on("request", lambda request: request.url.endswith("/api/collections") and asked.append(request.url))
+    opened.open()
+    expect(page.locator(".card")).to_have_count(4)
+    assert asks_within(page, asked, 25_000) > 0
+
+    page.get_by_role("tab", name="Search").click()
+    expect(page.locator("#query")).to_be_visible()
+    assert asks_within(page, asked, 60_000) == 0, "another panel is open"
+    page.get_by_role("tab", name="Coverage").click()
+    assert asks_within(page, asked, 25_000) > 0
+
+    hide = """hidden => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    assert asks_within(page, asked, 60_000) == 0, "the browser's tab is hidden"
+    page.evaluate(hide, False)
+    assert asks_within(page, asked, 25_000) > 0
+
+
+def asks_within(page: Page, asked: list[str], milliseconds: int) -> int:
+    """How often the page asks while its clock runs on so far."""
+    # An answer that is on its way may set the next timer.
+    page.wait_for_timeout(300)
+    asked.clear()
+    page.clock.run_for(milliseconds)
+    page.wait_for_timeout(300)
+    return len(asked)
+
+
+def test_an_empty_database_says_what_to_do(database_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
+    server = start(database_url)
+    page = tab(server.url).open()
+    note = page.locator("#coverage .note")
+    expect(note).to_contain_text("The collections are empty")
+    expect(note.locator("code")).to_have_text("make demo")
+    with psycopg.connect(database_url.get_secret_value(), autocommit=True) as connection:
+        add_rows(connection, 2)
+    expect(page.locator(f"{CARD} .chip")).to_have_text("2 pending")
+    for panel, said in (("map", "No vectors to draw yet"), ("cost", "Nothing was embedded in this time")):
+        page.get_by_role("tab", name=panel).click()
+        expect(page.locator(f"#{panel} .note").first).to_contain_text(said)
+
+
+def test_two_panels_that_wait_do_not_hold_each_other_up(reading: Console, tab: OpenTab) -> None:
+    """Tabs may be changed faster than the server answers."""
+    page = tab(reading.url).open()
+    gate = threading.Event()
+    page.route("**/api/collections", lambda route: (gate.wait(1), route.continue_()))
+    for name in ("Map", "Cost", "Coverage"):
+        page.get_by_role("tab", name=name).click()
+    gate.set()
+    expect(page.locator(".card").first).to_be_visible()

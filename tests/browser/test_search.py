@@ -1,0 +1,220 @@
+"""The search panel against the server's own answers."""
+
+import itertools
+import re
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from playwright.sync_api import Page, expect
+from pydantic import SecretStr
+
+from shared.database.postgres import PostgresDatabase
+from shared.services.backfill import BackfillOptions, backfill
+from tests.browser.conftest import Console, OpenTab, StartConsole, provider_of
+from tests.protocol_server import ProtocolServer
+
+QUESTION = "why does a compressor make the vocal sound loud"
+MARKUP = (
+    '<script>window.broken = 1</script><img src="x" onerror="window.broken = 2"><b>bold</b>',
+    '"><svg onload=window.broken=3> ${window.broken} {{7*7}} javascript:window.broken=4 &lt;b&gt;',
+)
+
+
+def hits(page: Page) -> list[str]:
+    return [str(item.get_attribute("data-id")) for item in page.locator("#search ol.hits > li").all()]
+
+
+def ask(console: Console, query: str, collection: str = "music_knowledge", **body: Any) -> list[dict[str, Any]]:
+    answer = httpx.post(f"{console.url}/api/search/{collection}", json={"query": query, **body}, timeout=30)
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()["hits"]
+    return found
+
+
+def move(page: Page, words: float, meaning: float) -> None:
+    """Set both sliders in one step, as far as the page can tell."""
+    page.evaluate(
+        """([words, meaning]) => {
+            for (const [name, value] of [["words", words], ["meaning", meaning]]) {
+                const slider = document.getElementById(`weight-${name}`);
+                slider.value = value;
+                slider.dispatchEvent(new Event("input", { bubbles: true }));
+            }
+        }""",
+        [words, meaning],
+    )
+
+
+def test_results_come_as_one_types_with_marked_words_and_both_parts(reading: Console, tab: OpenTab) -> None:
+    page = tab(reading.url).open("search")
+    page.locator("#query").press_sequentially("vocals boomy", delay=30)
+    expect(page.locator("#search ol.hits > li")).to_have_count(10)
+    wanted = ask(reading, "vocals boomy")
+    assert hits(page) == [hit["id"] for hit in wanted]
+    first = page.locator("#search ol.hits > li").first
+    assert {mark.lower() for mark in page.locator("#search mark").all_inner_texts()} == {"vocal", "vocals", "boomy"}
+    expect(first.locator(".score")).to_have_text(f"{wanted[0]['score']:.3f}")
+    first.locator("summary").click()
+    cells = [row.split("\t") for row in first.locator("tbody tr").all_inner_texts()]
+    assert [row[:4] for row in cells] == [
+        ["words", f"#{wanted[0]['full_text_rank']}", f"{wanted[0]['full_text_score']:.4f}", "0.30"],
+        ["meaning", f"#{wanted[0]['semantic_rank']}", f"{wanted[0]['semantic_score']:.4f}", "0.70"],
+    ]
+    expect(page.locator("#search .status")).to_contain_text(re.compile(r"rows · [\d.]+ ms"))
+
+
+@pytest.mark.parametrize("collection", ["music_knowledge", "mir_synonyms", "datasets"])
+def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, collection: str) -> None:
+    page = tab(reading.url).open("search")
+    expect(page.locator("#search-collection option")).to_have_count(4)
+    page.select_option("#search-collection", collection)
+    query = {"music_knowledge": QUESTION, "mir_synonyms": "soft jazz guitar", "datasets": "piano and drum recordings"}
+    page.fill("#query", query[collection])
+    expect(page.locator("#search ol.hits > li").first).to_be_visible()
+    for words, meaning in itertools.chain([(0.3, 0.7)], itertools.product((0.05, 0.5, 1.0), (0.05, 0.45, 1.0))):
+        move(page, words, meaning)
+        # What could not be told from the answer at hand is asked of the server once the slider rests.
+        page.wait_for_timeout(250)
+        expect(page.locator("#search")).not_to_have_attribute("aria-busy", "true")
+        wanted = ask(
+            reading, query[collection], collection, full_text_weight=words, semantic_weight=meaning, match_count=10
+        )
+        expect(page.locator("#search ol.hits > li").first).to_have_attribute("data-id", wanted[0]["id"])
+        assert hits(page) == [hit["id"] for hit in wanted], f"at {words} and {meaning}"
+        shown = page.locator("#search .score").all_inner_texts()
+        assert shown == [f"{hit['score']:.3f}" for hit in wanted]
+
+
+def test_a_slider_ranks_at_once_without_asking(reading: Console, tab: OpenTab) -> None:
+    page = tab(reading.url).open("search")
+    # Nine tags find fewer rows than the answer may hold: every row is known.
+    expect(page.locator("#search-collection option")).to_have_count(4)
+    page.select_option("#search-collection", "datasets")
+    page.fill("#query", "drum loops")
+    expect(page.locator("#search ol.hits > li").first).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    before = page.locator("#search .score").all_inner_texts()
+    move(page, 0.9, 0.1)
+    assert page.locator("#search .score").all_inner_texts() != before
+    page.wait_for_timeout(400)
+    assert asked == []
+    page.get_by_role("button", name="Reset the weights").click()
+    assert page.locator("#search .score").all_inner_texts() == before
+
+
+def test_a_leg_that_is_switched_off_is_asked_of_the_server(reading: Console, tab: OpenTab) -> None:
+    """With a weight of zero the server leaves the leg out, which no re-ranking of another answer can know."""
+    page = tab(reading.url).open("search")
+    page.fill("#query", QUESTION)
+    expect(page.locator("#search ol.hits > li").first).to_be_visible()
+    with page.expect_response("**/api/search/music_knowledge"):
+        move(page, 1, 0)
+    wanted = ask(reading, QUESTION, full_text_weight=1, semantic_weight=0)
+    expect(page.locator("#search .score").first).to_have_text("1.000")
+    assert hits(page) == [hit["id"] for hit in wanted]
+
+
+def test_words_and_meaning_side_by_side(reading: Console, tab: OpenTab) -> None:
+    page = tab(reading.url).open("search")
+    page.fill("#query", QUESTION)
+    page.get_by_role("button", name="Side by side").click()
+    expect(page.locator(".pair ol.hits")).to_have_count(2)
+    for title, weights in (("Words only", (1, 0)), ("Meaning only", (0, 1))):
+        shown = page.get_by_role("region", name=title).locator("ol > li")
+        wanted = ask(reading, QUESTION, full_text_weight=weights[0], semantic_weight=weights[1])
+        assert [item.get_attribute("data-id") for item in shown.all()] == [hit["id"] for hit in wanted]
+    expect(page.locator("#weight-words")).to_be_disabled()
+    page.get_by_role("button", name="Together").click()
+    expect(page.locator("#search .results > ol.hits > li")).to_have_count(10)
+    assert hits(page) == [hit["id"] for hit in ask(reading, QUESTION)]
+
+
+def test_an_answer_that_comes_late_is_dropped(reading: Console, tab: OpenTab) -> None:
+    page = tab(reading.url).open("search")
+    late = []
+
+    def hold_first(route: Any) -> None:
+        if "reverb" in route.request.post_data:
+            late.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/api/search/*", hold_first)
+    page.fill("#query", "reverb")
+    expect(page.locator("#search")).to_have_attribute("aria-busy", "true")
+    page.fill("#query", "tritone substitution")
+    expect(page.locator("#search ol.hits h3").first).to_contain_text("tritone substitution")
+    wanted = hits(page)
+    for route in late:
+        route.continue_()
+    page.wait_for_timeout(300)
+    assert hits(page) == wanted
+
+
+def test_without_the_provider_the_words_are_searched_and_the_page_says_so(
+    reading: Console, ollama: ProtocolServer, tab: OpenTab
+) -> None:
+    ollama.fail("status", times=None, status=500)
+    page = tab(reading.url).open("search")
+    page.fill("#query", "ghost notes while it is down")
+    notice = page.locator("#search .notice")
+    expect(notice).to_contain_text("only the words were searched")
+    expect(page.locator("#search ol.hits h3").first).to_contain_text("ghost notes")
+    ollama.faults.clear()
+    page.fill("#query", "ghost notes when it is back")
+    expect(notice).to_be_hidden()
+
+
+def test_nothing_found_says_so(reading: Console, tab: OpenTab) -> None:
+    page = tab(reading.url).open("search")
+    expect(page.locator("#search-collection option")).to_have_count(4)
+    page.select_option("#search-collection", "code_chunks")
+    page.fill("#query", "zzz")
+    expect(page.locator("#search .note")).to_contain_text("Nothing found")
+
+
+def test_text_of_rows_is_text(own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab) -> None:
+    """Rows whose every column is markup are shown as they are, in every panel that shows rows."""
+    with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
+        for markup in MARKUP:
+            connection.execute(
+                "insert into music_knowledge (topic, category, content) values (%s, %s, %s)",
+                [f"zebra {markup}", f"<i>{markup}</i>", f"zebra stripes {markup}"],
+            )
+            connection.execute("insert into genre_tags (name) values (%s)", [f"zebra {markup}"[:100]])
+        connection.execute(
+            "insert into mir_synonyms (tag_type, tag_id, synonyms, source) "
+            "select 'genre', id, jsonb_build_object('search_terms', jsonb_build_array(name, %s::text)), 'manual' "
+            "from genre_tags where name like 'zebra%%'",
+            [MARKUP[0]],
+        )
+    with PostgresDatabase(own_url) as database, provider_of(ollama) as provider:
+        for collection in ("music_knowledge", "mir_synonyms"):
+            backfill(database, provider, BackfillOptions(collection))
+    page = tab(start(own_url).url).open("search")
+
+    page.fill("#query", f"zebra {MARKUP[0]}")
+    expect(page.locator("#search ol.hits h3").first).to_contain_text(MARKUP[0])
+    page.locator("#search ol.hits summary").first.click()
+    expect(page.locator("#search .body").first).to_contain_text(MARKUP[0])
+    page.get_by_role("button", name="Side by side").click()
+    expect(page.locator(".pair h4").first).to_contain_text("<script>")
+
+    page.get_by_role("tab", name="Map").click()
+    expect(page.locator("#map .legend")).to_contain_text(f"<i>{MARKUP[0]}</i>")
+    page.locator("#map details summary").click()
+    page.get_by_label("Narrow the list").fill("zebra")
+    page.locator("#map .rows button", has_text=MARKUP[1]).focus()
+    expect(page.locator("#map .tip")).to_contain_text(MARKUP[1])
+
+    page.get_by_role("tab", name="Synonyms").click()
+    page.fill("#tag-query", "zebra")
+    page.locator(".tags button", has_text="onerror").first.click()
+    expect(page.locator(".editor h3")).to_contain_text("<script>")
+    expect(page.locator("#terms-search-terms")).to_have_value(re.compile(re.escape(MARKUP[0])))
+
+    assert page.evaluate("window.broken") is None
+    assert page.locator("main script, main img, main b b, main [onerror], main [onload]").count() == 0
