@@ -59,7 +59,7 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: Annotated[Text, Field(min_length=1, examples=["all-MiniLM-L6-v2"])]
+    model: Annotated[Text, Field(min_length=1, max_length=255, examples=["all-MiniLM-L6-v2"])]
     input: Annotated[
         str | list[str],
         BeforeValidator(_check_input),

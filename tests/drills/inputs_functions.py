@@ -1,0 +1,167 @@
+"""Every SQL function that a client can call, read from the catalogue, and arguments that each would accept."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from tests.database.rows import MUSIC, Connection
+from tests.drills.inputs_rows import LEASED_HASH, LEASED_ID, SYNONYMS
+from tests.fake_provider import DIMENSIONS
+
+_VECTOR = "[" + ",".join(["0.25"] * DIMENSIONS) + "]"
+
+
+@dataclass(frozen=True)
+class Argument:
+    name: str
+    kind: str
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Function:
+    """`table`: it returns rows, and not a value."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+
+    def query(self, given: Mapping[str, object]) -> sql.Composed:
+        """A call with these arguments by name, each as a parameter of its type; the answer as JSON, as clients get it."""
+        kinds = {argument.name: argument.kind for argument in self.arguments}
+        return sql.SQL("select to_json(r)::text from public.{}({}) r").format(
+            sql.Identifier(self.name),
+            sql.SQL(", ").join(
+                sql.SQL("{} => {}::{}").format(sql.Identifier(name), sql.Placeholder(name), sql.SQL(kinds[name]))
+                for name in given
+            ),
+        )
+
+
+def public_functions(connection: Connection) -> list[Function]:
+    """All of schema public that are no triggers."""
+    found = connection.execute(
+        """
+        select p.proname, coalesce(array_agg(a.name order by a.place) filter (where a.name is not null), '{}'),
+          coalesce(array_agg(format_type(a.kind, null) order by a.place) filter (where a.name is not null), '{}'),
+          p.pronargs - p.pronargdefaults
+        from pg_proc p
+        left join lateral (
+          select p.proargnames[k.place] as name, k.kind, k.place
+          from unnest(p.proargtypes::oid[]) with ordinality k (kind, place)) a on true
+        where p.pronamespace = 'public'::regnamespace and p.prorettype <> 'trigger'::regtype
+          and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
+        group by p.oid, p.proname, p.pronargs, p.pronargdefaults
+        order by 1
+        """
+    ).fetchall()
+    return [
+        Function(
+            str(name),
+            tuple(Argument(*one, place >= required) for place, one in enumerate(zip(names, kinds, strict=True))),
+        )
+        for name, names, kinds, required in found
+    ]
+
+
+# What is valid, by the argument's name, where that says enough.
+_BY_NAME: Mapping[str, object] = {
+    "batch_size": 5,
+    "collection": MUSIC,
+    "confidence": 0.5,
+    "decay_weight": 0.1,
+    "category_column": None,
+    "days": 7,
+    "dimensions": DIMENSIONS,
+    "document_prefix": "d: ",
+    "ef_construction": 64,
+    "embedding_model": "fake",
+    "error": "no answer",
+    "expected_updated_at": None,
+    "filter_category": "",
+    "filter_path": "src/",
+    "filter_tag": "x",
+    "filter_tag_type": "genre",
+    "final": False,
+    "force": False,
+    "full_text_weight": 0.3,
+    "fusion": "weighted",
+    "half_life_days": 365.0,
+    "is_active": True,
+    "lease_seconds": 60,
+    "m": 8,
+    "match_count": 5,
+    "max_attempts": 3,
+    "max_rows": 10,
+    "max_tokens": 256,
+    "min_rows": 2,
+    "model": "fake",
+    "name": "fake",
+    "of_collection": MUSIC,
+    "provider": "fake",
+    "query_embedding": _VECTOR,
+    "query_embeddings": json.dumps({"fake": _VECTOR}),
+    "query_prefix": "q: ",
+    "query_text": "gain staging",
+    "retry_after_seconds": 5,
+    "row_ids": [LEASED_ID],
+    "run_id": LEASED_ID,
+    "sample_size": 10,
+    "secret_name": "a_secret",
+    "semantic_weight": 0.7,
+    "silent_seconds": 30,
+    "source": "public.music_knowledge",
+    "static_weight": 0.1,
+    "status": "running",
+    "synonyms": SYNONYMS,
+    "synonyms_id": 1,
+    "tag_id": 1,
+    "tag_ids": [1],
+    "tag_name": "Zouk",
+    "tag_type": "genre",
+    "text_config": "english",
+    "url": "https://example.org/hook",
+}
+_REPORT = '{"processed": 2, "embedded": 1, "failed": 1, "tokens": 9, "cost_usd": 0.01, "error": null}'
+# What the rows of a function hold is its own.
+_BY_FUNCTION: Mapping[tuple[str, str], object] = {
+    ("create_synonyms", "tag_id"): 2,
+    ("fail_embeddings", "rows"): [{"row_id": LEASED_ID, "error": "no", "final": False}],
+    ("record_embedding_run", "report"): _REPORT,
+    ("record_generation_run", "report"): _REPORT,
+    ("reuse_embeddings", "rows"): [{"row_id": LEASED_ID, "text_hash": LEASED_HASH}],
+    ("save_embeddings", "rows"): [{"row_id": LEASED_ID, "text_hash": LEASED_HASH, "embedding": _VECTOR}],
+    ("set_dataset_scores", "rows"): [{"id": LEASED_ID, "static_score": 0.5}],
+    ("store_code_chunks", "rows"): [
+        {"id": "c2", "path": "a.py", "content": "x = 1", "language": "python", "metadata": {}, "embedding": _VECTOR}
+    ],
+    ("store_generated_synonyms", "tag_id"): 2,
+    ("upsert_datasets", "rows"): [
+        {
+            "external_id": "d2",
+            "title": "Bells",
+            "description": "",
+            "url": None,
+            "tags": ["x"],
+            "metadata": {},
+            "enrichment_status": "enriched",
+            "is_active": True,
+            "published_at": "2026-01-01T00:00:00Z",
+            "static_score": 0.5,
+        }
+    ],
+}
+
+
+def valid(function: Function) -> dict[str, object]:
+    """Arguments that the function accepts, as psycopg sends them; a new one's have to be named here once."""
+    given: dict[str, object] = {}
+    for argument in function.arguments:
+        key = (function.name, argument.name)
+        assert key in _BY_FUNCTION or argument.name in _BY_NAME, (
+            f"{function.name} has an argument {argument.name}: say in {__name__} what a valid one is"
+        )
+        value = _BY_FUNCTION.get(key, _BY_NAME.get(argument.name))
+        given[argument.name] = json.dumps(value) if argument.kind == "jsonb" and not isinstance(value, str) else value
+    return given

@@ -1,0 +1,105 @@
+"""Who may do what, found by trying: each function called and each table touched, as each role, and undone."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from tests.database.rows import Connection
+
+GOLDEN = Path(__file__).resolve().parents[1] / "database/snapshots/privileges.txt"
+# A role that was granted nothing may do what everybody (public) may.
+NOBODY = "nobody_in_particular"
+ROLES = ("anon", "authenticated", "service_role", NOBODY)
+
+# Statements that need one privilege and touch no row; %s is the table, with one of its columns as the second.
+_STATEMENTS: Mapping[str, str] = {
+    "select": "select 1 from {table} where false",
+    "insert": "insert into {table} default values",
+    "update": "update {table} set {column} = null where false",
+    "delete": "delete from {table} where false",
+    "truncate": "truncate {table} cascade",
+    "trigger": "create trigger tried before insert on {table} for each row"
+    " execute function suppress_redundant_updates_trigger()",
+}
+_OURS = (
+    "n.nspname in ('public', 'embedding')"
+    " and not exists (select from pg_depend d where d.objid = o.oid and d.deptype = 'e')"
+)
+
+
+def golden() -> dict[str, frozenset[str]]:
+    """What the snapshot says: roles by function signature, and by `table privilege`."""
+    allowed: dict[str, frozenset[str]] = {}
+    table = ""
+    for line in GOLDEN.read_text(encoding="utf-8").splitlines():
+        if line.startswith("  "):
+            role, _, kinds = line.strip().partition(": ")
+            for kind in _STATEMENTS:
+                key = f"{table} {kind}"
+                granted = {role.replace("public", NOBODY)} if kind in kinds.split() else set()
+                allowed[key] = allowed.get(key, frozenset()) | granted
+        elif "(" in line and re.search(r"\): [a-z_ -]+$", line):
+            signature, _, roles = line.rpartition(": ")
+            allowed[signature] = frozenset(roles.replace("public", NOBODY).split()) - {"-"}
+        elif line and not line.startswith("#"):
+            table = line.partition(" (")[0]
+    return allowed
+
+
+def trials(owner: Connection) -> Iterator[tuple[str, str, str]]:
+    """(key of the golden file, what is named in a refusal, statement) for every function and table there is."""
+    functions = owner.execute(
+        f"""select o.oid::regprocedure::text, n.nspname, o.proname, o.provariadic <> 0,
+              array(select t::regtype::text from unnest(o.proargtypes::oid[]) with ordinality a (t, place) order by place)
+            from pg_proc o join pg_namespace n on n.oid = o.pronamespace where {_OURS}"""
+    ).fetchall()
+    for signature, schema, name, variadic, kinds in functions:
+        # From a row that the planner cannot look into: a strict function over a constant null would never be called.
+        columns = ", ".join(f"null::{kind} as a{place}" for place, kind in enumerate(kinds)) or "1 as one"
+        arguments = [f"a.a{place}" for place in range(len(kinds))]
+        if variadic:
+            arguments[-1] = f"variadic {arguments[-1]}"
+        call = f"select {schema}.{name}({', '.join(arguments)}) from (select {columns} offset 0) a"
+        yield str(signature), str(name), call
+    tables = owner.execute(
+        f"""select format('%I.%I', n.nspname, o.relname), o.relname,
+              (select quote_ident(a.attname) from pg_attribute a
+               where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attidentity = ''
+               order by a.attnum desc limit 1)
+            from pg_class o join pg_namespace n on n.oid = o.relnamespace where o.relkind = 'r' and {_OURS}"""
+    ).fetchall()
+    for table, name, column in tables:
+        for kind, statement in _STATEMENTS.items():
+            yield f"{table} {kind}", str(name), statement.format(table=table, column=column)
+
+
+def permitted(connection: Connection, role: str, name: str, statement: str) -> bool:
+    """Whether the role may, by the object's own grants; raises AssertionError where something within refuses it."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("set local lock_timeout = '5s'")
+            connection.execute(f"set local role {role}")
+            connection.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as error:
+        message = error.diag.message_primary or ""
+        if re.search(rf"for (function|table) {re.escape(name)}$|for schema ", message):
+            return False
+        raise AssertionError(f"{role} may call {name}, and within it: {message}") from None
+    except psycopg.Error:
+        # Refused for its arguments, which is beyond the door.
+        return True
+    return True
+
+
+@contextmanager
+def nobody(owner: Connection) -> Iterator[None]:
+    """The role without grants, for as long as it is needed: roles belong to the whole server."""
+    owner.execute(f"drop role if exists {NOBODY}")
+    owner.execute(f"create role {NOBODY} nologin")
+    try:
+        yield
+    finally:
+        owner.execute(f"drop role {NOBODY}")
