@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""What a move to another embedding model does to search: its quality before, with half the rows moved, and after.
+
+Loads a judged set in BEIR's layout as evaluate.py does, embeds it with the configured provider, and moves it to
+another model, half of the rows at first. Searches run all the while through the real search service; how many failed,
+came back short, or held hits of both models is counted. Exit 1 if one failed or was short, or if the middle is worse
+than the lower of before and after by more than --max-loss.
+"""
+
+import argparse
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import command
+from backfill import settings_for_model
+from evaluate import COLLECTIONS, loaded
+
+from shared.database.postgres import PostgresDatabase, connect
+from shared.errors import AppError, ConfigurationError
+from shared.providers.base import EmbeddingProvider
+from shared.services.backfill import BackfillOptions, backfill, switch_model
+from shared.services.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
+from shared.services.search import SearchService
+from shared.settings import load_settings
+from shared.wiring import default_workers, get_database_url, get_provider, get_search
+
+COLLECTION = COLLECTIONS[0]
+ASKED = 10
+
+
+@dataclass
+class Searches:
+    """What became of the searches that ran while rows moved. `mixed`: answers with hits of both models."""
+
+    asked: int = 0
+    failed: int = 0
+    short: int = 0
+    degraded: int = 0
+    mixed: int = 0
+    first_error: str | None = None
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--to", required=True, metavar="PROVIDER:MODEL", help="such as ollama:nomic-embed-text")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N judged queries only")
+    parser.add_argument("--max-loss", type=float, default=0.05, metavar="X", help="nDCG@10 (default: 0.05)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    settings = load_settings()
+    if settings.supabase_url is not None and settings.database_url is None:
+        raise ConfigurationError("evaluate_switch.py makes a scratch database: set DATABASE_URL, or unset SUPABASE_URL")
+    target = settings_for_model(settings, arguments.to)
+    judged = read_judged_set(arguments.dataset)
+    queries = list(judged.queries)[: arguments.limit]
+    workers = default_workers(target)
+    with (
+        closing(get_provider(settings)) as old,
+        closing(get_provider(target)) as new,
+        loaded(judged, old, get_database_url(settings), default_workers(settings), COLLECTION) as (database, url, ids),
+    ):
+        service = get_search(target, database=database, provider=new)
+        stages = {"before": quality(service, judged, queries, ids)}
+        searches = Searches()
+        with connect(url) as owner, connect(url) as reader, searching(service, judged, queries, reader, searches):
+            rows = switch_model(database, new, COLLECTION)
+            move(database, new, workers, rows // 2)
+            stages["midway"] = quality(service, judged, queries, ids)
+            owner.execute(f"vacuum analyze public.{COLLECTION}")
+            move(database, new, workers, None)
+        stages["after"] = quality(service, judged, queries, ids)
+    loss = min(stages["before"].ndcg, stages["after"].ndcg) - stages["midway"].ndcg
+    show(judged.name, rows, old.model, new.model, stages, loss, searches, as_json=arguments.json)
+    return int(bool(searches.failed or searches.short or loss > arguments.max_loss))
+
+
+def move(database: PostgresDatabase, provider: EmbeddingProvider, workers: int, limit: int | None) -> None:
+    outcome = backfill(database, provider, BackfillOptions(COLLECTION, workers=workers, limit=limit))
+    if outcome.error is not None:
+        raise outcome.error
+
+
+def quality(service: SearchService, judged: JudgedSet, queries: Sequence[str], ids: dict[str, str]) -> Scores:
+    """The mean scores of hybrid search."""
+
+    def ranking(query: str) -> list[str]:
+        return [ids[hit.id] for hit in service.search(COLLECTION, judged.queries[query], match_count=DEPTH).hits]
+
+    return mean(score_ranking(ranking(query), judged.judgements[query]) for query in queries)
+
+
+@contextmanager
+def searching(
+    service: SearchService, judged: JudgedSet, queries: Sequence[str], reader: Any, seen: Searches
+) -> Iterator[None]:
+    """One search after another, in a thread, until the block ends."""
+    stop = threading.Event()
+
+    def run() -> None:
+        for query in cycle(queries):
+            if stop.is_set():
+                return
+            seen.asked += 1
+            try:
+                answer = service.search(COLLECTION, judged.queries[query], match_count=ASKED)
+                models = models_of(reader, [hit.id for hit in answer.hits])
+            except AppError as error:
+                seen.failed += 1
+                seen.first_error = seen.first_error or error.message
+                continue
+            seen.short += len(answer.hits) < min(ASKED, len(judged.corpus))
+            seen.degraded += answer.degraded
+            seen.mixed += len(models) > 1
+
+    thread = threading.Thread(target=run, name="searches", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def models_of(reader: Any, row_ids: Sequence[str]) -> set[str]:
+    rows = reader.execute(
+        "select distinct embedding_model from public.music_knowledge where id = any(%s::uuid[])", [list(row_ids)]
+    )
+    return {row[0] for row in rows}
+
+
+def show(
+    name: str,
+    rows: int,
+    old: str,
+    new: str,
+    stages: dict[str, Scores],
+    loss: float,
+    searches: Searches,
+    *,
+    as_json: bool,
+) -> None:
+    if as_json:
+        scores = {stage: values.as_dict() for stage, values in stages.items()}
+        counts = asdict(searches)
+        print(json.dumps({"dataset": name, "rows": rows, "from": old, "to": new, **scores, "searches": counts}))
+        return
+    print(f"{name}: {rows:,} rows from {old} to {new}")
+    print(f"{'rows moved':<12} {'nDCG@10':>8} {'recall@100':>11} {'MRR@10':>8}")
+    for stage, values in stages.items():
+        print(f"{stage:<12} {values.ndcg:>8.4f} {values.recall:>11.4f} {values.mrr:>8.4f}")
+    print(f"midway against the lower of both: {-loss:+.4f}")
+    print(
+        f"searches meanwhile: {searches.asked:,}, failed {searches.failed}, short {searches.short}, "
+        f"degraded {searches.degraded}, with hits of both models {searches.mixed:,}"
+    )
+    if searches.first_error:
+        print(f"first error: {searches.first_error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command.run(main)
