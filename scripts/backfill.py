@@ -45,6 +45,13 @@ def parse_arguments() -> argparse.Namespace:
         "--batch-size", type=int, default=50, metavar="N", help="rows a claim and a request (default: 50)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="requests under way at once (default: by provider)")
+    parser.add_argument(
+        "--lease-seconds",
+        type=int,
+        default=60,
+        metavar="N",
+        help="how long the rows of a killed run stay out of reach (default: 60)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N rows")
     parser.add_argument(
         "--dry-run", action="store_true", help="print rows, tokens and cost; call nobody, change nothing"
@@ -76,7 +83,7 @@ def main() -> int:
         settings = settings_for_model(settings, arguments.switch_model)
     workers = arguments.workers or default_workers(settings)
     # Checked before anything is started or loaded.
-    BackfillOptions("", arguments.batch_size, workers, arguments.limit, arguments.max_cost)
+    options_for("", workers, arguments)
     with get_database(settings, max_connections=8) as database:
         collections = choose_collections(database, arguments.collection)
         with closing(get_provider(settings)) as provider:
@@ -97,6 +104,18 @@ def main() -> int:
             if arguments.json:
                 print(json.dumps(as_json(reports)))
             return max(codes)
+
+
+def options_for(name: str, workers: int, arguments: argparse.Namespace) -> BackfillOptions:
+    """The options of the command line for one collection. Raises ConfigurationError naming the flag."""
+    return BackfillOptions(
+        name,
+        arguments.batch_size,
+        workers,
+        arguments.limit,
+        arguments.max_cost,
+        lease_seconds=arguments.lease_seconds,
+    )
 
 
 def settings_for_model(settings: Settings, target: str) -> Settings:
@@ -142,7 +161,7 @@ def run_one(
         say(f"{name}: {work.reconcile_embeddings():,} rows had slipped past the triggers")
     if arguments.switch_model:
         say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
-    options = BackfillOptions(name, arguments.batch_size, workers, arguments.limit, arguments.max_cost)
+    options = options_for(name, workers, arguments)
     with ProgressBar(name) as bar:
         outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
     reports.append(outcome.report)
@@ -201,7 +220,8 @@ def explain(work: EmbeddingQueue, outcome: BackfillOutcome) -> int:
         say(f"stopped before --max-cost would be passed; {left.pending:,} rows are left")
     if outcome.error is not None:
         code = 1
-        say(f"error: {outcome.error.message} ({left.pending:,} rows are left)")
+        # A database that is gone cannot be asked how many there are.
+        say(f"error: {outcome.error.message}" + (f" ({left.pending:,} rows are left)" if left.pending else ""))
         about_a_text = isinstance(outcome.error, ProviderInputRejected)
         if (
             isinstance(outcome.error, (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError))

@@ -95,16 +95,40 @@ class Cluster:
                 connection.execute(f"drop database if exists {name} with (force)")
 
     def restart(self, mode: str = "immediate") -> None:
-        """Stop the server as a crash would (or `fast`), and start it again."""
+        """Stop the server as a crash would (or `fast`), and start it again; one that is stopped is started."""
+        self._control("restart", mode)
+        self._server.ensure_postgres_running()
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop the server as a crash would (or `fast`), until it is restarted."""
+        self._control("stop", mode)
+
+    def _control(self, action: str, mode: str) -> None:
         server = self._server
         subprocess.run(
-            [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", "-l", server.log, "restart"],
+            [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", "-l", server.log, action],
             user=server.system_user,
             check=True,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=60,
         )
-        server.ensure_postgres_running()
+
+    @property
+    def log(self) -> Path:
+        """What the server writes down."""
+        return Path(self._server.log)
+
+    @property
+    def pid(self) -> int:
+        """The process that all others of the server descend from."""
+        return int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
+
+    @property
+    def system_user(self) -> str | None:
+        """The user of this machine that the server runs as, where that is another than ours."""
+        name: str | None = self._server.system_user
+        return name
 
 
 @contextmanager

@@ -61,6 +61,12 @@ class Postgrest:
             return httpx.get(f"http://127.0.0.1:{self._admin_port}/ready", timeout=2).status_code == 200
         return False
 
+    def kill(self) -> None:
+        """End it as a crash would; entered again, it starts on the same ports."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

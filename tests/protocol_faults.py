@@ -22,7 +22,8 @@ class Fault:
 
     Kinds that refuse: rate_limit (retry_after, as_date), unavailable (retry_after), status (status),
     quota, html, poison (message), nan_refused. Kinds that spoil the answer: wrong_width, short, empty,
-    nan, zero, null, null_row, all_nan, shuffled, unnumbered, half. Kinds of the wire: slow (seconds), reset.
+    nan, zero, null, null_row, all_nan, shuffled, unnumbered, half. Kinds of the wire: slow (seconds), reset,
+    dribble (seconds from byte to byte), endless.
     """
 
     kind: str

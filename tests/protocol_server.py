@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -78,6 +79,10 @@ class ProtocolServer:
         self._http.server_close()
         self._thread.join()
 
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Serve over TLS; before it starts."""
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+
     @property
     def url(self) -> str:
         """The root, which is Ollama's address."""
@@ -127,6 +132,9 @@ class ProtocolServer:
             call.too_soon = any(told + IN_FLIGHT_SECONDS < call.arrived < until for told, until in self._holds)
             self.calls.append(call)
             return next((fault for fault in self.faults if fault.strikes(call.inputs)), None)
+
+    def answered(self, call: Call) -> None:
+        """Called when the whole answer to a call is on its way; for drills that strike at this moment."""
 
     def hold(self, seconds: float) -> None:
         """From now on, calls within `seconds` are too soon."""
@@ -183,7 +191,12 @@ class _Handler(BaseHTTPRequestHandler):
             if call.path in protocol_chat.PATHS:
                 self._send(200, protocol_chat.answer(call.path, body, fault, owner.vocabulary))
                 return
-            self._send(200, self._answer(call, texts, dimensions, fault), half=bool(fault and fault.kind == "half"))
+            content = self._answer(call, texts, dimensions, fault)
+            if fault and fault.kind in ("dribble", "endless"):
+                self._drag(content.encode(), fault)
+                return
+            self._send(200, content, half=bool(fault and fault.kind == "half"))
+            owner.answered(call)
         except Refusal as refusal:
             call.status = refusal.status
             plain = isinstance(refusal.body, str)
@@ -277,6 +290,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(octets[: len(octets) // 2] if half else octets)
         self.close_connection = self.close_connection or half
+
+    def _drag(self, octets: bytes, fault: Fault) -> None:
+        """An answer that never ends: byte by byte, or blanks as fast as they are read."""
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.close_connection = True
+        if fault.kind == "endless":
+            while True:
+                self.wfile.write(b" " * 2**20)
+        for place in range(len(octets)):
+            self.wfile.write(octets[place : place + 1])
+            time.sleep(fault.options.get("seconds", 1.0))
 
     def _reset(self) -> None:
         # Linger zero and the bare descriptor: the kernel sends RST where an orderly close sends FIN.

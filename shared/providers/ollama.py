@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from shared.errors import ConfigurationError, ProviderContractError
 from shared.models import EmbeddingModel
+from shared.providers.answer_bounds import bound_answers
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
 from shared.providers.ollama_errors import translate_refused, translate_unanswered
@@ -92,7 +93,10 @@ class OllamaProvider(EmbeddingProvider):
             import httpx
         except ImportError as error:
             raise ConfigurationError("EMBEDDING_PROVIDER=ollama needs the package httpx: pip install httpx") from error
-        return httpx.Client(timeout=httpx.Timeout(self._timeout, connect=10.0))
+        return httpx.Client(
+            timeout=httpx.Timeout(self._timeout, connect=10.0),
+            event_hooks={"response": [bound_answers(httpx, self._timeout)]},
+        )
 
     def _request(self, inputs: Sequence[str]) -> WireAnswer:
         # The server does not say which texts it cut, so by default it may cut none: it refuses the

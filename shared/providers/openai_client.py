@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
+from shared.providers.answer_bounds import bound_answers
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -31,12 +32,17 @@ def describe_server(base_url: str) -> str:
 def connect_openai(key: SecretStr, base_url: str, timeout: float, *, setting: str) -> "OpenAI":
     """A client that never retries by itself. `setting` is what asks for the package openai."""
     try:
+        import httpx2
         import openai
     except ImportError as error:
         raise ConfigurationError(f"{setting} needs the package openai: pip install openai") from error
+    limits = openai.Timeout(timeout, connect=10.0)
     return openai.OpenAI(
         api_key=key.get_secret_value(),
         base_url=base_url,
-        timeout=openai.Timeout(timeout, connect=10.0),
+        timeout=limits,
         max_retries=0,
+        http_client=openai.DefaultHttpxClient(
+            timeout=limits, event_hooks={"response": [bound_answers(httpx2, timeout)]}
+        ),
     )

@@ -95,6 +95,8 @@ def _connection_error(error: Exception, server: str) -> ProviderError:
             break
         if type(cause).__name__ in ("UnsupportedProtocol", "InvalidURL"):
             return ProviderRejected(f"{server} is not an address to connect to: check OPENAI_BASE_URL")
+        if type(cause).__name__ == "DecodingError":
+            return ProviderContractError(f"{server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
         cause = cause.__cause__ or cause.__context__
     return ProviderUnavailable(f"cannot reach {server}: check the network and OPENAI_BASE_URL")
 

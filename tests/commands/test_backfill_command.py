@@ -295,6 +295,7 @@ def test_a_wrong_setting_exits_2_and_names_the_variable(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (("--lease-seconds", "1"), "--lease-seconds"),
         (("--batch-size", "0"), "--batch-size"),
         (("--batch-size", "5000"), "--batch-size"),
         (("--limit", "0"), "--limit"),

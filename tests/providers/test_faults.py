@@ -238,6 +238,23 @@ def test_an_answer_whose_order_cannot_be_known_is_refused(server: ProtocolServer
 
 
 @both
+def test_an_answer_that_comes_byte_by_byte_is_a_timeout(kind: str, server: ProtocolServer, connect: Connect) -> None:
+    server.fail("dribble", times=None, seconds=0.05)
+    with pytest.raises(ProviderTimeout):
+        connect(kind, timeout=0.5, retrier=Retrier(ONCE)).embed(["a"])
+
+
+@both
+def test_an_answer_without_end_is_given_up(
+    kind: str, server: ProtocolServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.providers.answer_bounds.MOST_BYTES", 4 * 2**20)
+    server.fail("endless", times=None)
+    with pytest.raises(ProviderContractError):
+        connect(kind).embed(["a"])
+
+
+@both
 def test_a_slow_answer_is_a_timeout(kind: str, server: ProtocolServer, connect: Connect) -> None:
     server.fail("slow", times=None, seconds=1)
     with pytest.raises(ProviderTimeout):

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Break it: run the failure drills and print what was done and what was found. Exit code 1 when any fails."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import command
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tests.drills.catalogue import DRILLS, TESTED, Drill
+from tests.drills.harness import ROOT, Length, Skipped, open_cluster
+
+PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; `problems` says why a drill failed."""
+
+    drill: str
+    done: str
+    found: str
+    verdict: str
+    seconds: float
+    problems: list[str]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--short", action="store_true", help="seconds a drill, as in make test")
+    length.add_argument("--long", action="store_true", help="the hour-long forms")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="only drills whose name holds TEXT; repeatable")
+    parser.add_argument("--list", action="store_true", help="print the names and run nothing")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    length = Length.LONG if arguments.long else Length.SHORT if arguments.short else Length.FULL
+    drills = [one for one in DRILLS if one.shortest <= length and chosen(one.name, arguments.only)]
+    tested = {name: path for name, path in TESTED.items() if chosen(name, arguments.only) and (ROOT / path).exists()}
+    if arguments.list:
+        print(*(one.name for one in drills), *tested, sep="\n")
+        return 0
+    if not drills and not tested:
+        print("error: no drill has such a name; see --list", file=sys.stderr)
+        return command.EXIT_CONFIGURATION
+    rows: list[Row] = []
+    for drill in drills:
+        rows.append(run(drill, length))
+        say(rows[-1])
+    for name, path in tested.items():
+        rows.append(run_tests(name, path))
+        say(rows[-1])
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        show(rows)
+    return 1 if any(row.verdict == FAILED for row in rows) else 0
+
+
+def chosen(name: str, only: list[str] | None) -> bool:
+    return only is None or any(text in name for text in only)
+
+
+def run(drill: Drill, length: Length) -> Row:
+    """Run a drill on a server of its own; whatever it raises is a failure of it, not of the others."""
+    began = time.monotonic()
+    try:
+        with open_cluster() as cluster:
+            finding = drill.run(cluster, length)
+    except Skipped as reason:
+        return Row(drill.name, "", str(reason), SKIPPED, time.monotonic() - began, [])
+    except Exception as error:  # noqa: BLE001 - the table has a line for it
+        return Row(drill.name, "", "", FAILED, time.monotonic() - began, [f"{type(error).__name__}: {error}"])
+    verdict = FAILED if finding.problems else PASSED
+    return Row(drill.name, finding.done, finding.found, verdict, time.monotonic() - began, finding.problems)
+
+
+def run_tests(name: str, path: str) -> Row:
+    """Run a file of tests; its last line is what was found."""
+    began = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = result.stdout.strip().splitlines() or [result.stderr.strip()[-300:]]
+    counted = re.sub(r"^=+ | =+$", "", lines[-1])
+    verdict = PASSED if result.returncode == 0 else FAILED
+    problems = [line for line in lines if line.startswith(("FAILED", "ERROR"))] if result.returncode else []
+    return Row(name, f"pytest {path}", counted, verdict, time.monotonic() - began, problems)
+
+
+def say(row: Row) -> None:
+    """A line on stderr as soon as a drill is over: the whole takes minutes."""
+    print(f"{row.verdict:<8}{row.drill} ({row.seconds:.0f} s)", file=sys.stderr)
+    for problem in row.problems:
+        print(f"        {problem}", file=sys.stderr)
+
+
+def show(rows: list[Row]) -> None:
+    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for heading in ("drill", "what was done", "what was found", "verdict"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        found = "\n".join([*([row.found] if row.found else []), *row.problems])
+        table.add_row(row.drill, row.done, found, row.verdict)
+    console.print(table)
+    failed = sum(row.verdict == FAILED for row in rows)
+    minutes = sum(row.seconds for row in rows) / 60
+    cores = os.cpu_count()
+    console.print(f"{len(rows)} drills, {failed} failed, {minutes:.1f} minutes on {cores} cores")
+
+
+if __name__ == "__main__":
+    command.run(main)

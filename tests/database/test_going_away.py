@@ -1,0 +1,41 @@
+"""What is left behind when a server or a process goes away."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.database.embedded import start_embedded
+from shared.database.postgres import WAIT_FOR_CONNECTION, PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.errors import DatabaseUnavailable
+from shared.models import BackfillReport, QueueState
+from shared.services.backfill import BackfillOutcome
+from tests.postgres_cluster import Cluster
+
+
+def test_a_killed_process_is_not_counted_among_those_that_use_the_embedded_server(cluster: Cluster) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    handles = cluster._server.global_process_id_list
+    handles.put([gone.pid, os.getpid()])
+    start_embedded(cluster._directory)
+    assert handles._get() == [os.getpid()], "the last one that lives would not stop the server"
+
+
+def test_a_pool_that_lost_its_server_does_not_double_its_pauses_up_to_minutes(database: PostgresDatabase) -> None:
+    assert database._pool.reconnect_timeout <= WAIT_FOR_CONNECTION
+
+
+def test_a_database_that_is_gone_is_not_said_to_have_no_rows_left(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "scripts"))
+    report = BackfillReport("music_knowledge", "a-model", 5, 5, 0, 0, 0, 0, 9, 0.0, 1.0)
+    unknown = QueueState(ready=0, leased=0, waiting=0, failed=0)
+    outcome = BackfillOutcome(report, unknown, error=DatabaseUnavailable("nothing listens there"))
+    code = importlib.import_module("backfill").explain(EmbeddingQueue(database, "music_knowledge"), outcome)
+    assert (code, capsys.readouterr().err) == (1, "error: nothing listens there\n")

@@ -1,0 +1,60 @@
+"""Every drill by name, with the shortest form that has it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.drills.crashes import kill_at_every_stage
+from tests.drills.database_faults import (
+    cut_the_connections,
+    fill_the_disk,
+    kill_beside_the_embedded_server,
+    kill_postgrest,
+    provoke_a_deadlock,
+    read_only,
+    restart_the_server,
+    restart_under_the_functions,
+    stop_the_server_for_a_while,
+    stop_the_server_for_good,
+    time_out_a_statement,
+)
+from tests.drills.harness import Finding, Length
+from tests.drills.provider_faults import bad_tls, fail_in_every_way
+from tests.drills.races import write_while_workers_run
+from tests.drills.soak import soak
+from tests.postgres_cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A drill runs on a server of its own, which it may crash."""
+
+    name: str
+    run: Callable[[Cluster, Length], Finding]
+    shortest: Length = Length.SHORT
+
+
+DRILLS = (
+    Drill("crash points", kill_at_every_stage),
+    Drill("database: restarted", restart_the_server),
+    Drill("database: down for a while", stop_the_server_for_a_while),
+    Drill("database: down for good", stop_the_server_for_good, Length.FULL),
+    Drill("database: connections cut", cut_the_connections),
+    Drill("database: PostgREST killed", kill_postgrest),
+    Drill("database: statement timeout", time_out_a_statement),
+    Drill("database: disk full", fill_the_disk),
+    Drill("database: deadlock", provoke_a_deadlock),
+    Drill("database: read-only", read_only),
+    Drill("database: down under the functions", restart_under_the_functions, Length.FULL),
+    Drill("database: embedded, its starter killed", kill_beside_the_embedded_server),
+    Drill("races", write_while_workers_run),
+    Drill("provider: every fault", fail_in_every_way),
+    Drill("provider: bad TLS", bad_tls),
+    Drill("soak", soak),
+)
+
+# Drills that are tests: they run the same in every form.
+TESTED = {
+    "input": "tests/drills/test_inputs.py",
+    "privileges": "tests/drills/test_privileges.py",
+    "upgrade": "tests/drills/test_upgrade.py",
+}

@@ -1,0 +1,404 @@
+"""What the drills share: a database of their own, the real program as processes, and the audit at the end."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import psycopg
+from pydantic import SecretStr
+
+from tests.postgres_cluster import Cluster
+from tests.protocol_faults import Fault
+from tests.protocol_server import Call, ProtocolServer
+from tests.protocol_vectors import embed
+
+ROOT = Path(__file__).resolve().parents[2]
+MUSIC = "music_knowledge"
+# Narrow vectors: what is drilled is who gets which, not how wide they are.
+WIDTH = 32
+
+Connection = psycopg.Connection[Any]
+
+
+class Length(IntEnum):
+    """How long a drill may take: seconds, minutes, or up to an hour."""
+
+    SHORT = 0
+    FULL = 1
+    LONG = 2
+
+
+class Skipped(Exception):
+    """This machine lacks what the drill needs; the message says how to get it."""
+
+
+@dataclass
+class Finding:
+    """What a drill did and what came of it; no problems means that it passed."""
+
+    done: str = ""
+    found: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    def expect(self, condition: object, problem: str) -> None:
+        """Note the problem unless the condition holds."""
+        if not condition:
+            self.problems.append(problem)
+
+
+class Program:
+    """A process of the program. Its output goes to files, since nobody reads a pipe for an hour."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
+        self._outputs = [folder / f"{secrets.token_hex(6)}.{name}" for name in ("stdout", "stderr")]
+        with self._outputs[0].open("wb") as stdout, self._outputs[1].open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._outputs[0].read_text(encoding="utf-8")
+
+    @property
+    def stderr(self) -> str:
+        return self._outputs[1].read_text(encoding="utf-8")
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines in which it says why it stopped."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 30) -> None:
+        """Ask it to end; kill it where it does not."""
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def finish(self, seconds: float) -> int:
+        """Its exit code; a process that hangs is killed and answers -9."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -9
+
+
+class Site:
+    """A migrated database with rows, a folder, and the programs that were started there."""
+
+    def __init__(self, cluster: Cluster, url: SecretStr, folder: Path) -> None:
+        self.cluster, self.url, self.folder = cluster, url, folder
+        self._programs: list[Program] = []
+        self._connections: list[Connection] = []
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection of the owner, each statement its own transaction."""
+        with psycopg.connect(self.url.get_secret_value(), autocommit=True) as connection:
+            yield connection
+
+    def keep_connection(self) -> Connection:
+        """A connection of the owner that is closed with the site."""
+        self._connections.append(psycopg.connect(self.url.get_secret_value(), autocommit=True))
+        return self._connections[-1]
+
+    def ask(self, query: str, *arguments: object) -> Any:
+        """The first value of a query, over a connection of its own."""
+        with self.connect() as owner:
+            row = owner.execute(query, arguments or None).fetchone()
+        return row[0] if row else None
+
+    def add(self, rows: int) -> None:
+        """Rows whose texts are all different."""
+        with self.connect() as owner:
+            owner.execute(
+                "insert into music_knowledge (topic, content)"
+                " select 'drill', 'row ' || n || ' in key ' || md5(n::text) from generate_series(1, %s) n",
+                [rows],
+            )
+
+    def environment(self, server: ProtocolServer | None, **more: str) -> dict[str, str]:
+        """No `.env` and no exported key of this machine; `<unset>` takes a variable out."""
+        chosen = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "DATABASE_URL": self.url.get_secret_value(),
+            "TONNETZ_DATA_DIR": str(self.folder / "data"),
+            "EMBEDDING_PROVIDER": "openai",
+            "EMBEDDING_DIMENSIONS": str(WIDTH),
+            "OPENAI_API_KEY": secrets.token_hex(12),
+            **({"OPENAI_BASE_URL": server.openai_url, "OLLAMA_URL": server.url} if server else {}),
+            **more,
+        }
+        return {name: value for name, value in chosen.items() if value != "<unset>"}
+
+    def start(self, *arguments: str, environment: dict[str, str]) -> Program:
+        program = Program(self.folder, environment, arguments)
+        self._programs.append(program)
+        return program
+
+    def backfill(self, server: ProtocolServer | None, *arguments: str, **environment: str) -> Program:
+        """scripts/backfill.py, with a lease of a few seconds so that killed rows are soon free."""
+        command = (str(ROOT / "scripts/backfill.py"), "--collection", MUSIC, "--lease-seconds", "6", *arguments)
+        return self.start(*command, environment=self.environment(server, **environment))
+
+    def close(self) -> None:
+        for program in self._programs:
+            if program.running:
+                program.kill()
+        for connection in self._connections:
+            connection.close()
+
+
+class FunctionsServer:
+    """python -m functions.local on a free port of 127.0.0.1. A context manager."""
+
+    def __init__(self, site: Site, provider: ProtocolServer, *arguments: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        environment = site.environment(provider, LOG_LEVEL="WARNING")
+        self.program = site.start("-m", "functions.local", "--port", port, *arguments, environment=environment)
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+
+    def get(self, path: str) -> httpx.Response:
+        return self._http.get(path)
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        return self._http.post(path, json=body)
+
+    def search(self, query: str) -> httpx.Response:
+        return self.post("/api/search/music_knowledge", {"query": query, "match_count": 5})
+
+    def __enter__(self) -> Self:
+        def answers() -> bool:
+            with suppress(httpx.TransportError):
+                return self.get("/health").status_code == 200
+            return False
+
+        if not wait_until(answers, 60, program=self.program):
+            raise RuntimeError(f"the functions do not start: {self.program.stderr[-500:]}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+        self.program.stop()
+
+
+@contextmanager
+def open_site(cluster: Cluster, rows: int = 0) -> Iterator[Site]:
+    """A fresh database in the cluster; what was started on it and still runs is killed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="tonnetz-drill-"))
+    try:
+        with cluster.clone() as url:
+            site = Site(cluster, url, folder)
+            try:
+                if rows:
+                    site.add(rows)
+                yield site
+            finally:
+                site.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def open_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server of the drills' own: they crash it."""
+    directory = Path(tempfile.mkdtemp(prefix="tonnetz-drills-"))
+    try:
+        with Cluster(directory) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+# What was asked of the provider
+
+
+class Gate(ProtocolServer):
+    """A provider that says when a call has arrived or was answered, and can hold answers back.
+
+    The first `passing` calls are nobody's concern. With `holds`, those after them wait for `release`.
+    """
+
+    def __init__(self, *, latency: float = 0.0, passing: int = 0, holds: bool = False) -> None:
+        super().__init__(latency=latency)
+        self.was_asked, self.has_answered = threading.Event(), threading.Event()
+        self.waiting: list[Call] = []
+        self._passing = passing
+        self._open = threading.Event()
+        if not holds:
+            self._open.set()
+
+    def pause(self) -> None:
+        """From now on, calls wait for their answer."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Answer what waits, and what comes."""
+        self._open.set()
+
+    def record(self, call: Call) -> Fault | None:
+        fault = super().record(call)
+        if len(self.calls) > self._passing:
+            self.was_asked.set()
+            self.waiting.append(call)
+            self._open.wait(60)
+            self.waiting.remove(call)
+        return fault
+
+    def answered(self, call: Call) -> None:
+        if len(self.calls) > self._passing:
+            self.has_answered.set()
+
+
+def texts_sent(servers: Iterable[ProtocolServer]) -> Counter[str]:
+    """How often each text was sent to any of these."""
+    return Counter(text for server in servers for call in server.calls for text in call.inputs)
+
+
+def sent_again(server: ProtocolServer) -> int:
+    """Texts that one provider was sent beyond the first time, calls that it refused left out."""
+    sent = Counter(text for call in server.calls if call.status == 200 for text in call.inputs)
+    return sum(sent.values()) - len(sent)
+
+
+# The audit
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The state of the table; `foreign`: vectors that are not their text's, recomputed; `orphans`: queue entries without a row."""
+
+    rows: int
+    embedded: int
+    foreign: int
+    unverified: int
+    queued: int
+    orphans: int
+
+    def judge(self, finding: Finding) -> None:
+        """Coverage is 100 %, every vector is its text's, the queue is empty."""
+        finding.expect(self.embedded == self.rows, f"{self.rows - self.embedded} of {self.rows} rows have no vector")
+        finding.expect(self.foreign == 0, f"{self.foreign} vectors belong to another text")
+        finding.expect(self.unverified == 0, f"verify finds {self.unverified}")
+        finding.expect(self.queued == 0, f"{self.queued} entries are left in the queue")
+        finding.expect(self.orphans == 0, f"{self.orphans} queue entries of deleted rows")
+
+
+def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: int = WIDTH) -> Audit:
+    """Read the whole table and make every vector anew from its row's text.
+
+    `expected` rows: those that are missing count as not embedded.
+    """
+    with site.connect() as owner:
+        rows = owner.execute(
+            "select embedding.document_text(m), m.embedding::text from music_knowledge m"
+            " where embedding.document_text(m) is not null"
+        ).fetchall()
+        (unverified,) = owner.execute("select verify_embeddings('music_knowledge')").fetchone() or (-1,)
+        (queued,) = owner.execute("select count(*) from embedding.queue").fetchone() or (-1,)
+        (orphans,) = owner.execute(
+            "select count(*) from embedding.queue q where not exists"
+            " (select from music_knowledge m where m.id = q.row_id::uuid)"
+        ).fetchone() or (-1,)
+    held = [(text, vector) for text, vector in rows if vector is not None]
+    foreign = sum(not is_vector_of(vector, prefix + text, width) for text, vector in held)
+    return Audit(max(len(rows), expected or 0), len(held), foreign, unverified, queued, orphans)
+
+
+def is_vector_of(vector: str, text: str, width: int = WIDTH) -> bool:
+    """Whether a stored vector is the one that the protocol server makes of the text."""
+    stored = np.fromstring(vector.strip("[]"), dtype=np.float32, sep=",")
+    return stored.shape == (width,) and bool(np.allclose(stored, embed(text, width), atol=1e-4))
+
+
+def verify(site: Site, server: ProtocolServer, finding: Finding, **environment: str) -> None:
+    """`backfill.py --verify --json` has nothing to do and finds nothing."""
+    program = site.backfill(server, "--verify", "--json", **environment)
+    code = program.finish(60)
+    finding.expect(code == 0, f"--verify exits {code}: {program.stderr.strip()[-300:]}")
+    finding.expect("0 vectors do not belong" in program.stderr, f"--verify says: {program.stderr.strip()[-300:]}")
+
+
+# Waiting
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30, *, program: Program | None = None) -> bool:
+    """Look until the condition holds; False after `seconds`, or when the program has ended meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline or (program is not None and not program.running):
+            return bool(condition())
+        time.sleep(0.005)
+    return True
+
+
+class Background:
+    """Runs a function over and over in a thread until left; `errors` holds what it raised."""
+
+    def __init__(self, work: Callable[[], None], *, pause: float = 0.0) -> None:
+        self.errors: list[str] = []
+        self.rounds = 0
+        self._work, self._pause, self._stop = work, pause, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - reported by the drill
+                self.errors.append(f"{type(error).__name__}: {str(error).strip()[:200]}")
+                self._stop.wait(0.2)
+            self.rounds += 1
+            self._stop.wait(self._pause)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+@contextmanager
+def each(managers: Iterable[Any]) -> Iterator[list[Any]]:
+    """Several context managers as one."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(manager) for manager in managers]

@@ -1,0 +1,169 @@
+"""Writers change, delete and insert rows at random while four workers run and readers search."""
+
+import random
+import time
+from contextlib import suppress
+
+import psycopg
+
+from tests.drills.harness import (
+    Background,
+    Finding,
+    FunctionsServer,
+    Gate,
+    Length,
+    Program,
+    Site,
+    audit,
+    each,
+    is_vector_of,
+    open_site,
+    verify,
+)
+from tests.postgres_cluster import Cluster
+
+SECONDS = {Length.SHORT: 8, Length.FULL: 60, Length.LONG: 300}
+ROWS = 300
+WORKERS = 4
+WRITERS = 3
+# The topic of rows that writers leave alone.
+UNTOUCHED = "untouched"
+# A writer waits for rows that a save holds, and may be the one that a deadlock ends.
+_LOST_A_LOCK = (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable)
+
+
+def write_while_workers_run(cluster: Cluster, length: Length) -> Finding:
+    """Random writes, sampled all along: whatever vector is there is that of the text beside it."""
+    finding = Finding()
+    with open_site(cluster, ROWS) as site, each(Gate(latency=0.02) for _ in range(WORKERS)) as servers:
+        first = site.backfill(servers[0], "--json").finish(60)
+        finding.expect(first == 0, f"the first backfill exits {first}")
+        with FunctionsServer(site, servers[0], "--drain-minutes", "0") as functions:
+            crew = _Crew(site, servers)
+            writers = [Writer(site, seed) for seed in range(WRITERS)]
+            sampler, searcher = _Sampler(site), Searcher(functions)
+            tasks = [
+                *(Background(writer.write, pause=0.005) for writer in writers),
+                Background(crew.keep_working, pause=0.05),
+                Background(sampler.look, pause=0.02),
+                Background(searcher.search, pause=0.02),
+            ]
+            with each(tasks):
+                time.sleep(SECONDS[length])
+        finding.problems += [error for task in tasks for error in task.errors][:5]
+        finding.problems += [*crew.end(), *sampler.problems[:3], *searcher.problems[:3]]
+        last = site.backfill(servers[0], "--json").finish(120)
+        finding.expect(last == 0, f"the last backfill exits {last}")
+        state = audit(site)
+        state.judge(finding)
+        verify(site, servers[0], finding)
+        finding.expect(sampler.vectors > 0 and searcher.searches > 0, "nothing was sampled")
+    writes = {name: sum(writer.done[name] for writer in writers) for name in ("insert", "update", "delete")}
+    finding.done = (
+        f"{', '.join(f'{count:,} {name}s' for name, count in writes.items())} in {SECONDS[length]} s by {WRITERS} writers"
+        f" beside {WORKERS} workers"
+    )
+    finding.found = (
+        f"{sampler.vectors:,} vectors sampled, {len(sampler.problems)} foreign; {searcher.searches:,} searches,"
+        f" {len(searcher.problems)} failed; at the end {state.embedded:,} of {state.rows:,} embedded, {state.foreign}"
+        f" foreign, {state.orphans} orphans"
+    )
+    return finding
+
+
+class _Crew:
+    """Four workers; one that has found nothing left to do is replaced."""
+
+    def __init__(self, site: Site, servers: list[Gate]) -> None:
+        self._site, self._servers = site, servers
+        self._programs = [self._start(server) for server in servers]
+        self._codes: list[tuple[int, str]] = []
+
+    def _start(self, server: Gate) -> Program:
+        return self._site.backfill(server, "--batch-size", "10", "--workers", "1", "--json")
+
+    def keep_working(self) -> None:
+        for place, program in enumerate(self._programs):
+            if not program.running:
+                self._codes.append((program.process.returncode, program.stderr))
+                self._programs[place] = self._start(self._servers[place])
+
+    def end(self) -> list[str]:
+        """Wait for them to finish what is left; what went wrong in any of them."""
+        self._codes += [(program.finish(120), program.stderr) for program in self._programs]
+        return [f"a worker exits {code}: {stderr.strip()[-200:]}" for code, stderr in self._codes if code != 0][:3]
+
+
+class Writer:
+    """One random write after another. Some texts come twice, and some come back to a row that had them before."""
+
+    def __init__(self, site: Site, seed: int) -> None:
+        self._site = site
+        self._random = random.Random(seed)
+        self._connection = site.keep_connection()
+        self._connection.execute("set lock_timeout = '5s'")
+        self.done = {"insert": 0, "update": 0, "delete": 0}
+
+    def write(self) -> None:
+        name = self._random.choices(("insert", "update", "delete"), (2, 6, 2))[0]
+        with suppress(*_LOST_A_LOCK):
+            getattr(self, f"_{name}")()
+            self.done[name] += 1
+
+    def _text(self) -> str:
+        return f"chord {self._random.randrange(500)} over {self._random.randrange(20)}"
+
+    def _insert(self) -> None:
+        self._connection.execute("insert into music_knowledge (topic, content) values ('', %s)", [self._text()])
+
+    def _update(self) -> None:
+        many = self._random.choice((1, 1, 1, 7))
+        self._connection.execute(
+            "update music_knowledge set content = %s || case when %s then id::text else '' end"
+            " where id in (select id from music_knowledge where topic <> %s order by random() limit %s)",
+            [self._text(), self._random.random() < 0.5, UNTOUCHED, many],
+        )
+
+    def _delete(self) -> None:
+        self._connection.execute(
+            "delete from music_knowledge where id in (select id from music_knowledge where topic <> %s order by random() limit 1)"
+            " and (select count(*) from music_knowledge) > %s",
+            [UNTOUCHED, ROWS // 2],
+        )
+
+
+class _Sampler:
+    """Reads rows in one snapshot and makes their vectors anew."""
+
+    def __init__(self, site: Site) -> None:
+        self._connection = site.keep_connection()
+        self.vectors = 0
+        self.problems: list[str] = []
+
+    def look(self) -> None:
+        rows = self._connection.execute(
+            "select m.id, embedding.document_text(m), m.embedding::text from music_knowledge m"
+            " where m.embedding is not null order by random() limit 20"
+        ).fetchall()
+        for row_id, text, vector in rows:
+            self.vectors += 1
+            if not is_vector_of(vector, text):
+                self.problems.append(f"the vector of row {row_id} is not that of its text")
+
+
+class Searcher:
+    """Searches through the functions: every answer is 200, whole, and of rows that were there."""
+
+    def __init__(self, functions: FunctionsServer) -> None:
+        self._functions = functions
+        self._random = random.Random(9)
+        self.searches = 0
+        self.problems: list[str] = []
+
+    def search(self) -> None:
+        answer = self._functions.search(f"chord {self._random.randrange(500)} over {self._random.randrange(20)}")
+        self.searches += 1
+        if answer.status_code != 200:
+            self.problems.append(f"a search is answered {answer.status_code}: {answer.text[:150]}")
+        elif answer.json()["degraded"] or not answer.json()["hits"]:
+            self.problems.append(f"a search is answered {answer.text[:150]}")

@@ -1,0 +1,26 @@
+"""Each drill in its short form; `make drill` runs them long enough to mean something."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import missing_tool
+from tests.drills.catalogue import DRILLS, Drill
+from tests.drills.harness import Length, Skipped, open_cluster
+from tests.postgres_cluster import Cluster
+
+
+@pytest.fixture(scope="module")
+def drilled() -> Iterator[Cluster]:
+    """A server that only drills use: it is crashed and reconfigured."""
+    with open_cluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("drill", [one for one in DRILLS if one.shortest is Length.SHORT], ids=lambda one: one.name)
+def test_nothing_is_lost_in_the_short_form(drill: Drill, drilled: Cluster, request: pytest.FixtureRequest) -> None:
+    try:
+        finding = drill.run(drilled, Length.SHORT)
+    except Skipped as reason:
+        missing_tool(request, str(reason))
+    assert finding.problems == [], f"{finding.done}: {finding.found}"
