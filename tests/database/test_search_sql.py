@@ -461,6 +461,27 @@ def test_a_filter_reaches_rows_behind_thousands_that_hold_the_same_words(notes: 
     assert len(hits(notes, "piano", filter={"kind": "rare"}, match_count=100)) == 19
 
 
+def test_operators_inside_a_word_are_letters_of_it(notes: Connection) -> None:
+    add_notes(notes, (1, "see http://example.com/a&b", "k", 1, None, None), (2, "see example.com", "k", 1, None, None))
+    whole, host = hits(notes, "http://example.com/a&b")
+    assert (whole["row_id"], host["row_id"]) == ("1", "2")
+    assert whole["bm25"] > 3 * host["bm25"], "the path and the address as a whole count besides the host"
+
+
+def test_a_row_that_holds_rare_and_frequent_words_is_one_hit(notes: Connection) -> None:
+    """More rows than are scored, so that each way of finding rows has its turn, and finds what others found."""
+    add_notes(
+        notes,
+        *(
+            (number, "song" + " chorus" * (number % 2) + " zither" * (number % 400 == 1), "k", 1, None, None)
+            for number in range(1, 2001)
+        ),
+    )
+    found = ids(hits(notes, "zither chorus song", match_count=200))
+    assert len(found) == len(set(found)) == 200
+    assert set(found[:5]) == {1, 401, 801, 1201, 1601}
+
+
 def test_match_count_is_kept_within_bounds(notes: Connection) -> None:
     add_notes(notes, *((row, "piano", None, 1, None, None) for row in range(300)))
     assert [len(hits(notes, "piano", match_count=count)) for count in (-5, 0, 1, 10**9, None)] == [1, 1, 1, 200, 10]
