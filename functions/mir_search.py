@@ -6,7 +6,7 @@ from mangum import Mangum
 from functions.edge.app import create_app
 from functions.edge.auth import OPTIONAL_TOKEN, CallerOf, ProcessOf
 from functions.edge.schemas import Body
-from functions.synonyms import Limit, Question, SynonymAnswer, TagType, synonym_answer
+from functions.edge.synonym_schemas import Limit, Question, SynonymAnswer, TagType, synonym_answer
 
 router = APIRouter(prefix="/api/mir/synonyms", tags=["synonyms"])
 

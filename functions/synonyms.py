@@ -1,8 +1,7 @@
 """/api/synonyms: what people call a genre or a mood, read by everyone, written with the key."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
-from uuid import UUID
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from mangum import Mangum
@@ -11,17 +10,21 @@ from pydantic import BaseModel, Field, model_validator
 from functions.edge.app import create_app
 from functions.edge.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ProcessOf
 from functions.edge.schemas import Body, SomeText, Text
-from shared.services.synonyms import SynonymHits
-from shared.services.tasks import SYNONYMS_TASK_NAME
+from functions.edge.synonym_schemas import (
+    GenerationAccepted,
+    Limit,
+    Question,
+    SynonymAnswer,
+    TagType,
+    accepted,
+    synonym_answer,
+)
 
 router = APIRouter(prefix="/api/synonyms", tags=["synonyms"])
 
-TagType = Literal["genre", "mood"]
 TagName = Annotated[SomeText, Field(max_length=100, examples=["bossa nova"])]
 TagId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Term = Annotated[SomeText, Field(max_length=100)]
-Limit = Annotated[int, Field(ge=1, le=100)]
-Question = Annotated[SomeText, Field(max_length=20_000, examples=["musique douce pour la plage"])]
 Confidence = Annotated[float, Field(ge=0, le=1)]
 SynonymsId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
@@ -78,34 +81,6 @@ class StoredSynonyms(BaseModel):
     updated_at: datetime
 
 
-class SynonymHit(BaseModel):
-    """hybrid_score = 0.3 × fts_score + 0.7 × vector_score; a rank is null where that leg did not list the tag."""
-
-    id: int
-    tag_id: int
-    tag_type: TagType
-    tag_name: str
-    synonyms: dict[str, Any]
-    source: str
-    confidence: float
-    fts_score: float | None
-    fts_rank: int | None
-    vector_score: float | None
-    vector_rank: int | None
-    hybrid_score: float
-
-
-class SynonymAnswer(BaseModel):
-    """`cached`: the answer to the same question, since which nothing was written."""
-
-    query: str
-    results: list[SynonymHit]
-    total: int
-    degraded: bool
-    cached: bool
-    took_ms: float
-
-
 class GenerateRequest(Body):
     """Without a tag_type both, without tag_ids all. `force` replaces synonyms that are there, also those by hand."""
 
@@ -118,15 +93,6 @@ class GenerateRequest(Body):
         if self.tag_ids is not None and self.tag_type is None:
             raise ValueError("tag_ids need the tag_type they are of")
         return self
-
-
-class GenerationAccepted(BaseModel):
-    """`task_id` is null where no tag needs synonyms."""
-
-    task_name: str = Field(examples=[SYNONYMS_TASK_NAME])
-    task_id: UUID | None
-    status: Literal["queued", "skipped"]
-    message: str
 
 
 class TagFailure(BaseModel):
@@ -222,28 +188,6 @@ def deactivate_synonyms(synonyms_id: SynonymsId, process: ProcessOf) -> StoredSy
 def get_synonyms(tag_type: TagType, tag_name: TagName, process: ProcessOf, caller: CallerOf) -> StoredSynonyms:
     """The synonyms of a tag, by its name in any spelling ("hip hop" for "Hip-Hop")."""
     return StoredSynonyms(**process.synonyms.get(tag_type, tag_name, caller))
-
-
-def synonym_answer(query: str, found: SynonymHits) -> SynonymAnswer:
-    """The hits in the words of this API."""
-    return SynonymAnswer(
-        query=query,
-        results=[SynonymHit(**hit) for hit in found.hits],
-        total=len(found.hits),
-        degraded=found.degraded,
-        cached=found.cached,
-        took_ms=found.took_ms,
-    )
-
-
-def accepted(task_id: str | None, requested: int) -> GenerationAccepted:
-    """The answer to a request for synonyms."""
-    return GenerationAccepted(
-        task_name=SYNONYMS_TASK_NAME,
-        task_id=UUID(task_id) if task_id else None,
-        status="queued" if task_id else "skipped",
-        message=f"{requested} tags queued; see GET /api/tasks/{task_id}" if task_id else "no tag needs synonyms",
-    )
 
 
 app = create_app("synonyms", router)

@@ -7,7 +7,7 @@ from mangum import Mangum
 
 from functions.edge.app import create_app
 from functions.edge.auth import NeedsWebhookSecret, ProcessOf
-from functions.synonyms import GenerationAccepted, TagType, accepted
+from functions.edge.synonym_schemas import GenerationAccepted, TagType, accepted
 from functions.webhooks import DatabaseWebhook
 from shared.errors import InvalidRequest
 from shared.services.tasks import SYNONYMS_TASK_NAME

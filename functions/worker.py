@@ -1,8 +1,9 @@
-"""The worker on Lambda: runs a task that functions.tasks hands over, and every 30 minutes whatever is pending.
+"""The worker on Lambda: runs a task that another function hands over, and every 30 minutes whatever is pending.
 
-Not reached over HTTP, so it has no app: its events come from functions.tasks and from the schedule.
+Not reached over HTTP, so it has no app: its events come from the other functions and from the schedule.
 """
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from functions.edge.process import PROCESS, Process
-from shared.errors import InvalidRequest
+from shared.errors import AppError, InvalidRequest
 from shared.services.tasks import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, record_run
+
+log = logging.getLogger(__name__)
 
 # Kept back for the requests under way, for giving leases back and for the record. On a short time limit, a third of it.
 MARGIN_SECONDS = 20.0
@@ -32,11 +35,17 @@ def run(event: Mapping[str, Any], context: LambdaContext, process: Process) -> d
     """As `handler`, with a process of one's own. Raises InvalidRequest for an event of another kind."""
     task = read_event(event, process)
     with time_limit(context.get_remaining_time_in_millis() / 1000) as stop:
-        # Rows that another worker holds are its business: waiting for them would be paid for.
         if task.name == SYNONYMS_TASK_NAME:
-            written = process.synonym_runner.run(task, stop)
-            return {"task_id": task.task_id, **asdict(written)}
-        outcome = process.task_runner.run(task, stop, wait_for_others=False)
+            return _write_synonyms(task, process, stop)
+        answer = _embed(task, process, stop)
+        if _is_schedule(event) and (written := _drain_synonyms(process, stop)) is not None:
+            answer["synonyms"] = written
+        return answer
+
+
+def _embed(task: Task, process: Process, stop: threading.Event) -> dict[str, Any]:
+    # Rows that another worker holds are its business: waiting for them would be paid for.
+    outcome = process.task_runner.run(task, stop, wait_for_others=False)
     return {
         "task_id": task.task_id,
         "status": outcome.status,
@@ -47,14 +56,37 @@ def run(event: Mapping[str, Any], context: LambdaContext, process: Process) -> d
     }
 
 
+def _write_synonyms(task: Task, process: Process, stop: threading.Event) -> dict[str, Any]:
+    return {"task_id": task.task_id, **asdict(process.synonym_runner.run(task, stop))}
+
+
+def _drain_synonyms(process: Process, stop: threading.Event) -> dict[str, Any] | None:
+    """Synonyms for tags that wait, in the time that is left; None where there is nothing to do or nobody to do it.
+
+    What was embedded is told whatever happens here.
+    """
+    if stop.is_set() or not process.has_generator:
+        return None
+    try:
+        task = process.synonym_tasks.drain(process.database)
+    except AppError as error:
+        log.warning("could not look for tags that wait: %s", error.message)
+        return {"status": "failed", "error": error.message}
+    return _write_synonyms(task, process, stop) if task is not None else None
+
+
 def read_event(event: Mapping[str, Any], process: Process) -> Task:
     """The task that an event asks for; the schedule's is over all collections, under a record of its own."""
     if isinstance(event.get("task_id"), str):
         size = int(event.get("batch_size", BATCH_SIZE))
         return Task(event["task_id"], event.get("collection"), size, event.get("name", TASK_NAME))
-    if event.get("source") in ("aws.events", "aws.scheduler"):
+    if _is_schedule(event):
         return Task(record_run(process.database, None, None, "queued"))
     raise InvalidRequest("event: neither a task nor the schedule's")
+
+
+def _is_schedule(event: Mapping[str, Any]) -> bool:
+    return "task_id" not in event and event.get("source") in ("aws.events", "aws.scheduler")
 
 
 @contextmanager
