@@ -1,5 +1,6 @@
 """Real servers for the tests: a PostgreSQL of their own, a clone of the migrated database for each test, a PostgREST."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -49,6 +50,16 @@ def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:
     if request.config.getoption("--require-tools"):
         pytest.fail(f"--require-tools: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A function on Lambda sets up the logs of its process, which here is that of the tests that follow."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

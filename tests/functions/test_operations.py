@@ -74,9 +74,14 @@ def test_a_server_starts_without_its_database_and_says_that_it_is_not_ready(
 
 def test_each_request_is_one_line_of_json_without_its_query(client: httpx.Client, output: Output) -> None:
     client.get("/api/search/music_knowledge?q=something-private", headers={"X-Request-Id": "r-1"})
-    (line,) = [
-        json.loads(line) for line in output.lines if line.startswith("{") and '"request"' in line and "r-1" in line
-    ]
+    # It is written when the answer is out, which the client may have by then.
+    deadline = time.monotonic() + 10
+    while not (
+        lines := [line for line in output.lines if line.startswith("{") and '"request"' in line and "r-1" in line]
+    ):
+        assert time.monotonic() < deadline, output.lines
+        time.sleep(0.01)
+    (line,) = map(json.loads, lines)
     assert line["function"] == "local"
     assert (line["method"], line["path"], line["status"]) == ("GET", "/api/search/music_knowledge", 200)
     assert line["duration_ms"] > 0
