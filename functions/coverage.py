@@ -12,7 +12,7 @@ from functions.edge.app import create_app
 from functions.edge.auth import NeedsKey, ProcessOf
 from functions.edge.schemas import Body, Text
 from shared.services.coverage import CollectionStatus, list_collections, list_failures, retry_failures
-from shared.services.search import FILTERS
+from shared.services.searchable import FILTERS
 
 router = APIRouter(prefix="/api/collections", tags=["collections"], dependencies=[NeedsKey])
 

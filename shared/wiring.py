@@ -115,10 +115,23 @@ def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> 
         "embedding_price_per_million": None,
     }
     if spec.provider == "onnx":
-        return get_provider(settings.model_copy(update={**chosen, "embedding_model": None, "onnx_model": None}))
+        source = _onnx_source(model, settings)
+        return get_provider(settings.model_copy(update={**chosen, "embedding_model": None, "onnx_model": source}))
     if spec.provider == "openai" and not (settings.openai_api_key or settings.openai_base_url):
         raise ConfigurationError(f"OPENAI_API_KEY: is needed for the model {spec.name}")
     return get_provider(settings.model_copy(update={**chosen, "embedding_model": model}))
+
+
+def _onnx_source(model: str, settings: Settings) -> str | None:
+    """Where an ONNX model's files are: what is set, where it is that model's; None for the packaged one."""
+    from shared.providers.onnx_model import PACKAGED_MODEL, name_of
+
+    source = settings.onnx_model or (settings.embedding_model if settings.embedding_provider == "onnx" else None)
+    if source is not None and name_of(source) == model:
+        return source
+    if model != PACKAGED_MODEL:
+        raise ConfigurationError(f"ONNX_MODEL: set it to the folder of {model}, in which rows are still embedded")
+    return None
 
 
 def get_query_cache(settings: Settings) -> QueryCache:

@@ -22,7 +22,7 @@ from functions.edge.compress import accepts_gzip
 from functions.edge.process import Process
 from functions.edge.schemas import Text
 from shared.errors import AppError, ConfigurationError, NotFound, ProviderUnavailable
-from shared.services.search import FILTERS
+from shared.services.searchable import FILTERS
 
 FOLDER = Path(__file__).parent
 PAGE = "index.html"

@@ -82,8 +82,19 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: SecretStr, *, max_connections: int = 10, role: str | None = "service_role") -> None:
         self._role = role
+        # Fail with the reason at once: a pool would retry in the background and only say "timeout".
+        self._first = [connect(url)]
+        try:
+            self._configure(self._first[0])
+        except psycopg.Error:
+            self._first.pop().close()
+            raise DatabaseContractError(
+                f"the user of DATABASE_URL cannot act as {role}: the database has no such role or it was not granted; "
+                "run scripts/migrate.py to bring the database up to date"
+            ) from None
         self._pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]] = ConnectionPool(
             url.get_secret_value(),
+            connection_class=_handing_over(self._first),
             min_size=1,
             max_size=max_connections,
             timeout=WAIT_FOR_CONNECTION,
@@ -94,15 +105,6 @@ class PostgresDatabase(Database):
             check=ConnectionPool.check_connection,
             open=False,
         )
-        # Fail with the reason at once: a pool would retry in the background and only say "timeout".
-        with connect(url) as connection:
-            try:
-                self._configure(connection)
-            except psycopg.Error:
-                raise DatabaseContractError(
-                    f"the user of DATABASE_URL cannot act as {role}: the database has no such role or it was not granted; "
-                    "run scripts/migrate.py to bring the database up to date"
-                ) from None
         self._pool.open()
 
     def _configure(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -118,6 +120,25 @@ class PostgresDatabase(Database):
 
     def close(self) -> None:
         self._pool.close()
+        while self._first:
+            self._first.pop().close()
+
+
+def _handing_over(
+    first: list[psycopg.Connection[tuple[Any, ...]]],
+) -> type[psycopg.Connection[tuple[Any, ...]]]:
+    """The class of a pool's connections that takes those that are there already, before it makes others."""
+
+    class Connection(psycopg.Connection[tuple[Any, ...]]):
+        @classmethod
+        def connect(cls, conninfo: str = "", **options: Any) -> psycopg.Connection[tuple[Any, ...]]:  # type: ignore[override]
+            try:
+                # One step: of two threads only one gets it.
+                return first.pop()
+            except IndexError:
+                return psycopg.Connection.connect(conninfo, **options)
+
+    return Connection
 
 
 class _PostgresCaller(Database):

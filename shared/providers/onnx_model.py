@@ -38,15 +38,21 @@ class OnnxModel:
         return None if width is None else int(width)
 
 
+def name_of(source: str) -> str:
+    """The name that the model of a directory or a hub id goes by."""
+    directory = Path(source).expanduser()
+    return directory.resolve().name if directory.is_dir() else source.rpartition("/")[2]
+
+
 def find_model(source: str | None) -> OnnxModel:
     """The packaged model (None), the model in a directory, or one of the Hugging Face hub by its id."""
     directory = Path(source).expanduser() if source else None
     if directory and directory.is_dir():
-        return _read(directory, directory.resolve().name)
+        return _read(directory, name_of(str(directory)))
     if source is None or source in PACKAGED_NAMES:
         return _read(_packaged(), PACKAGED_MODEL)
     if _is_hub_id(source):
-        return _read(_downloaded(source), source.rpartition("/")[2])
+        return _read(_downloaded(source), name_of(source))
     raise ConfigurationError(f"ONNX_MODEL: {source} is not a directory, nor a hub id such as owner/name")
 
 

@@ -1,6 +1,7 @@
 """A collection in two dimensions: principal components of a bounded sample of its vectors."""
 
 import base64
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -133,7 +134,9 @@ def project(vectors: Matrix) -> tuple[Matrix, tuple[float, float]]:
         return np.zeros((count, 2)), (0.0, 0.0)
 
     width = min(_WIDTH, *centred.shape)
-    basis = np.random.default_rng(0).standard_normal((centred.shape[1], width))
+    # The standard library's: numpy's own takes longer to load than the rest of a small map.
+    draw = random.Random(0).gauss
+    basis = np.array([draw(0, 1) for _ in range(centred.shape[1] * width)]).reshape(-1, width)
     for _ in range(_ROUNDS):
         basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
     _, strengths, turns = np.linalg.svd(centred @ basis, full_matrices=False)

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cachetools import TTLCache
 
@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError, InvalidRequest, NotFound, Provider
 from shared.models import Caller, EmbeddingModel, Hit, SearchResult
 from shared.retry import RetryPolicy
 from shared.services.query_cache import QueryCache
+from shared.services.searchable import FILTERS, OPTIONS
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
@@ -23,16 +24,6 @@ log = logging.getLogger(__name__)
 # How long a search may go on asking the models it knew: a switch is noticed within seconds.
 MODELS_SECONDS = 2.0
 QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
-
-# The collections that have a search function, and the columns it filters by.
-FILTERS: Mapping[str, tuple[str, ...]] = {
-    "music_knowledge": ("category",),
-    "mir_synonyms": ("tag_type",),
-    "datasets": ("tag",),
-    "code_chunks": ("path",),
-}
-# What more the search function of a collection can be told.
-OPTIONS: Mapping[str, tuple[str, ...]] = {"datasets": ("static_weight", "decay_weight", "half_life_days")}
 
 _SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
 
@@ -95,11 +86,12 @@ class SearchService:
         optional = {"full_text_weight": full_text_weight, "semantic_weight": semantic_weight, "fusion": fusion}
         arguments.update({name: value for name, value in optional.items() if value is not None})
 
-        vectors, degraded = self._embed(collection, query)
-        if vectors:
-            arguments["query_embeddings"] = vectors
         database = self._database if caller is None else self._database.as_caller(caller)
-        rows = database.call(f"search_{collection}", arguments)
+        models = self._collection_models(collection)
+        rows, degraded = self._ask(database, collection, models, query, arguments)
+        # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
+        if len(rows) < match_count and (latest := self._read_models(collection)) != models:
+            rows, degraded = self._ask(database, collection, latest, query, arguments)
         hits = [
             Hit(
                 id=str(row["id"]),
@@ -110,11 +102,23 @@ class SearchService:
         ]
         return SearchResult(hits, degraded, round((time.perf_counter() - started) * 1000, 1))
 
-    def _embed(self, collection: str, query: str) -> tuple[dict[str, str], bool]:
-        """The query's vector in each model that the collection's rows are embedded with, and whether one is missing."""
+    def _ask(
+        self,
+        database: Database,
+        collection: str,
+        models: Sequence[EmbeddingModel],
+        query: str,
+        arguments: Mapping[str, object],
+    ) -> tuple[list[dict[str, Any]], bool]:
+        vectors, degraded = self._embed(collection, models, query)
+        meaning = {"query_embeddings": vectors} if vectors else {}
+        return database.call(f"search_{collection}", {**arguments, **meaning}), degraded
+
+    def _embed(self, collection: str, models: Sequence[EmbeddingModel], query: str) -> tuple[dict[str, str], bool]:
+        """The query's vector in each of the models, and whether one is missing."""
         vectors: dict[str, str] = {}
         degraded = False
-        for spec in self._collection_models(collection):
+        for spec in models:
             try:
                 provider = self._provider_of(spec).with_spec(spec)
                 # Nobody waits long for a search: after a second try the words have to do.
@@ -126,13 +130,16 @@ class SearchService:
         return vectors, degraded
 
     def _collection_models(self, collection: str) -> list[EmbeddingModel]:
+        """Those that the collection's rows are embedded with, as of the last seconds."""
         with self._lock:
             known = self._models.get(collection)
-        if known is None:
-            known = EmbeddingQueue(self._database, collection).collection_models()
-            with self._lock:
-                self._models[collection] = known
-        return known
+        return known or self._read_models(collection)
+
+    def _read_models(self, collection: str) -> list[EmbeddingModel]:
+        models = EmbeddingQueue(self._database, collection).collection_models()
+        with self._lock:
+            self._models[collection] = models
+        return models
 
     def _provider_of(self, spec: EmbeddingModel) -> "EmbeddingProvider":
         if spec.name == self._provider.model:

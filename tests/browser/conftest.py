@@ -50,7 +50,7 @@ PHONE = (390, 844)
 API_KEY = f"console-key-{secrets.token_urlsafe(24)}"
 # Of the protocol server, by Ollama's protocol.
 MODEL = "all-minilm"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 # The page asks every ten seconds where nothing runs.
 expect.set_options(timeout=25_000)
 

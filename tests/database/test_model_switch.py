@@ -101,6 +101,18 @@ def test_searches_go_on_throughout_a_switch(
     assert set(counts) == {10}
 
 
+def test_a_search_that_knows_the_old_model_alone_looks_again_where_it_comes_back_short(
+    database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
+) -> None:
+    service = search_service(database, wide, narrow)
+    assert len(service.search(MUSIC, "ukulele", match_count=10).hits) == 10
+    switch_model(database, wide, MUSIC)
+    assert backfill(database, wide, OPTIONS).complete
+    # No row holds the word, and none has a vector of the model that was known a moment ago.
+    hits = service.search(MUSIC, "ukulele", match_count=10).hits
+    assert {hit.semantic_rank for hit in hits} == set(range(1, 11))
+
+
 def test_switching_back_midway_embeds_only_what_had_moved(
     database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
 ) -> None:

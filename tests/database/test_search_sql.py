@@ -387,6 +387,23 @@ def test_words_are_trusted_by_their_rarity_and_by_how_many_a_row_holds(notes: Co
     assert hits(notes, "song")[0]["full_text_trust"] == 1
 
 
+def test_a_row_that_is_not_embedded_yet_is_found_by_its_words_among_rows_that_are(notes: Connection) -> None:
+    chorus(notes, "dreampop")
+    add_notes(notes, (888, "shoegaze", "new", 0, None, None), (999, "a song", "new", 0, None, None))
+    notes.execute("analyze notes")
+    found = hits(notes, "shoegaze", EAST, match_count=200)
+    add_up(found)
+    assert found[0]["row_id"] == "888"
+    assert (found[0]["semantic_rank"], found[0]["cosine"]) == (None, None)
+    # Every row holds "song": of what 999 means its words tell nothing, and it is guessed to be like the least like.
+    (new,) = [hit for hit in hits(notes, "song", EAST, match_count=200) if hit["row_id"] == "999"]
+    worst = min(hit["semantic_score"] for hit in hits(notes, None, EAST, match_count=200))
+    assert new["semantic_score"] == pytest.approx(worst, abs=0.01)
+    # By place alone nothing is guessed: it has none.
+    (new,) = [hit for hit in hits(notes, "shoegaze", EAST, fusion="rrf", match_count=200) if hit["row_id"] == "888"]
+    assert new["semantic_score"] == 0
+
+
 def trio(connection: Connection) -> None:
     add_notes(
         connection,

@@ -1,0 +1,99 @@
+"""The judges of search as commands, on a small set that is written here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Command
+from tests.protocol_server import ProtocolServer
+
+KEY = "key-of-the-test"
+ACTS = ("play", "tune", "buy", "record", "mend", "carry")
+INSTRUMENTS = (
+    "banjo",
+    "bassoon",
+    "celesta",
+    "cello",
+    "clarinet",
+    "clavichord",
+    "concertina",
+    "cornet",
+    "didgeridoo",
+    "dulcimer",
+    "erhu",
+    "euphonium",
+    "fiddle",
+    "flute",
+    "glockenspiel",
+    "guitar",
+    "harmonica",
+    "harp",
+    "harpsichord",
+    "kalimba",
+    "kazoo",
+    "koto",
+    "lute",
+    "lyre",
+    "mandolin",
+    "marimba",
+    "oboe",
+    "ocarina",
+    "organ",
+    "piano",
+    "piccolo",
+    "recorder",
+    "saxophone",
+    "sitar",
+    "tabla",
+    "theremin",
+    "trombone",
+    "trumpet",
+    "tuba",
+    "ukulele",
+)
+TEXTS = [f"{act} the {instrument}" for act in ACTS for instrument in INSTRUMENTS]
+
+
+@pytest.fixture
+def judged_set(tmp_path: Path) -> Path:
+    """240 documents, each the one answer to a query of its own words, in BEIR's layout."""
+    folder = tmp_path / "instruments"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(TEXTS)]
+    queries = [{"_id": f"q{number}", "text": text} for number, text in enumerate(TEXTS)]
+    judgements = ["query-id\tcorpus-id\tscore", *(f"q{number}\td{number}\t1" for number in range(len(TEXTS)))]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
+    (folder / "qrels.tsv").write_text("\n".join(judgements) + "\n")
+    return folder
+
+
+def test_words_that_name_their_row_find_it(command: Command, judged_set: Path) -> None:
+    result = command("evaluate.py", "--dataset", str(judged_set), "--limit", "40", "--json")
+    assert result.code == 0, result.stderr
+    assert result.report["keyword"]["ndcg@10"] == 1.0
+    assert result.report["hybrid"]["ndcg@10"] == 1.0
+    # The small engine's weights are random: what it finds is no better than chance.
+    assert result.report["vector"]["ndcg@10"] < 0.9
+    refused = command("evaluate.py", "--dataset", str(judged_set), "--fail-under", "1.01")
+    assert refused.code == 1
+    assert "below 1.01" in refused.stderr
+
+
+def test_a_move_to_another_model_is_judged_before_midway_and_after(command: Command, judged_set: Path) -> None:
+    with ProtocolServer(api_key=KEY) as server:
+        openai = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.openai_url}
+        to = ("--dataset", str(judged_set), "--limit", "40", "--to", "openai:text-embedding-3-small")
+        result = command("evaluate_switch.py", *to, "--json", **openai)
+        assert result.code == 0, result.stderr
+        report = result.report
+        assert report["rows"] == len(TEXTS)
+        assert report["to"] == "text-embedding-3-small"
+        assert [report[stage]["ndcg@10"] for stage in ("before", "midway", "after")] == [1.0, 1.0, 1.0]
+        searches = report["searches"]
+        assert (searches["failed"], searches["short"], searches["degraded"]) == (0, 0, 0)
+        # Midway half of the rows are the other model's.
+        assert searches["mixed"] > 0
+        # Nothing is lost here; a loss of less than nothing cannot be kept.
+        assert command("evaluate_switch.py", *to, "--max-loss", "-0.1", **openai).code == 1
