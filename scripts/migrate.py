@@ -2,6 +2,7 @@
 """Bring DATABASE_URL, or the embedded database, up to date. Safe to repeat."""
 
 import argparse
+from pathlib import Path
 
 import command
 
@@ -11,8 +12,17 @@ from shared.wiring import migrate_database
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", action="store_true", help="also load the sample rows of supabase/seed.sql")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FOLDER",
+        help="first copy an embedded database of an older PostgreSQL, from its renamed folder, into the new, empty one",
+    )
     arguments = parser.parse_args()
-    applied = migrate_database(seed=arguments.seed)
+    applied = migrate_database(seed=arguments.seed, source=arguments.source)
+    if arguments.source is not None:
+        print(f"copied {arguments.source}, which is as it was")
     print(f"applied {len(applied)} migrations" if applied else "up to date")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -88,12 +89,15 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
     return PostgresDatabase(url, max_connections=max_connections)
 
 
-def migrate_database(settings: Settings | None = None, *, seed: bool = False) -> list[str]:
+def migrate_database(settings: Settings | None = None, *, seed: bool = False, source: Path | None = None) -> list[str]:
     """Bring DATABASE_URL or the embedded database up to date; returns the versions applied.
 
+    With a `source`, the embedded database is filled from that older one's folder first.
     Raises ConfigurationError for a Supabase project, which its own CLI migrates.
     """
     settings = settings or load_settings()
+    if source is not None and (settings.supabase_url is not None or settings.database_url is not None):
+        raise ConfigurationError("--from fills the embedded database: leave DATABASE_URL and SUPABASE_URL unset")
     if settings.supabase_url is not None and settings.database_url is None:
         raise ConfigurationError(
             "SUPABASE_URL: migrations need the database itself; run `supabase db push`, "
@@ -101,7 +105,12 @@ def migrate_database(settings: Settings | None = None, *, seed: bool = False) ->
         )
     from shared.database.migrations import migrate
 
-    return migrate(get_database_url(settings), seed=seed)
+    url = get_database_url(settings)
+    if source is not None:
+        from shared.database.transfer import transfer
+
+        transfer(source, url)
+    return migrate(url, seed=seed)
 
 
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:

