@@ -26,6 +26,7 @@ class Health(BaseModel):
 UNAVAILABLE: dict[int | str, dict[str, object]] = {503: {"model": Health, "description": "The database is gone."}}
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 def health(process: ProcessOf, response: Response) -> Health:
     """Whether the process lives and reaches its database; 503 where it does not. Loads no model."""
@@ -35,7 +36,7 @@ def health(process: ProcessOf, response: Response) -> Health:
     settings = process.settings
     return Health(
         status="ok" if up else "unavailable",
-        model_loaded=provider is not None,
+        model_loaded=provider is not None and process.provider_check.latest().error is None,
         embedding_dim=provider.dimensions if provider else settings.embedding_dimensions,
         provider=provider.name if provider else settings.embedding_provider,
         model=provider.model if provider else settings.embedding_model,
@@ -43,10 +44,13 @@ def health(process: ProcessOf, response: Response) -> Health:
     )
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=UNAVAILABLE)
 def ready(process: ProcessOf, response: Response) -> Health:
-    """As /health, and 503 too while the model is not loaded: for load balancers."""
+    """As /health, and 503 too while the provider does not answer: for load balancers. Asked of it now and then."""
+    provider = process.provider_check.state()
     answer = health(process, response)
+    answer.model_loaded = provider.model is not None
     if not answer.model_loaded:
         response.status_code = 503
         answer.status = "unavailable"

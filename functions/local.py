@@ -2,10 +2,11 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from ipaddress import ip_address
+from contextlib import asynccontextmanager, suppress
+from types import FrameType
 
 from fastapi import FastAPI
 from mangum import Mangum
@@ -29,6 +30,7 @@ from functions import (
 )
 from functions.edge.app import create_app
 from functions.edge.metrics import Metrics
+from functions.edge.middleware import is_loopback
 from functions.edge.process import Process
 from shared.errors import AppError, ConfigurationError
 from shared.logs import configure_logs
@@ -73,48 +75,52 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _warm_up(process: Process) -> None:
-    """Connect and load the model before the first request; what is not there yet is tried again by requests."""
+    """Connect, and begin to load the model; what is not there yet is tried again by requests."""
     try:
         process.database.call_scalar("ping_embeddings")
         process.task_thread.start()
         process.synonym_thread.start()
-        process.provider.embed_query("music")
     except AppError as error:
         log.warning("not ready yet: %s", error.message)
     except Exception:
         # /ready and the first request will tell; a server that runs can be asked why it does not work.
         log.exception("not ready yet")
+    # Not waited for: Ollama may start minutes after this, on the same machine.
+    process.provider_check.state()
 
 
 def check_host(host: str, settings: Settings) -> None:
     """Without FUNCTIONS_API_KEY only this machine is served. Raises ConfigurationError."""
-    if settings.functions_api_key is None and not _is_loopback(host):
+    if settings.functions_api_key is None and not is_loopback(f"[{host}]" if ":" in host else host):
         raise ConfigurationError(
             f"FUNCTIONS_API_KEY: is needed to serve {host}; without it only 127.0.0.1 is served, to this machine"
         )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m functions.local", description="Serve all functions.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument(
         "--drain-minutes", type=float, default=30, metavar="N", help="embed what is pending every N minutes; 0: never"
     )
     return parser.parse_args()
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 1 to 65535")
+    return int(text)
+
+
 def main() -> int:
     import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # A task takes its time to hand its rows back: it begins to while requests are still answered.
+            process.stop_tasks()
+            super().handle_exit(sig, frame)
 
     arguments = parse_arguments()
     try:
@@ -124,21 +130,28 @@ def main() -> int:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
     configure_logs(settings.log_level, settings.secrets())
+    # uvicorn ends in good order and then sends itself the signal again, which by default would leave no time to stop an
+    # embedded database.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     process = Process(
         settings, long_lived=True, open_on_loopback=True, console=True, drain_every=arguments.drain_minutes * 60 or None
     )
-    uvicorn.run(
-        create_server(process),
-        host=arguments.host,
-        port=arguments.port,
-        log_config=None,
-        # Ours says more, and in JSON.
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=20,
+    server = Server(
+        uvicorn.Config(
+            create_server(process),
+            host=arguments.host,
+            port=arguments.port,
+            log_config=None,
+            # Ours says more, and in JSON.
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=20,
+        )
     )
-    return 0
+    with suppress(KeyboardInterrupt):
+        server.run()
+    return 0 if server.started else 3
 
 
 app = create_server(Process(long_lived=True))

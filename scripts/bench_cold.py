@@ -8,6 +8,7 @@ runs already (DATABASE_URL, as on Lambda); what loading the model takes is shown
 import argparse
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import command
 
 PROJECT = Path(__file__).resolve().parents[1]
 SCRATCH = PROJECT / ".bench"
-KEY = "bench"
+KEY = secrets.token_hex(16)
 
 BARE = """
 from fastapi import FastAPI

@@ -12,6 +12,9 @@ from shared.errors import ConfigurationError
 
 Provider = Literal["onnx", "ollama", "openai"]
 
+# A key of the functions is guessed at over the network, as often as somebody likes.
+MIN_KEY_LENGTH = 16
+
 
 class _SecretSource(PydanticBaseSettingsSource):
     """More settings, from the secret that SECRETS_ARN names. Asked last: the environment wins."""
@@ -141,6 +144,17 @@ class Settings(BaseSettings):
     def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
+        return value
+
+    @field_validator("functions_api_key", "webhook_secret")
+    @classmethod
+    def _cannot_be_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            text = value.get_secret_value()
+            if len(text) < MIN_KEY_LENGTH or not text.isprintable() or " " in text:
+                raise ValueError(
+                    f"must have at least {MIN_KEY_LENGTH} characters and no blanks; `openssl rand -hex 24` makes one"
+                )
         return value
 
     @model_validator(mode="after")

@@ -35,6 +35,8 @@ def create_app(
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # A redirect would name the address that the server believes it has.
+        redirect_slashes=False,
         lifespan=lifespan,
         responses=errors.ERROR_RESPONSES,
     )

@@ -3,18 +3,20 @@
 Plain ASGI, and one layer: a stack of BaseHTTPMiddleware costs more than a whole /embed.
 """
 
+import asyncio
 import logging
 import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.edge.errors import error_response, internal_error
 from functions.edge.process import Process
-from shared.errors import AppError, Forbidden, RequestTooLarge
+from shared.errors import AppError, Forbidden, Overloaded, RequestTooLarge
 from shared.logs import request_id
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ class Edge:
         self._function = function
         self._process = process
         self._observe = observe
-        self._with_cors: ASGIApp | None = None
+        self._answering = self._caught(self._check)
+        self._allowing: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +75,7 @@ class Edge:
             await send(message)
 
         try:
-            await self._serve(scope, receive, answer, headers)
+            await self._answering(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
             if log.isEnabledFor(logging.INFO):
@@ -89,27 +92,48 @@ class Edge:
                 self._observe(scope["method"], getattr(route, "path", "other"), status, seconds)
             request_id.reset(token)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
-        begun = False
+    def _caught(self, app: ASGIApp) -> ASGIApp:
+        """The application with every error that leaves it answered in our shape."""
 
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+        async def caught(scope: Scope, receive: Receive, send: Send) -> None:
+            begun = False
 
-        try:
-            if "aws.context" in scope:
-                _ = self._process.lambda_logs
-            self._check_origin(headers)
-            receive = await _limited(headers, receive)
-            await self._application()(scope, receive, watched)
-        except AppError as error:
-            await _respond(error_response(error, scope["path"]), scope, receive, watched)
-        except Exception:
-            log.exception("unexpected error", extra={"fields": {"function": self._function, "path": scope["path"]}})
-            if begun:
-                raise
-            await _respond(internal_error(scope["path"]), scope, receive, watched)
+            async def watched(message: Message) -> None:
+                nonlocal begun
+                begun = True
+                await send(message)
+
+            try:
+                await app(scope, receive, watched)
+            except AppError as error:
+                await _respond(error_response(error, scope["path"]), scope, receive, watched)
+            except asyncio.CancelledError:
+                # The server ends, and this took longer than it waits for.
+                if begun:
+                    raise
+                ending = Overloaded("the server is ending; try again", retry_after=5)
+                await _respond(error_response(ending, scope["path"]), scope, receive, watched)
+            except Exception:
+                log.exception("unexpected error", extra={"fields": {"function": self._function, "path": scope["path"]}})
+                if begun:
+                    raise
+                await _respond(internal_error(scope["path"]), scope, receive, watched)
+
+        return caught
+
+    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "aws.context" in scope:
+            _ = self._process.lambda_logs
+        self._check_origin(dict(scope["headers"]))
+        if self._allowing is None:
+            # Decided at the first request, not at import. What is refused inside is read by an allowed page as well.
+            inside = self._caught(self._bound)
+            origins = self._process.settings.allowed_origins
+            self._allowing = _allow_origins(inside, origins) if origins else inside
+        await self._allowing(scope, receive, send)
+
+    async def _bound(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, await _limited(dict(scope["headers"]), receive), send)
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """On a loopback server that asks for no key: no page of the web may call it through its reader's browser."""
@@ -117,27 +141,26 @@ class Edge:
         if not process.open_on_loopback or process.settings.functions_api_key is not None:
             return
         # A name that resolves to 127.0.0.1 (DNS rebinding) is in the Host header; another site's page is in Origin.
-        if not _is_loopback(headers.get(b"host", b"").decode("latin-1")):
+        if not is_loopback(headers.get(b"host", b"").decode("latin-1")):
             raise Forbidden("without FUNCTIONS_API_KEY only 127.0.0.1 and localhost are served")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and origin not in process.settings.allowed_origins and not _is_loopback(origin.partition("://")[2]):
+        if origin and origin not in process.settings.allowed_origins and not is_loopback(origin.partition("://")[2]):
             raise Forbidden("without FUNCTIONS_API_KEY pages of other origins are not served; see ALLOWED_ORIGINS")
-
-    def _application(self) -> ASGIApp:
-        """The application, behind CORS where origins are allowed; decided at the first request, not at import."""
-        if self._with_cors is None:
-            origins = self._process.settings.allowed_origins
-            self._with_cors = _allow_origins(self._app, origins) if origins else self._app
-        return self._with_cors
 
 
 def _accepted_id(given: bytes | None) -> str | None:
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, with a port or without, is this machine by a name that no other one can have."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return name.lower() in ("127.0.0.1", "localhost", "::1")
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

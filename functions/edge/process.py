@@ -310,6 +310,13 @@ class Process:
 
         invoke_task(self.settings.task_function, task)
 
+    def stop_tasks(self) -> None:
+        """Have tasks under way hand back their rows; safe in a signal handler, waits for nothing."""
+        for name in ("task_thread", "synonym_thread"):
+            made = self.made.get(name)
+            if made is not None:
+                made.stop()  # type: ignore[attr-defined]
+
     def close(self) -> None:
         """Finish and give back what was made here, tasks first."""
         for name in (
@@ -317,8 +324,6 @@ class Process:
             "synonym_thread",
             "generator",
             "embedding",
-            "health",
-            "provider_check",
             "provider",
             "database",
         ):

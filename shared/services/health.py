@@ -3,11 +3,12 @@
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from shared.database.base import Database
 from shared.errors import AppError
+from shared.services.background import in_background
 
 log = logging.getLogger(__name__)
 
@@ -19,17 +20,14 @@ class HealthService:
 
     def __init__(self, database: Callable[[], Database]) -> None:
         self._database = database
-        self._threads: ThreadPoolExecutor | None = None
         self._probe: Future[bool] | None = None
         self._lock = threading.Lock()
 
     def database_is_up(self) -> bool:
         """Whether the database answers, with the migrations of this version, within PROBE_SECONDS."""
         with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(1, thread_name_prefix="health")
             if self._probe is None or self._probe.done():
-                self._probe = self._threads.submit(self._ping)
+                self._probe = in_background(self._ping, "health")
             probe = self._probe
         try:
             return probe.result(PROBE_SECONDS)
@@ -42,8 +40,3 @@ class HealthService:
         except AppError as error:
             log.warning("health: %s", error.message)
             return False
-
-    def close(self) -> None:
-        """Let go of the thread."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)

@@ -4,13 +4,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.errors import AppError
 from shared.retry import RetryPolicy
+from shared.services.background import in_background
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
@@ -40,7 +42,6 @@ class ProviderCheck:
     ) -> None:
         self._provider = provider
         self._clock = clock
-        self._threads: ThreadPoolExecutor | None = None
         self._check: Future[ProviderState] | None = None
         self._state = ProviderState()
         self._until = float("-inf")
@@ -51,20 +52,20 @@ class ProviderCheck:
         with self._lock:
             if self._clock() < self._until:
                 return self._state
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(1, thread_name_prefix="provider-check")
             if self._check is None:
-                self._check = self._threads.submit(self._ask)
+                self._check = in_background(self._ask, "provider-check")
             check = self._check
-        try:
-            state = check.result(WAIT_SECONDS)
-        except FutureTimeout:
-            return self._state
+        with suppress(FutureTimeout):
+            check.result(WAIT_SECONDS)
+        return self.latest()
+
+    def latest(self) -> ProviderState:
+        """How the provider was when it was last asked; asks nothing, and waits for nobody."""
         with self._lock:
-            if self._check is check:
+            if self._check is not None and self._check.done():
+                self._state = self._check.result()
+                self._until = self._clock() + (BAD_SECONDS if self._state.error else GOOD_SECONDS)
                 self._check = None
-                self._state = state
-                self._until = self._clock() + (BAD_SECONDS if state.error else GOOD_SECONDS)
             return self._state
 
     def _ask(self) -> ProviderState:
@@ -81,8 +82,3 @@ class ProviderCheck:
             # Whoever asks is shown a page that says what is wrong; it must not fail for the same reason.
             log.exception("the provider does not answer")
             return ProviderState(error=AppError("internal error; see the log"))
-
-    def close(self) -> None:
-        """Let go of the thread."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)

@@ -67,9 +67,13 @@ class TaskThread:
         except queue.Full:
             raise Overloaded("a hundred tasks are waiting already; try again later", retry_after=60) from None
 
+    def stop(self) -> None:
+        """Have the running task end cleanly; nothing is begun any more."""
+        self._stop.set()
+
     def close(self, seconds: float = 20.0) -> None:
         """End the running task cleanly, record those that wait as interrupted."""
-        self._stop.set()
+        self.stop()
         for thread in (self._worker, self._clock):
             if thread is not None:
                 thread.join(seconds)

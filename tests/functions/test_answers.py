@@ -1,13 +1,16 @@
 """Errors in one shape, headers on every answer, limits, and nothing of the inside."""
 
+import asyncio
 import json
 import socket
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from functions.edge.middleware import MAX_BODY_BYTES
+from functions.edge.middleware import MAX_BODY_BYTES, Edge
 from functions.edge.process import Process
 from shared.database.base import Database
 from shared.errors import DatabaseContractError, DatabaseUnavailable
@@ -167,6 +170,9 @@ def test_the_origins_that_are_set_are_allowed_and_no_others(serve: Serve) -> Non
     error = client.post("/embed", json={}, headers={"Origin": "https://a.example"})
     assert error.status_code in (401, 422)
     assert error.headers["access-control-allow-origin"] == "https://a.example", "also on errors, or none can be read"
+    too_large = client.post("/embed", content=b"x" * (MAX_BODY_BYTES + 1), headers={"Origin": "https://a.example"})
+    assert too_large.status_code == 413
+    assert too_large.headers["access-control-allow-origin"] == "https://a.example", "also on those before any route"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_an_open_loopback_server_answers_no_other_name(serve: Serve, host: str) 
     assert client.get("/health", headers={"Host": host}).status_code == 403
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:9999", "127.0.0.1", "[::1]:80"])
+@pytest.mark.parametrize("host", ["localhost", "localhost:9999", "127.0.0.1", "127.0.0.2:80", "[::1]:80"])
 def test_an_open_loopback_server_answers_its_own_names(serve: Serve, host: str) -> None:
     client = serve(functions_api_key=None, loopback=True)
     assert client.get("/health", headers={"Host": host}).status_code == 200
@@ -194,6 +200,44 @@ def test_an_open_loopback_server_is_not_reached_through_a_page_of_the_web(serve:
 
 def test_a_server_with_a_key_answers_every_name(client: httpx.Client) -> None:
     assert client.get("/health", headers={"Host": "search.example"}).status_code == 200
+
+
+def test_a_path_with_a_slash_too_many_is_not_found_and_sends_nobody_elsewhere(client: httpx.Client) -> None:
+    answer = client.get("/health/")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize(("path", "shape"), [("/embed", "request_id"), ("/v1/embeddings", "type")])
+def test_a_request_that_outlasts_the_server_is_told_to_come_again(path: str, shape: str) -> None:
+    """uvicorn cancels what is under way when its patience ends."""
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(3600)
+
+    async def run() -> list[Message]:
+        edge = Edge(endless, function="endless", process=Process(make_settings()))
+        answers: list[Message] = []
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+        task = asyncio.create_task(edge(scope, receive, send))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+        return answers
+
+    # Not asyncio.run, which would throw away the loop that other tests' handlers keep.
+    with closing(asyncio.new_event_loop()) as loop:
+        start, body = loop.run_until_complete(run())
+    assert start["status"] == 503
+    assert (b"retry-after", b"5") in start["headers"]
+    assert shape in json.loads(body["body"])["error"]
 
 
 def test_a_slow_or_broken_sender_does_not_harm_the_next(client: httpx.Client) -> None:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from pydantic import SecretStr
 
 from functions.edge.process import Process
 from shared.database.postgres import PostgresDatabase
-from shared.errors import DatabaseUnavailable
+from shared.errors import ConfigurationError, DatabaseUnavailable
 from shared.logs import HIDDEN, JsonFormatter
+from shared.settings import load_settings
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import API_KEY, KEYS, Insert, Output, Serve, make_settings
@@ -153,6 +157,71 @@ def test_wrong_settings_are_one_clear_message(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "SUPABASE_SERVICE_ROLE_KEY" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_end_takes_its_embedded_database_with_it(tmp_path: Path, how: signal.Signals) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    # A provider that takes calls and never answers: nothing of it may be waited for.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "functions.local", "--port", str(port)],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TONNETZ_DATA_DIR": str(tmp_path)}
+            | {"EMBEDDING_PROVIDER": "ollama", "OLLAMA_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(lambda: answers(f"{url}/health"), server)
+            assert httpx.get(f"{url}/ready", timeout=10).status_code == 503
+            assert (tmp_path / "postgres/postmaster.pid").exists()
+            server.send_signal(how)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+            server.wait()
+    assert not (tmp_path / "postgres/postmaster.pid").exists()
+
+
+@pytest.mark.parametrize("port", ["0", "84441", "-1", "http"])
+def test_what_is_no_port_is_refused(port: str, tmp_path: Path) -> None:
+    done = start("-m", "functions.local", f"--port={port}", TONNETZ_DATA_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert "is not a port" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["k" * 15, " " * 32, "a key with blanks in it", "k" * 31 + "\t"])
+def test_a_key_that_can_be_guessed_is_refused_by_name(key: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(functions_api_key=key, webhook_secret=key)
+    for name in ("FUNCTIONS_API_KEY", "WEBHOOK_SECRET"):
+        assert f"{name}: must have at least 16 characters" in caught.value.message
+    assert key not in caught.value.message
+
+
+def test_a_probe_by_head_is_answered(client: httpx.Client) -> None:
+    for path in ("/health", "/ready"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert server.poll() is None, "the server ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 HEAVY = {

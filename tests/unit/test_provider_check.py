@@ -29,7 +29,6 @@ def test_a_provider_that_answered_is_not_asked_again_for_long() -> None:
     clock.now = GOOD_SECONDS + 1
     check.state()
     assert provider.wire.texts == ["music", "music"]
-    check.close()
 
 
 def test_one_that_is_down_is_tried_once_and_again_soon() -> None:
@@ -43,7 +42,6 @@ def test_one_that_is_down_is_tried_once_and_again_soon() -> None:
     provider.wire.down = None
     clock.now = BAD_SECONDS + 0.1
     assert check.state().error is None
-    check.close()
 
 
 def test_one_that_is_not_set_up_says_so() -> None:
@@ -54,7 +52,6 @@ def test_one_that_is_not_set_up_says_so() -> None:
     error = check.state().error
     assert error is not None
     assert error.message == "OPENAI_API_KEY: is needed"
-    check.close()
 
 
 def test_one_that_fails_as_nobody_expected_is_a_state_too() -> None:
@@ -65,7 +62,6 @@ def test_one_that_fails_as_nobody_expected_is_a_state_too() -> None:
     error = check.state().error
     assert error is not None
     assert "a bug" not in error.message
-    check.close()
 
 
 def test_a_slow_one_is_asked_once_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +75,3 @@ def test_a_slow_one_is_asked_once_whoever_waits(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(provider_check, "WAIT_SECONDS", 10)
     assert check.state().model == "fake"
     assert len(provider.wire.requests) == 1
-    check.close()

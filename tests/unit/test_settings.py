@@ -100,7 +100,7 @@ def test_secrets_are_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
         "WEBHOOK_SECRET",
     )
     for name in secrets:
-        monkeypatch.setenv(name, "s3cret-value")
+        monkeypatch.setenv(name, "s3cret-value-of-the-test")
     monkeypatch.setenv("SUPABASE_URL", "https://project.supabase.co")
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:s3cret-value@host/db")
     monkeypatch.setenv("REDIS_URL", "redis://:s3cret-value@host/0")
