@@ -49,6 +49,7 @@ class SearchRoute(BaseModel):
 class CollectionCoverage(BaseModel):
     """total = embedded + pending + failed. `models`: vectors by model, more than one while a switch is under way.
 
+    `error` says why no row of the table can be read, and what to do; then the counts are what is known without reading.
     `search` is null where no search function is set up for the table. `label_column` names a row best (null: its
     text has to do), `category_columns` have few values.
     """
@@ -61,6 +62,7 @@ class CollectionCoverage(BaseModel):
     failed: int
     leased: int
     models: dict[str, int]
+    error: str | None
     failures: list[RowFailure]
     search: SearchRoute | None
     label_column: str | None = Field(examples=["topic"])
@@ -146,6 +148,7 @@ def _coverage(status: CollectionStatus) -> CollectionCoverage:
         failed=coverage.failed,
         leased=coverage.leased,
         models=dict(coverage.models),
+        error=status.error,
         failures=[RowFailure(**failure) for failure in status.failures],
         search=SearchRoute(route=f"/api/search/{coverage.collection}") if coverage.collection in FILTERS else None,
         label_column=status.label_column,

@@ -8,13 +8,14 @@ import argparse
 import json
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 
 import command
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue, embedding_coverage
+from shared.database.queue import EmbeddingQueue, broken_embedding_collections, embedding_coverage
 from shared.errors import (
     ConfigurationError,
     DatabaseContractError,
@@ -86,6 +87,8 @@ def main() -> int:
     options_for("", workers, arguments)
     with get_database(settings, max_connections=8) as database:
         collections = choose_collections(database, arguments.collection)
+        # They are named, and hold nobody else up.
+        broken = broken_embedding_collections(database)
         with closing(get_provider(settings)) as provider:
             unpriced = provider.name == "openai" and not provider.price_per_million_tokens
             if unpriced and arguments.max_cost is not None and settings.embedding_price_per_million is None:
@@ -93,11 +96,18 @@ def main() -> int:
                     f"--max-cost: the price of {provider.model} is not known; set EMBEDDING_PRICE_PER_MILLION"
                 )
             if arguments.dry_run:
-                return max(dry_run(database, provider, name, arguments) for name in collections)
+                return max(
+                    say_broken(name, broken) if name in broken else dry_run(database, provider, name, arguments)
+                    for name in collections
+                )
             stop = command.stop_on_signal()
             codes: list[int] = []
             reports: list[BackfillReport] = []
             for name in collections:
+                if name in broken:
+                    codes.append(say_broken(name, broken))
+                    reports.append(BackfillReport(name, provider.model))
+                    continue
                 codes.append(run_one(database, provider, name, workers, arguments, stop, reports))
                 if stop.is_set():
                     break
@@ -175,6 +185,11 @@ def run_one(
     if arguments.verify:
         code = max(code, verify(work, repair=arguments.repair))
     return code
+
+
+def say_broken(name: str, broken: Mapping[str, str]) -> int:
+    say(f"{name} cannot be read: {broken[name]}")
+    return 1
 
 
 def as_json(reports: list[BackfillReport]) -> dict[str, object]:

@@ -63,7 +63,10 @@ class ClaimedRow:
 
 @dataclass(frozen=True, slots=True)
 class NamedRow:
-    """What became of a claim by key: `state` is claimed, embedded, leased, empty or missing; no `row` for the last two."""
+    """What became of a claim by key: `state` is claimed, embedded, leased, unkept, empty, unreadable or missing.
+
+    There is no `row` for the last three.
+    """
 
     asked_id: str
     state: str

@@ -54,7 +54,7 @@ export function mountCoverage(panel) {
     if (parked) words.push(`${count(parked)} parked`);
     say(summary, total ? words.join(" · ") : "");
     everything.hidden = !pending || collections.length < 2;
-    if (!total) {
+    if (!total && !collections.some((collection) => collection.error)) {
       shown.clear();
       cards.replaceChildren(...empty(collections));
       return;
@@ -126,6 +126,7 @@ function makeCard(name, { embed, refresh, announce }) {
   const figures = Object.fromEntries(["rows", "embedded", "pending", "parked"].map((label) => [label, el("dd", null)]));
   const bar = el("div", { class: "bar-track", role: "img" });
   const legend = el("ul", { class: "legend" });
+  const wrong = el("p", { class: "bad", role: "alert", hidden: true });
   const live = el("div", { class: "live", hidden: true });
   const parked = el("details", { class: "fold parked", hidden: true });
   const runs = el("details", { class: "fold" });
@@ -133,6 +134,7 @@ function makeCard(name, { embed, refresh, announce }) {
     "article",
     { class: "card", "aria-labelledby": `card-${name}`, "data-collection": name },
     el("div", { class: "card-head" }, el("div", null, el("h3", { id: `card-${name}` }, name), model), state, start),
+    wrong,
     el("dl", { class: "figures" }, Object.entries(figures).map(([label, value]) => el("div", null, el("dt", null, label), value))),
     bar,
     legend,
@@ -147,25 +149,29 @@ function makeCard(name, { embed, refresh, announce }) {
   return {
     node,
     update(collection, latest) {
-      const { total, embedded, pending, failed, running } = collection;
+      const { total, embedded, pending, failed, running, error } = collection;
+      say(wrong, error ?? "");
+      wrong.hidden = !error;
       say(model, collection.model ?? "no model yet: the first backfill sets it");
       say(figures.rows, count(total));
       say(figures.embedded, count(embedded));
       say(figures.pending, count(pending));
       say(figures.parked, count(failed));
       figures.parked.classList.toggle("bad", failed > 0);
-      const [text, kind] = running
-        ? ["embedding", "run"]
-        : failed
-          ? [`${count(failed)} parked`, "bad"]
-          : pending
-            ? [`${count(pending)} pending`, "wait"]
-            : total
-              ? ["up to date", "ok"]
-              : ["empty", ""];
+      const [text, kind] = error
+        ? ["cannot be read", "bad"]
+        : running
+          ? ["embedding", "run"]
+          : failed
+            ? [`${count(failed)} parked`, "bad"]
+            : pending
+              ? [`${count(pending)} pending`, "wait"]
+              : total
+                ? ["up to date", "ok"]
+                : ["empty", ""];
       say(state, text);
       state.className = `chip ${kind}`;
-      start.hidden = Boolean(running) || !pending;
+      start.hidden = Boolean(running) || Boolean(error) || !pending;
       drawBar(bar, legend, collection);
       progress(running);
       showParked(collection);

@@ -14,9 +14,11 @@ begin
   loop
     execute format($sql$
       update %1$s s set fts = w.fts
-      from (select ctid, to_tsvector(%2$L::regconfig, coalesce(embedding.document_text(d), '')) as fts from %1$s d) w
+      from (select ctid, %3$s(%2$L::regconfig, coalesce(embedding.document_text(row(d.*)::%1$s), '')) as fts from %1$s d) w
       where w.ctid = s.ctid and s.fts is distinct from w.fts
-    $sql$, tracked.source, tracked.text_config);
+    $sql$, tracked.source, tracked.text_config,
+      -- What is copied may be older than this function, and holds no text then that needs it.
+      case when to_regprocedure('embedding.fit_words(regconfig, text)') is null then 'to_tsvector' else 'embedding.fit_words' end);
   end loop;
 end;
 $$;

@@ -50,7 +50,7 @@ class SupabaseDatabase(Database):
 
         from supabase import ClientOptions, create_client
 
-        self._http = http_client or httpx.Client(timeout=timeout, follow_redirects=True)
+        self._http = http_client or httpx.Client(timeout=timeout, event_hooks={"response": [_refuse_redirect]})
         options = ClientOptions(
             auto_refresh_token=False,
             persist_session=False,
@@ -119,6 +119,15 @@ class _SupabaseCaller(Database):
 
     def close(self) -> None:
         """Nothing to do: the connections are those of the database this came from."""
+
+
+def _refuse_redirect(response: httpx.Response) -> None:
+    # Followed, rows and the key in the header `apikey` would go to whatever host the answer names.
+    if response.is_redirect:
+        raise ConfigurationError(
+            f"SUPABASE_URL: what answers there sends on to {response.headers['location'].partition('?')[0]}; "
+            "set the address of the project itself, with https://"
+        )
 
 
 _HEADER_SAFE = re.compile(r"[!-~]+")

@@ -1,5 +1,7 @@
 """One table from SQLSTATE to the error tree, for both adapters."""
 
+import re
+
 from shared.errors import (
     AppError,
     Conflict,
@@ -14,6 +16,10 @@ from shared.errors import (
 )
 
 _MIGRATE = "run scripts/migrate.py to bring the database up to date"
+_TRACK = (
+    "a tracked table, or its embedding.document_text, is not what it was: mend it and call "
+    "track_embeddings('table_name') again, or untrack_embeddings('table_name') to give it up"
+)
 
 # The longest prefix wins. See "PostgreSQL Error Codes", appendix A of its manual.
 _BY_SQLSTATE: dict[str, type[AppError]] = {
@@ -55,5 +61,13 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
             f"{text}: the role of this connection may not do this; {_MIGRATE}, which grants it to service_role"
         )
     if error_type is DatabaseContractError:
-        return DatabaseContractError(f"SQL function {function}: {text}; {_MIGRATE}")
+        fix = _TRACK if _is_about_a_table(sqlstate, text) else _MIGRATE
+        return DatabaseContractError(f"SQL function {function}: {text}; {fix}")
     return error_type(f"{text}. {hint}" if hint else text)
+
+
+def _is_about_a_table(sqlstate: str | None, text: str) -> bool:
+    """Whether a column or function is missing that no migration would bring: our own are all there or none of them."""
+    if sqlstate == "42883":
+        return re.match(r"function (public|embedding)\.(?!document_text\()", text) is None
+    return sqlstate == "42703"

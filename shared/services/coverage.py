@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue, embedding_coverage
+from shared.database.queue import EmbeddingQueue, broken_embedding_collections, embedding_coverage
 from shared.models import Coverage
 from shared.services.runs import Running, running_by_collection
 
@@ -16,10 +16,12 @@ FAILURES = 20
 class CollectionStatus:
     """Coverage of a collection, its latest parked rows with their errors, the runs at work on it, and its columns.
 
+    `error`: why no row of it can be read, None where they can; then the counts are of vectors and of the queue alone.
     `label_column` is the one that names a row, None where there is none; `category_columns` have few values.
     """
 
     coverage: Coverage
+    error: str | None
     failures: Sequence[Mapping[str, Any]]
     running: Running | None
     label_column: str | None
@@ -30,10 +32,12 @@ def list_collections(database: Database) -> list[CollectionStatus]:
     """All collections, counted from their tables."""
     coverages = embedding_coverage(database)
     running = running_by_collection(database, {one.collection: one.pending for one in coverages})
+    broken = broken_embedding_collections(database)
     columns = {row["collection"]: row for row in database.call("list_collection_columns")}
     return [
         CollectionStatus(
             coverage,
+            broken.get(coverage.collection),
             EmbeddingQueue(database, coverage.collection).list_failed_embeddings(FAILURES) if coverage.failed else [],
             running.get(coverage.collection),
             # Tracked between one call and the other.

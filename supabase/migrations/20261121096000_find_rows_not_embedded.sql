@@ -1,6 +1,9 @@
 -- A row that has no vector yet is found by its words among rows that have one. Until now its meaning counted as none at
 -- all, so that even the only row with the very word stood below a hundred rows that are merely not unlike the query.
 
+-- Loads pgvector, whose settings (hnsw.*) are given to the function below.
+select '[0]'::extensions.vector is not null;
+
 create or replace function embedding.search_hits(
   source regclass,
   query_text text default null,

@@ -87,6 +87,18 @@ def test_during_a_switch_the_bar_has_a_part_for_each_model(
         expect(legend).to_have_text([re.compile("wide.*100.%")])
 
 
+def test_a_table_that_cannot_be_read_any_more_says_what_to_do_and_the_others_go_on(
+    own_url: SecretStr, rows: Connection, start: StartConsole, tab: OpenTab
+) -> None:
+    rows.execute("drop function embedding.document_text(public.code_chunks)")
+    page = tab(start(own_url).url).open()
+    broken = page.locator("article[data-collection=code_chunks]")
+    expect(broken.locator(".chip")).to_have_text("cannot be read")
+    expect(broken.get_by_role("alert")).to_contain_text("track_embeddings")
+    expect(page.locator(f"{CARD} .chip")).to_have_text("up to date")
+    expect(page.locator(f"{CARD}").get_by_role("alert")).to_be_hidden()
+
+
 def test_parked_rows_say_why_and_are_tried_again_one_or_all(
     own: Console, own_url: SecretStr, rows: Connection, ollama: ProtocolServer, tab: OpenTab
 ) -> None:

@@ -95,6 +95,53 @@ def test_every_collection_is_done_where_none_is_named(owner: Connection, command
     assert embedded(owner) == 1
 
 
+def test_a_broken_table_is_named_with_the_fix_and_the_others_are_embedded(owner: Connection, command: Command) -> None:
+    owner.execute("create table albums (id int primary key, body text)")
+    owner.execute("create function embedding.document_text(n albums) returns text language sql immutable return n.body")
+    owner.execute("select track_embeddings('albums')")
+    owner.execute("insert into albums values (1, 'an album')")
+    owner.execute("alter table albums drop column body cascade")
+    add(owner, "a row")
+    result = command("backfill.py", "--json")
+    assert result.code == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("albums cannot be read: ")
+    assert "select track_embeddings('public.albums')" in line
+    assert "select untrack_embeddings('albums')" in line
+    assert "migrate.py" not in line
+    assert embedded(owner) == 1
+    (albums,) = [one for one in result.report["collections"] if one["collection"] == "albums"]
+    assert set(albums) == FIELDS
+    assert albums["processed"] == 0
+
+    named = command("backfill.py", "--collection", "albums", "--json")
+    assert (named.code, named.report["processed"]) == (1, 0)
+    dry = command("backfill.py", "--dry-run")
+    assert dry.code == 1
+    assert "albums cannot be read" in dry.stderr
+    assert "music_knowledge" in dry.stdout
+
+
+def test_a_row_whose_text_raises_is_parked_and_listed(owner: Connection, command: Command) -> None:
+    owner.execute("create table albums (id int primary key, body text, tracks int)")
+    owner.execute(
+        "create function embedding.document_text(n albums) returns text language sql stable"
+        " return n.body || current_setting('tonnetz.minutes', true)::int / n.tracks"
+    )
+    owner.execute("select track_embeddings('albums')")
+    owner.execute("alter table albums disable trigger user")
+    owner.execute("insert into albums select n, 'album ', n - 3 from generate_series(1, 9) n")
+    owner.execute("alter table albums enable trigger user")
+    owner.execute(
+        "do $$ begin execute format('alter database %I set tonnetz.minutes = 60', current_database()); end $$"
+    )
+    result = command("backfill.py", "--collection", "albums", "--reconcile", "--json")
+    assert result.code == 1
+    assert (result.report["embedded"], result.report["failed"]) == (8, 0)
+    assert "1 rows are parked" in result.stderr
+    assert "  3: embedding.document_text: division by zero (SQLSTATE 22012)" in result.stderr
+
+
 def test_a_limit_is_kept(owner: Connection, command: Command) -> None:
     add(owner, *texts(30))
     result = command("backfill.py", *MUSIC, "--json", "--limit", "12", "--batch-size", "5", "--workers", "2")

@@ -461,6 +461,8 @@ def test_a_bug_in_a_thread_is_raised_and_nothing_stays_leased(
     with pytest.raises(ZeroDivisionError):
         run()
     assert held(owner) == 0
+    recorded = owner.execute("select status, error, finished_at is not null from embedding.runs").fetchall()
+    assert recorded == [("failed", "a bug: ZeroDivisionError", True)]
 
 
 def test_rows_written_while_the_run_goes_on_are_embedded_too(

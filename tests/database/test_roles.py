@@ -26,6 +26,7 @@ CLOSED = (
     "select * from list_failed_embeddings('music_knowledge')",
     "select * from embedding_queue('music_knowledge')",
     "select * from embedding_coverage()",
+    "select * from broken_embedding_collections()",
     "select * from verify_embeddings('music_knowledge')",
     "select * from repair_embeddings('music_knowledge')",
     "select * from estimate_embeddings('music_knowledge', 'fake')",

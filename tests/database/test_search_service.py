@@ -4,7 +4,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
-from shared.errors import InvalidRequest, NotFound, ProviderUnavailable
+from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderUnavailable
 from shared.services.search import SearchService
 from tests.database.rows import Connection, add, embed_all
 from tests.fake_provider import FakeProvider
@@ -46,6 +46,45 @@ def test_a_failed_call_is_not_remembered(service: SearchService, provider: FakeP
     assert degraded.hits[0].semantic_rank is None
     provider.wire.down = None
     assert not service.search("music_knowledge", "reverb").degraded
+
+
+class Maker:
+    """Makes the provider, or says why it cannot."""
+
+    def __init__(self, provider: FakeProvider) -> None:
+        self.provider = provider
+        self.broken = True
+        self.calls = 0
+
+    def __call__(self) -> FakeProvider:
+        self.calls += 1
+        if self.broken:
+            raise ConfigurationError("ONNX_MODEL: nothing is there")
+        return self.provider
+
+
+def test_a_provider_that_could_not_be_made_is_made_later(
+    service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.services.search.MODELS_SECONDS", 0)
+    make = Maker(provider)
+    service = SearchService(database, make)
+    assert make.calls == 0, "a search that nobody asks for needs none"
+    degraded = service.search("music_knowledge", "reverb")
+    assert (degraded.degraded, len(degraded.hits)) == (True, 1)
+    make.broken = False
+    assert not service.search("music_knowledge", "reverb").degraded
+
+
+def test_it_is_not_tried_for_every_query(
+    service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.services.search.MODELS_SECONDS", 600)
+    make = Maker(provider)
+    service = SearchService(database, make)
+    for _ in range(5):
+        assert service.search("music_knowledge", "reverb").degraded
+    assert make.calls == 1
 
 
 def test_before_the_first_backfill_words_are_searched(

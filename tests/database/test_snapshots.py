@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import psycopg
+import psycopg.sql
 import pytest
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -55,6 +56,46 @@ from pg_proc o join pg_namespace n on n.oid = o.pronamespace
 where {OURS} order by n.nspname, 1
 """
 
+KIND = """case o.relkind when 'v' then 'view' when 'S' then 'sequence' when 'p' then 'partitioned' when 'm' then 'materialized view'
+  else 'foreign' end"""
+SCHEMAS = "('public', 'embedding', 'extensions', 'supabase_migrations', 'auth')"
+NO_EXTENSION = "not exists (select from pg_depend d where d.objid = o.oid and d.deptype = 'e')"
+GRANTS = f"""
+with thing (name, owner, acl) as (
+  select 'database', o.datdba, coalesce(o.datacl, acldefault('d', o.datdba)) from pg_database o where o.datname = current_database()
+  union all
+  select format('schema %I', o.nspname), o.nspowner, coalesce(o.nspacl, acldefault('n', o.nspowner))
+  from pg_namespace o where o.nspname in {SCHEMAS}
+  union all
+  select format('%s %I.%I', case when o.relkind = 'r' then 'table' else {KIND} end, n.nspname, o.relname), o.relowner, o.relacl
+  from pg_class o join pg_namespace n on n.oid = o.relnamespace
+  where n.nspname in {SCHEMAS} and o.relkind in ('r', 'v', 'S', 'p', 'm', 'f') and {NO_EXTENSION}
+  union all
+  select format('column %I.%I.%I', n.nspname, o.relname, a.attname), o.relowner, a.attacl
+  from pg_attribute a join pg_class o on o.oid = a.attrelid join pg_namespace n on n.oid = o.relnamespace
+  where n.nspname in {SCHEMAS} and {NO_EXTENSION}
+  union all
+  select 'function ' || o.oid::regprocedure, o.proowner, coalesce(o.proacl, acldefault('f', o.proowner))
+  from pg_proc o join pg_namespace n on n.oid = o.pronamespace where n.nspname in {SCHEMAS} and {NO_EXTENSION}
+  union all
+  select format('new %s%s', case o.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences' when 'f' then 'functions'
+    when 'T' then 'types' when 'n' then 'schemas' else o.defaclobjtype::text end, ' in ' || n.nspname), o.defaclrole, o.defaclacl
+  from pg_default_acl o left join pg_namespace n on n.oid = o.defaclnamespace
+)
+select thing.name, coalesce(nullif(e.grantee, 0)::regrole::text, 'public'),
+       string_agg(lower(e.privilege_type) || case when e.is_grantable then '*' else '' end, ' ' order by e.privilege_type)
+from thing cross join lateral aclexplode(thing.acl) e
+where e.grantee <> thing.owner
+  -- Listed above.
+  and not (thing.name ^@ 'function ' and thing.name !~ '^function auth' and not e.is_grantable
+    and coalesce(nullif(e.grantee, 0)::regrole::text, 'public') in ('public', 'anon', 'authenticated', 'service_role'))
+group by 1, 2
+union all
+select 'role ' || m.member::regrole, m.roleid::regrole::text, 'member'
+from pg_auth_members m where m.member::regrole::text in ('anon', 'authenticated', 'service_role', 'authenticator')
+order by 1, 2
+"""
+
 
 def compare(request: pytest.FixtureRequest, name: str, text: str) -> None:
     path = SNAPSHOTS / name
@@ -77,6 +118,11 @@ def test_the_schema_is_the_one_on_record(owner: Connection, request: pytest.Fixt
 
 
 def test_the_privileges_are_the_ones_on_record(owner: Connection, request: pytest.FixtureRequest) -> None:
+    compare(request, "privileges.txt", privileges(owner))
+
+
+def privileges(owner: Connection) -> str:
+    """Who may do what: of the API's roles and everybody as PostgreSQL answers it, of any role as it is stored."""
     lines = ["# who may do what; public is everybody", ""]
     functions = owner.execute(
         "select o.oid, o.oid::regprocedure::text from pg_proc o join pg_namespace n on n.oid = o.pronamespace"
@@ -86,17 +132,28 @@ def test_the_privileges_are_the_ones_on_record(owner: Connection, request: pytes
         allowed = [role for role in ROLES if _may(owner, "has_function_privilege", role, oid, "execute")]
         lines.append(f"{signature}: {' '.join(allowed) or '-'}")
     lines.append("")
-    tables = owner.execute(
-        "select o.oid, format('%I.%I', n.nspname, o.relname), o.relrowsecurity"
-        f" from pg_class o join pg_namespace n on n.oid = o.relnamespace where o.relkind = 'r' and {OURS} order by 2"
+    relations = owner.execute(
+        f"""select o.oid, o.relkind::text, format('%I.%I', n.nspname, o.relname)
+              || case when o.relkind <> 'r' then format(' (%s)', {KIND})
+                   when o.relrowsecurity then ' (row level security)' else '' end
+            from pg_class o join pg_namespace n on n.oid = o.relnamespace
+            where o.relkind in ('r', 'v', 'S', 'p', 'm', 'f') and {OURS} order by 3"""
     ).fetchall()
-    for oid, name, secured in tables:
-        lines.append(f"{name}{' (row level security)' if secured else ''}")
+    for oid, kind, name in relations:
+        lines.append(str(name))
         for role in ROLES:
-            kinds = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
-            allowed = [kind for kind in kinds if _may(owner, "has_table_privilege", role, oid, kind)]
+            # A privilege on one column counts; which ones are listed below.
+            checks = (
+                dict.fromkeys(("select", "usage", "update"), "has_sequence_privilege")
+                if kind == "S"
+                else dict.fromkeys(("select", "insert", "update", "references"), "has_any_column_privilege")
+                | dict.fromkeys(("delete", "truncate", "trigger", "maintain"), "has_table_privilege")
+            )
+            allowed = [privilege for privilege, check in checks.items() if _may(owner, check, role, oid, privilege)]
             lines.append(f"  {role}: {' '.join(allowed) or '-'}")
-    compare(request, "privileges.txt", "\n".join(lines) + "\n")
+    lines += ["", "# grants as they are stored, to others than the owner of the object; * may be passed on", ""]
+    lines += [f"{thing}, {grantee}: {kinds}" for thing, grantee, kinds in owner.execute(GRANTS)]
+    return "\n".join(lines) + "\n"
 
 
 def _may(owner: Connection, check: str, role: str, oid: object, privilege: str) -> object:
@@ -104,12 +161,43 @@ def _may(owner: Connection, check: str, role: str, oid: object, privilege: str) 
     return found and found[0]
 
 
-def test_every_function_has_an_empty_search_path(owner: Connection) -> None:
-    open_path = owner.execute(
+# Each of these went unnoticed while only tables and functions were looked at.
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "grant update (content) on public.music_knowledge to anon",
+        "grant update (title) on public.datasets to authenticated",
+        "grant insert on public.dataset_overview to anon",
+        "create sequence public.more; grant all on sequence public.more to anon",
+        "grant usage on sequence public.genre_tags_id_seq to anon",
+        "alter default privileges in schema embedding grant select on tables to anon",
+        "alter default privileges grant execute on functions to authenticated",
+        "grant create on schema extensions to anon",
+        "grant usage on schema supabase_migrations to anon",
+        "grant select on supabase_migrations.schema_migrations to authenticated",
+        "create view embedding.leak as select * from embedding.queue; grant select on embedding.leak to anon",
+        "create materialized view public.leak as select 1 as one",
+        "grant execute on function embedding.check_vectors() to authenticator",
+        "grant select on public.music_knowledge to service_role with grant option",
+        "grant create on database {database} to anon",
+        "grant service_role to anon",
+    ],
+)
+def test_a_privilege_that_is_not_on_record_is_noticed(owner: Connection, grant: str) -> None:
+    with owner.transaction(force_rollback=True):
+        owner.execute(grant.format(database=psycopg.sql.Identifier(owner.info.dbname).as_string()))
+        assert privileges(owner) != (SNAPSHOTS / "privileges.txt").read_text()
+
+
+def test_every_function_says_where_names_are_looked_up(owner: Connection) -> None:
+    """With an empty path the session's own pg_temp comes first, with this one last: that is for what may run as its owner."""
+    wrong = owner.execute(
         f"""select o.oid::regprocedure::text from pg_proc o join pg_namespace n on n.oid = o.pronamespace
-        where {OURS} and not coalesce('search_path=""' = any (o.proconfig), false)"""
+        where {OURS} and coalesce('search_path=pg_catalog, pg_temp' = any (o.proconfig), false) is distinct from
+          (n.nspname = 'embedding' or o.prosecdef or o.prorettype = 'trigger'::regtype)
+          and not (n.nspname = 'public' and not o.prosecdef and 'search_path=""' = any (o.proconfig))"""
     ).fetchall()
-    assert open_path == []
+    assert wrong == []
 
 
 def test_every_function_and_table_has_a_comment(owner: Connection) -> None:

@@ -41,7 +41,8 @@ TEXTS = (
     # Does not compress: an index entry of it would be too large.
     "".join(chr(_NOISE.randrange(0x4E00, 0x9FFF)) for _ in range(20_000)),
 )
-HUGE_TEXT = "gain staging " * 800_000
+# 10 MB of words that are all different: more than one row's index of words can hold.
+HUGE_TEXT = " ".join(f"gain{number:x}" for number in range(1_050_000))
 # What PostgreSQL cannot hold; the adapters have to say so.
 UNSTORABLE = ("nul\0inside", "\0", "half \ud800 a pair", "\udfff")
 

@@ -14,15 +14,20 @@ GOLDEN = Path(__file__).resolve().parents[1] / "database/snapshots/privileges.tx
 NOBODY = "nobody_in_particular"
 ROLES = ("anon", "authenticated", "service_role", NOBODY)
 
-# Statements that need one privilege and touch no row; %s is the table, with one of its columns as the second.
-_STATEMENTS: Mapping[str, str] = {
-    "select": "select 1 from {table} where false",
-    "insert": "insert into {table} default values",
-    "update": "update {table} set {column} = null where false",
-    "delete": "delete from {table} where false",
-    "truncate": "truncate {table} cascade",
-    "trigger": "create trigger tried before insert on {table} for each row"
-    " execute function suppress_redundant_updates_trigger()",
+# Statements that need one privilege and touch no row, by what they are tried on.
+_STATEMENTS: Mapping[str, Mapping[str, str]] = {
+    "table": {
+        "select": "select 1 from {name} where false",
+        "insert": "insert into {name} default values",
+        # Each column in turn: one may be open where the table is not.
+        "update": "update {name} set {column} = null where false",
+        "delete": "delete from {name} where false",
+        "truncate": "truncate {name} cascade",
+        "trigger": "create trigger tried before insert on {name} for each row"
+        " execute function suppress_redundant_updates_trigger()",
+    },
+    "view": {"select": "select 1 from {name} where false"},
+    "sequence": {"select": "select last_value from {name}", "update": "select setval('{name}', 1000000)"},
 }
 _OURS = (
     "n.nspname in ('public', 'embedding')"
@@ -31,13 +36,14 @@ _OURS = (
 
 
 def golden() -> dict[str, frozenset[str]]:
-    """What the snapshot says: roles by function signature, and by `table privilege`."""
+    """What the snapshot says: roles by function signature, and by `table privilege` (of a view or sequence as well)."""
     allowed: dict[str, frozenset[str]] = {}
-    table = ""
-    for line in GOLDEN.read_text(encoding="utf-8").splitlines():
+    table, what = "", "table"
+    # Behind it are the grants as they are stored; here it is tried what they come to.
+    for line in GOLDEN.read_text(encoding="utf-8").partition("\n# grants as they are stored")[0].splitlines():
         if line.startswith("  "):
             role, _, kinds = line.strip().partition(": ")
-            for kind in _STATEMENTS:
+            for kind in _STATEMENTS[what]:
                 key = f"{table} {kind}"
                 granted = {role.replace("public", NOBODY)} if kind in kinds.split() else set()
                 allowed[key] = allowed.get(key, frozenset()) | granted
@@ -45,12 +51,13 @@ def golden() -> dict[str, frozenset[str]]:
             signature, _, roles = line.rpartition(": ")
             allowed[signature] = frozenset(roles.replace("public", NOBODY).split()) - {"-"}
         elif line and not line.startswith("#"):
-            table = line.partition(" (")[0]
+            table, _, noted = line.rstrip(")").partition(" (")
+            what = noted if noted in _STATEMENTS else "table"
     return allowed
 
 
-def trials(owner: Connection) -> Iterator[tuple[str, str, str]]:
-    """(key of the golden file, what is named in a refusal, statement) for every function and table there is."""
+def trials(owner: Connection) -> Iterator[tuple[str, str, list[str]]]:
+    """(key of the golden file, what is named in a refusal, statements) for every function, table, view and sequence there is."""
     functions = owner.execute(
         f"""select o.oid::regprocedure::text, n.nspname, o.proname, o.provariadic <> 0,
               array(select t::regtype::text from unnest(o.proargtypes::oid[]) with ordinality a (t, place) order by place)
@@ -63,17 +70,19 @@ def trials(owner: Connection) -> Iterator[tuple[str, str, str]]:
         if variadic:
             arguments[-1] = f"variadic {arguments[-1]}"
         call = f"select {schema}.{name}({', '.join(arguments)}) from (select {columns} offset 0) a"
-        yield str(signature), str(name), call
-    tables = owner.execute(
+        yield str(signature), str(name), [call]
+    relations = owner.execute(
         f"""select format('%I.%I', n.nspname, o.relname), o.relname,
-              (select quote_ident(a.attname) from pg_attribute a
-               where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attidentity = ''
-               order by a.attnum desc limit 1)
-            from pg_class o join pg_namespace n on n.oid = o.relnamespace where o.relkind = 'r' and {_OURS}"""
+              case o.relkind when 'r' then 'table' when 'v' then 'view' else 'sequence' end,
+              array(select quote_ident(a.attname) from pg_attribute a
+                    where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attidentity = ''
+                    order by a.attnum)
+            from pg_class o join pg_namespace n on n.oid = o.relnamespace where o.relkind in ('r', 'v', 'S') and {_OURS}"""
     ).fetchall()
-    for table, name, column in tables:
-        for kind, statement in _STATEMENTS.items():
-            yield f"{table} {kind}", str(name), statement.format(table=table, column=column)
+    for relation, name, what, columns in relations:
+        for kind, statement in _STATEMENTS[what].items():
+            tried = columns if "{column}" in statement else [""]
+            yield f"{relation} {kind}", str(name), [statement.format(name=relation, column=one) for one in tried]
 
 
 def permitted(connection: Connection, role: str, name: str, statement: str) -> bool:
@@ -85,7 +94,7 @@ def permitted(connection: Connection, role: str, name: str, statement: str) -> b
             connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege as error:
         message = error.diag.message_primary or ""
-        if re.search(rf"for (function|table) {re.escape(name)}$|for schema ", message):
+        if re.search(rf"for (function|table|view|sequence) {re.escape(name)}$|for schema ", message):
             return False
         raise AssertionError(f"{role} may call {name}, and within it: {message}") from None
     except psycopg.Error:
