@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from functions.edge.app import create_app
 from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.patience import DeadlineOf, wait_for
 from functions.edge.schemas import Body, JsonBytes, SomeText, Text
 from shared.services.chunks import CodeChunk, store_chunks
 from shared.services.embedding import InputKind
@@ -54,10 +55,10 @@ class EmbedAnswer(BaseModel):
 
 
 @router.post("/embed", response_model=EmbedAnswer)
-async def embed(body: EmbedRequest, process: ProcessOf) -> JsonBytes:
+async def embed(body: EmbedRequest, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed 1 to 256 chunks."""
     texts = [chunk.content for chunk in body.chunks]
-    answer = await asyncio.wrap_future(process.embedding.submit(texts, body.input_type, body.batch_id))
+    answer = await wait_for(process.embedding.submit(texts, body.input_type, body.batch_id), deadline)
     vectors = [
         {"chunk_id": chunk.chunk_id, "vector": row} for chunk, row in zip(body.chunks, answer.vectors, strict=True)
     ]

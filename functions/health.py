@@ -8,8 +8,13 @@ from pydantic import BaseModel, Field
 
 from functions.edge.app import create_app
 from functions.edge.auth import ProcessOf
+from functions.edge.process import Process
+from shared.errors import AppError
+from shared.models import EmbeddingModel
 
 router = APIRouter(tags=["health"])
+
+PROBE_SECONDS = 1.0
 
 
 class Health(BaseModel):
@@ -32,16 +37,29 @@ def health(process: ProcessOf, response: Response) -> Health:
     """Whether the process lives and reaches its database; 503 where it does not. Loads no model."""
     up = process.health.database_is_up()
     response.status_code = 200 if up else 503
-    provider = process.provider if process.provider_is_made else None
     settings = process.settings
+    model = _loaded_model(process)
     return Health(
         status="ok" if up else "unavailable",
-        model_loaded=provider is not None and process.provider_check.latest().error is None,
-        embedding_dim=provider.dimensions if provider else settings.embedding_dimensions,
-        provider=provider.name if provider else settings.embedding_provider,
-        model=provider.model if provider else settings.embedding_model,
+        model_loaded=model is not None and process.provider_check.latest().error is None,
+        embedding_dim=model.dimensions if model else settings.embedding_dimensions,
+        provider=model.provider if model else settings.embedding_provider,
+        model=model.name if model else settings.embedding_model,
         database="ok" if up else "unavailable",
     )
+
+
+def _loaded_model(process: Process) -> EmbeddingModel | None:
+    if not process.provider_is_made:
+        return None
+    # Imported here: a probe on Lambda makes no provider.
+    from shared.services.patience import Deadline
+
+    try:
+        # A width that only Ollama knows is asked for once; a server that hangs must not make this hang.
+        return process.embedding.spec(Deadline(PROBE_SECONDS))
+    except AppError:
+        return None
 
 
 @router.head("/ready", include_in_schema=False)

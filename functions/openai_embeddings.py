@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from functions.edge.app import create_app
 from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.patience import DeadlineOf, wait_for
 from functions.edge.schemas import JsonBytes, Text, check_text
 from shared.errors import InvalidRequest, NotFound
 from shared.logs import request_id
@@ -80,7 +81,6 @@ class EmbeddingsRequest(BaseModel):
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    user: str | None = None
 
 
 class EmbeddingObject(BaseModel):
@@ -106,18 +106,22 @@ class EmbeddingsAnswer(BaseModel):
     response_model=EmbeddingsAnswer,
     responses={"4XX": {"model": OpenAIErrorAnswer}, "5XX": {"model": OpenAIErrorAnswer}},
 )
-async def create_embeddings(body: EmbeddingsRequest, process: ProcessOf) -> JsonBytes:
+async def create_embeddings(body: EmbeddingsRequest, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text or up to 2,048, as documents."""
     service = process.embedding
     texts = [body.input] if isinstance(body.input, str) else body.input
-    _check_model(body, service.provider.model, service.provider.dimensions)
-    answer = await asyncio.wrap_future(service.submit(texts, "document", request_id.get() or ""))
+    # In a thread at first: the provider may have to be made, or asked for the width of its vectors.
+    spec = service.known_spec
+    if spec is None:
+        spec = await asyncio.to_thread(service.spec, deadline)
+    _check_model(body, spec.name, spec.dimensions)
+    answer = await wait_for(service.submit(texts, "document", request_id.get() or ""), deadline)
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(row, body.encoding_format)}
         for index, row in enumerate(answer.vectors)
     ]
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-    return JsonBytes({"object": "list", "data": data, "model": service.provider.model, "usage": usage})
+    return JsonBytes({"object": "list", "data": data, "model": spec.name, "usage": usage})
 
 
 def _check_model(body: EmbeddingsRequest, model: str, dimensions: int) -> None:

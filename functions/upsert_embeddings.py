@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from functions.edge.app import create_app
 from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.patience import DeadlineOf
 from functions.edge.schemas import Body, CollectionName, SomeText, Text
 from shared.logs import request_id
 from shared.services.upsert import RowToEmbed, UpsertReport
@@ -45,10 +46,10 @@ class UpsertAnswer(BaseModel):
 
 
 @router.post("/api/upsert-embeddings")
-def upsert_embeddings(body: UpsertRequest, process: ProcessOf) -> UpsertAnswer:
+def upsert_embeddings(body: UpsertRequest, process: ProcessOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed exactly these rows, now. A row that has its vector already costs nothing."""
     rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]
-    return upsert_answer(process.upsert.upsert(body.collection, rows, request_id.get() or ""))
+    return upsert_answer(process.upsert.upsert(body.collection, rows, request_id.get() or "", deadline=deadline))
 
 
 def upsert_answer(report: UpsertReport) -> UpsertAnswer:

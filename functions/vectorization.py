@@ -1,6 +1,5 @@
 """/api/vectorization: one text to its vector, and what vectors are made with."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from functions.edge.app import create_app
 from functions.edge.auth import NeedsKey, ProcessOf
+from functions.edge.patience import DeadlineOf, wait_for
 from functions.edge.schemas import Body, JsonBytes, SomeText
 from shared.logs import request_id
 from shared.services.embedding import InputKind
@@ -39,24 +39,24 @@ class VectorizationStatus(BaseModel):
 
 
 @router.post("/embed", response_model=TextVector)
-async def embed_text(body: TextToEmbed, process: ProcessOf) -> JsonBytes:
+async def embed_text(body: TextToEmbed, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text; `input_type` query is for what is searched with."""
     service = process.embedding
-    answer = await asyncio.wrap_future(service.submit([body.text], body.input_type, request_id.get() or ""))
+    answer = await wait_for(service.submit([body.text], body.input_type, request_id.get() or ""), deadline)
     return JsonBytes(
         {"embedding": answer.vectors[0], "model": service.provider.model, "dimensions": answer.vectors.shape[1]}
     )
 
 
 @router.get("/status")
-def vectorization_status(process: ProcessOf) -> VectorizationStatus:
+def vectorization_status(process: ProcessOf, deadline: DeadlineOf) -> VectorizationStatus:
     """Provider, model and width; loads the model where that has not been done."""
-    provider = process.provider
+    spec = process.embedding.spec(deadline)
     return VectorizationStatus(
         status="ok",
-        provider=provider.name,
-        model=provider.model,
-        dimensions=provider.dimensions,
+        provider=spec.provider,
+        model=spec.name,
+        dimensions=spec.dimensions,
         model_loaded=True,
         waiting=process.embedding.waiting,
     )

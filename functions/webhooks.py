@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.edge.app import create_app
 from functions.edge.auth import NeedsWebhookSecret, ProcessOf
+from functions.edge.patience import DeadlineOf
 from functions.edge.schemas import Text
-from functions.upsert_embeddings import UpsertAnswer, upsert_answer
+from functions.upsert_embeddings import FailedRow, UpsertAnswer
 from shared.logs import request_id
 from shared.services.webhooks import RowEvent
 
@@ -31,10 +32,17 @@ class DatabaseWebhook(BaseModel):
 
 
 @router.post("/api/webhooks/embeddings")
-def receive_webhook(body: DatabaseWebhook, process: ProcessOf) -> UpsertAnswer:
+def receive_webhook(body: DatabaseWebhook, process: ProcessOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed the row. Safe to deliver twice or late: the row's present text decides."""
     event = RowEvent(body.type, body.schema_name, body.table, body.record)
-    return upsert_answer(process.webhooks.handle(event, request_id.get() or ""))
+    report = process.webhooks.handle(event, request_id.get() or "", deadline=deadline)
+    return UpsertAnswer(
+        success=not report.failed,
+        processed=report.processed,
+        updated=report.updated,
+        failed=[FailedRow(id=row_id, error=error) for row_id, error in report.failed],
+        message=report.message,
+    )
 
 
 app = create_app("webhooks", router)

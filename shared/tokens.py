@@ -4,6 +4,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from pydantic import SecretStr
 
 from shared.errors import Forbidden, Unauthorized
@@ -43,11 +44,21 @@ class TokenVerifier:
             return ANON
         if matches(token, self.service_role_key) or token.startswith("sb_secret_"):
             raise Forbidden("the service role key is not for searching: use the anon key or a user's token")
-        claims = self._peek(token) if self.passes_on else self._verify(token)
+        claims = self._read(token)
         role = claims.get("role")
         if role not in ROLES:
             raise Forbidden("only tokens of the roles anon and authenticated can search")
         return Caller(str(role), claims, token)
+
+    def _read(self, token: str) -> dict[str, Any]:
+        claims = self._peek(token) if self.passes_on else self._verify(token)
+        try:
+            # The database is told them, and cached answers are kept under them. An integer over 64 bits, half of a
+            # surrogate pair or a list in hundreds of others is JSON as Python reads it, and nobody's claim.
+            orjson.dumps(claims)
+        except orjson.JSONEncodeError:
+            raise Unauthorized(_NOT_VALID) from None
+        return claims
 
     def _verify(self, token: str) -> dict[str, Any]:
         if self.jwt_secret is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,9 +190,12 @@ def get_search(
     settings: Settings | None = None,
     *,
     database: Database | None = None,
-    provider: EmbeddingProvider | None = None,
+    provider: EmbeddingProvider | Callable[[], EmbeddingProvider] | None = None,
 ) -> SearchService:
-    """Search with the configured database, provider and cache; those that are there already can be given."""
+    """Search with the configured database, provider and cache.
+
+    Those that are there already can be given; of a provider also what makes it, when the first search asks.
+    """
     from shared.services.search import SearchService
 
     settings = settings or load_settings()

@@ -55,7 +55,10 @@ class MethodNotAllowed(AppError):
 
 _BY_STATUS: Mapping[int, type[AppError]] = {404: NotFound, 405: MethodNotAllowed, 413: RequestTooLarge}
 
-_FIELD = re.compile(r"(?:body\.)?([a-z_]+): ")
+_FIELD = re.compile(r"(?!body: )(?:body\.)?([a-z_]+): ")
+
+# Where nobody said when to come back: an outage that is over in a moment was retried already.
+RETRY_AFTER_SECONDS = 5
 
 # OpenAI's error type for a status.
 _OPENAI_TYPES: Mapping[int, str] = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -80,7 +83,9 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     text = "; ".join(_describe(problem) for problem in problems[:3])
     if len(problems) > 3:
         text += f"; and {len(problems) - 3} more"
-    return error_response(InvalidRequest(text), request.url.path, param=_name(problems[0]["loc"][1:]) or None)
+    # Of a body that is no JSON the place is an offset, and no parameter.
+    param = None if problems[0]["type"] == "json_invalid" else _name(problems[0]["loc"][1:])
+    return error_response(InvalidRequest(text), request.url.path, param=param or None)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -106,6 +111,8 @@ def error_response(error: AppError, path: str, *, status: int | None = None, par
         message = type(error)().message
     headers = {}
     retry_after: float | None = getattr(error, "retry_after", None)
+    if retry_after is None and error.retryable and status in (503, 504):
+        retry_after = RETRY_AFTER_SECONDS
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, Unauthorized):

@@ -162,7 +162,7 @@ class Process:
         """Queries to rows."""
         from shared.wiring import get_search
 
-        return get_search(self.settings, database=self.database, provider=self.provider)
+        return get_search(self.settings, database=self.database, provider=lambda: self.provider)
 
     @_Lazy
     def health(self) -> HealthService:

@@ -48,7 +48,9 @@ class AnswerCache:
 
 def cache_key(version: str, caller: Caller, *question: object) -> str:
     """The key of an answer: who asked what of which data. A digest, so that nobody's question lies in a shared cache."""
-    # Row level security may show each caller something else.
-    who = [caller.role, dict(caller.claims)]
+    # Row level security may show each caller something else. The token is in it because claims alone prove nothing
+    # where the database verifies them: the same ones under a forged signature must not find what they did not earn.
+    token = None if caller.token is None else hashlib.sha256(caller.token.encode("utf-8", "surrogatepass")).hexdigest()
+    who = [caller.role, dict(caller.claims), token]
     parts = orjson.dumps([version, who, list(question)], option=orjson.OPT_SORT_KEYS, default=str)
     return f"tonnetz:synonyms:{hashlib.sha256(parts).hexdigest()}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from shared.errors import AppError, Overloaded, ProviderInputRejected
 from shared.events import emit
-from shared.models import Embeddings
+from shared.models import EmbeddingModel, Embeddings
+from shared.services.patience import Deadline, answer_within, hasten
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
@@ -24,7 +25,7 @@ Observe = Callable[[int, int, float], None]
 
 
 class EmbeddingService:
-    """Embeds with one provider, from any number of threads.
+    """Embeds with one provider, from any number of threads, for callers who wait: outages are not waited out.
 
     `joins`: this process serves many callers at once, so that single texts are joined into larger
     requests. `workers` is how many requests to the provider are under way at once.
@@ -46,11 +47,23 @@ class EmbeddingService:
         self._batchers: dict[InputKind, MicroBatcher] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._texts = 0
+        self._spec: EmbeddingModel | None = None
 
     @property
     def provider(self) -> "EmbeddingProvider":
         """The provider, made if need be."""
         return self._provider()
+
+    @property
+    def known_spec(self) -> EmbeddingModel | None:
+        """The provider's model, None until `spec` has asked."""
+        return self._spec
+
+    def spec(self, deadline: Deadline | None) -> EmbeddingModel:
+        """The provider's model. Makes the provider, and asks it for a width that nobody knows, within the time given."""
+        if self._spec is None:
+            self._spec = answer_within(lambda: self._provider().spec, deadline)
+        return self._spec
 
     @property
     def waiting(self) -> int:
@@ -100,7 +113,7 @@ class EmbeddingService:
     def _embed(self, texts: Sequence[str], kind: InputKind) -> Embeddings:
         from shared.providers.base import InputType
 
-        return self._provider().embed(texts, InputType(kind), isolate=True)
+        return hasten(self._provider()).embed(texts, InputType(kind), isolate=True)
 
     def _embed_request(self, texts: Sequence[str], kind: InputKind) -> Embeddings:
         answer = self._embed(texts, kind)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from shared.database.queue import EmbeddingQueue
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
 from shared.models import Caller, EmbeddingModel, Hit, SearchResult
 from shared.retry import RetryPolicy
+from shared.services.patience import Deadline, answer_within
 from shared.services.query_cache import QueryCache
 from shared.services.searchable import FILTERS, OPTIONS
 
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 # How long a search may go on asking the models it knew: a switch is noticed within seconds.
 MODELS_SECONDS = 2.0
 QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
+# A provider that is there and says nothing; long enough for one that loads its model first.
+QUERY_SECONDS = 15.0
 
 _SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
 
@@ -31,24 +35,27 @@ _SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "sema
 class SearchService:
     """Hybrid search over one database.
 
-    `provider` embeds the queries of collections that hold its model. While a collection moves to another
-    model, and for collections with another model, `provider_for` is asked for the one that fits.
+    `provider`, or what it makes at the first search, embeds the queries of collections that hold its model.
+    While a collection moves to another model, and for collections with another model, `provider_for` is asked
+    for the one that fits.
     """
 
     def __init__(
         self,
         database: Database,
-        provider: "EmbeddingProvider",
+        provider: "EmbeddingProvider | Callable[[], EmbeddingProvider]",
         cache: QueryCache | None = None,
         *,
         provider_for: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
     ) -> None:
         self._database = database
-        self._provider = provider
+        self._make = provider if callable(provider) else lambda: provider
         self._cache = cache or QueryCache()
         self._provider_for = provider_for
         self._others: dict[str, EmbeddingProvider] = {}
         self._models: TTLCache[str, list[EmbeddingModel]] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
+        # A provider that could not be made is not tried for each query anew, and is tried again before long.
+        self._broken: TTLCache[str, str] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
         self._lock = Lock()
 
     def search(
@@ -66,7 +73,7 @@ class SearchService:
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
-        Where a provider fails, the words (and the other model's rows) are searched and the result says
+        Where a provider fails, or cannot be made, the words (and the other model's rows) are searched and the result says
         `degraded`. A collection without a model yet is searched by words.
         With a `caller` the rows are read as them, under row level security. `options` are those of OPTIONS.
         Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
@@ -87,11 +94,12 @@ class SearchService:
         arguments.update({name: value for name, value in optional.items() if value is not None})
 
         database = self._database if caller is None else self._database.as_caller(caller)
+        deadline = Deadline(QUERY_SECONDS)
         models = self._collection_models(collection)
-        rows, degraded = self._ask(database, collection, models, query, arguments)
+        rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
         # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
         if len(rows) < match_count and (latest := self._read_models(collection)) != models:
-            rows, degraded = self._ask(database, collection, latest, query, arguments)
+            rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
         hits = [
             Hit(
                 id=str(row["id"]),
@@ -109,25 +117,31 @@ class SearchService:
         models: Sequence[EmbeddingModel],
         query: str,
         arguments: Mapping[str, object],
+        deadline: Deadline,
     ) -> tuple[list[dict[str, Any]], bool]:
-        vectors, degraded = self._embed(collection, models, query)
+        vectors, degraded = self._embed(collection, models, query, deadline)
         meaning = {"query_embeddings": vectors} if vectors else {}
         return database.call(f"search_{collection}", {**arguments, **meaning}), degraded
 
-    def _embed(self, collection: str, models: Sequence[EmbeddingModel], query: str) -> tuple[dict[str, str], bool]:
+    def _embed(
+        self, collection: str, models: Sequence[EmbeddingModel], query: str, deadline: Deadline
+    ) -> tuple[dict[str, str], bool]:
         """The query's vector in each of the models, and whether one is missing."""
         vectors: dict[str, str] = {}
         degraded = False
         for spec in models:
             try:
-                provider = self._provider_of(spec).with_spec(spec)
-                # Nobody waits long for a search: after a second try the words have to do.
-                hasty = provider.with_retrier(provider.retrier.replace(policy=QUERY_RETRIES))
-                vectors[spec.name] = self._cache.embed(hasty, query)
+                vectors[spec.name] = answer_within(partial(self._query_vector, spec, query), deadline)
             except (ProviderError, ConfigurationError) as error:
                 log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
                 degraded = True
         return vectors, degraded
+
+    def _query_vector(self, spec: EmbeddingModel, query: str) -> str:
+        provider = self._provider_of(spec).with_spec(spec)
+        # Nobody waits long for a search: after a second try the words have to do.
+        hasty = provider.with_retrier(provider.retrier.replace(policy=QUERY_RETRIES))
+        return self._cache.embed(hasty, query)
 
     def _collection_models(self, collection: str) -> list[EmbeddingModel]:
         """Those that the collection's rows are embedded with, as of the last seconds."""
@@ -142,11 +156,24 @@ class SearchService:
         return models
 
     def _provider_of(self, spec: EmbeddingModel) -> "EmbeddingProvider":
-        if spec.name == self._provider.model:
-            return self._provider
+        with self._lock:
+            reason = self._broken.get(spec.name)
+        if reason is not None:
+            raise ConfigurationError(reason)
+        try:
+            return self._find_provider(spec)
+        except ConfigurationError as error:
+            with self._lock:
+                self._broken[spec.name] = error.message
+            raise
+
+    def _find_provider(self, spec: EmbeddingModel) -> "EmbeddingProvider":
+        provider = self._make()
+        if spec.name == provider.model:
+            return provider
         if self._provider_for is None:
             raise ConfigurationError(
-                f"the collection is embedded with {spec.name}, the provider is set to {self._provider.model}: "
+                f"the collection is embedded with {spec.name}, the provider is set to {provider.model}: "
                 "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
             )
         with self._lock:

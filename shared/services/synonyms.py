@@ -11,12 +11,16 @@ from shared.database.synonyms import SynonymStore
 from shared.errors import AppError, NotFound
 from shared.models import ANON, Caller
 from shared.services.answer_cache import AnswerCache, cache_key
+from shared.services.patience import Deadline
 from shared.services.search import SearchService
 from shared.services.upsert import RowToEmbed, UpsertService
 
 log = logging.getLogger(__name__)
 
 COLLECTION = "mir_synonyms"
+
+# Who writes synonyms is not kept waiting for their vector: until it is there, words find them.
+EMBED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +131,13 @@ class SynonymService:
 
     def _embed(self, row: dict[str, Any]) -> dict[str, Any]:
         if self._upsert is not None and row["is_active"]:
-            embed_synonyms(self._upsert, row["id"])
+            embed_synonyms(self._upsert, row["id"], deadline=Deadline(EMBED_SECONDS))
         return row
 
 
-def embed_synonyms(upsert: Callable[[], UpsertService], synonyms_id: int) -> None:
+def embed_synonyms(upsert: Callable[[], UpsertService], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
     """Give a row its vector now. Should that fail, the row is pending, is found by its words, and waits its turn."""
     try:
-        upsert().upsert(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}")
+        upsert().upsert(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
     except AppError as error:
         log.warning("synonyms %s wait for their vector: %s", synonyms_id, error.message)

@@ -1,8 +1,10 @@
 """Embed exactly the rows that somebody asks for, by key."""
 
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
@@ -10,19 +12,45 @@ from shared.database.queue import EmbeddingQueue
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
 from shared.models import ClaimedRow
+from shared.services.patience import Deadline, answer_within, hasten
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
+log = logging.getLogger(__name__)
+
 LEASE_SECONDS = 300
+# Of an upsert with a deadline: should its process be killed, the rows are free soon after.
+SHORT_LEASE_SECONDS = 60
 BATCH_SIZE = 50
 # A row that another worker holds is done within moments, as a rule; it is waited for this long.
 PATIENCE_SECONDS = 5.0
 
-_REASONS = {
-    "missing": "there is no such row",
-    "empty": "the row has no text to embed",
-    "leased": "another worker is embedding the row; it will have its vector without this request",
+
+class Reason(StrEnum):
+    """Why a row that was asked for has no vector of its present text, as far as this upsert can tell."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    UNREADABLE = "unreadable"
+    UNKEPT = "unkept"
+    LEASED = "leased"
+    OTHER_TEXT = "other_text"
+    STALE = "stale"
+    REFUSED = "refused"
+
+
+# Of a refused row the provider says why.
+_TEXTS = {
+    Reason.MISSING: "there is no such row",
+    Reason.EMPTY: "the row has no text to embed",
+    Reason.UNREADABLE: "embedding.document_text raises for the row; the reason is listed with the parked rows",
+    Reason.UNKEPT: "the table does not keep the row's vector; the reason is listed with the parked rows",
+    Reason.LEASED: "another worker is embedding the row; it will have its vector without this request",
+    Reason.OTHER_TEXT: (
+        "the text given is not the row's text: a vector belongs to the row's own text, so update the row first"
+    ),
+    Reason.STALE: "the row was changed or deleted meanwhile; its new text is pending",
 }
 
 
@@ -36,11 +64,12 @@ class RowToEmbed:
 
 @dataclass(frozen=True, slots=True)
 class UpsertReport:
-    """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason)."""
+    """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason in words)."""
 
     processed: int
     updated: int
     failed: Sequence[tuple[str, str]]
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
 
 
 class UpsertService:
@@ -50,50 +79,89 @@ class UpsertService:
         self._database = database
         self._provider = provider
 
-    def upsert(self, collection: str, rows: Sequence[RowToEmbed], batch_id: str) -> UpsertReport:
+    def upsert(
+        self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
+    ) -> UpsertReport:
         """Give each row the vector of its present text; a row that has it costs nothing.
 
         A vector belongs to its row's text: a row whose text is not the one that was given fails, and its
-        neighbours do not. Raises NotFound for an untracked collection, DatabaseRejected for one that is
-        embedded with another model, ProviderError where no text can be embedded.
+        neighbours do not. With a `deadline` somebody waits: an outage is not waited out. Raises NotFound for
+        an untracked collection, DatabaseRejected for one that is embedded with another model, ProviderError
+        where no text can be embedded, or not in time; what was saved until then stays.
         """
         started = time.perf_counter()
         work = EmbeddingQueue(self._database, collection)
-        registered = work.register_embedding_model(self._provider.spec)
+        registered = work.register_embedding_model(answer_within(lambda: self._provider.spec, deadline))
         work.use_collection_model(registered.name)
         provider = self._provider.with_spec(registered)
-        emit("embedding.batch_started.v1", batch_id=batch_id, chunk_count=len(rows), collection=collection)
+        common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
+        emit("embedding.batch_started.v1", **common)
 
-        run = _Upsert(work, provider, rows)
-        for first in range(0, len(rows), BATCH_SIZE):
-            run.embed(run.claim(rows[first : first + BATCH_SIZE]))
+        run = _Upsert(work, provider, deadline)
+        try:
+            for first in range(0, len(rows), BATCH_SIZE):
+                run.embed(rows[first : first + BATCH_SIZE])
+        except BaseException as error:
+            run.give_back()
+            code = error.code if isinstance(error, AppError) else "internal"
+            emit("embedding.batch_failed.v1", **common, duration_ms=_milliseconds_since(started), error=code)
+            raise
         emit(
             "embedding.batch_completed.v1",
-            batch_id=batch_id,
-            chunk_count=len(rows),
-            duration_ms=round((time.perf_counter() - started) * 1000, 1),
+            **common,
+            duration_ms=_milliseconds_since(started),
             model=provider.model,
             tokens=run.tokens,
             cost_usd=round(run.tokens * provider.price_per_million_tokens / 1e6, 6),
-            collection=collection,
         )
         failed = [(row.id, run.failures[row.id]) for row in rows if row.id in run.failures]
-        return UpsertReport(len(rows), run.updated, failed)
+        return UpsertReport(len(rows), run.updated, failed, run.reasons)
+
+
+def _milliseconds_since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 1)
 
 
 class _Upsert:
     """The state of one `upsert`."""
 
-    def __init__(self, work: EmbeddingQueue, provider: "EmbeddingProvider", rows: Sequence[RowToEmbed]) -> None:
+    def __init__(self, work: EmbeddingQueue, provider: "EmbeddingProvider", deadline: Deadline | None) -> None:
         self._work = work
         self._provider = provider
-        self._deadline = time.monotonic() + PATIENCE_SECONDS
+        self._deadline = deadline
+        self._lease_seconds = LEASE_SECONDS if deadline is None else SHORT_LEASE_SECONDS
+        self._patience = Deadline(PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline.left))
         self._asked_as: dict[str, str] = {}
+        self._held: set[str] = set()
         self.failures: dict[str, str] = {}
+        self.reasons: dict[str, Reason] = {}
         self.updated = 0
         self.tokens = 0
 
-    def claim(self, asked: Sequence[RowToEmbed]) -> list[ClaimedRow]:
+    def embed(self, asked: Sequence[RowToEmbed]) -> None:
+        """Fill these rows: from an equal text's vector where there is one, else from the provider."""
+        if self._deadline is not None and not self._deadline.left:
+            raise self._deadline.passed()
+        rows = self._claim(asked)
+        reused = self._work.reuse_embeddings(self._provider.model, rows)
+        self._held -= reused
+        self.updated += len(reused)
+        self._ask_provider([row for row in rows if row.row_id not in reused])
+
+    def give_back(self) -> None:
+        """Release what is held: nothing is wrong with these rows, the next worker may have them at once."""
+        if not self._held:
+            return
+        try:
+            self._work.release_embeddings(sorted(self._held))
+        except AppError as error:
+            log.warning("%d rows stay leased for up to %d s: %s", len(self._held), self._lease_seconds, error.message)
+
+    def _fail(self, asked_id: str, reason: Reason, text: str | None = None) -> None:
+        self.reasons[asked_id] = reason
+        self.failures[asked_id] = text or _TEXTS[reason]
+
+    def _claim(self, asked: Sequence[RowToEmbed]) -> list[ClaimedRow]:
         """Lease what is to be embedded of these rows, and note why the others are not."""
         expected = {row.id: row.text for row in asked}
         claimed: dict[str, ClaimedRow] = {}
@@ -101,20 +169,19 @@ class _Upsert:
         pending = list(expected)
         while pending:
             leased = []
-            for named in self._work.claim_embedding_rows(pending, LEASE_SECONDS):
+            for named in self._work.claim_embedding_rows(pending, self._lease_seconds):
                 row, text = named.row, expected[named.asked_id]
-                if named.state == "leased" and time.monotonic() < self._deadline:
+                if named.state == "leased" and self._patience.left:
                     leased.append(named.asked_id)
                 elif row is None or named.state == "leased":
-                    self.failures[named.asked_id] = _REASONS[named.state]
+                    self._fail(named.asked_id, Reason(named.state))
                 else:
                     if text is not None and text != row.text:
-                        self.failures[named.asked_id] = (
-                            "the text given is not the row's text: a vector belongs to the row's own text, so update the row first"
-                        )
+                        self._fail(named.asked_id, Reason.OTHER_TEXT)
                         wrong[row.row_id] = row
                     if named.state == "claimed":
                         claimed[row.row_id] = row
+                        self._held.add(row.row_id)
                         self._asked_as[row.row_id] = named.asked_id
             if leased:
                 time.sleep(0.1)
@@ -123,27 +190,16 @@ class _Upsert:
         unwanted = [row_id for row_id in claimed if row_id in wrong]
         if unwanted:
             self._work.release_embeddings(unwanted)
+            self._held.difference_update(unwanted)
         return [row for row_id, row in claimed.items() if row_id not in wrong]
-
-    def embed(self, rows: list[ClaimedRow]) -> None:
-        """Fill the rows: from an equal text's vector where there is one, else from the provider."""
-        if not rows:
-            return
-        try:
-            reused = self._work.reuse_embeddings(self._provider.model, rows)
-            self.updated += len(reused)
-            self._ask_provider([row for row in rows if row.row_id not in reused])
-        except AppError:
-            # Nothing is wrong with these rows: the next worker may have them at once.
-            self._work.release_embeddings([row.row_id for row in rows])
-            raise
 
     def _ask_provider(self, rows: list[ClaimedRow]) -> None:
         if not rows:
             return
         texts = list(dict.fromkeys(row.text for row in rows))
         place = {text: index for index, text in enumerate(texts)}
-        answer = self._provider.embed(texts, isolate=True)
+        provider = self._provider if self._deadline is None else hasten(self._provider, self._deadline)
+        answer = answer_within(lambda: provider.embed(texts, isolate=True), self._deadline)
         self.tokens += answer.tokens
         good = [row for row in rows if place[row.text] not in answer.errors]
         bad = [(row, answer.errors[place[row.text]]) for row in rows if place[row.text] in answer.errors]
@@ -151,11 +207,14 @@ class _Upsert:
             self._work.fail_embeddings(
                 [(row.row_id, error.message, isinstance(error, ProviderInputRejected)) for row, error in bad]
             )
-            self.failures.update({self._asked_as[row.row_id]: error.message for row, error in bad})
+            self._held.difference_update(row.row_id for row, _ in bad)
+            for row, error in bad:
+                self._fail(self._asked_as[row.row_id], Reason.REFUSED, error.message)
         if good:
             saved, stale = self._work.save_embeddings(
                 self._provider.model, good, answer.vectors[[place[row.text] for row in good]]
             )
+            self._held.difference_update(row.row_id for row in good)
             self.updated += saved
             if stale:
                 self._report_stale(good)
@@ -163,9 +222,9 @@ class _Upsert:
     def _report_stale(self, rows: list[ClaimedRow]) -> None:
         # The save says how many; which ones is seen by asking again.
         ids = [self._asked_as[row.row_id] for row in rows]
-        for named in self._work.claim_embedding_rows(ids, LEASE_SECONDS):
+        for named in self._work.claim_embedding_rows(ids, self._lease_seconds):
             if named.state == "embedded":
                 continue
-            self.failures[named.asked_id] = "the row was changed or deleted meanwhile; its new text is pending"
+            self._fail(named.asked_id, Reason.STALE)
             if named.state == "claimed" and named.row is not None:
                 self._work.release_embeddings([named.row.row_id])

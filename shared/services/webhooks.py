@@ -1,12 +1,13 @@
 """A database webhook: a row was written, so embed it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.database.base import Database
 from shared.database.queue import list_embedding_collections
 from shared.errors import InvalidRequest
-from shared.services.upsert import RowToEmbed, UpsertReport, UpsertService
+from shared.services.patience import Deadline
+from shared.services.upsert import Reason, RowToEmbed, UpsertReport, UpsertService
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,16 @@ class RowEvent:
     record: Mapping[str, object] | None
 
 
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """What became of the row, in words; `failed` is (id, reason) where the provider did not take its text."""
+
+    processed: int
+    updated: int
+    failed: Sequence[tuple[str, str]]
+    message: str
+
+
 class WebhookService:
     """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
 
@@ -26,8 +37,11 @@ class WebhookService:
         self._database = database
         self._upsert = upsert
 
-    def handle(self, event: RowEvent, batch_id: str) -> UpsertReport:
-        """Embed the row if it still wants it. Raises InvalidRequest for a table that is not tracked."""
+    def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
+        """Embed the row if it still wants it.
+
+        Raises InvalidRequest for a table that is not tracked, and what UpsertService.upsert raises.
+        """
         collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
         collections = list_embedding_collections(self._database)
         if collection not in collections:
@@ -35,12 +49,18 @@ class WebhookService:
                 f"table: {collection!r} is not tracked; track it with select track_embeddings('{collection}')"
             )
         if event.kind == "DELETE":
-            # The vector went with its row.
-            return UpsertReport(0, 0, [])
+            return EventReport(0, 0, [], "the row was deleted, and its vector with it")
         key = collections[collection]
         row_id = (event.record or {}).get(key)
         if not isinstance(row_id, str | int) or isinstance(row_id, bool):
             raise InvalidRequest(f"record.{key}: the row's key is missing")
-        report = self._upsert.upsert(collection, [RowToEmbed(str(row_id))], batch_id)
+        report = self._upsert.upsert(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
         # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
-        return UpsertReport(report.processed, report.updated, [])
+        failed = [(row, text) for row, text in report.failed if report.reasons[row] is Reason.REFUSED]
+        return EventReport(report.processed, report.updated, failed, _describe(report))
+
+
+def _describe(report: UpsertReport) -> str:
+    for row_id, text in report.failed:
+        return f"the row is not embedded: {text}" if report.reasons[row_id] is Reason.REFUSED else text
+    return "the row has a new vector" if report.updated else "the row had its vector already"

@@ -12,15 +12,18 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from pydantic import SecretStr
 
 from functions.edge.process import Process
 from functions.local import create_server
 from shared.database.postgres import PostgresDatabase
+from shared.database.supabase import SupabaseDatabase
 from shared.logs import JsonFormatter
 from shared.settings import Settings
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
-from tests.postgrest_server import sign_token
+from tests.gateway import Gateway
+from tests.postgrest_server import Postgrest, sign_token
 
 API_KEY = f"functions-key-{secrets.token_urlsafe(24)}"
 WEBHOOK_SECRET = f"webhook-secret-{secrets.token_urlsafe(24)}"
@@ -165,6 +168,37 @@ def keyed(client: httpx.Client) -> httpx.Client:
     """A client that has FUNCTIONS_API_KEY."""
     client.headers.update(KEYS)
     return client
+
+
+@pytest.fixture(params=["postgres", pytest.param("supabase", marks=pytest.mark.postgrest)])
+def each_adapter(
+    request: pytest.FixtureRequest, database_url: SecretStr, provider: FakeProvider, output: Output
+) -> Iterator[httpx.Client]:
+    """A client of a server on each adapter."""
+    with ExitStack() as stack:
+        if request.param == "postgres":
+            database: PostgresDatabase | SupabaseDatabase = stack.enter_context(PostgresDatabase(database_url))
+            settings = make_settings()
+        else:
+            binary = request.getfixturevalue("postgrest_binary")
+            cluster = request.getfixturevalue("cluster")
+            server = stack.enter_context(Postgrest(binary, cluster.url(database_url, user="authenticator"), JWT_SECRET))
+            anon = token("anon")
+            gateway = stack.enter_context(Gateway(server.port, keys={SERVICE_KEY, anon}))
+            settings = make_settings(
+                supabase_url=gateway.url, supabase_service_role_key=SERVICE_KEY, supabase_anon_key=anon
+            )
+            database = stack.enter_context(
+                SupabaseDatabase(gateway.url, SecretStr(SERVICE_KEY), anon_key=SecretStr(anon))
+            )
+        process = Process(settings, database=database, provider=provider, long_lived=True)
+        url = stack.enter_context(serving(process))
+
+        def record(response: httpx.Response) -> None:
+            response.read()
+            output.answers.append(f"{response.headers!r} {response.text}")
+
+        yield stack.enter_context(httpx.Client(base_url=url, timeout=60, event_hooks={"response": [record]}))
 
 
 Insert = Callable[..., str]

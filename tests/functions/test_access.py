@@ -1,10 +1,15 @@
 """Who may call what: every route, with every kind of key."""
 
+import base64
+import hmac
+import time
+
 import httpx
+import jwt
 import pytest
 from pydantic import SecretStr
 
-from tests.functions.conftest import API_KEY, SERVICE_KEY, WEBHOOK_SECRET, Serve, token
+from tests.functions.conftest import API_KEY, JWT_SECRET, SERVICE_KEY, WEBHOOK_SECRET, Serve, token
 
 EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a text"}]}
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -73,11 +78,11 @@ def ask(client: httpx.Client, method: str, path: str, body: object, key: str | N
     return client.request(method, path, json=body, headers=headers)
 
 
-def test_every_route_answers_exactly_those_who_may_call_it(client: httpx.Client) -> None:
+def test_every_route_answers_exactly_those_who_may_call_it(each_adapter: httpx.Client) -> None:
     wrong = []
     for method, path, body, statuses in ROUTES:
         for (who, key), expected in zip(callers(), statuses, strict=True):
-            status = ask(client, method, path, body, key).status_code
+            status = ask(each_adapter, method, path, body, key).status_code
             if status != expected:
                 wrong.append(f"{method} {path} with {who}: {status}, not {expected}")
     assert not wrong, "\n".join(wrong)
@@ -147,12 +152,6 @@ def test_an_authorization_that_is_not_understood_is_not_taken_for_anon(client: h
 def test_a_token_must_expire_and_name_a_role_that_searches(
     client: httpx.Client, claims: dict[str, object], expected: int
 ) -> None:
-    import time
-
-    import jwt
-
-    from tests.functions.conftest import JWT_SECRET
-
     given = {"role": "authenticated", "exp": int(time.time()) + 60, **claims}
     signed = jwt.encode({name: value for name, value in given.items() if value is not None}, JWT_SECRET, "HS256")
     answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {signed}"})
@@ -161,21 +160,73 @@ def test_a_token_must_expire_and_name_a_role_that_searches(
 
 @pytest.mark.parametrize("algorithm", ["none", "HS512"])
 def test_the_algorithm_of_a_token_is_not_the_tokens_choice(client: httpx.Client, algorithm: str) -> None:
-    import time
-
-    import jwt
-
-    from tests.functions.conftest import JWT_SECRET
-
     claims = {"role": "authenticated", "exp": int(time.time()) + 60}
     signed = jwt.encode(claims, None if algorithm == "none" else JWT_SECRET, algorithm)
     answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {signed}"})
     assert answer.status_code == 401
 
 
-def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import hmac
+# What is read as the caller: twice through the cache of answers, once past it.
+READ = [
+    ("POST", "/api/mir/synonyms/search", {"query": "bolero"}),
+    ("GET", "/api/synonyms/search?q=bolero", None),
+    ("GET", "/api/synonyms/genre/bolero", None),
+    ("POST", "/api/search/music_knowledge", {"query": "bolero"}),
+]
 
+
+def test_an_answer_that_a_token_has_earned_is_not_given_to_a_forged_one(each_adapter: httpx.Client) -> None:
+    claims = {"role": "authenticated", "sub": NOBODY, "exp": int(time.time()) + 600}
+    valid = jwt.encode(claims, JWT_SECRET, "HS256")
+    forged = [jwt.encode(claims, FORGED, "HS256"), jwt.encode(claims, None, "none")]
+    for route in READ:
+        before = [ask(each_adapter, *route, key).status_code for key in forged]
+        earned = ask(each_adapter, *route, valid).status_code
+        again = ask(each_adapter, *route, valid)
+        after = [ask(each_adapter, *route, key).status_code for key in forged]
+        assert (before, after) == ([401, 401], [401, 401]), route
+        assert earned == again.status_code in (200, 404), route
+        assert again.json().get("cached", True), f"{route}: nothing was kept, so nothing was tested"
+
+
+# Valid JSON, all of it.
+CLAIMS = {
+    "2**70": '"x":1180591620717411303424',
+    "4,001 digits": f'"x":1{"0" * 4000}',
+    "half of a surrogate pair": '"x":"\\ud800"',
+    "half of one as a name": '"\\udfff":1',
+    "8,000 lists": f'"x":{"[" * 8000}{"]" * 8000}',
+    "300 lists": f'"x":{"[" * 300}{"]" * 300}',
+    "an endless time": '"exp":1e999',
+    "a time that is half of a pair": '"exp":"\\ud800"',
+}
+
+
+def sign(payload: str, key: str) -> str:
+    """A token of this very payload."""
+
+    def encode(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    header = b'{"alg":"HS256","typ":"JWT"}'
+    content = f"{encode(header)}.{encode(payload.encode())}"
+    return f"{content}.{encode(hmac.digest(key.encode(), content.encode(), 'sha256'))}"
+
+
+def test_claims_that_nobody_can_pass_on_are_no_token(each_adapter: httpx.Client) -> None:
+    wrong = []
+    for name, claim in CLAIMS.items():
+        time_given = "" if claim.startswith('"exp"') else '"exp":4000000000,'
+        payload = f'{{"role":"authenticated",{time_given}{claim}}}'
+        for signed, key in (("signed", JWT_SECRET), ("forged", FORGED)):
+            for method, path, body in READ:
+                status = ask(each_adapter, method, path, body, sign(payload, key)).status_code
+                if status != 401:
+                    wrong.append(f"{method} {path} with {name}, {signed}: {status}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from shared import tokens
 
     compared: list[tuple[bytes, bytes]] = []

@@ -172,6 +172,20 @@ def test_the_official_client_is_told_what_is_wrong(
     assert "validator" not in body["message"]
 
 
+def test_what_means_nothing_here_is_ignored_whatever_it_is(keyed: httpx.Client) -> None:
+    for user in ("me", 5, None, ["a"]):
+        answer = keyed.post("/v1/embeddings", json={"model": "fake", "input": "a", "user": user})
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "param"), [("{", None), ('{"model": }', None), ("[]", None), ('{"model": 5, "input": "a"}', "model")]
+)
+def test_a_parameter_is_named_only_where_there_is_one(keyed: httpx.Client, body: str, param: str | None) -> None:
+    answer = keyed.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
 def test_the_official_client_knows_a_wrong_key(keyed: httpx.Client) -> None:
     with (
         openai.OpenAI(base_url=f"{keyed.base_url}/v1", api_key="wrong", max_retries=0) as stranger,

@@ -13,6 +13,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
 from shared.errors import ProviderUnavailable
 from shared.models import EmbeddingModel
+from shared.services import upsert as upsert_module
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import WEBHOOK_SECRET, Insert
@@ -222,11 +223,64 @@ def test_a_written_row_is_embedded_once_however_often_it_is_announced(
     assert not any("older" in text for text in provider.wire.texts)
 
 
-def test_a_deleted_row_or_one_that_is_gone_is_no_failure(client: httpx.Client) -> None:
-    deleted = webhook(client, "DELETE", None, old_record={"id": str(uuid.uuid4())})
-    assert (deleted.status_code, deleted.json()["processed"]) == (200, 0)
-    late = webhook(client, "INSERT", {"id": str(uuid.uuid4())})
-    assert (late.status_code, late.json()["success"]) == (200, True)
+def outcome(answer: httpx.Response) -> tuple[Any, ...]:
+    """(success, processed, updated, failed rows, message)"""
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    return (
+        body["success"], body["processed"], body["updated"], [row["id"] for row in body["failed"]], body["message"],
+    )  # fmt: skip
+
+
+def test_a_webhook_says_what_became_of_the_row(
+    client: httpx.Client,
+    insert: Insert,
+    owner: Connection,
+    database: PostgresDatabase,
+    provider: FakeProvider,
+    state: Callable[[str], tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upsert_module, "PATIENCE_SECONDS", 0.0)
+    new, empty, held, refused = insert("a harp"), insert("gone"), insert("a viola"), insert("poison")
+    owner.execute("update public.music_knowledge set topic = '', category = '', content = '' where id = %s", [empty])
+    provider.wire.refuses.add("poison")
+
+    def tell(row: str) -> tuple[Any, ...]:
+        return outcome(webhook(client, "UPDATE", {"id": row}))
+
+    assert tell(new) == (True, 1, 1, [], "the row has a new vector")
+    assert tell(new) == (True, 1, 0, [], "the row had its vector already")
+    deleted = webhook(client, "DELETE", None, old_record={"id": new})
+    assert outcome(deleted) == (True, 0, 0, [], "the row was deleted, and its vector with it")
+    assert tell(str(uuid.uuid4())) == (True, 1, 0, [], "there is no such row")
+    assert tell(empty) == (True, 1, 0, [], "the row has no text to embed")
+    success, _, _, failed, message = tell(refused)
+    assert (success, failed) == (False, [refused])
+    assert message == "the row is not embedded: the provider refused the text"
+    assert state(refused) == PARKED
+    assert [named.state for named in EmbeddingQueue(database, "music_knowledge").claim_embedding_rows([held], 60)] == [
+        "claimed"
+    ]
+    success, _, updated, failed, message = tell(held)
+    assert (success, updated, failed) == (True, 0, [])
+    assert message.startswith("another worker is embedding the row")
+
+
+def test_a_webhook_about_a_row_that_changes_meanwhile_says_so(
+    client: httpx.Client, insert: Insert, owner: Connection, provider: FakeProvider
+) -> None:
+    row = insert("before")
+    gate = provider.wire.gate = threading.Event()
+    provider.wire.arrived.clear()
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(webhook, client, "INSERT", {"id": row})
+        assert provider.wire.arrived.wait(10)
+        owner.execute("update public.music_knowledge set content = 'after' where id = %s", [row])
+        gate.set()
+        success, _, updated, failed, message = outcome(answer.result(20))
+    assert (success, updated, failed) == (True, 0, [])
+    assert "its new text is pending" in message
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Search over HTTP, as the caller, on both adapters."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,9 +14,7 @@ from shared.errors import ProviderUnavailable
 from shared.services.backfill import BackfillOptions, backfill
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
-from tests.functions.conftest import JWT_SECRET, KEYS, SERVICE_KEY, Insert, Output, Serve, make_settings, serving, token
-from tests.gateway import Gateway
-from tests.postgrest_server import Postgrest
+from tests.functions.conftest import KEYS, SERVICE_KEY, Insert, Output, Serve, make_settings, token
 
 ANNA, BERT = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
 
@@ -42,37 +40,6 @@ def private(owner: Connection) -> None:
     )
 
 
-@pytest.fixture(params=["postgres", pytest.param("supabase", marks=pytest.mark.postgrest)])
-def search_client(
-    request: pytest.FixtureRequest, database_url: SecretStr, provider: FakeProvider, output: Output
-) -> Iterator[httpx.Client]:
-    """A client of a server on each adapter."""
-    with ExitStack() as stack:
-        if request.param == "postgres":
-            database: PostgresDatabase | SupabaseDatabase = stack.enter_context(PostgresDatabase(database_url))
-            settings = make_settings()
-        else:
-            binary = request.getfixturevalue("postgrest_binary")
-            cluster = request.getfixturevalue("cluster")
-            server = stack.enter_context(Postgrest(binary, cluster.url(database_url, user="authenticator"), JWT_SECRET))
-            anon = token("anon")
-            gateway = stack.enter_context(Gateway(server.port, keys={SERVICE_KEY, anon}))
-            settings = make_settings(
-                supabase_url=gateway.url, supabase_service_role_key=SERVICE_KEY, supabase_anon_key=anon
-            )
-            database = stack.enter_context(
-                SupabaseDatabase(gateway.url, SecretStr(SERVICE_KEY), anon_key=SecretStr(anon))
-            )
-        process = Process(settings, database=database, provider=provider, long_lived=True)
-        url = stack.enter_context(serving(process))
-
-        def record(response: httpx.Response) -> None:
-            response.read()
-            output.answers.append(f"{response.headers!r} {response.text}")
-
-        yield stack.enter_context(httpx.Client(base_url=url, timeout=60, event_hooks={"response": [record]}))
-
-
 def found(client: httpx.Client, query: str, user: str | None = None) -> set[str]:
     headers = {} if user is None else {"Authorization": f"Bearer {user}"}
     answer = client.post("/api/search/music_knowledge", json={"query": query, "match_count": 200}, headers=headers)
@@ -83,7 +50,7 @@ def found(client: httpx.Client, query: str, user: str | None = None) -> set[str]
 
 @pytest.mark.usefixtures("private")
 def test_everyone_finds_their_own_rows_and_no_others(
-    search_client: httpx.Client, insert: Insert, embedded: Callable[[], None]
+    each_adapter: httpx.Client, insert: Insert, embedded: Callable[[], None]
 ) -> None:
     annas = insert("a harp solo", category=ANNA)
     berts = insert("a harp trio", category=BERT)
@@ -92,11 +59,11 @@ def test_everyone_finds_their_own_rows_and_no_others(
     anna, bert = token(sub=ANNA), token(sub=BERT)
     for _ in range(3):
         # In turn over the same connections: nothing of one caller stays for the next.
-        assert found(search_client, "harp", anna) == {annas}
-        assert found(search_client, "harp", bert) == {berts}
-        assert found(search_client, "harp") == {everyones}
-        assert found(search_client, "harp", token("anon")) == {everyones}
-    assert found(search_client, "harp", token(sub="00000000-0000-4000-8000-00000000000c")) == set()
+        assert found(each_adapter, "harp", anna) == {annas}
+        assert found(each_adapter, "harp", bert) == {berts}
+        assert found(each_adapter, "harp") == {everyones}
+        assert found(each_adapter, "harp", token("anon")) == {everyones}
+    assert found(each_adapter, "harp", token(sub="00000000-0000-4000-8000-00000000000c")) == set()
 
 
 @pytest.mark.usefixtures("private")
@@ -125,7 +92,7 @@ def test_an_answer_does_not_tell_that_a_hidden_row_exists(
     assert answer() == before
 
 
-def test_a_search_cannot_write(search_client: httpx.Client, owner: Connection, insert: Insert) -> None:
+def test_a_search_cannot_write(each_adapter: httpx.Client, owner: Connection, insert: Insert) -> None:
     owner.execute(
         """
         create function public.note_search() returns boolean language plpgsql security definer as
@@ -135,7 +102,7 @@ def test_a_search_cannot_write(search_client: httpx.Client, owner: Connection, i
         """
     )
     insert("a harp solo")
-    assert search_client.get("/api/search/music_knowledge?q=harp").status_code >= 400
+    assert each_adapter.get("/api/search/music_knowledge?q=harp").status_code >= 400
     assert owner.execute("select count(*) from public.music_knowledge").fetchone() == (1,)
 
 
@@ -189,6 +156,30 @@ def test_a_search_goes_on_by_words_when_the_embedder_is_down(
     assert answer["degraded"] is True
     assert [hit["id"] for hit in answer["hits"]] == [row]
     assert answer["hits"][0]["semantic_score"] == 0
+
+
+def test_a_search_goes_on_by_words_when_the_embedder_cannot_even_be_made(
+    serve: Serve,
+    database: PostgresDatabase,
+    insert: Insert,
+    embedded: Callable[[], None],
+    owner: Connection,
+    output: Output,
+    tmp_path: Path,
+) -> None:
+    row = insert("a harp solo")
+    owner.execute("insert into public.genre_tags (name) values ('Zouk')")
+    embedded()
+    settings = make_settings(embedding_provider="onnx", onnx_model=str(tmp_path / "nothing"))
+    client = serve(process=Process(settings, database=database, long_lived=True))
+    synonyms = {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["caribbean dance"]}}
+    assert client.post("/api/synonyms", json=synonyms, headers=KEYS).status_code == 201
+    database.call("use_collection_model", {"collection": "mir_synonyms", "model": "fake"})
+    answer = client.get("/api/search/music_knowledge?q=harp").json()
+    assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
+    found = client.post("/api/mir/synonyms/search", json={"query": "caribbean"}).json()
+    assert (found["degraded"], [hit["tag_name"] for hit in found["results"]]) == (True, ["Zouk"])
+    assert any("searching music_knowledge without model fake: ONNX_MODEL" in line for line in output.lines)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shared.database.postgres import PostgresDatabase
+from shared.services.patience import REQUEST_RETRIES
 from tests.conftest import Connection
 from tests.functions.conftest import API_KEY, JWT_SECRET, KEYS, WEBHOOK_SECRET, token
 from tests.lambda_runtime import Outcome, Start
@@ -168,6 +169,49 @@ def test_the_openai_route_and_a_single_text(start: Start) -> None:
         start("vectorization").invoke(http_event("POST", "/api/vectorization/embed", {"text": "a"}, KEYS))
     )
     assert (status, answer["dimensions"]) == (200, 1536)
+
+
+# A provider that is away
+
+
+def upsert_event(row: str) -> dict[str, Any]:
+    return http_event("POST", "/api/upsert-embeddings", {"rows": [{"id": row}]}, KEYS)
+
+
+def insert_row(owner: Connection) -> str:
+    row = owner.execute("insert into public.music_knowledge (topic) values ('harp') returning id::text").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def assert_unavailable(outcome: Outcome) -> None:
+    status, body = answered(outcome)
+    assert (status, body["error"]["code"]) == (503, "provider_unavailable")
+    assert int(outcome.answer["headers"]["retry-after"]) >= 1
+
+
+def test_an_outage_is_answered_and_not_waited_out(
+    start: Start, owner: Connection, openai_server: ProtocolServer
+) -> None:
+    openai_server.fail("unavailable", times=None)
+    for function, event in (
+        ("embed", http_event("POST", "/embed", EMBED, KEYS)),
+        ("upsert_embeddings", upsert_event(insert_row(owner))),
+    ):
+        openai_server.calls.clear()
+        assert_unavailable(start(function).invoke(event))
+        assert len(openai_server.calls) == REQUEST_RETRIES.max_attempts
+
+
+def test_a_function_answers_and_gives_its_rows_back_before_its_time_runs_out(
+    start: Start, owner: Connection, openai_server: ProtocolServer
+) -> None:
+    row = insert_row(owner)
+    openai_server.fail("slow", times=None, seconds=15)
+    assert_unavailable(start("embed").invoke(http_event("POST", "/embed", EMBED, KEYS), seconds=8))
+    assert_unavailable(start("upsert_embeddings").invoke(upsert_event(row), seconds=8))
+    assert [call.status for call in openai_server.calls] == [0, 0], "the provider has not answered yet"
+    assert owner.execute("select leased_at is null, attempts from embedding.queue").fetchall() == [(True, 0)]
 
 
 # Tasks: one function takes them, another does them.

@@ -30,6 +30,14 @@ def test_who_asks_is_part_of_the_question() -> None:
     assert cache_key("v", Caller("a", one), "q") == cache_key("v", Caller("a", other), "q")
 
 
+def test_claims_alone_do_not_open_the_cache() -> None:
+    claims = {"sub": "her"}
+    callers = [Caller("authenticated", claims, token) for token in (None, "a.valid.one", "a.forged.one")]
+    keys = [cache_key("v", caller, "q") for caller in callers]
+    assert len(set(keys)) == 3
+    assert not any("valid" in key for key in keys)
+
+
 def test_it_forgets_after_its_time_and_beyond_its_size() -> None:
     cache = AnswerCache(seconds=0)
     cache.put("a", {})

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared.errors import ConfigurationError, ProviderError, ProviderInputRejected
 from shared.models import EmbeddingModel
@@ -289,6 +291,72 @@ def test_a_long_text_is_not_tokenized_beyond_what_is_read(folder: Path) -> None:
     encoder._encode = lambda texts: (seen.extend(map(len, texts)), real(texts))[1]  # type: ignore[method-assign]
     encoder.encode(["bass " * 100_000])
     assert sum(seen) < 10_000
+
+
+@pytest.mark.parametrize("character", ["a", "Z7"])
+def test_an_endless_word_is_not_tokenized_whole(packaged: OnnxProvider, character: str) -> None:
+    encoder = packaged._engine.encoder()
+    seen: list[int] = []
+    real = encoder._encode
+    encoder._encode = lambda texts: (seen.extend(map(len, texts)), real(texts))[1]  # type: ignore[method-assign]
+    try:
+        found = encoder.encode([character * 1_000_000])
+    finally:
+        del encoder._encode  # type: ignore[method-assign]
+    assert sum(seen) < 10_000
+    assert found.ids[0].tolist() == [101, 100, 102]
+    assert found.truncated == 0
+
+
+# What stands in and around endless words: their ends meet marks, other scripts, punctuation, tokens of the model.
+AROUND = ["", " ", "-", "_", "é", "\u0301", "ß", "中", "[UNK]", "[", "]", "SEP]", "\u200d", "\0", "²", "東a", "word "]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(AROUND),
+            st.sampled_from(["a", "Q", "7", "aB3", "UNK", "[UNK]"]),
+            st.integers(1, 2000),
+            st.sampled_from(AROUND),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_words_without_their_middle_have_the_same_tokens(
+    packaged: OnnxProvider, parts: list[tuple[str, str, int, str]]
+) -> None:
+    text = "".join(before + word * times + after for before, word, times, after in parts)
+    encoder = packaged._engine.encoder()
+    whole = encoder._tokenizer.encode(text)
+    shortened = encoder._tokenizer.encode(encoder._shorten(text))
+    assert shortened.ids == whole.ids
+    assert [part.ids for part in shortened.overflowing] == [part.ids for part in whole.overflowing]
+    found = encoder.encode([text])
+    assert found.ids[0].tolist() == whole.ids
+    assert found.truncated == bool(whole.overflowing)
+
+
+def test_a_tokenizer_of_another_kind_is_given_every_word_whole(folder: Path, tmp_path: Path) -> None:
+    """Its words may be cut anywhere, and a token of its own be found in the middle of one."""
+    endless = "x" * 5000
+    own = json.loads((folder / "tokenizer.json").read_text())
+    token = {"id": 900, "content": "xyx", "single_word": False, "lstrip": False, "rstrip": False}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"normalizer": None},
+        {"added_tokens": [*own["added_tokens"], {**token, "normalized": False, "special": False}]},
+    ]
+    lengths = []
+    for change in changes:
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps({**own, **change}))
+        lengths.append(len(TokenEncoder(path, MAX_TOKENS)._shorten(endless)))
+    assert lengths[0] < 300
+    assert lengths[1:] == [5000, 5000, 5000]
 
 
 def test_unicode_of_every_kind_has_a_vector(packaged: OnnxProvider) -> None:

@@ -1,0 +1,294 @@
+"""A provider that is away: whoever waits is told soon, and the rows are there for the next worker."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from functions.edge.process import Process
+from shared.database.base import Database
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.errors import DatabaseUnavailable
+from shared.providers.job import PROBE
+from shared.services import patience, search
+from shared.services.patience import REQUEST_RETRIES
+from tests.conftest import Connection
+from tests.fake_provider import FakeProvider
+from tests.functions.conftest import API_KEY, KEYS, WEBHOOK_SECRET, Insert, Output, Serve, make_settings
+from tests.functions.test_tasks import wait_for
+from tests.protocol_server import ProtocolServer
+
+HOOK = {"x-webhook-secret": WEBHOOK_SECRET}
+MODEL = "text-embedding-3-small"
+
+
+@pytest.fixture
+def server() -> Iterator[ProtocolServer]:
+    with ProtocolServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client(serve: Serve, database: PostgresDatabase, server: ProtocolServer) -> httpx.Client:
+    """Of a server whose provider is OpenAI's client."""
+    settings = make_settings(embedding_provider="openai", openai_base_url=server.openai_url)
+    return serve(process=Process(settings, database=database, long_lived=True))
+
+
+@pytest.fixture
+def hung(serve: Serve, database: PostgresDatabase, provider: FakeProvider) -> Iterator[httpx.Client]:
+    """Of a server whose provider takes what it is sent and says nothing."""
+    provider.wire.gate = threading.Event()
+    settings = make_settings(embedding_provider="ollama")
+    yield serve(process=Process(settings, database=database, provider=provider, long_lived=True))
+    provider.wire.gate.set()
+
+
+def requests(row: str, model: str) -> dict[str, tuple[str, dict[str, Any], dict[str, str]]]:
+    """Every request that waits for the provider."""
+    chunks = [{"chunk_id": "c", "content": "a"}]
+    return {
+        "a chunk": ("/embed", {"batch_id": "b", "chunks": chunks}, KEYS),
+        "two chunks": ("/embed", {"batch_id": "b", "chunks": [*chunks, {"chunk_id": "d", "content": "b"}]}, KEYS),
+        "a text": ("/api/vectorization/embed", {"text": "a"}, KEYS),
+        "openai": ("/v1/embeddings", {"model": model, "input": "a"}, KEYS),
+        "rows": ("/api/upsert-embeddings", {"rows": [{"id": row}]}, KEYS),
+        "webhook": (
+            "/api/webhooks/embeddings",
+            {"type": "INSERT", "table": "music_knowledge", "schema": "public", "record": {"id": row}},
+            HOOK,
+        ),
+    }
+
+
+def asked(server: ProtocolServer) -> int:
+    """Calls, but for the word that a server embeds when it starts."""
+    return sum(call.inputs != [PROBE] for call in server.calls)
+
+
+REQUESTS = ["a chunk", "two chunks", "a text", "openai", "rows", "webhook"]
+
+
+def ask(client: httpx.Client, request: str, row: str, *, model: str = MODEL) -> httpx.Response:
+    path, body, headers = requests(row, model)[request]
+    return client.post(path, json=body, headers=headers)
+
+
+def assert_unavailable(answer: httpx.Response, *codes: str) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    error = answer.json()["error"]
+    assert error["code"] in codes
+    own, theirs = {"code", "message", "request_id"}, {"message", "type", "param", "code"}
+    assert set(error) == (theirs if "/v1/" in str(answer.url) else own)
+
+
+def assert_free(database: Database, row: str) -> None:
+    """The next worker gets the row at once, with none of its chances used."""
+    (claimed,) = EmbeddingQueue(database, "music_knowledge").claim_embeddings(10, 60)
+    assert (claimed.row_id, claimed.attempts) == (row, 1)
+    EmbeddingQueue(database, "music_knowledge").release_embeddings([row])
+
+
+def test_an_outage_is_not_waited_out(
+    client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
+) -> None:
+    row = insert("a harp")
+    server.fail("unavailable", times=None)
+    for request in REQUESTS:
+        server.calls.clear()
+        assert_unavailable(ask(client, request, row), "provider_unavailable")
+        assert asked(server) == REQUEST_RETRIES.max_attempts, request
+    assert_free(database, row)
+
+
+def test_a_wait_that_is_longer_than_a_caller_has_is_passed_on_at_once(
+    client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
+) -> None:
+    row = insert("a harp")
+    server.fail("rate_limit", times=None, retry_after=60)
+    for request in REQUESTS:
+        answer = ask(client, request, row)
+        assert_unavailable(answer, "provider_rate_limited")
+        assert 30 < int(answer.headers["retry-after"]) <= 60
+    assert asked(server) == 1, "the cooldown is everybody's, and nobody may wait so long"
+    assert_free(database, row)
+
+
+def test_a_short_wait_is_waited_for(client: httpx.Client, server: ProtocolServer, insert: Insert) -> None:
+    row = insert("a harp")
+    for request in ("openai", "rows"):
+        server.fail("rate_limit", retry_after=0.2)
+        assert ask(client, request, row).status_code == 200
+    assert server.too_soon == 0
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_provider_that_says_nothing_is_not_waited_for(
+    hung: httpx.Client,
+    insert: Insert,
+    provider: FakeProvider,
+    database: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: str,
+) -> None:
+    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    row = insert("a harp")
+    assert_unavailable(ask(hung, request_, row, model="fake"), "provider_unavailable")
+    assert provider.wire.requests, "it was asked"
+    assert_free(database, row)
+
+
+def test_a_width_that_nobody_knows_is_not_waited_for_either(
+    serve: Serve, database: PostgresDatabase, server: ProtocolServer, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    server.fail("slow", times=None, seconds=20)
+    settings = make_settings(embedding_provider="ollama", ollama_url=server.url, embedding_model="house-model")
+    client = serve(process=Process(settings, database=database, long_lived=True))
+    for request in ("openai", "rows"):
+        assert_unavailable(ask(client, request, insert(request), model="house-model"), "provider_unavailable")
+    assert_unavailable(client.get("/api/vectorization/status", headers=KEYS), "provider_unavailable")
+
+
+def test_a_search_does_not_wait_for_it_but_answers_by_words(
+    hung: httpx.Client,
+    insert: Insert,
+    provider: FakeProvider,
+    database: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "QUERY_SECONDS", 0.5)
+    row = insert("a harp")
+    work = EmbeddingQueue(database, "music_knowledge")
+    work.use_collection_model(work.register_embedding_model(provider.spec).name)
+    answer = hung.get("/api/search/music_knowledge?q=harp").json()
+    assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
+    assert provider.wire.requests, "it was asked"
+
+
+def test_openais_own_client_takes_the_answer_for_what_it_is(client: httpx.Client, server: ProtocolServer) -> None:
+    server.fail("unavailable", times=None)
+    official = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key=API_KEY, max_retries=0)
+    with pytest.raises(openai.InternalServerError) as raised:
+        official.embeddings.create(model=MODEL, input="a")
+    assert raised.value.status_code == 503
+    assert int(raised.value.response.headers["retry-after"]) >= 1
+
+
+def test_what_was_saved_before_the_provider_failed_stays(
+    client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
+) -> None:
+    rows = [insert(f"text {number}") for number in range(50)] + [insert("one too many")]
+    server.fail("unavailable", times=None, containing="one too many")
+    answer = client.post("/api/upsert-embeddings", json={"rows": [{"id": row} for row in rows]}, headers=KEYS)
+    assert_unavailable(answer, "provider_unavailable")
+    assert_free(database, rows[-1])
+
+
+class _Failing(Database):
+    """A database of which one function fails."""
+
+    def __init__(self, database: Database, function: str, error: Exception) -> None:
+        self._database, self._function, self._error = database, function, error
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        if function == self._function:
+            raise self._error
+        return self._database.call(function, arguments)
+
+    def as_caller(self, caller: Any) -> Database:
+        return self._database.as_caller(caller)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "status"),
+    [
+        ("save_embeddings", RuntimeError("a bug"), 500),
+        ("reuse_embeddings", RuntimeError("a bug"), 500),
+        ("save_embeddings", DatabaseUnavailable(), 503),
+    ],
+)
+def test_rows_are_given_back_whatever_it_is_that_fails(
+    serve: Serve,
+    database: PostgresDatabase,
+    provider: FakeProvider,
+    insert: Insert,
+    function: str,
+    error: Exception,
+    status: int,
+) -> None:
+    row = insert("a harp")
+    failing = _Failing(database, function, error)
+    client = serve(process=Process(make_settings(), database=failing, provider=provider, long_lived=True))
+    assert ask(client, "rows", row).status_code == status
+    assert_free(database, row)
+
+
+def test_rows_that_were_saved_are_nobodys_to_give_back(
+    serve: Serve, database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    """The refused row is parked; what fails after that does not take it from who has it meanwhile."""
+    provider.wire.refuses.add("poison")
+    refused, good = insert("poison"), insert("a harp")
+    work = EmbeddingQueue(database, "music_knowledge")
+
+    class Meanwhile(_Failing):
+        def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+            if function == "save_embeddings":
+                # Somebody wants the parked row tried again, and another worker has it.
+                work.retry_failed_embeddings()
+                assert [named.state for named in work.claim_embedding_rows([refused], 60)] == ["claimed"]
+            return super()._call(function, arguments)
+
+    failing = Meanwhile(database, "save_embeddings", DatabaseUnavailable())
+    client = serve(process=Process(make_settings(), database=failing, provider=provider, long_lived=True))
+    body = {"rows": [{"id": refused}, {"id": good}]}
+    assert client.post("/api/upsert-embeddings", json=body, headers=KEYS).status_code == 503
+    leased = owner.execute("select row_id from embedding.queue where leased_at is not null").fetchall()
+    assert leased == [(refused,)]
+
+
+def events(output: Output) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.stdout().splitlines() if '"embedding.batch' in line]
+
+
+@pytest.mark.parametrize("request_", ["rows", "webhook"])
+def test_a_batch_that_fails_says_so_in_an_event(
+    client: httpx.Client, server: ProtocolServer, insert: Insert, output: Output, request_: str
+) -> None:
+    server.fail("unavailable", times=None)
+    ask(client, request_, insert("a harp"))
+    started, ended = events(output)
+    assert (started["event"], ended["event"]) == ("embedding.batch_started.v1", "embedding.batch_failed.v1")
+    assert started["batch_id"] == ended["batch_id"]
+    assert (ended["error"], ended["collection"], ended["chunk_count"]) == ("provider_unavailable", "music_knowledge", 1)
+    assert ended["duration_ms"] > 0
+
+
+def test_synonyms_are_stored_though_their_vector_must_wait(
+    client: httpx.Client, server: ProtocolServer, owner: Connection
+) -> None:
+    owner.execute("insert into public.genre_tags (name) values ('Zouk')")
+    server.fail("unavailable", times=None)
+    body = {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["zouk"]}}
+    assert client.post("/api/synonyms", json=body, headers=KEYS).status_code == 201
+    assert asked(server) == REQUEST_RETRIES.max_attempts
+    assert owner.execute("select embedding is null from public.mir_synonyms").fetchall() == [(True,)]
+
+
+def test_a_task_in_the_background_is_as_patient_as_ever(
+    client: httpx.Client, server: ProtocolServer, insert: Insert
+) -> None:
+    insert("a harp")
+    server.fail("unavailable", times=REQUEST_RETRIES.max_attempts + 1)
+    accepted = client.post("/api/tasks/generate-embeddings", json={}, headers=KEYS).json()
+    client.headers.update(KEYS)
+    assert wait_for(client, accepted["task_id"], "completed", "failed")["result"]["embedded"] == 1
