@@ -5,10 +5,12 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 import command
 from rich import box
@@ -16,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.drills.catalogue import DRILLS, TESTED, Drill
-from tests.drills.harness import ROOT, Length, Skipped, open_cluster
+from tests.drills.harness import ROOT, Length, Skipped, environment_of_tests, open_cluster, tools_are_required
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
+# How long tests that were told to stop may take to take down their servers.
+TAKING_DOWN_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, interrupt)
+    # Set by hand: a shell starts background jobs, and whatever they start, with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = parse_arguments()
     length = Length.LONG if arguments.long else Length.SHORT if arguments.short else Length.FULL
     drills = [one for one in DRILLS if one.shortest <= length and chosen(one.name, arguments.only)]
@@ -60,7 +67,7 @@ def main() -> int:
         rows.append(run(drill, length))
         say(rows[-1])
     for name, path in tested.items():
-        rows.append(run_tests(name, path))
+        rows.append(run_tests(name, path, length))
         say(rows[-1])
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -73,6 +80,12 @@ def chosen(name: str, only: list[str] | None) -> bool:
     return only is None or any(text in name for text in only)
 
 
+def interrupt(_: int, __: object) -> NoReturn:
+    """A job that is cancelled takes its servers and folders down, as at Ctrl-C; told again, it is already at it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def run(drill: Drill, length: Length) -> Row:
     """Run a drill on a server of its own; whatever it raises is a failure of it, not of the others."""
     began = time.monotonic()
@@ -80,28 +93,47 @@ def run(drill: Drill, length: Length) -> Row:
         with open_cluster() as cluster:
             finding = drill.run(cluster, length)
     except Skipped as reason:
-        return Row(drill.name, "", str(reason), SKIPPED, time.monotonic() - began, [])
+        verdict = FAILED if tools_are_required() else SKIPPED
+        return Row(drill.name, "", "", verdict, time.monotonic() - began, [str(reason)])
     except Exception as error:  # noqa: BLE001 - the table has a line for it
         return Row(drill.name, "", "", FAILED, time.monotonic() - began, [f"{type(error).__name__}: {error}"])
     verdict = FAILED if finding.problems else PASSED
     return Row(drill.name, finding.done, finding.found, verdict, time.monotonic() - began, finding.problems)
 
 
-def run_tests(name: str, path: str) -> Row:
-    """Run a file of tests; its last line is what was found."""
+def run_tests(name: str, path: str, length: Length) -> Row:
+    """Run a file of tests; its last line is what was found. Where one was skipped, something was not drilled."""
     began = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = result.stdout.strip().splitlines() or [result.stderr.strip()[-300:]]
+    code, lines = run_pytest(path, length)
     counted = re.sub(r"^=+ | =+$", "", lines[-1])
-    verdict = PASSED if result.returncode == 0 else FAILED
-    problems = [line for line in lines if line.startswith(("FAILED", "ERROR"))] if result.returncode else []
+    left_out = [line for line in lines if line.startswith("SKIPPED")]
+    verdict = FAILED if code else SKIPPED if left_out else PASSED
+    problems = left_out + ([line for line in lines if line.startswith(("FAILED", "ERROR"))] if code else [])
     return Row(name, f"pytest {path}", counted, verdict, time.monotonic() - began, problems)
+
+
+def run_pytest(path: str, length: Length) -> tuple[int, list[str]]:
+    """Its exit code and its lines, with the reasons of what was skipped."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", path],
+        cwd=ROOT,
+        env=environment_of_tests(length),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A signal to the whole group would end pytest before its fixtures; it gets the one that they are left by.
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=TAKING_DOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    return process.returncode, stdout.strip().splitlines() or [stderr.strip()[-300:]]
 
 
 def say(row: Row) -> None:
@@ -120,10 +152,10 @@ def show(rows: list[Row]) -> None:
         found = "\n".join([*([row.found] if row.found else []), *row.problems])
         table.add_row(row.drill, row.done, found, row.verdict)
     console.print(table)
-    failed = sum(row.verdict == FAILED for row in rows)
+    failed, skipped = (sum(row.verdict == verdict for row in rows) for verdict in (FAILED, SKIPPED))
     minutes = sum(row.seconds for row in rows) / 60
     cores = os.cpu_count()
-    console.print(f"{len(rows)} drills, {failed} failed, {minutes:.1f} minutes on {cores} cores")
+    console.print(f"{len(rows)} drills, {failed} failed, {skipped} skipped, {minutes:.1f} minutes on {cores} cores")
 
 
 if __name__ == "__main__":

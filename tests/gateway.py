@@ -29,12 +29,16 @@ INVALID_KEY = Fault(
 
 
 class Gateway:
-    """A context manager. `fault`: answer this instead of asking PostgREST. `functions`: what was called."""
+    """A context manager. `fault`: answer this instead of asking PostgREST. `functions`: what was called.
+
+    `unreachable`: how often PostgREST was not there, and 502 was the answer.
+    """
 
     def __init__(self, upstream_port: int, *, keys: set[str]) -> None:
         self.fault: Fault | None = None
         self.keys = keys
         self.functions: list[str] = []
+        self.unreachable = 0
         self.upstream_port = upstream_port
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.gateway = self
@@ -96,6 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             response = upstream.getresponse()
             payload = response.read()
         except OSError:
+            self.server.gateway.unreachable += 1
             self._answer(502, [("content-type", "text/html")], b"<html><h1>502 Bad Gateway</h1></html>")
             return
         finally:

@@ -30,11 +30,17 @@ class Cluster:
         self._migrated = False
 
     def __enter__(self) -> Self:
-        self._admin_url = start_embedded(self._directory).get_secret_value()
-        with self.admin() as connection:
-            for name, value in _SETTINGS.items():
-                connection.execute(sql.SQL("alter system set {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-            connection.execute("select pg_reload_conf()")
+        try:
+            self._admin_url = start_embedded(self._directory).get_secret_value()
+            with self.admin() as connection:
+                for name, value in _SETTINGS.items():
+                    setting = sql.SQL("alter system set {} = {}").format(sql.Identifier(name), sql.Literal(value))
+                    connection.execute(setting)
+                connection.execute("select pg_reload_conf()")
+        except BaseException:
+            # Interrupted half way, the server would outlive us: nobody leaves what was never entered.
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

@@ -46,15 +46,20 @@ class Postgrest:
         self._process = subprocess.Popen(
             [self._binary], env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + 20
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._log.seek(0)
-                output = self._log.read().decode(errors="replace")
-                self.__exit__(None, None, None)
-                raise RuntimeError(f"PostgREST did not become ready:\n{output}")
+                raise RuntimeError(f"PostgREST did not become ready:\n{self._log.read().decode(errors='replace')}")
             time.sleep(0.02)
-        return self
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):

@@ -21,7 +21,8 @@ class Fault:
     """A failure of every `every`-th call that holds `containing`, `times` times (None: always).
 
     Kinds that refuse: rate_limit (retry_after, as_date), unavailable (retry_after), status (status),
-    quota, html, poison (message), nan_refused. Kinds that spoil the answer: wrong_width, short, empty,
+    quota, html, poison (message), nan_refused, redirect (to, status), and deep (depth), which does so with a 200.
+    Kinds that spoil the answer: wrong_width, short, empty,
     nan, zero, null, null_row, all_nan, shuffled, unnumbered, half. Kinds of the wire: slow (seconds), reset,
     dribble (seconds from byte to byte), endless.
     """
@@ -63,6 +64,15 @@ class Fault:
                 return Refusal(502, "<html><body><h1>502 Bad Gateway</h1></body></html>")
             case "poison":
                 return Refusal(400, shape(self.options.get("message", "the input is not acceptable"), code=None))
+            case "redirect":
+                return Refusal(int(self.options.get("status", 307)), "", {"location": str(self.options["to"])})
+            case "deep":
+                depth = int(self.options.get("depth", 100_000))
+                deep = "[" * depth + "]" * depth
+                # Wherever a client looks.
+                names = ("data", "embeddings", "choices", "message")
+                body = "{" + ", ".join(f'"{name}": {deep}' for name in names) + "}"
+                return Refusal(200, body, {"content-type": "application/json"})
             case "nan_refused":
                 return Refusal(500, shape("failed to encode response: json: unsupported value: NaN", code=None))
         return None

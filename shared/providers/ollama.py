@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic_core import from_json
-
 from shared.errors import ConfigurationError, ProviderContractError
 from shared.models import EmbeddingModel
 from shared.providers.answer_bounds import bound_answers
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
-from shared.providers.ollama_errors import translate_refused, translate_unanswered
+from shared.providers.ollama_errors import read_answer, translate_refused, translate_unanswered
 from shared.providers.ollama_models import known_model
 from shared.providers.once import Once
 from shared.retry import Retrier
@@ -95,6 +93,8 @@ class OllamaProvider(EmbeddingProvider):
             raise ConfigurationError("EMBEDDING_PROVIDER=ollama needs the package httpx: pip install httpx") from error
         return httpx.Client(
             timeout=httpx.Timeout(self._timeout, connect=10.0),
+            # Said although it is the default: a redirect would take the texts to whatever host an answer names.
+            follow_redirects=False,
             event_hooks={"response": [bound_answers(httpx, self._timeout)]},
         )
 
@@ -114,11 +114,10 @@ class OllamaProvider(EmbeddingProvider):
             response = client.post(f"{self._url}/api/embed", json=self._body(inputs, cut=cut))
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
             raise translate_unanswered(error, server=self._server, timeout=self._timeout) from error
-        answer = _json_object(response)
         if not response.is_success:
             raise translate_refused(
                 response.status_code,
-                answer,
+                response.content,
                 response.headers,
                 inputs,
                 server=self._server,
@@ -126,6 +125,7 @@ class OllamaProvider(EmbeddingProvider):
                 doing="embed",
                 setting="EMBEDDING_MODEL",
             )
+        answer = read_answer(response.content, server=self._server)
         rows = answer.get("embeddings")
         if not isinstance(rows, list):
             raise ProviderContractError(f"{self._server} did not answer in Ollama's format: check OLLAMA_URL")
@@ -145,13 +145,3 @@ class OllamaProvider(EmbeddingProvider):
         if self._asked is not None:
             body["dimensions"] = self._asked
         return body
-
-
-def _json_object(response: "httpx.Response") -> dict[str, Any]:
-    """The body as an object; an empty one where it is anything else, as a proxy's page is."""
-    try:
-        # Five times as fast as the json module: a batch is half a megabyte of digits.
-        body = from_json(response.content)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}

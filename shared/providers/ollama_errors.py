@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic_core import from_json
 
 from shared.errors import (
     ProviderContractError,
@@ -14,7 +17,7 @@ from shared.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
-from shared.providers.reasons import plain_reason
+from shared.providers.reasons import is_distrust, plain_reason, redirect_host
 from shared.retry import parse_retry_after
 
 
@@ -23,6 +26,11 @@ def translate_unanswered(error: Exception, *, server: str, timeout: float) -> Pr
     kinds = {base.__name__ for base in type(error).__mro__}
     if kinds & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects", "CookieConflict"}:
         return ProviderRejected(f"{server} is not an address to connect to: check OLLAMA_URL")
+    if is_distrust(error):
+        return ProviderRejected(
+            f"no trusted connection to {server}, its TLS certificate or protocol is not accepted: "
+            "check OLLAMA_URL and SSL_CERT_FILE"
+        )
     if "ConnectTimeout" not in kinds and "TimeoutException" in kinds:
         return ProviderTimeout(f"Ollama at {server} did not answer within {timeout:.0f} s")
     if "DecodingError" in kinds:
@@ -30,9 +38,25 @@ def translate_unanswered(error: Exception, *, server: str, timeout: float) -> Pr
     return ProviderUnavailable(f"cannot reach Ollama at {server}: start it with `ollama serve`, or check OLLAMA_URL")
 
 
+def read_answer(content: bytes, *, server: str) -> dict[str, Any]:
+    """The object in the body of an answer. Raises ProviderContractError for anything else, as a proxy's page is."""
+    try:
+        # Five times as fast as the json module: a batch is half a megabyte of digits.
+        body = from_json(content)
+    except ValueError as error:
+        if "recursion limit" in str(error):
+            raise ProviderUnavailable(
+                f"{server} answered what nobody can read: check OLLAMA_URL if it goes on"
+            ) from None
+        body = None
+    if not isinstance(body, dict):
+        raise ProviderContractError(f"{server} did not answer in Ollama's format: check OLLAMA_URL")
+    return body
+
+
 def translate_refused(
     status: int,
-    answer: Mapping[str, object],
+    content: bytes,
     headers: Mapping[str, str],
     inputs: Sequence[str],
     *,
@@ -41,7 +65,12 @@ def translate_refused(
     doing: str,
     setting: str,
 ) -> ProviderError:
-    """The error for an answer that is none. `doing` is what the model was to do, `setting` what names it."""
+    """The error for an answer that is none, by its body. `doing` is what the model was to do, `setting` what names it."""
+    if 300 <= status < 400:
+        return ProviderRejected(
+            f"{server} points to {redirect_host(headers)} (HTTP {status}), not followed: check OLLAMA_URL"
+        )
+    answer = _read_refusal(content)
     said = str(answer.get("error", "")).lower()
     reason = plain_reason(answer.get("error"), inputs=inputs)
     if status == 404 and "error" in answer:
@@ -65,3 +94,11 @@ def translate_refused(
     return ProviderRejected(
         f"{server} refused the request (HTTP {status}): check OLLAMA_URL, and that it is Ollama 0.3 or later"
     )
+
+
+def _read_refusal(content: bytes) -> dict[str, Any]:
+    try:
+        body = from_json(content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

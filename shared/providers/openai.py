@@ -101,8 +101,8 @@ class OpenAIProvider(EmbeddingProvider):
                 dimensions=self._asked if self._asked is not None else openai.omit,
                 encoding_format="base64",
             )
-        # ValueError: a body that is not JSON, or an answer without vectors.
-        except (openai.OpenAIError, ValueError) as error:
+        # ValueError: a body that is not JSON, or an answer without vectors. RecursionError: one nested too deeply.
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             key = self._key.get_secret_value()
             translated = translate_openai_error(error, inputs, server=self._server, model=self._model, key=key)
             # Not "from error": the SDK's text quotes the server, which may quote the key or a row.

@@ -43,6 +43,9 @@ def connect_openai(key: SecretStr, base_url: str, timeout: float, *, setting: st
         timeout=limits,
         max_retries=0,
         http_client=openai.DefaultHttpxClient(
-            timeout=limits, event_hooks={"response": [bound_answers(httpx2, timeout)]}
+            timeout=limits,
+            # The package's own default is to follow, and so to send the texts to whatever host an answer names.
+            follow_redirects=False,
+            event_hooks={"response": [bound_answers(httpx2, timeout)]},
         ),
     )

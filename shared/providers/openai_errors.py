@@ -5,9 +5,8 @@ and a test holds the table against the classes of the version installed.
 """
 
 import re
-import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.errors import (
     ProviderContractError,
@@ -21,11 +20,9 @@ from shared.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
-from shared.providers.reasons import plain_reason
+from shared.providers.reasons import is_distrust, plain_reason, redirect_host
 from shared.retry import parse_retry_after
 
-# Not a network's hiccup: the same call meets the same certificate, or no TLS at all, again.
-_FINAL_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 _TOO_LONG = re.compile(
     r"maximum (?:context|input) length|max(?:imum)?[_ ]tokens[_ ]per[_ ]request|max \d+ tokens per request|"
     r"request too large|too many tokens|must have less than \d+ tokens|too large to process",
@@ -44,6 +41,8 @@ def translate_openai_error(
     setting: str = "EMBEDDING_MODEL",
 ) -> ProviderError:
     """The error of our tree for one of the SDK's, naming the setting to look at: `setting` names the model."""
+    if isinstance(error, RecursionError):
+        return ProviderUnavailable(f"{server} answered what nobody can read: check OPENAI_BASE_URL if it goes on")
     status = getattr(error, "status_code", None)
     names = {base.__name__ for base in type(error).__mro__}
     if "APIResponseValidationError" in names or (isinstance(error, ValueError) and status is None):
@@ -54,6 +53,9 @@ def translate_openai_error(
         return _connection_error(error, server)
     if not isinstance(status, int):
         return ProviderRejected(f"the openai package refused to send the request ({type(error).__name__})")
+    if 300 <= status < 400:
+        place = redirect_host(_headers(error))
+        return ProviderRejected(f"{server} points to {place} (HTTP {status}), not followed: check OPENAI_BASE_URL")
     message = str(getattr(error, "message", ""))
     code = {getattr(error, "code", None), getattr(error, "type", None)}
     reason = plain_reason(_body_message(error), inputs=inputs, secrets=[key])
@@ -84,15 +86,13 @@ def translate_openai_error(
 
 
 def _connection_error(error: Exception, server: str) -> ProviderError:
+    if is_distrust(error):
+        return ProviderRejected(
+            f"no trusted connection to {server}, its TLS certificate or protocol is not accepted: "
+            "check OPENAI_BASE_URL and SSL_CERT_FILE"
+        )
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLError) or "SSL" in str(cause):
-            if any(marker in str(cause).upper().replace(" ", "_") for marker in _FINAL_TLS):
-                return ProviderRejected(
-                    f"no trusted connection to {server}, its TLS certificate or protocol is not accepted: "
-                    "check OPENAI_BASE_URL and SSL_CERT_FILE"
-                )
-            break
         if type(cause).__name__ in ("UnsupportedProtocol", "InvalidURL"):
             return ProviderRejected(f"{server} is not an address to connect to: check OPENAI_BASE_URL")
         if type(cause).__name__ == "DecodingError":
@@ -117,8 +117,13 @@ def _body_message(error: Exception) -> object:
 
 
 def _retry_after(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", {})
+    headers = _headers(error)
     precise = parse_retry_after(headers.get("retry-after-ms"), time.time())
     if precise is not None:
         return precise / 1000
     return parse_retry_after(headers.get("retry-after"), time.time())
+
+
+def _headers(error: Exception) -> Mapping[str, str]:
+    headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", {})
+    return headers

@@ -1,11 +1,15 @@
 """A server's own words in our errors: one line, without keys and without the texts that were sent."""
 
 import re
-from collections.abc import Iterable, Sequence
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
 
 LONGEST = 200
 # A run this long that also stands in a text is a quotation, not a coincidence.
 QUOTED = 24
+# Not a network's hiccup: the same call meets the same certificate, or no TLS at all, again.
+_FINAL_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 
 
 def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterable[str] = ()) -> str:
@@ -24,6 +28,25 @@ def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterab
             message = message.replace(text, "[…]")
     message = " ".join(_without_quotations(message[:2000], inputs).split())
     return message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+
+
+def is_distrust(error: BaseException) -> bool:
+    """Whether a connection failed because the other end is not who it should be, or speaks no TLS."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError) or "SSL" in str(cause):
+            return any(marker in str(cause).upper().replace(" ", "_") for marker in _FINAL_TLS)
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def redirect_host(headers: Mapping[str, str]) -> str:
+    """Where a redirect leads, by its host alone: the rest of an address may hold a secret."""
+    try:
+        host = urlsplit(headers.get("location", "")).hostname or ""
+    except ValueError:
+        host = ""
+    return host if re.fullmatch(r"[\w.:-]{1,253}", host) else "another address"
 
 
 def _without_quotations(message: str, inputs: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """A model's tokenizer: texts in, token ids out, cut at the model's limit and counted."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ class Encoded:
 
 
 class TokenEncoder:
-    """Thread-safe. Time is linear in the length the model reads, not in that of the text, for any prose."""
+    """Thread-safe.
+
+    Time is linear in the length the model reads, not in that of the text, for any prose; for text without spaces
+    where it holds punctuation or Chinese, or is of ASCII letters and digits under BERT's word pieces. Megabytes of
+    another script without either are tokenized whole.
+    """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         from tokenizers import Tokenizer
@@ -44,9 +50,11 @@ class TokenEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._max_tokens = max_tokens
+        self._shorten = _shortener(self._tokenizer)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Raises ProviderInputRejected for a text that is not valid Unicode."""
+        texts = list(texts)
         found: list[NDArray[np.int64] | None] = [None] * len(texts)
         truncated = 0
         characters = self._max_tokens * FIRST_LOOK
@@ -57,6 +65,7 @@ class TokenEncoder:
             for index, encoding in zip(open_ends, encodings, strict=True):
                 beyond = sum(len(part.ids) for part in encoding.overflowing)
                 if len(texts[index]) > characters and beyond < WORD_MARGIN:
+                    texts[index] = self._shorten(texts[index])
                     undecided.append(index)
                     continue
                 found[index] = np.array(encoding.ids, dtype=np.int64)
@@ -71,3 +80,28 @@ class TokenEncoder:
         except (TypeError, UnicodeError) as error:
             raise ProviderInputRejected("a text is not valid Unicode (half of a surrogate pair)") from error
         return encodings
+
+
+def _shortener(tokenizer: Any) -> Callable[[str], str]:
+    """What takes the middle out of endless words, where it can be told that the tokens stay the same.
+
+    BERT's pre-tokenizer never cuts between ASCII letters and digits, its normalizer keeps each as one character,
+    and a word piece model makes one unknown token of any word that is too long, however long it is. Both ends stay,
+    for what they touch, and an added token is no longer than they are.
+    """
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    model = tokenizer.model
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    exact = (
+        isinstance(model, models.WordPiece)
+        and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        and isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
+        # One of these would be found in the middle of a word, too.
+        and not any(content.isascii() and content.isalnum() for content in added)
+    )
+    if not exact:
+        return lambda text: text
+    end = max(model.max_input_chars_per_word, *map(len, added), 0) + 1
+    endless = re.compile(rf"(?<![0-9A-Za-z])[0-9A-Za-z]{{{2 * end + 1},}}")
+    return lambda text: endless.sub(lambda word: word[0][:end] + word[0][-end:], text)

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -262,9 +263,11 @@ class _Run:
                 log.warning("could not renew leases: %s", error.message)
 
     def _finish(self, run_id: str) -> BackfillOutcome:
-        if self._crash is not None:
-            raise self._crash
         report = self._tally.report()
+        if self._crash is not None:
+            with suppress(AppError):
+                self._record(run_id, "failed", report, error=f"a bug: {type(self._crash).__name__}")
+            raise self._crash
         interrupted = self._stop.is_set()
         status = "interrupted" if interrupted else "failed" if self._error else "completed"
         left = QueueState(0, 0, 0, 0)

@@ -18,7 +18,7 @@ from tests.drills.database_faults import (
     time_out_a_statement,
 )
 from tests.drills.harness import Finding, Length
-from tests.drills.provider_faults import bad_tls, fail_in_every_way
+from tests.drills.provider_faults import bad_tls, fail_in_every_way, search_while_it_fails
 from tests.drills.races import write_while_workers_run
 from tests.drills.soak import soak
 from tests.postgres_cluster import Cluster
@@ -37,17 +37,18 @@ DRILLS = (
     Drill("crash points", kill_at_every_stage),
     Drill("database: restarted", restart_the_server),
     Drill("database: down for a while", stop_the_server_for_a_while),
-    Drill("database: down for good", stop_the_server_for_good, Length.FULL),
+    Drill("database: down for good", stop_the_server_for_good),
     Drill("database: connections cut", cut_the_connections),
     Drill("database: PostgREST killed", kill_postgrest),
     Drill("database: statement timeout", time_out_a_statement),
     Drill("database: disk full", fill_the_disk),
     Drill("database: deadlock", provoke_a_deadlock),
     Drill("database: read-only", read_only),
-    Drill("database: down under the functions", restart_under_the_functions, Length.FULL),
+    Drill("database: down under the functions", restart_under_the_functions),
     Drill("database: embedded, its starter killed", kill_beside_the_embedded_server),
     Drill("races", write_while_workers_run),
     Drill("provider: every fault", fail_in_every_way),
+    Drill("provider: broken under the functions", search_while_it_fails),
     Drill("provider: bad TLS", bad_tls),
     Drill("soak", soak),
 )

@@ -33,25 +33,43 @@ SURVIVORS = 2
 SLOTS = 3
 STAGES = ("claim", "call", "answer", "save")
 
-BATCH, WORKERS = 5, 1
-# What shared/services/backfill.py lets such a worker hold: a batch embedded, one waiting, two being saved.
-MOST_LEASED = BATCH * (2 * WORKERS + 2)
-SMALL_STEPS = ("--batch-size", str(BATCH), "--workers", str(WORKERS))
+SMALL_STEPS = ("--batch-size", "5", "--workers", "1")
+# A victim is struck at its first to fourth step of a kind. It may hold four batches, so it comes to the fourth claim.
+MOST_PASSING = 3
 
-# Stages inside the database: a victim's own statement waits for a lock that the drill holds.
+# Stages inside the database: a victim's own statement waits for a lock that the drill holds, after so many that passed.
+# What a victim saves is written down by the same transaction: the entry is there exactly where the save is.
 _PAUSES = """
 create schema drill;
 create sequence drill.version;
-create function drill.pause() returns trigger language plpgsql as $$
+create table drill.saved (round integer, text text);
+
+create function drill.note() returns trigger language plpgsql security definer set search_path = '' as $$
 begin
-  if session_user like 'drill_victim%' and current_setting('drill.stage', true) = tg_argv[0] then
+  if session_user like 'drill_victim%' then
+    insert into drill.saved
+    select current_setting('drill.round')::integer, embedding.document_text(row(c.*)::public.music_knowledge)
+    from changed c where c.embedding is not null;
+  end if;
+  return null;
+end;
+$$;
+create trigger drill_1_note after update on music_knowledge
+  referencing new table as changed for each statement execute function drill.note();
+
+create function drill.pause() returns trigger language plpgsql security definer set search_path = '' as $$
+begin
+  if session_user like 'drill_victim%' and current_setting('drill.stage') = tg_argv[0]
+      and exists (select from changed) and nextval('drill.' || session_user) > current_setting('drill.passing')::bigint then
     perform pg_advisory_xact_lock(hashtext(session_user));
   end if;
   return null;
 end;
 $$;
-create trigger drill_claim after update on embedding.queue for each statement execute function drill.pause('claim');
-create trigger drill_save after update on music_knowledge for each statement execute function drill.pause('save');
+create trigger drill_2_claim after update on embedding.queue
+  referencing new table as changed for each statement execute function drill.pause('claim');
+create trigger drill_2_save after update on music_knowledge
+  referencing new table as changed for each statement execute function drill.pause('save');
 """
 
 
@@ -70,7 +88,7 @@ def kill_at_every_stage(cluster: Cluster, length: Length) -> Finding:
         state = audit(site, rows)
         state.judge(finding)
         verify(site, alive[0], finding)
-        _judge_payments(finding, slaughter, alive)
+        _judge_payments(finding, site, slaughter, alive)
     kills = ", ".join(f"{slaughter.kills[stage]} {stage}" for stage in STAGES)
     finding.done = (
         f"{sum(slaughter.kills.values())} workers killed ({kills}) on {rows:,} rows beside {SURVIVORS} others"
@@ -79,18 +97,41 @@ def kill_at_every_stage(cluster: Cluster, length: Length) -> Finding:
     return finding
 
 
-def _judge_payments(finding: Finding, slaughter: "_Slaughter", alive: list[ProtocolServer]) -> None:
-    """Whoever lives pays for a text once; what was paid again, a killed worker had leased."""
-    killed = texts_sent(slaughter.servers)
-    living = texts_sent(alive)
+def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive: list[ProtocolServer]) -> None:
+    """Whoever lives pays for a text once; what is paid again, a killed worker had been sent and had not saved."""
+    with site.connect() as owner:
+        ledger = owner.execute("select round, text from drill.saved").fetchall()
+    killed, living = texts_sent(slaughter.servers), texts_sent(alive)
     again = sum((killed + living).values()) - len(killed + living)
-    bound = MOST_LEASED * sum(slaughter.kills.values())
+    sent = [set(texts_sent([server])) for server in slaughter.servers]
+    saved = [texts & {text for number, text in ledger if number == place} for place, texts in enumerate(sent)]
+    lost = [len(texts - kept) for texts, kept in zip(sent, saved, strict=True)]
     twice = [text for text, count in living.items() if count > 1]
     finding.expect(not twice, f"{len(twice)} texts were paid twice by workers that lived, such as {twice[:1]}")
-    finding.expect(again <= bound, f"{again} texts were paid again, more than the {bound} that the killed had leased")
+    finding.expect(again <= sum(lost), f"{again} texts were paid again, more than the {sum(lost)} that the killed lost")
+    anew = _sent_after(saved, slaughter.servers, alive)
+    finding.expect(not anew, f"{len(anew)} texts were paid again that a killed worker had saved, such as {anew[:1]}")
+    finding.expect(any(saved), "no killed worker had saved anything: the bound says little")
     finding.found = (
-        f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again} of them again (bound {bound:,})"
+        f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again} of them again (the killed had saved"
+        f" {sum(map(len, saved)):,} of theirs and lost {sum(lost):,}, at most {max(lost)} each: the bound)"
     )
+
+
+def _sent_after(saved: list[set[str]], victims: list[ProtocolServer], alive: list[ProtocolServer]) -> list[str]:
+    """Texts that a victim saved and somebody sent later than it did."""
+    last: dict[str, float] = {}
+    for server in (*victims, *alive):
+        for call in server.calls:
+            for text in call.inputs:
+                last[text] = max(last.get(text, 0.0), call.arrived)
+    return [
+        text
+        for texts, victim in zip(saved, victims, strict=True)
+        for call in victim.calls
+        for text in call.inputs
+        if text in texts and last[text] > call.arrived
+    ]
 
 
 def _keep_pending(site: Site) -> None:
@@ -121,6 +162,8 @@ def _victims(site: Site) -> Iterator[None]:
     try:
         with site.connect() as owner:
             owner.execute(_PAUSES)
+            for slot in range(SLOTS):
+                owner.execute(sql.SQL("create sequence drill.{}").format(sql.Identifier(_role(slot))))
         yield
     finally:
         site.close()
@@ -134,12 +177,17 @@ def _role(slot: int) -> str:
 
 
 class _Slaughter:
-    """Shares the rounds out between the slots. `kills` by stage; `servers`: what each victim had asked."""
+    """Shares the rounds out between the slots. `kills` by stage; `servers`: what the victim of each round had asked."""
 
     def __init__(self, site: Site, rounds: int) -> None:
         self._site = site
-        # Every stage in turn, so that a short form has them all; the order within is chance.
-        self._stages = [stage for _ in range(0, rounds, len(STAGES)) for stage in random.sample(STAGES, len(STAGES))]
+        # Every stage in turn, each at another step than the last time, so that a short form has them all; the rest is chance.
+        first = {stage: random.randrange(MOST_PASSING + 1) for stage in STAGES}
+        self._plan = [
+            (stage, (first[stage] + turn) % (MOST_PASSING + 1))
+            for turn in range(-(-rounds // len(STAGES)))
+            for stage in random.sample(STAGES, len(STAGES))
+        ]
         self._lock = threading.Lock()
         self.kills: Counter[str] = Counter()
         self.servers: list[ProtocolServer] = []
@@ -155,22 +203,33 @@ class _Slaughter:
     def _work(self, slot: int) -> None:
         try:
             with self._site.connect() as owner:
-                while stage := self._next():
-                    self._round(owner, slot, stage)
+                while planned := self._next():
+                    self._round(owner, slot, *planned)
         except Exception as error:  # noqa: BLE001 - reported by the drill
             self.problems.append(f"{type(error).__name__}: {error}")
 
-    def _next(self) -> str | None:
+    def _next(self) -> tuple[str, int] | None:
         with self._lock:
-            return self._stages.pop() if self._stages and len(self.problems) < 5 else None
+            return self._plan.pop() if self._plan and len(self.problems) < 5 else None
 
-    def _round(self, owner: Connection, slot: int, stage: str) -> None:
+    def _add(self, server: ProtocolServer) -> int:
+        """The round's number, which is the place of its server."""
+        with self._lock:
+            self.servers.append(server)
+            return len(self.servers) - 1
+
+    def _round(self, owner: Connection, slot: int, stage: str, passing: int) -> None:
         role = _role(slot)
-        owner.execute(sql.SQL("alter role {} set drill.stage = {}").format(sql.Identifier(role), sql.Literal(stage)))
+        owner.execute("select setval(%s, 1, false)", [f"drill.{role}"])
         owner.execute("select pg_advisory_lock(hashtext(%s))", [role])
         try:
-            with Gate(passing=random.randrange(3), holds=stage == "call") as server:
-                self.servers.append(server)
+            with Gate(passing=passing, holds=stage == "call") as server:
+                for name, value in (("stage", stage), ("passing", str(passing)), ("round", str(self._add(server)))):
+                    owner.execute(
+                        sql.SQL("alter role {} set {} = {}").format(
+                            sql.Identifier(role), sql.SQL(f"drill.{name}"), sql.Literal(value)
+                        )
+                    )
                 url = self._site.cluster.url(self._site.url, user=role)
                 victim = self._site.backfill(server, *SMALL_STEPS, DATABASE_URL=url)
                 reached = wait_until(lambda: self._is_at(owner, server, role, stage), 60, program=victim)

@@ -1,5 +1,6 @@
 """The database fails while a run is under way: the run waits and goes on, or stops with one clear line."""
 
+import datetime
 import os
 import secrets
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,13 +67,29 @@ def _under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
         yield run
 
 
-def _goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Run], str]) -> Finding:
-    """Strike a run; it has to go on by itself and end as if nothing had been."""
+def _goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Finding, Run], str]) -> Finding:
+    """Strike a run; it has to go on by itself and end as if nothing had been.
+
+    `strike` expects of the server's own word that the fault took place, and says what it was.
+    """
     finding = Finding(done)
     with open_site(cluster) as site, _under_way(site, ROWS[length]) as run:
-        told = strike(run)
+        told = strike(finding, run)
         _ends_well(finding, run, told)
     return finding
+
+
+class _Log:
+    """What the server writes down from now on."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._path = cluster.log
+        self._seen = self._path.stat().st_size
+
+    def count(self, words: str) -> int:
+        with self._path.open("rb") as log:
+            log.seek(self._seen)
+            return log.read().count(words.encode())
 
 
 def _ends_well(finding: Finding, run: Run, told: str) -> None:
@@ -99,11 +116,16 @@ def _ends_well(finding: Finding, run: Run, told: str) -> None:
 def restart_the_server(cluster: Cluster, length: Length) -> Finding:
     """Immediate shutdown and start, twice, under a run."""
 
-    def strike(run: Run) -> str:
+    def strike(finding: Finding, run: Run) -> str:
+        log, starts = _Log(cluster), {_started(cluster)}
         for _ in range(2):
             _until_saving(run)
             cluster.restart("immediate")
-        return "2 immediate shutdowns"
+            starts.add(_started(cluster))
+        finding.expect(len(starts) == 3, f"the server was started {len(starts) - 1} times, not twice")
+        shutdowns = log.count("received immediate shutdown request")
+        finding.expect(shutdowns == 2, f"the server's log has {shutdowns} immediate shutdowns, not 2")
+        return f"{shutdowns} immediate shutdowns by the server's log"
 
     return _goes_on(cluster, length, "pg_ctl restart -m immediate, twice in mid-run", strike)
 
@@ -113,17 +135,16 @@ def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
     # Longer ones fall between two looks of a client that doubles its pauses.
     seconds = {Length.SHORT: 3, Length.FULL: 35, Length.LONG: 70}[length]
 
-    def strike(run: Run) -> str:
-        with _stopped(cluster):
+    def strike(finding: Finding, run: Run) -> str:
+        with _stopped(finding, cluster):
             time.sleep(seconds)
         began, before = time.monotonic(), run.embedded()
         wait_until(lambda: run.embedded() > before, SOON + 10, program=run.program)
         taken = time.monotonic() - began
-        return f"saved again {taken:.0f} s after the start" + ("" if taken < SOON else ", WHICH IS TOO LATE")
+        finding.expect(taken < SOON, f"the run noticed the server after more than {SOON} s")
+        return f"saved again {taken:.0f} s after the start"
 
-    finding = _goes_on(cluster, length, f"server down for {seconds} s in mid-run", strike)
-    finding.expect("TOO LATE" not in finding.found, f"the run noticed the server after more than {SOON} s")
-    return finding
+    return _goes_on(cluster, length, f"server down for {seconds} s in mid-run", strike)
 
 
 def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
@@ -131,7 +152,7 @@ def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
     finding = Finding("server stopped and not started again")
     with open_site(cluster) as site, _under_way(site, ROWS[length]) as run:
         began = time.monotonic()
-        with _stopped(cluster):
+        with _stopped(finding, cluster):
             code = run.program.finish(PATIENCE)
         seconds = time.monotonic() - began
         _stopped_with_one_line(finding, run.program, code, 1, "connect")
@@ -144,32 +165,65 @@ def cut_the_connections(cluster: Cluster, length: Length) -> Finding:
     """Every connection of the run is ended from outside, again and again."""
     cuts = {Length.SHORT: 3, Length.FULL: 10, Length.LONG: 30}[length]
 
-    def strike(run: Run) -> str:
-        ended = 0
+    def strike(finding: Finding, run: Run) -> str:
+        log, struck = _Log(cluster), 0
         with run.site.connect() as owner:
             for _ in range(cuts):
                 _until_saving(run)
-                ended += _terminate(owner)
-        return f"{ended} connections ended"
+                struck += _terminate(owner) > 0
+        finding.expect(struck == cuts, f"{cuts - struck} of {cuts} cuts met no connection")
+        ended = log.count("terminating connection due to administrator command")
+        finding.expect(ended >= cuts, f"the server's log has {ended} connections ended by {cuts} cuts")
+        return f"{ended} connections ended by the server's log"
 
     return _goes_on(cluster, length, f"pg_terminate_backend on all of the run's connections, {cuts} times", strike)
 
 
 @contextmanager
-def _stopped(cluster: Cluster) -> Iterator[None]:
+def _stopped(finding: Finding, cluster: Cluster) -> Iterator[None]:
+    before = _started(cluster)
     cluster.stop("immediate")
     try:
+        finding.expect(not _answers(cluster), "the server still answers: nothing was drilled")
         yield
+        finding.expect(not _answers(cluster), "the server was back before its time: nothing was drilled")
     finally:
         cluster.restart("immediate")
+    finding.expect(_started(cluster) > before, "the server was not started anew: nothing was drilled")
+
+
+def _started(cluster: Cluster) -> datetime.datetime:
+    """When the server that answers now was started."""
+    with cluster.admin() as admin:
+        (when,) = admin.execute("select pg_postmaster_start_time()").fetchone() or (None,)
+    assert isinstance(when, datetime.datetime)
+    return when
+
+
+def _answers(cluster: Cluster) -> bool:
+    try:
+        with cluster.admin():
+            return True
+    except psycopg.OperationalError:
+        return False
 
 
 def _terminate(owner: Connection) -> int:
-    found = owner.execute(
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where datname = current_database() and application_name = 'tonnetz'"
-    ).fetchone()
-    return int(found[0]) if found else 0
+    """End the run's connections; how many are gone."""
+    pids = [
+        row[0]
+        for row in owner.execute(
+            "select pid from pg_stat_activity where datname = current_database() and application_name = 'tonnetz'"
+        ).fetchall()
+    ]
+    owner.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", [pids])
+
+    def left() -> int:
+        found = owner.execute("select count(*) from pg_stat_activity where pid = any (%s)", [pids]).fetchone()
+        return int(found[0]) if found else 0
+
+    wait_until(lambda: left() == 0, 5)
+    return len(pids) - left()
 
 
 def _until_saving(run: Run) -> None:
@@ -184,18 +238,23 @@ def _until_saving(run: Run) -> None:
 def read_only(cluster: Cluster, length: Length) -> Finding:
     """default_transaction_read_only on the whole server, as some hosts set it where the disk is nearly full."""
 
-    def strike(run: Run) -> str:
+    def strike(finding: Finding, run: Run) -> str:
+        log = _Log(cluster)
         with cluster.admin() as admin:
             admin.execute("set default_transaction_read_only = off")
             admin.execute("alter system set default_transaction_read_only = on")
             try:
                 admin.execute("select pg_reload_conf()")
                 time.sleep(2)
-                stood_still = _stands_still(run)
+                shown = run.site.ask("show default_transaction_read_only")
+                finding.expect(shown == "on", f"default_transaction_read_only is {shown}: nothing was drilled")
+                finding.expect(_stands_still(run), "rows were saved while the server was read-only")
             finally:
                 admin.execute("alter system reset default_transaction_read_only")
                 admin.execute("select pg_reload_conf()")
-        return f"{'nothing was saved meanwhile' if stood_still else 'ROWS WERE SAVED'} for 3 s"
+        refused = log.count("in a read-only transaction")
+        finding.expect(refused, "the server refused no statement: nothing was drilled")
+        return f"{refused} statements refused by the server's log, nothing saved meanwhile"
 
     return _goes_on(cluster, length, "default_transaction_read_only = on for 3 s", strike)
 
@@ -220,7 +279,7 @@ def fill_the_disk(cluster: Cluster, length: Length) -> Finding:
             if mounted.returncode == 0:
                 subprocess.run(["umount", "-l", str(folder)], check=True)
             folder.rmdir()
-    return _goes_on(cluster, length, "a save is refused with SQLSTATE 53100 (disk full) for 2 s", _refuse_saves)
+    return _refuse_saves(cluster, length)
 
 
 def _fill_a_file_system(cluster: Cluster, length: Length, folder: Path) -> Finding:
@@ -237,12 +296,12 @@ def _fill_a_file_system(cluster: Cluster, length: Length, folder: Path) -> Findi
             with site.connect() as owner:
                 owner.execute(sql.SQL("alter table music_knowledge set tablespace {}").format(space))
             with _under_way(site, ROWS[length]) as run:
+                log = _Log(cluster)
                 filler = folder / "filler"
                 _fill(filler)
-                full = _disk_full_was_met(cluster, lambda: time.sleep(3))
+                time.sleep(3)
                 filler.unlink()
-                finding.expect(full, "the server never met the full disk: nothing was drilled")
-                _ends_well(finding, run, "the server said: no space left on device")
+                _ends_well(finding, run, _met_a_full_disk(finding, log))
     finally:
         with cluster.admin() as admin:
             admin.execute(sql.SQL("drop tablespace {}").format(space))
@@ -259,34 +318,41 @@ def _fill(path: Path) -> None:
                 continue
 
 
-def _disk_full_was_met(cluster: Cluster, wait: Callable[[], None]) -> bool:
-    seen = cluster.log.stat().st_size
-    wait()
-    with cluster.log.open("rb") as log:
-        log.seek(seen)
-        return b"No space left on device" in log.read()
+def _met_a_full_disk(finding: Finding, log: _Log) -> str:
+    met = log.count("No space left on device")
+    finding.expect(met, "the server never met the full disk: nothing was drilled")
+    return f"the server's log says no space left on device {met} times"
 
 
-def _refuse_saves(run: Run) -> str:
-    with run.site.connect() as owner:
-        owner.execute(
-            "create function disk_full() returns trigger language plpgsql as"
-            " $$ begin raise exception 'could not extend file: No space left on device' using errcode = '53100'; end $$"
-        )
-        owner.execute("create trigger disk_full before update on music_knowledge execute function disk_full()")
-        time.sleep(2)
-        owner.execute("drop trigger disk_full on music_knowledge")
-    return "saves were refused"
+def _refuse_saves(cluster: Cluster, length: Length) -> Finding:
+    """What stands in for a full disk where no file system may be mounted."""
+
+    def strike(finding: Finding, run: Run) -> str:
+        log = _Log(cluster)
+        with run.site.connect() as owner:
+            owner.execute(
+                "create function disk_full() returns trigger language plpgsql as $$ begin"
+                " raise exception 'could not extend file: No space left on device' using errcode = '53100'; end $$"
+            )
+            owner.execute("create trigger disk_full before update on music_knowledge execute function disk_full()")
+            time.sleep(2)
+            owner.execute("drop trigger disk_full on music_knowledge")
+        return _met_a_full_disk(finding, log)
+
+    return _goes_on(cluster, length, "a save is refused with SQLSTATE 53100 (disk full) for 2 s", strike)
 
 
 def time_out_a_statement(cluster: Cluster, length: Length) -> Finding:
     """A save waits for a lock beyond the statement timeout of its role, again and again."""
     finding = Finding("rows of a save locked for 2 s, statement_timeout 300 ms")
     with open_site(cluster) as site, _hasty_user(site) as url, _under_way(site, ROWS[length], DATABASE_URL=url) as run:
+        log = _Log(cluster)
         with psycopg.connect(site.url.get_secret_value()) as blocker:
             _lock_rows_of_a_save(run, blocker)
             time.sleep(2)
-        _ends_well(finding, run, "its saves were cancelled meanwhile")
+        cancelled = log.count("canceling statement due to statement timeout")
+        finding.expect(cancelled, "the server cancelled no statement: nothing was drilled")
+        _ends_well(finding, run, f"{cancelled} statements cancelled by the server's log")
     return finding
 
 
@@ -308,7 +374,7 @@ def _hasty_user(site: Site) -> Iterator[str]:
 def provoke_a_deadlock(cluster: Cluster, length: Length) -> Finding:
     """Another transaction and a save wait for each other; the server ends the save."""
 
-    def strike(run: Run) -> str:
+    def strike(finding: Finding, run: Run) -> str:
         before = _deadlocks(run.site)
         for _ in range(2 if length is Length.SHORT else 5):
             with psycopg.connect(run.site.url.get_secret_value()) as other:
@@ -319,11 +385,10 @@ def provoke_a_deadlock(cluster: Cluster, length: Length) -> Finding:
                 other.rollback()
         wait_until(lambda: _deadlocks(run.site) > before, 5)
         count = _deadlocks(run.site) - before
-        return f"{count} deadlocks by the server's count" if count else "NO DEADLOCK came about"
+        finding.expect(count, "no deadlock came about: nothing was drilled")
+        return f"{count} deadlocks by the server's count"
 
-    finding = _goes_on(cluster, length, "rows of a save locked from the other end", strike)
-    finding.expect("NO DEADLOCK" not in finding.found, "no deadlock came about: nothing was drilled")
-    return finding
+    return _goes_on(cluster, length, "rows of a save locked from the other end", strike)
 
 
 def _deadlocks(site: Site) -> int:
@@ -376,10 +441,13 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
                 "SUPABASE_SERVICE_ROLE_KEY": key,
             }
             with rest, _under_way(site, ROWS[length], **environment) as run:
+                finding.expect(gateway.unreachable == 0, "PostgREST was away before it was killed")
                 rest.kill()
                 time.sleep(3)
+                refused = gateway.unreachable
+                finding.expect(refused, "the gateway never answered 502: nothing was drilled")
                 with rest:
-                    _ends_well(finding, run, "the gateway answered 502 meanwhile")
+                    _ends_well(finding, run, f"the gateway answered 502 to {refused} calls meanwhile")
             finding.expect(key not in run.program.stderr, "the key is on stderr")
     return finding
 
@@ -395,7 +463,7 @@ def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
         first = site.backfill(provider, "--json").finish(60)
         finding.expect(first == 0, f"the backfill exits {first}")
         with FunctionsServer(site, provider) as functions:
-            with _stopped(cluster):
+            with _stopped(finding, cluster):
                 down = functions.get("/health")
                 searched = functions.search("row in key")
                 time.sleep(seconds)
@@ -421,9 +489,10 @@ def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding
     """kill -9 of the process that started the embedded server; the next one joins it and, as the last, stops it."""
     del length
     finding = Finding("kill -9 of the run that had started the embedded server; then another run")
-    with open_site(cluster) as site, Gate(holds=True) as server:
+    with open_site(cluster) as site, ExitStack() as within, Gate(holds=True) as server:
         embedded = {"DATABASE_URL": "<unset>"}
         pid_file = site.folder / "data/postgres/postmaster.pid"
+        within.callback(_end_embedded, pid_file)
         migrated = site.start(
             str(ROOT / "scripts/migrate.py"), "--seed", environment=site.environment(server, **embedded)
         ).finish(60)
@@ -439,10 +508,15 @@ def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding
         finding.expect(code == 0, f"the next run exits {code}: {run.stderr[-300:]}")
         stopped = wait_until(lambda: not pid_file.exists(), 10)
         finding.expect(stopped, "the server is still running after the last process that used it")
-        if not stopped:
-            os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)
     finding.found = f"the next run exits {code} and stops the server with it"
     return finding
+
+
+def _end_embedded(pid_file: Path) -> None:
+    """Take down the server that a drill which failed, or was interrupted, has left behind."""
+    with suppress(OSError, IndexError, ValueError):
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)
+        wait_until(lambda: not pid_file.exists(), 20)
 
 
 def _stopped_with_one_line(finding: Finding, program: Program, code: int, expected: int, *says: str) -> None:

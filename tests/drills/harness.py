@@ -47,6 +47,16 @@ class Skipped(Exception):
     """This machine lacks what the drill needs; the message says how to get it."""
 
 
+def tools_are_required() -> bool:
+    """Whether a missing tool is a failure, as in CI."""
+    return os.environ.get("TONNETZ_REQUIRE_TOOLS") == "1"
+
+
+def environment_of_tests(length: Length) -> dict[str, str]:
+    """What the drills that are tests run under: they read their length from it."""
+    return {**os.environ, "TONNETZ_DRILL": length.name.lower()}
+
+
 @dataclass
 class Finding:
     """What a drill did and what came of it; no problems means that it passed."""
@@ -121,6 +131,7 @@ class Site:
     def __init__(self, cluster: Cluster, url: SecretStr, folder: Path) -> None:
         self.cluster, self.url, self.folder = cluster, url, folder
         self._programs: list[Program] = []
+        self._closed = False
         self._connections: list[Connection] = []
 
     @contextmanager
@@ -168,6 +179,9 @@ class Site:
         return {name: value for name, value in chosen.items() if value != "<unset>"}
 
     def start(self, *arguments: str, environment: dict[str, str]) -> Program:
+        if self._closed:
+            # A thread of a drill that is being left: nobody would end this one.
+            raise RuntimeError("the site is closed")
         program = Program(self.folder, environment, arguments)
         self._programs.append(program)
         return program
@@ -178,6 +192,7 @@ class Site:
         return self.start(*command, environment=self.environment(server, **environment))
 
     def close(self) -> None:
+        self._closed = True
         for program in self._programs:
             if program.running:
                 program.kill()

@@ -1,8 +1,9 @@
 """Every SQL function that a client can call, read from the catalogue, and arguments that each would accept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
@@ -11,6 +12,55 @@ from tests.drills.inputs_rows import LEASED_HASH, LEASED_ID, SYNONYMS
 from tests.fake_provider import DIMENSIONS
 
 _VECTOR = "[" + ",".join(["0.25"] * DIMENSIONS) + "]"
+
+# What docs/your-own-table.md has a user write around search_hits, with all of its arguments.
+_A_USERS_SEARCH = """
+create function public.search_as_a_user(query_text text, query_embedding extensions.vector, match_count int, filter jsonb,
+  full_text_weight float8, semantic_weight float8, embedding_model text, query_embeddings jsonb, fusion text)
+returns table (id uuid, topic text, score float8) language sql stable set search_path = '' as $$
+  select m.id, m.topic, h.score
+  from embedding.search_hits('public.music_knowledge', query_text, query_embedding, match_count, filter, full_text_weight,
+    semantic_weight, embedding_model, query_embeddings, fusion) h
+  join public.music_knowledge m on m.id::text = h.row_id order by h.score desc
+$$;
+grant execute on function public.search_as_a_user to anon, authenticated, service_role;
+"""
+
+# Columns that there are, of every type, and that there are not; what is asked of each.
+_COLUMNS = (
+    "id",
+    "topic",
+    "content",
+    "category",
+    "created_at",
+    "fts",
+    "embedding",
+    "embedding_hash",
+    "xmin",
+    "",
+    '"; --',
+)
+_OPERATORS = ("equals", "prefix", "like", "contains", "within", "' or true --")
+_WANTED: tuple[object, ...] = (
+    None,
+    True,
+    -1,
+    10**40,
+    "",
+    "x",
+    "'",
+    "%\\",
+    "{x",
+    "'; drop table public.datasets; --",
+    ["x"],
+    {},
+)
+FILTERS = tuple(
+    json.dumps(filter)
+    for column in _COLUMNS
+    for wanted in _WANTED
+    for filter in ({column: wanted}, *({column: {operator: wanted}} for operator in _OPERATORS))
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +72,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """`table`: it returns rows, and not a value."""
+    """`callers`: who may call it, of service_role and anon."""
 
     name: str
     arguments: tuple[Argument, ...]
+    callers: tuple[str, ...]
 
     def query(self, given: Mapping[str, object]) -> sql.Composed:
         """A call with these arguments by name, each as a parameter of its type; the answer as JSON, as clients get it."""
@@ -45,7 +96,8 @@ def public_functions(connection: Connection) -> list[Function]:
         """
         select p.proname, coalesce(array_agg(a.name order by a.place) filter (where a.name is not null), '{}'),
           coalesce(array_agg(format_type(a.kind, null) order by a.place) filter (where a.name is not null), '{}'),
-          p.pronargs - p.pronargdefaults
+          p.pronargs - p.pronargdefaults,
+          array(select r from unnest(array['service_role', 'anon']) r where has_function_privilege(r, p.oid, 'execute'))
         from pg_proc p
         left join lateral (
           select p.proargnames[k.place] as name, k.kind, k.place
@@ -60,9 +112,27 @@ def public_functions(connection: Connection) -> list[Function]:
         Function(
             str(name),
             tuple(Argument(*one, place >= required) for place, one in enumerate(zip(names, kinds, strict=True))),
+            tuple(callers),
         )
-        for name, names, kinds, required in found
+        for name, names, kinds, required, callers in found
     ]
+
+
+def write_as_a_user(owner: Connection) -> None:
+    """Create a search of the user's own: nobody calls search_hits itself through the API."""
+    owner.execute(_A_USERS_SEARCH)
+
+
+def filled(value: Any, text: str) -> Iterator[Any]:
+    """A valid JSON value, each text in it in turn exchanged for this one."""
+    if isinstance(value, str):
+        yield text
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from ([*value[:place], new, *value[place + 1 :]] for new in filled(one, text))
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from ({**value, name: new} for new in filled(one, text))
 
 
 # What is valid, by the argument's name, where that says enough.
@@ -79,6 +149,7 @@ _BY_NAME: Mapping[str, object] = {
     "embedding_model": "fake",
     "error": "no answer",
     "expected_updated_at": None,
+    "filter": '{"category": "", "topic": {"prefix": ""}}',
     "filter_category": "",
     "filter_path": "src/",
     "filter_tag": "x",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.drills.harness import Finding, Length, Site, audit, open_site
+from tests.drills.harness import Finding, FunctionsServer, Gate, Length, Program, Site, audit, open_site
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
@@ -19,11 +19,13 @@ STEPS = ("--batch-size", "10", "--workers", "2", "--json")
 SIDE_BY_SIDE = 3
 PREFIX = {"openai": "", "ollama": "search_document: "}
 WIDTHS = {"openai": 32, "ollama": 768}
+PATHS = {"openai": "/v1/embeddings", "ollama": "/api/embed"}
+SETTINGS = {"openai": "OPENAI_BASE_URL", "ollama": "OLLAMA_URL"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A fault and its outcome: exit code, rows embedded, what the one line names, calls at most.
+    """A fault and its outcome: exit code, rows embedded, what the one line names, calls at most, what it never names.
 
     `length`: the shortest form of the drill that has it.
     """
@@ -35,35 +37,66 @@ class Case:
     says: tuple[str, ...] = ()
     most_calls: int = 100
     provider: str = "openai"
-    length: Length = Length.FULL
+    length: Length = Length.SHORT
+    never: tuple[str, ...] = ()
 
 
 def _fails(kind: str, **options: object) -> Callable[[ProtocolServer], object]:
     return lambda server: server.fail(kind, **options)  # type: ignore[arg-type]
 
 
+def _points_elsewhere(status: int) -> Callable[[ProtocolServer], object]:
+    """To another name of the same server: what is sent there is counted as well."""
+    return lambda server: server.fail(
+        "redirect",
+        times=None,
+        status=status,
+        to=f"{server.url.replace('127.0.0.1', 'localhost')}/elsewhere?token=hidden",
+    )
+
+
 ALWAYS = {"times": None}
 CASES = (
     # Passing: the run goes on.
-    Case("connection reset, 3 times", _fails("reset", times=3), 0, 40, length=Length.SHORT),
+    Case("connection reset, 3 times", _fails("reset", times=3), 0, 40),
     Case("half an answer, 3 times", _fails("half", times=3), 0, 40),
-    Case("HTTP 500, 3 times", _fails("status", times=3), 0, 40),
-    Case("an HTML page with 502, 3 times", _fails("html", times=3), 0, 40),
+    Case("an answer nested 100,000 deep, 3 times", _fails("deep", times=3), 0, 40),
+    Case("HTTP 500, 3 times", _fails("status", times=3), 0, 40, length=Length.FULL),
+    Case("an HTML page with 502, 3 times", _fails("html", times=3), 0, 40, length=Length.FULL),
+    Case("429 to every second call", _fails("rate_limit", times=8, every=2, retry_after=0.5), 0, 40),
     Case(
-        "429 to every second call", _fails("rate_limit", times=8, every=2, retry_after=0.5), 0, 40, length=Length.SHORT
+        "429 with a date, twice", _fails("rate_limit", times=2, retry_after=1, as_date=True), 0, 40, length=Length.FULL
     ),
-    Case("429 with a date, twice", _fails("rate_limit", times=2, retry_after=1, as_date=True), 0, 40),
-    Case("429 that says nothing, 4 times", _fails("rate_limit", times=4), 0, 40),
+    Case("429 that says nothing, 4 times", _fails("rate_limit", times=4), 0, 40, length=Length.FULL),
     Case("answers out of order", _fails("shuffled", **ALWAYS), 0, 40),
     # Asked for one text at a time, such a server can be understood.
-    Case("answers without numbers", _fails("unnumbered", **ALWAYS), 0, 40),
-    Case("answers after 3 s", _fails("slow", times=4, seconds=3), 0, 40),
-    Case("no answer for 70 s, once", _fails("slow", times=1, seconds=70), 0, 40),
-    Case("an answer byte by byte, for minutes", _fails("dribble", times=1, seconds=1), 0, 40),
+    Case("answers without numbers", _fails("unnumbered", **ALWAYS), 0, 40, length=Length.FULL),
+    Case("answers after 3 s", _fails("slow", times=4, seconds=3), 0, 40, length=Length.FULL),
+    Case("no answer for 70 s, once", _fails("slow", times=1, seconds=70), 0, 40, length=Length.FULL),
+    Case("an answer byte by byte, for minutes", _fails("dribble", times=1, seconds=1), 0, 40, length=Length.FULL),
     # About one text: its row is parked, the others are embedded.
-    Case("one text refused", _fails("poison", containing="row 7 ", **ALWAYS), 1, 39, ("the input is not acceptable",)),
-    Case("NaN for one text", _fails("nan", containing="row 7 ", **ALWAYS), 1, 39, ("tried again by a later run",)),
-    Case("no vector for one text", _fails("null_row", containing="row 7 ", **ALWAYS), 1, 39, ("tried again",)),
+    Case(
+        "one text refused",
+        _fails("poison", containing="row 7 ", **ALWAYS),
+        1,
+        39,
+        ("the input is not acceptable",),
+    ),
+    Case(
+        "NaN for one text",
+        _fails("nan", containing="row 7 ", **ALWAYS),
+        1,
+        39,
+        ("tried again by a later run",),
+    ),
+    Case(
+        "no vector for one text",
+        _fails("null_row", containing="row 7 ", **ALWAYS),
+        1,
+        39,
+        ("tried again",),
+        length=Length.FULL,
+    ),
     # Final: one line, no row blamed, nothing asked again and again.
     Case(
         "no quota left",
@@ -72,7 +105,6 @@ CASES = (
         0,
         ("quota", "billing"),
         most_calls=4,
-        length=Length.SHORT,
     ),
     Case(
         "vectors of another width",
@@ -81,20 +113,58 @@ CASES = (
         0,
         ("31", "32"),
         most_calls=4,
-        length=Length.SHORT,
     ),
     Case("a vector too few, always", _fails("short", **ALWAYS), 1, 0, ("vectors",)),
-    Case("an answer without end", _fails("endless", **ALWAYS), 1, 0, ("OPENAI_BASE_URL",)),
-    Case("NaN for every text", _fails("all_nan", **ALWAYS), 1, 0, ("not finite",)),
-    Case("HTTP 403", _fails("status", status=403, **ALWAYS), 2, 0, ("OPENAI_API_KEY",), most_calls=4),
-    Case("HTTP 503 for good", _fails("status", status=503, **ALWAYS), 1, 0, ("503",), most_calls=40),
-    Case("reset for good", _fails("reset", **ALWAYS), 1, 0, ("cannot reach",), most_calls=40),
-    Case("429 for good", _fails("rate_limit", **ALWAYS), 1, 0, ("slow down",), most_calls=40),
+    Case("an answer without end", _fails("endless", **ALWAYS), 1, 0, ("OPENAI_BASE_URL",), length=Length.FULL),
+    Case("NaN for every text", _fails("all_nan", **ALWAYS), 1, 0, ("not finite",), length=Length.FULL),
+    Case(
+        "HTTP 403", _fails("status", status=403, **ALWAYS), 2, 0, ("OPENAI_API_KEY",), most_calls=4, length=Length.FULL
+    ),
+    Case(
+        "HTTP 503 for good", _fails("status", status=503, **ALWAYS), 1, 0, ("503",), most_calls=40, length=Length.FULL
+    ),
+    Case("reset for good", _fails("reset", **ALWAYS), 1, 0, ("cannot reach",), most_calls=40, length=Length.FULL),
+    Case(
+        "nested 100,000 deep for good",
+        _fails("deep", **ALWAYS),
+        1,
+        0,
+        ("OPENAI_BASE_URL",),
+        most_calls=40,
+        length=Length.FULL,
+    ),
+    Case(
+        "a redirect to another host",
+        _points_elsewhere(307),
+        2,
+        0,
+        ("localhost", "OPENAI_BASE_URL"),
+        most_calls=4,
+        never=("hidden", "elsewhere"),
+    ),
+    Case("429 for good", _fails("rate_limit", **ALWAYS), 1, 0, ("slow down",), most_calls=40, length=Length.FULL),
     # The other protocol.
     Case("Ollama: half an answer, 3 times", _fails("half", times=3), 0, 40, provider="ollama"),
-    Case("Ollama: an HTML page, 3 times", _fails("html", times=3), 0, 40, provider="ollama"),
-    Case("Ollama: reset, 3 times", _fails("reset", times=3), 0, 40, provider="ollama"),
-    Case("Ollama: 500 for a NaN", _fails("nan_refused", containing="row 7 ", **ALWAYS), 1, 39, provider="ollama"),
+    Case("Ollama: an HTML page, 3 times", _fails("html", times=3), 0, 40, provider="ollama", length=Length.FULL),
+    Case("Ollama: nested 100,000 deep, 3 times", _fails("deep", times=3), 0, 40, provider="ollama", length=Length.FULL),
+    Case(
+        "Ollama: a redirect to another host",
+        _points_elsewhere(308),
+        2,
+        0,
+        ("localhost", "OLLAMA_URL"),
+        most_calls=4,
+        provider="ollama",
+        never=("hidden", "elsewhere"),
+    ),
+    Case("Ollama: reset, 3 times", _fails("reset", times=3), 0, 40, provider="ollama", length=Length.FULL),
+    Case(
+        "Ollama: 500 for a NaN",
+        _fails("nan_refused", containing="row 7 ", **ALWAYS),
+        1,
+        39,
+        provider="ollama",
+    ),
     Case(
         "Ollama: another width", _fails("wrong_width", **ALWAYS), 2, 0, ("767", "768"), provider="ollama", most_calls=4
     ),
@@ -129,22 +199,22 @@ def _run(cluster: Cluster, case: Case) -> list[str]:
             with site.connect() as owner:
                 # As if the pause of what will be tried again had passed.
                 owner.execute("update embedding.queue set available_at = now() where failed_at is null")
-            again = site.backfill(server, *STEPS, "--retry-failed", **_provider(case))
+            again = site.backfill(server, *STEPS, "--retry-failed", **_provider(case.provider))
             code = again.finish(120)
             finding.expect(code == 0, f"with the provider well again the run exits {code}: {again.stderr[-200:]}")
         audit(site, ROWS, prefix=PREFIX[case.provider], width=WIDTHS[case.provider]).judge(finding)
     return [f"{case.fault}: {problem}" for problem in finding.problems]
 
 
-def _provider(case: Case) -> dict[str, str]:
+def _provider(name: str) -> dict[str, str]:
     return {
-        "EMBEDDING_PROVIDER": case.provider,
-        **({"EMBEDDING_DIMENSIONS": "<unset>"} if case.provider == "ollama" else {}),
+        "EMBEDDING_PROVIDER": name,
+        **({"EMBEDDING_DIMENSIONS": "<unset>"} if name == "ollama" else {}),
     }
 
 
 def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> None:
-    program = site.backfill(server, *STEPS, **_provider(case))
+    program = site.backfill(server, *STEPS, **_provider(case.provider))
     code = program.finish(280)
     embedded = site.ask("select count(embedding) from music_knowledge")
     told = program.stderr.strip()
@@ -155,54 +225,133 @@ def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> 
     finding.expect(len(program.errors) == (1 if whole else 0), f"not one line: {told[-300:]}")
     finding.expect(not server.too_soon, f"{server.too_soon} calls came before the time it had been told")
     finding.expect(len(server.calls) <= case.most_calls, f"{len(server.calls)} calls, more than {case.most_calls}")
+    elsewhere = [call.path for call in server.calls if call.path != PATHS[case.provider]]
+    finding.expect(not elsewhere, f"{len(elsewhere)} calls were sent on to {elsewhere[:1]}")
+    open_runs = site.ask("select count(*) from embedding.runs where finished_at is null")
+    finding.expect(open_runs == 0, f"{open_runs} runs are recorded as if they were still at work")
     for part in case.says:
         finding.expect(part in told, f"it does not say {part!r}: {told[-300:]}")
+    for part in case.never:
+        finding.expect(part not in told, f"it says {part!r}: {told[-300:]}")
     if whole:
         parked = site.ask("select count(*) from embedding.queue where failed_at is not null or attempts > 1")
         finding.expect(parked == 0, f"{parked} rows are blamed for what is not their fault")
 
 
-# Who answers is not who it should be
+# The functions
 
 
-def bad_tls(cluster: Cluster, length: Length) -> Finding:
-    """A certificate that nobody trusts: refused at once, in one line, and nothing of a row is sent."""
+def search_while_it_fails(cluster: Cluster, length: Length) -> Finding:
+    """Whatever the provider does, a search is answered by its words and says so; and by meaning once it is well."""
     del length
-    finding = Finding("a TLS server with a certificate that it signed itself")
-    with open_site(cluster, ROWS) as site, _self_signed(site.folder) as (server, certificate):
-        url = server.openai_url.replace("http:", "https:")
-        program = site.backfill(None, *STEPS, OPENAI_BASE_URL=url)
-        code = program.finish(60)
-        finding.expect(code == 2, f"exit {code}, not 2: {program.stderr[-300:]}")
-        finding.expect(len(program.errors) == 1, f"not one line: {program.stderr[-300:]}")
-        finding.expect("certificate" in program.stderr and "SSL_CERT_FILE" in program.stderr, program.stderr[-300:])
-        finding.expect(not server.calls, "a request was sent to a server that was not trusted")
-        trusted = site.backfill(None, *STEPS, OPENAI_BASE_URL=url, SSL_CERT_FILE=str(certificate))
-        trusted_code = trusted.finish(60)
-        finding.expect(trusted_code == 0, f"with SSL_CERT_FILE it exits {trusted_code}: {trusted.stderr[-300:]}")
-        audit(site, ROWS).judge(finding)
-    finding.found = f"exit {code} in one line, nothing sent; with SSL_CERT_FILE, as the line says, exit {trusted_code}"
+    kinds = ("reset", "half", "html", "deep", "quota", "short", "wrong_width", "all_nan", "redirect")
+    finding = Finding(f"the provider fails under python -m functions.local: {', '.join(kinds)}")
+    with open_site(cluster, ROWS) as site, Gate() as provider:
+        first = site.backfill(provider, "--json").finish(60)
+        finding.expect(first == 0, f"the backfill exits {first}")
+        with FunctionsServer(site, provider) as functions:
+            for kind in kinds:
+                struck = provider.fail(kind, times=None, to="http://localhost/")
+                _expect_search(finding, functions, f"row in key {kind}", degraded=True, when=f"under {kind}")
+                finding.expect(struck.seen, f"{kind}: the provider was not asked, nothing was drilled")
+                provider.faults.clear()
+                _expect_search(finding, functions, f"row in key after {kind}", degraded=False, when=f"after {kind}")
+    finding.found = f"{len(kinds)} times 200, degraded, with hits; each time whole again at the next search"
     return finding
 
 
+def _expect_search(finding: Finding, functions: FunctionsServer, query: str, *, degraded: bool, when: str) -> None:
+    answer = functions.search(query)
+    if answer.status_code != 200:
+        finding.expect(False, f"{when}: a search is answered {answer.status_code}: {answer.text[:200]}")
+        return
+    body = answer.json()
+    finding.expect(body["degraded"] is degraded, f"{when}: a search says degraded: {body['degraded']}")
+    finding.expect(body["hits"], f"{when}: a search finds nothing")
+
+
+# Who answers is not who it should be
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a server shows: for `host`, valid for days from `since` to `until` from now."""
+
+    fault: str
+    host: str = "127.0.0.1"
+    since: int = -1
+    until: int = 1
+
+
+SELF_SIGNED = Certificate("signed by itself")
+# These two are signed by somebody who is trusted.
+CERTIFICATES = (Certificate("for another host", host="127.0.0.9"), Certificate("expired", since=-9, until=-2))
+
+
+def bad_tls(cluster: Cluster, length: Length) -> Finding:
+    """A certificate that is not to be trusted: refused at once, in one line, and nothing of a row is sent."""
+    del length
+    finding = Finding(
+        "TLS servers whose certificate is signed by itself, for another host, or expired; OpenAI and Ollama"
+    )
+    for provider, width in WIDTHS.items():
+        with open_site(cluster, ROWS) as site:
+            with _tls_server(site.folder, SELF_SIGNED) as (server, certificate):
+                _is_not_trusted(finding, site, server, provider, SELF_SIGNED, {})
+            for one in CERTIFICATES:
+                with _tls_server(site.folder, one) as (server, certificate):
+                    _is_not_trusted(finding, site, server, provider, one, {"SSL_CERT_FILE": str(certificate)})
+            with _tls_server(site.folder, SELF_SIGNED) as (server, certificate):
+                trusted = _backfill_over_tls(site, server, provider, {"SSL_CERT_FILE": str(certificate)})
+                code = trusted.finish(60)
+                finding.expect(code == 0, f"{provider}: with SSL_CERT_FILE it exits {code}: {trusted.stderr[-300:]}")
+                finding.expect(server.calls, f"{provider}: the trusted server was not asked")
+            audit(site, ROWS, prefix=PREFIX[provider], width=width).judge(finding)
+    finding.found = "each exit 2 in one line, nothing sent; with SSL_CERT_FILE, as the line says, the first exits 0"
+    return finding
+
+
+def _is_not_trusted(
+    finding: Finding,
+    site: Site,
+    server: ProtocolServer,
+    provider: str,
+    certificate: Certificate,
+    trust: dict[str, str],
+) -> None:
+    program = _backfill_over_tls(site, server, provider, trust)
+    code = program.finish(60)
+    what = f"{provider}, {certificate.fault}"
+    finding.expect(code == 2, f"{what}: exit {code}, not 2: {program.stderr[-300:]}")
+    finding.expect(len(program.errors) == 1, f"{what}: not one line: {program.stderr[-300:]}")
+    for word in ("certificate", "SSL_CERT_FILE", SETTINGS[provider]):
+        finding.expect(word in program.stderr, f"{what}: it does not say {word!r}: {program.stderr[-300:]}")
+    finding.expect(not server.calls, f"{what}: a request was sent to a server that was not trusted")
+
+
+def _backfill_over_tls(site: Site, server: ProtocolServer, provider: str, trust: dict[str, str]) -> Program:
+    url = (server.openai_url if provider == "openai" else server.url).replace("http:", "https:")
+    return site.backfill(None, *STEPS, **{**_provider(provider), SETTINGS[provider]: url, **trust})
+
+
 @contextmanager
-def _self_signed(folder: Path) -> Iterator[tuple[ProtocolServer, Path]]:
-    certificate, key = _make_certificate(folder)
+def _tls_server(folder: Path, certificate: Certificate) -> Iterator[tuple[ProtocolServer, Path]]:
+    shown, key = _make_certificate(folder, certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(shown, key)
     server = ProtocolServer()
     server.wrap(context)
     with server:
-        yield server, certificate
+        yield server, shown
 
 
-def _make_certificate(folder: Path) -> tuple[Path, Path]:
+def _make_certificate(folder: Path, asked: Certificate) -> tuple[Path, Path]:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, asked.host)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -210,9 +359,9 @@ def _make_certificate(folder: Path) -> tuple[Path, Path]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .not_valid_before(now + datetime.timedelta(days=asked.since))
+        .not_valid_after(now + datetime.timedelta(days=asked.until))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(asked.host))]), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())
     )

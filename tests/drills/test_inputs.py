@@ -23,7 +23,7 @@ from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.errors import AppError
 from tests.database.rows import Connection
-from tests.drills.inputs_functions import Function, public_functions, valid
+from tests.drills.inputs_functions import FILTERS, Function, filled, public_functions, valid, write_as_a_user
 from tests.drills.inputs_hostile import BY_TYPE, FIELDS, HUGE_TEXT, SQL, UNSTORABLE, hostile, spoiled
 from tests.drills.inputs_routes import Operation, Place, as_json, operations
 from tests.drills.inputs_rows import fingerprint, furnish, unsound
@@ -56,6 +56,7 @@ settings = hypothesis.settings(
 def furnished(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Connection:
     """The owner's connection to a database with something of everything in it."""
     furnish(owner, database, provider)
+    write_as_a_user(owner)
     assert unsound(owner) == []
     return owner
 
@@ -64,10 +65,17 @@ def furnished(owner: Connection, database: PostgresDatabase, provider: FakeProvi
 
 
 def judge(connection: Connection, function: Function, given: dict[str, object]) -> str | None:
-    """Make one call as service_role and undo it; what is wrong with how it was answered."""
+    """Make one call as each role that may make it, and undo it; what is wrong with how it was answered."""
+    for role in function.callers:
+        if problem := judge_as(connection, role, function, given):
+            return problem if role == "service_role" else f"as {role}: {problem}"
+    return None
+
+
+def judge_as(connection: Connection, role: str, function: Function, given: dict[str, object]) -> str | None:
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute("set local role service_role")
+            connection.execute(f"set local role {role}")
             answer = "".join(str(row[0]) for row in connection.execute(function.query(given), given))
             connection.execute("reset role")
             left = unsound(connection)
@@ -94,6 +102,8 @@ def test_every_function_refuses_each_hostile_value_in_each_argument(furnished: C
             values = [None, *BY_TYPE[argument.kind]]
             if argument.kind == "jsonb":
                 values += [json.dumps(value) for value in spoiled(json.loads(str(fine[argument.name])))]
+            if argument.name == "filter":
+                values += FILTERS if LONG else FILTERS[::5]
             for value in values:
                 calls += 1
                 problem = judge(furnished, function, {**fine, argument.name: value})
@@ -106,21 +116,26 @@ def test_every_function_refuses_each_hostile_value_in_each_argument(furnished: C
 
 def test_every_function_accepts_what_is_valid(furnished: Connection) -> None:
     """Else the test above would see nothing but the first refusal of each."""
-    refused = {}
+    refused, called = {}, set()
     for function in public_functions(furnished):
-        try:
-            with furnished.transaction(force_rollback=True):
-                furnished.execute("set local role service_role")
-                furnished.execute(function.query(valid(function)), valid(function))
-        except psycopg.Error as error:
-            refused[function.name] = error.sqlstate
-    assert refused == {"create_embedding_webhook": "55000"}, "it alone wants Supabase's pg_net"
+        for role in function.callers:
+            called.add(role)
+            try:
+                with furnished.transaction(force_rollback=True):
+                    furnished.execute(f"set local role {role}")
+                    furnished.execute(function.query(valid(function)), valid(function))
+            except psycopg.Error as error:
+                refused[role, function.name] = error.sqlstate
+    assert refused == {("service_role", "create_embedding_webhook"): "55000"}, "it alone wants Supabase's pg_net"
+    assert called == {"service_role", "anon"}
 
 
 def hold(connection: Connection, function: Function) -> None:
     """Let hypothesis call it with whatever it thinks of, in several arguments at once."""
     fine = valid(function)
     changes = {argument.name: hostile(argument.kind) for argument in function.arguments}
+    if "filter" in changes:
+        changes["filter"] |= st.sampled_from(FILTERS)
 
     @settings
     @hypothesis.given(st.fixed_dictionaries({}, optional=changes))
@@ -186,23 +201,41 @@ def test_what_postgresql_cannot_hold_is_refused_by_both_adapters(furnished: Conn
     assert fingerprint(furnished) == before
 
 
+def huge(function: Function) -> Iterator[tuple[str, object]]:
+    """An argument and a value for it that holds ten megabytes of text, in each place; in the short form in one of each type."""
+    fine = valid(function)
+    done: set[str] = set()
+    for argument in function.arguments:
+        # A name of a collection is looked up in one and the same way.
+        if argument.name == "collection" or (argument.kind in done and not LONG):
+            continue
+        values: list[object] = []
+        if argument.kind == "text":
+            values = [HUGE_TEXT]
+        elif argument.kind == "text[]":
+            values = [[HUGE_TEXT]]
+        elif argument.kind == "jsonb":
+            values = [json.dumps(value) for value in filled(json.loads(str(fine[argument.name])), HUGE_TEXT)]
+        if values:
+            done.add(argument.kind)
+        for value in values if LONG else values[-1:]:
+            yield argument.name, value
+
+
 def test_ten_megabytes_of_text_are_taken_or_refused_by_both_adapters(furnished: Connection, adapter: Database) -> None:
     before = fingerprint(furnished)
-    problems = []
+    problems, kinds = [], set()
     for function in public_functions(furnished):
-        fine = valid(function)
-        texts = [argument for argument in function.arguments if argument.kind == "text"]
-        if not LONG:
-            # A name of a collection is looked up in one and the same way.
-            texts = [argument for argument in texts if argument.name != "collection"][:1]
-        for argument in texts:
-            error = ask(adapter, function, {**fine, argument.name: HUGE_TEXT})
+        for name, value in huge(function):
+            kinds.add(next(argument.kind for argument in function.arguments if argument.name == name))
+            error = ask(adapter, function, {**valid(function), name: value})
             if error is not None and not 400 <= error.status < 500:
-                problems.append(describe(function, argument.name, HUGE_TEXT, repr(error)[:300]))
+                problems.append(describe(function, name, value, repr(error)[:300]))
             if error is not None and fingerprint(furnished) != before:
                 problems.append(f"{function.name}: refused, and something was stored")
             before = fingerprint(furnished)
     assert not problems, "\n".join(problems)
+    assert kinds == {"text", "text[]", "jsonb"}
     assert unsound(furnished) == []
 
 

@@ -24,6 +24,7 @@ from shared.database.transfer import transfer
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 from shared.settings import Settings
 from shared.wiring import get_database
+from tests.conftest import missing_tool
 from tests.database.rows import MUSIC, Connection, add, embed_all, end_leases
 from tests.drills.inputs_rows import SYNONYMS, furnish, unsound
 from tests.drills.upgrade_data import answers, contents, coverage, missing_from
@@ -271,7 +272,7 @@ def test_a_released_program_and_this_one_work_side_by_side(
 ) -> None:
     old_root = tmp_path / "old"
     if reason := unpack_program(release, old_root):
-        pytest.skip(reason)
+        missing_tool(request, reason)
     count = 600
     add(owner, *(f"row number {number}" for number in range(count)))
     flags = ("--collection", MUSIC, "--batch-size", "10", "--workers", "2", "--json")

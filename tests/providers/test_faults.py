@@ -52,6 +52,7 @@ def texts(count: int) -> list[str]:
         ("html", {}),
         ("reset", {}),
         ("half", {}),
+        ("deep", {}),
         ("rate_limit", {"retry_after": 0.05}),
         ("rate_limit", {}),
     ],
@@ -74,6 +75,7 @@ def test_a_passing_failure_is_retried(
         ("html", {}, ProviderUnavailable),
         ("reset", {}, ProviderUnavailable),
         ("half", {}, ProviderUnavailable),
+        ("deep", {}, ProviderUnavailable),
         ("rate_limit", {"retry_after": 0.01}, ProviderRateLimited),
         ("status", {"status": 408}, ProviderTimeout),
     ],
@@ -99,6 +101,42 @@ def test_a_final_failure_is_not_retried_nor_halved(
     with pytest.raises(error):
         connect(kind).embed(texts(50), isolate=True)
     assert len(server.calls) == 1
+
+
+@both
+@pytest.mark.parametrize("depth", [60, 150, 500, 990, 1500])
+def test_an_answer_nested_at_any_depth_is_an_error_of_ours(
+    kind: str, depth: int, server: ProtocolServer, connect: Connect
+) -> None:
+    server.fail("deep", times=None, depth=depth)
+    with pytest.raises((ProviderContractError, ProviderUnavailable)):
+        connect(kind).embed(texts(1))
+
+
+@both
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_told_by_its_host(
+    kind: str, status: int, server: ProtocolServer, connect: Connect
+) -> None:
+    with ProtocolServer() as other:
+        place = other.url.replace("127.0.0.1", "localhost")
+        server.fail("redirect", times=None, status=status, to=f"{place}/v1/embeddings?token=hidden")
+        setting = "OPENAI_BASE_URL" if kind == "openai" else "OLLAMA_URL"
+        with pytest.raises(ProviderRejected, match=rf"points to localhost \(HTTP {status}\).*{setting}") as raised:
+            connect(kind).embed(texts(5), isolate=True)
+        assert "hidden" not in "".join(traceback.format_exception(raised.value))
+        assert other.calls == []
+    assert len(server.calls) == 1
+
+
+@both
+@pytest.mark.parametrize("to", ["/elsewhere", "http://[", "", "http://user:hidden@/"])
+def test_a_redirect_to_nowhere_in_particular_is_told_as_well(
+    kind: str, to: str, server: ProtocolServer, connect: Connect
+) -> None:
+    server.fail("redirect", times=None, to=to)
+    with pytest.raises(ProviderRejected, match="points to another address"):
+        connect(kind).embed(texts(5), isolate=True)
 
 
 def test_quota_is_told_from_rate(server: ProtocolServer, connect: Connect) -> None:
@@ -288,9 +326,12 @@ def test_an_address_that_is_none_names_the_setting(
     assert not raised.value.retryable
 
 
-def test_https_to_a_server_without_tls_is_final(server: ProtocolServer, connect: Connect) -> None:
+@pytest.mark.parametrize(("kind", "option"), [("openai", "base_url"), ("ollama", "url")])
+def test_https_to_a_server_without_tls_is_final(
+    kind: str, option: str, server: ProtocolServer, connect: Connect
+) -> None:
     with pytest.raises(ProviderRejected, match="SSL_CERT_FILE"):
-        connect("openai", base_url=server.openai_url.replace("http:", "https:")).embed(["a"])
+        connect(kind, **{option: server.openai_url.replace("http:", "https:")}).embed(["a"])
 
 
 @pytest.mark.parametrize(("kind", "variable"), [("openai", "OPENAI_BASE_URL"), ("ollama", "OLLAMA_URL")])

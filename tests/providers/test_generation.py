@@ -165,11 +165,22 @@ def test_a_rate_limit_is_waited_for(server: ProtocolServer, make: Make) -> None:
     assert server.too_soon == 0
 
 
-@pytest.mark.parametrize("fault", ["html", "unavailable", "reset"])
+@pytest.mark.parametrize("fault", ["html", "unavailable", "reset", "deep"])
 def test_a_server_that_fails_is_unavailable(server: ProtocolServer, make: Make, fault: str) -> None:
     server.fail(fault, times=None)
     with pytest.raises(ProviderUnavailable):
         make().generate(ZOUK)
+
+
+def test_a_redirect_is_not_followed(server: ProtocolServer, make: Make, kind: str) -> None:
+    with ProtocolServer() as other:
+        server.fail("redirect", times=None, to=f"{other.url.replace('127.0.0.1', 'localhost')}/?token=hidden")
+        setting = "OPENAI_BASE_URL" if kind == "openai" else "OLLAMA_URL"
+        with pytest.raises(ProviderRejected, match=rf"points to localhost.*{setting}") as raised:
+            make().generate(ZOUK)
+        assert "hidden" not in str(raised.value)
+        assert other.calls == []
+    assert len(server.calls) == 1
 
 
 def test_a_model_that_is_not_there_names_the_setting(make: Make, kind: str) -> None:

@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from pydantic_core import from_json
 
 from shared.errors import ConfigurationError, ProviderContractError, ProviderTimeout
 from shared.providers.generation.answers import SCHEMA
 from shared.providers.generation.base import Message, SynonymGenerator
-from shared.providers.ollama_errors import translate_refused, translate_unanswered
+from shared.providers.ollama_errors import read_answer, translate_refused, translate_unanswered
 from shared.providers.once import Once
 from shared.retry import Retrier
 
@@ -64,7 +62,7 @@ class OllamaGenerator(SynonymGenerator):
             import httpx
         except ImportError as error:
             raise ConfigurationError("GENERATION_PROVIDER=ollama needs the package httpx: pip install httpx") from error
-        return httpx.Client(timeout=httpx.Timeout(self._timeout, connect=10.0))
+        return httpx.Client(timeout=httpx.Timeout(self._timeout, connect=10.0), follow_redirects=False)
 
     def _complete(self, messages: Sequence[Message]) -> str:
         client = self._client.get(self._connect)
@@ -84,11 +82,10 @@ class OllamaGenerator(SynonymGenerator):
                 content = self._read(response)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
             raise translate_unanswered(error, server=self._server, timeout=self._timeout) from error
-        answer = _json_object(content)
         if not response.is_success:
             raise translate_refused(
                 response.status_code,
-                answer,
+                content,
                 response.headers,
                 [message["content"] for message in messages],
                 server=self._server,
@@ -96,7 +93,7 @@ class OllamaGenerator(SynonymGenerator):
                 doing="chat",
                 setting="GENERATION_MODEL",
             )
-        message = answer.get("message")
+        message = read_answer(content, server=self._server).get("message")
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise ProviderContractError(f"{self._server} did not answer in Ollama's format: check OLLAMA_URL")
@@ -112,11 +109,3 @@ class OllamaGenerator(SynonymGenerator):
             if time.monotonic() > deadline:
                 raise ProviderTimeout(f"Ollama at {self._server} did not finish within {self._timeout:.0f} s")
         return bytes(content)
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    try:
-        body = from_json(content)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -65,7 +65,7 @@ class OpenAIGenerator(SynonymGenerator):
                 },
                 max_completion_tokens=MAX_TOKENS,
             )
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             translated = translate_openai_error(
                 error,
                 [message["content"] for message in messages],

@@ -1,0 +1,97 @@
+"""scripts/drill.py itself: what counts as passed, what it hands on, and what a cancelled job leaves behind."""
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.conftest import ROOT
+from tests.drills.harness import Length, Skipped
+
+
+@pytest.fixture
+def drill(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("drill")
+
+
+def run_tests(drill: Any, folder: Path, code: str, length: Length = Length.FULL) -> Any:
+    path = folder / "test_it.py"
+    path.write_text(code)
+    return drill.run_tests("it", str(path), length)
+
+
+def test_tests_that_pass_are_a_drill_that_passed(drill: Any, tmp_path: Path) -> None:
+    row = run_tests(drill, tmp_path, "def test_a(): pass\n")
+    assert (row.verdict, row.problems) == (drill.PASSED, [])
+    assert row.found.startswith("1 passed")
+
+
+def test_a_skipped_test_is_not_a_passed_drill(drill: Any, tmp_path: Path) -> None:
+    row = run_tests(drill, tmp_path, "import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('needs a thing')\n")
+    assert row.verdict == drill.SKIPPED
+    assert "needs a thing" in row.problems[0]
+
+
+def test_a_failed_test_is_named(drill: Any, tmp_path: Path) -> None:
+    row = run_tests(drill, tmp_path, "def test_a(): assert 1 == 2\n")
+    assert row.verdict == drill.FAILED
+    assert "test_a" in row.problems[0]
+
+
+def test_the_tests_are_told_how_long_they_may_take(drill: Any, tmp_path: Path) -> None:
+    code = "import os\ndef test_a(): assert os.environ['TONNETZ_DRILL'] == 'long'\n"
+    assert run_tests(drill, tmp_path, code, Length.LONG).verdict == drill.PASSED
+    assert run_tests(drill, tmp_path, code, Length.FULL).verdict == drill.FAILED
+
+
+@pytest.mark.parametrize(("required", "verdict"), [("0", "SKIPPED"), ("1", "FAILED")])
+def test_a_drill_without_its_tool_fails_where_tools_are_required(
+    drill: Any, required: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*_: object) -> None:
+        raise Skipped("install it")
+
+    monkeypatch.setenv("TONNETZ_REQUIRE_TOOLS", required)
+    row = drill.run(drill.Drill("it", lacks), Length.SHORT)
+    assert (row.verdict, row.problems) == (getattr(drill, verdict), ["install it"])
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not tmp_path: a unix socket's path may have 107 characters.
+    path = Path(tempfile.mkdtemp(prefix="tonnetz-drill-test-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["database: restarted", "input"])
+def test_a_cancelled_job_leaves_no_server_and_no_folder(name: str, folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts/drill.py"), "--short", "--only", name],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (found := list(folder.glob("tonnetz-*/postgres/postmaster.pid"))):
+        assert process.poll() is None, "it ended before a server was started"
+        assert time.monotonic() < deadline, "no server was started"
+        time.sleep(0.05)
+    server = int(found[0].read_text().split()[0])
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(90) == 130
+    assert not list(folder.glob("tonnetz-*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
