@@ -35,6 +35,11 @@ class QueryCache:
         self._local: TTLCache[str, str] = TTLCache(maxsize=size, ttl=seconds)
         self._lock = Lock()
 
+    def known(self, spec: EmbeddingModel, query: str) -> str | None:
+        """The query's vector where this process has it; asks nobody."""
+        with self._lock:
+            return self._local.get(_key(spec, query))
+
     def embed(self, provider: "EmbeddingProvider", query: str) -> str:
         """The query's vector as pgvector reads it. Raises ProviderError."""
         key = _key(provider.spec, query)

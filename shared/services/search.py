@@ -131,7 +131,10 @@ class SearchService:
         degraded = False
         for spec in models:
             try:
-                vectors[spec.name] = answer_within(partial(self._query_vector, spec, query), deadline)
+                # A thread of its own only where somebody may keep us waiting.
+                vectors[spec.name] = self._cache.known(spec, query) or answer_within(
+                    partial(self._query_vector, spec, query), deadline
+                )
             except (ProviderError, ConfigurationError) as error:
                 log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
                 degraded = True

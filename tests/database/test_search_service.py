@@ -1,5 +1,7 @@
 """Search as the functions use it: one provider call for a repeated query, words alone when the provider is down."""
 
+import threading
+
 import pytest
 
 from shared.database.postgres import PostgresDatabase
@@ -36,6 +38,16 @@ def test_a_repeated_query_costs_one_call(service: SearchService, provider: FakeP
     assert provider.wire.requests == [["a slow ballad"]]
     service.search("music_knowledge", "a fast one")
     assert len(provider.wire.requests) == 2
+
+
+def test_a_repeated_query_starts_no_thread(service: SearchService, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = service.search("music_knowledge", "a quiet waltz")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise AssertionError(f"{thread.name} was started")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert service.search("music_knowledge", "a quiet waltz").hits == first.hits
 
 
 def test_a_failed_call_is_not_remembered(service: SearchService, provider: FakeProvider) -> None:
