@@ -125,7 +125,7 @@ def _refuse_redirect(response: httpx.Response) -> None:
     # Followed, rows and the key in the header `apikey` would go to whatever host the answer names.
     if response.is_redirect:
         raise ConfigurationError(
-            f"SUPABASE_URL: what answers there sends on to {response.headers['location'].partition('?')[0]}; "
+            f"SUPABASE_URL: what answers there sends on elsewhere ({response.status_code}); "
             "set the address of the project itself, with https://"
         )
 

@@ -150,7 +150,7 @@ class SearchService:
         """Those that the collection's rows are embedded with, as of the last seconds."""
         with self._lock:
             known = self._models.get(collection)
-        return known or self._read_models(collection)
+        return self._read_models(collection) if known is None else known
 
     def _read_models(self, collection: str) -> list[EmbeddingModel]:
         models = EmbeddingQueue(self._database, collection).collection_models()

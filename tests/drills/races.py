@@ -162,7 +162,9 @@ class Searcher:
         self.problems: list[str] = []
 
     def search(self) -> None:
-        answer = self._functions.search(f"chord {self._random.randrange(self._chords)} over {self._random.randrange(20)}")
+        answer = self._functions.search(
+            f"chord {self._random.randrange(self._chords)} over {self._random.randrange(20)}"
+        )
         self.searches += 1
         if answer.status_code != 200:
             self.problems.append(f"a search is answered {answer.status_code}: {answer.text[:150]}")

@@ -81,8 +81,7 @@ def soak(cluster: Cluster, length: Length) -> Finding:
             held = _hold_a_row(site)
             worker = site.backfill(provider, "--batch-size", "10", "--workers", "2", "--json")
             watch = _Watch(site, provider, {"functions": functions.program, "backfill": worker})
-            # So few queries that the cache of their vectors (4,096) is as full as it will be before memory is looked at:
-            # while it fills, a server grows by some 4 kB with each new query.
+            # So few queries that the cache of their vectors holds them all before memory is looked at.
             writer, searcher = Writer(site, 1), Searcher(functions, chords=5)
             tasks = [
                 Background(writer.write, pause=0.04),
