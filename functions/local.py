@@ -1,6 +1,7 @@
 """All functions in one server: python -m functions.local [--host ADDRESS] [--port NUMBER]."""
 
 import argparse
+import gc
 import logging
 import signal
 import sys
@@ -149,6 +150,9 @@ def main() -> int:
             timeout_graceful_shutdown=20,
         )
     )
+    # Imports are done: garbage is looked for again (see functions/__init__.py), but not in what will stay.
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     with suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 3

@@ -110,7 +110,11 @@ class Retrier:
             sleep=self._pause,
             reraise=True,
         )
-        return retrying(function)
+        try:
+            return retrying(function)
+        finally:
+            # It refers to itself by what it was about to do, and would stay until Python looks for garbage.
+            retrying.iter_state.reset()
 
     def _wait_for(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -187,6 +187,30 @@ def test_a_server_that_is_told_to_end_takes_its_embedded_database_with_it(tmp_pa
     assert not (tmp_path / "postgres/postmaster.pid").exists()
 
 
+def test_a_server_looks_for_garbage_while_it_serves(tmp_path: Path) -> None:
+    program = """
+import sys, weakref
+import uvicorn
+from functions import local
+
+class Circle: ...
+
+def serve(server):
+    circle = Circle()
+    circle.itself = circle
+    alive = weakref.ref(circle)
+    del circle
+    made = [[] for _ in range(30_000)]
+    print("found" if alive() is None else "kept")
+    server.started = True
+
+uvicorn.Server.run = serve
+sys.exit(local.main())
+"""
+    done = start("-c", program, TONNETZ_DATA_DIR=str(tmp_path))
+    assert done.stdout == "found\n", done.stderr
+
+
 @pytest.mark.parametrize("port", ["0", "84441", "-1", "http"])
 def test_what_is_no_port_is_refused(port: str, tmp_path: Path) -> None:
     done = start("-m", "functions.local", f"--port={port}", TONNETZ_DATA_DIR=str(tmp_path))

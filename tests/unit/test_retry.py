@@ -1,10 +1,12 @@
 """The retry loop: what is retried, how long, and what one worker's 429 means for the others."""
 
+import gc
 import threading
 import time
 from email.utils import formatdate
 
 import pytest
+import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -199,6 +201,22 @@ def test_a_stop_does_not_keep_a_call_from_being_finished() -> None:
     stop = threading.Event()
     stop.set()
     assert Retrier(stop=stop).call(Failing()) == "done"
+
+
+def test_a_call_leaves_nothing_for_the_garbage_collector() -> None:
+    def left() -> int:
+        return sum(isinstance(thing, tenacity.BaseRetrying) for thing in gc.get_objects())
+
+    retrier = Retrier()
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        for _ in range(10):
+            retrier.call(lambda: None)
+        assert left() == before
+    finally:
+        gc.enable()
 
 
 def test_a_replaced_policy_keeps_the_cooldown() -> None:
