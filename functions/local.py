@@ -71,6 +71,8 @@ def create_server(process: Process) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     process: Process = app.state.process
     _warm_up(process)
+    # What a cold start goes without (functions/__init__.py): imports are done, and days of work follow.
+    gc.set_threshold(10_000, 10, 10)
     yield
     process.close()
 
@@ -150,9 +152,6 @@ def main() -> int:
             timeout_graceful_shutdown=20,
         )
     )
-    # Imports are done: garbage is looked for again (see functions/__init__.py), but not in what will stay.
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
     with suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 3
