@@ -206,7 +206,7 @@ class Process:
         """Named rows to vectors."""
         from shared.services.upsert import UpsertService
 
-        return UpsertService(self.database, self.provider)
+        return UpsertService(self.database, self.provider, keeps_late_answers=self.long_lived)
 
     @_Lazy
     def webhooks(self) -> WebhookService:

@@ -6,6 +6,7 @@ A task in the background may wait out an outage. A caller cannot: an HTTP API of
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -59,10 +60,16 @@ def hasten(provider: "EmbeddingProvider", deadline: Deadline | None = None) -> "
     return provider.with_retrier(provider.retrier.replace(policy=policy))
 
 
-def answer_within(work: Callable[[], Result], deadline: Deadline | None) -> Result:
+def answer_within(
+    work: Callable[[], Result],
+    deadline: Deadline | None,
+    *,
+    late: Callable[[Future[Result]], None] | None = None,
+) -> Result:
     """What `work` returns or raises, or ProviderUnavailable when the time is up; None: however long it takes.
 
-    Work that outlasts its time ends unheard in a thread of its own, so it must be a question and no deed.
+    Work that outlasts its time goes on in a thread of its own, so it must be a question and no deed. `late` is
+    given what will be its answer; without it nobody hears that.
     """
     if deadline is None:
         return work()
@@ -83,4 +90,6 @@ def answer_within(work: Callable[[], Result], deadline: Deadline | None) -> Resu
     except TimeoutError:
         if answer.done():
             return answer.result()
+        if late is not None:
+            late(answer)
         raise deadline.passed() from None

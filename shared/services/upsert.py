@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
 from shared.database.queue import EmbeddingQueue
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
-from shared.models import ClaimedRow
+from shared.models import ClaimedRow, Embeddings
 from shared.services.patience import Deadline, answer_within, hasten
 
 if TYPE_CHECKING:
@@ -73,11 +75,16 @@ class UpsertReport:
 
 
 class UpsertService:
-    """Claims, embeds and saves named rows of one database with one provider."""
+    """Claims, embeds and saves named rows of one database with one provider.
 
-    def __init__(self, database: Database, provider: "EmbeddingProvider") -> None:
+    `keeps_late_answers`: the process goes on after it has answered, as a server's does and Lambda's does not. A call
+    that outlasts its deadline is paid for all the same: what it brings is then saved when it comes.
+    """
+
+    def __init__(self, database: Database, provider: "EmbeddingProvider", *, keeps_late_answers: bool = False) -> None:
         self._database = database
         self._provider = provider
+        self._keeps_late_answers = keeps_late_answers
 
     def upsert(
         self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
@@ -97,7 +104,7 @@ class UpsertService:
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)
 
-        run = _Upsert(work, provider, deadline)
+        run = _Upsert(work, provider, deadline, self._keeps_late_answers)
         try:
             for first in range(0, len(rows), BATCH_SIZE):
                 run.embed(rows[first : first + BATCH_SIZE])
@@ -125,10 +132,17 @@ def _milliseconds_since(start: float) -> float:
 class _Upsert:
     """The state of one `upsert`."""
 
-    def __init__(self, work: EmbeddingQueue, provider: "EmbeddingProvider", deadline: Deadline | None) -> None:
+    def __init__(
+        self,
+        work: EmbeddingQueue,
+        provider: "EmbeddingProvider",
+        deadline: Deadline | None,
+        keeps_late_answers: bool,
+    ) -> None:
         self._work = work
         self._provider = provider
         self._deadline = deadline
+        self._keeps_late_answers = keeps_late_answers
         self._lease_seconds = LEASE_SECONDS if deadline is None else SHORT_LEASE_SECONDS
         self._patience = Deadline(PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline.left))
         self._asked_as: dict[str, str] = {}
@@ -197,9 +211,29 @@ class _Upsert:
         if not rows:
             return
         texts = list(dict.fromkeys(row.text for row in rows))
-        place = {text: index for index, text in enumerate(texts)}
         provider = self._provider if self._deadline is None else hasten(self._provider, self._deadline)
-        answer = answer_within(lambda: provider.embed(texts, isolate=True), self._deadline)
+        late = partial(self._leave, rows, texts) if self._keeps_late_answers else None
+        self._save(rows, texts, answer_within(lambda: provider.embed(texts, isolate=True), self._deadline, late=late))
+
+    def _leave(self, rows: list[ClaimedRow], texts: list[str], call: Future[Embeddings]) -> None:
+        """Nobody waits for these rows any more: they stay leased until the call has ended, and are saved then."""
+        row_ids = [row.row_id for row in rows]
+        self._work.renew_embeddings(row_ids, LEASE_SECONDS)
+        self._held.difference_update(row_ids)
+        call.add_done_callback(partial(self._save_late, rows, texts))
+
+    def _save_late(self, rows: list[ClaimedRow], texts: list[str], call: Future[Embeddings]) -> None:
+        try:
+            if call.exception() is not None:
+                self._work.release_embeddings([row.row_id for row in rows])
+            else:
+                self._save(rows, texts, call.result())
+                log.info("an answer that came late was saved: %d rows, %d tokens", len(rows), call.result().tokens)
+        except AppError as error:
+            log.warning("%d rows stay leased for up to %d s: %s", len(rows), LEASE_SECONDS, error.message)
+
+    def _save(self, rows: list[ClaimedRow], texts: list[str], answer: Embeddings) -> None:
+        place = {text: index for index, text in enumerate(texts)}
         self.tokens += answer.tokens
         good = [row for row in rows if place[row.text] not in answer.errors]
         bad = [(row, answer.errors[place[row.text]]) for row in rows if place[row.text] in answer.errors]

@@ -13,11 +13,12 @@ from functions.edge.process import Process
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
-from shared.errors import DatabaseUnavailable
+from shared.errors import DatabaseUnavailable, ProviderUnavailable
 from shared.providers.job import PROBE
-from shared.services import patience, search
+from shared.services import patience, search, upsert
 from shared.services.patience import REQUEST_RETRIES
 from tests.conftest import Connection
+from tests.drills.harness import wait_until
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import API_KEY, KEYS, WEBHOOK_SECRET, Insert, Output, Serve, make_settings
 from tests.functions.test_tasks import wait_for
@@ -41,12 +42,18 @@ def client(serve: Serve, database: PostgresDatabase, server: ProtocolServer) -> 
 
 
 @pytest.fixture
-def hung(serve: Serve, database: PostgresDatabase, provider: FakeProvider) -> Iterator[httpx.Client]:
-    """Of a server whose provider takes what it is sent and says nothing."""
+def gate(provider: FakeProvider) -> Iterator[threading.Event]:
+    """The provider takes what it is sent, and says nothing until this is set."""
     provider.wire.gate = threading.Event()
-    settings = make_settings(embedding_provider="ollama")
-    yield serve(process=Process(settings, database=database, provider=provider, long_lived=True))
+    yield provider.wire.gate
     provider.wire.gate.set()
+
+
+@pytest.fixture
+def hung(serve: Serve, database: PostgresDatabase, provider: FakeProvider, gate: threading.Event) -> httpx.Client:
+    """Of a server whose provider says nothing."""
+    settings = make_settings(embedding_provider="ollama")
+    return serve(process=Process(settings, database=database, provider=provider, long_lived=True))
 
 
 def requests(row: str, model: str) -> dict[str, tuple[str, dict[str, Any], dict[str, str]]]:
@@ -130,17 +137,70 @@ def test_a_short_wait_is_waited_for(client: httpx.Client, server: ProtocolServer
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_a_provider_that_says_nothing_is_not_waited_for(
+    hung: httpx.Client, insert: Insert, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    assert_unavailable(ask(hung, request_, insert("a harp"), model="fake"), "provider_unavailable")
+    assert provider.wire.requests, "it was asked"
+
+
+@pytest.mark.parametrize("request_", ["rows", "webhook"])
+def test_an_answer_that_comes_late_is_saved_and_not_paid_for_again(
     hung: httpx.Client,
     insert: Insert,
     provider: FakeProvider,
+    gate: threading.Event,
+    owner: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: str,
+) -> None:
+    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(upsert, "PATIENCE_SECONDS", 0.1)
+    row = insert("a harp")
+    assert_unavailable(ask(hung, request_, row), "provider_unavailable")
+    again = ask(hung, "rows", row).json()
+    assert (again["updated"], [failed["id"] for failed in again["failed"]]) == (0, [row])
+    assert "another worker" in again["failed"][0]["error"]
+    gate.set()
+    assert wait_until(
+        lambda: owner.execute("select embedding is not null from music_knowledge").fetchall() == [(True,)]
+    )
+    assert sum("a harp" in text for text in provider.wire.texts) == 1
+    assert owner.execute("select count(*) from embedding.queue").fetchall() == [(0,)]
+
+
+def test_rows_are_free_when_a_call_that_was_left_fails(
+    hung: httpx.Client,
+    insert: Insert,
+    provider: FakeProvider,
+    gate: threading.Event,
+    database: PostgresDatabase,
+    owner: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    row = insert("a harp")
+    provider.wire.down = ProviderUnavailable("gone")
+    assert_unavailable(ask(hung, "rows", row), "provider_unavailable")
+    gate.set()
+    assert wait_until(lambda: owner.execute("select leased_at from embedding.queue").fetchall() == [(None,)])
+    assert_free(database, row)
+
+
+@pytest.mark.parametrize("request_", ["rows", "webhook"])
+def test_where_the_process_may_not_live_to_see_the_answer_the_rows_are_free_at_once(
+    serve: Serve,
+    insert: Insert,
+    provider: FakeProvider,
+    gate: threading.Event,
     database: PostgresDatabase,
     monkeypatch: pytest.MonkeyPatch,
     request_: str,
 ) -> None:
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    client = serve(process=Process(make_settings(embedding_provider="ollama"), database=database, provider=provider))
     row = insert("a harp")
-    assert_unavailable(ask(hung, request_, row, model="fake"), "provider_unavailable")
-    assert provider.wire.requests, "it was asked"
+    assert_unavailable(ask(client, request_, row), "provider_unavailable")
     assert_free(database, row)
 
 
