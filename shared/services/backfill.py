@@ -308,11 +308,13 @@ class _Run:
             size = options.batch_size if left is None else min(options.batch_size, left)
             if not self._leases.wait_for_room(size, 0.2):
                 continue
+            # As of before the claim: what is let go while it looks around is missed by it, and is to be looked for again.
+            held = self._leases.held()
             rows = self._retry_claim.call(lambda size=size: self._work.claim_embeddings(size, options.lease_seconds))  # type: ignore[misc]
             if not rows:
-                if self._leases.held():
+                if held:
                     # What is under way may come back: stale rows wait for their new text.
-                    self._leases.wait_for_change(0.5)
+                    self._leases.wait_for_change(held, 0.5)
                     continue
                 if left is None and options.wait_for_others and self._others_are_at_work():
                     continue

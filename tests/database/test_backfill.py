@@ -4,11 +4,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 from pydantic import SecretStr
 
+from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
 from shared.errors import (
@@ -257,6 +259,47 @@ def test_a_text_changed_while_it_is_embedded_is_embedded_again(
     assert "changed in the meantime" in provider.wire.texts
     assert queued(owner) == set()
     assert work.verify_embeddings() == 0
+
+
+class _Between(Database):
+    """A database in which something happens after the first claim that found nothing, before its caller knows."""
+
+    def __init__(self, database: Database, happen: Callable[[], None]) -> None:
+        self._database, self._happen = database, happen
+        self._happened = False
+        self.saved = threading.Event()
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        rows = self._database.call(function, arguments)
+        if function == "save_embeddings":
+            self.saved.set()
+        if function == "claim_embeddings" and not rows and not self._happened:
+            self._happened = True
+            self._happen()
+        return rows
+
+    def close(self) -> None: ...
+
+
+def test_a_row_that_comes_back_between_a_claim_and_its_answer_is_not_left_behind(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    (row_id,) = add(owner, "a text")
+    provider.wire.gate = threading.Event()
+
+    def come_back() -> None:
+        assert provider.wire.arrived.wait(10)
+        edit(owner, row_id, "another text")
+        assert provider.wire.gate is not None
+        provider.wire.gate.set()
+        assert between.saved.wait(10)
+        # The thread that saved lets go of the row.
+        time.sleep(0.2)
+
+    between = _Between(database, come_back)
+    # With a limit nobody else's rows are waited for, which would find it as well.
+    outcome = backfill(between, provider, BackfillOptions(MUSIC, workers=1, limit=10))
+    assert (outcome.report.stale, outcome.report.embedded, outcome.left.pending) == (1, 1, 0)
 
 
 def test_a_row_deleted_while_it_is_embedded_is_stale(owner: Connection, run: Run, provider: FakeProvider) -> None:
