@@ -30,7 +30,10 @@ def drain_collections(database: Database) -> Task | None:
 
 
 class TaskThread:
-    """`dispatch` queues a task; `drain_every` seconds, if set, a task that `drain` makes is queued by itself."""
+    """`dispatch` queues a task; `drain_every` seconds, if set, a task that `drain` makes is queued by itself.
+
+    Not while the last of these waits or runs: it finds what has come meanwhile.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class TaskThread:
         self._runner = runner
         self._drain_every = drain_every
         self._drain = drain
+        self._drain_under_way: Task | None = None
         self._tasks: queue.Queue[Task] = queue.Queue(MAX_WAITING)
         self._stop = threading.Event()
         self._worker: threading.Thread | None = None
@@ -98,6 +102,9 @@ class TaskThread:
             except Exception:
                 # The thread must outlive a bug in one task.
                 log.exception("task %s could not run", task.task_id)
+            finally:
+                if task is self._drain_under_way:
+                    self._drain_under_way = None
 
     def _tick(self) -> None:
         drained = beaten = time.monotonic()
@@ -107,14 +114,28 @@ class TaskThread:
                 beaten = now
                 for task in list(self._tasks.queue):
                     self._record(task, "queued")
-            if self._drain_every is not None and now - drained >= self._drain_every:
+            if self._drain_every is not None and now - drained >= self._drain_every and self._drain_under_way is None:
                 drained = now
                 try:
-                    task = self._drain(self._database())
-                    if task is not None:
-                        self.dispatch(task)
+                    self._start_drain()
                 except AppError as error:
                     log.warning("the schedule could not start a run: %s", error.message)
+                except Exception:
+                    log.exception("the schedule could not start a run")
+
+    def _start_drain(self) -> None:
+        task = self._drain(self._database())
+        if task is None:
+            return
+        self._drain_under_way = task
+        try:
+            self.dispatch(task)
+        except Exception as error:
+            self._drain_under_way = None
+            self._record(
+                task, "failed", error.message if isinstance(error, AppError) else "internal error; see the log"
+            )
+            raise
 
     def _record(self, task: Task, status: str, error: str | None = None) -> None:
         try:

@@ -11,9 +11,10 @@ from pydantic import SecretStr
 
 from functions.edge.process import Process
 from functions.worker import run, time_limit
+from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.errors import InvalidRequest
-from shared.services.task_thread import TaskThread
+from shared.errors import InvalidRequest, Overloaded
+from shared.services.task_thread import TaskThread, drain_collections
 from shared.services.tasks import Task, TaskRunner, TaskService
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
@@ -139,6 +140,53 @@ def test_a_server_embeds_what_is_pending_by_its_own_schedule(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     thread.close()
+
+
+def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
+    database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
+) -> None:
+    insert("a harp")
+    gate = provider.wire.gate = threading.Event()
+    looked = 0
+
+    def drain(database: Database) -> Task | None:
+        nonlocal looked
+        looked += 1
+        return drain_collections(database)
+
+    thread = make_thread(database, provider, drain_every=0.1, drain=drain)
+    thread.start()
+    assert provider.wire.arrived.wait(15)
+    time.sleep(2.5)
+    assert looked == 1
+    gate.set()
+    deadline = time.monotonic() + 15
+    while looked < 2:
+        assert time.monotonic() < deadline, "it goes on after that"
+        time.sleep(0.05)
+    thread.close()
+
+
+def test_a_schedule_outlives_a_bug_and_a_crowd(
+    database: PostgresDatabase, provider: FakeProvider, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter([RuntimeError("a bug"), Overloaded("a hundred tasks are waiting")])
+    thread = make_thread(database, provider, drain_every=0.1)
+    dispatch = thread.dispatch
+
+    def crowded(task: Task) -> None:
+        if error := next(tries, None):
+            raise error
+        dispatch(task)
+
+    monkeypatch.setattr(thread, "dispatch", crowded)
+    thread.start()
+    deadline = time.monotonic() + 15
+    while ("completed",) not in (ended := owner.execute("select status from embedding.runs").fetchall()):
+        assert time.monotonic() < deadline, ended
+        time.sleep(0.05)
+    thread.close()
+    assert ("failed",) in ended, "the run that nobody could take is not left to look crashed"
 
 
 # On Lambda
