@@ -12,12 +12,15 @@ from typing import Any, Protocol
 
 from functions.edge.process import PROCESS, Process
 from shared.errors import AppError, InvalidRequest
-from shared.services.tasks import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, record_run
+from shared.models import BackfillReport
+from shared.services.tasks import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, TaskOutcome, drain_collections
 
 log = logging.getLogger(__name__)
 
 # Kept back for the requests under way, for giving leases back and for the record. On a short time limit, a third of it.
 MARGIN_SECONDS = 20.0
+
+_NOTHING = BackfillReport("", "")
 
 
 class LambdaContext(Protocol):
@@ -33,21 +36,32 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def run(event: Mapping[str, Any], context: LambdaContext, process: Process) -> dict[str, Any]:
     """As `handler`, with a process of one's own. Raises InvalidRequest for an event of another kind."""
-    task = read_event(event, process)
+    task = None if _is_schedule(event) else read_event(event)
     with time_limit(context.get_remaining_time_in_millis() / 1000) as stop:
+        if task is None:
+            return _drain(process, stop)
         if task.name == SYNONYMS_TASK_NAME:
             return _write_synonyms(task, process, stop)
-        answer = _embed(task, process, stop)
-        if _is_schedule(event) and (written := _drain_synonyms(process, stop)) is not None:
-            answer["synonyms"] = written
-        return answer
+        return _embed(task, process, stop)
+
+
+def _drain(process: Process, stop: threading.Event) -> dict[str, Any]:
+    """What waits in both queues. Where no row does, no provider is made for it, and no run recorded."""
+    task = drain_collections(process.database)
+    answer = _embed(task, process, stop) if task is not None else _answer(None, TaskOutcome("completed", _NOTHING))
+    if (written := _drain_synonyms(process, stop)) is not None:
+        answer["synonyms"] = written
+    return answer
 
 
 def _embed(task: Task, process: Process, stop: threading.Event) -> dict[str, Any]:
     # Rows that another worker holds are its business: waiting for them would be paid for.
-    outcome = process.task_runner.run(task, stop, wait_for_others=False)
+    return _answer(task.task_id, process.task_runner.run(task, stop, wait_for_others=False))
+
+
+def _answer(task_id: str | None, outcome: TaskOutcome) -> dict[str, Any]:
     return {
-        "task_id": task.task_id,
+        "task_id": task_id,
         "status": outcome.status,
         "processed": outcome.report.processed,
         "embedded": outcome.report.embedded,
@@ -75,14 +89,12 @@ def _drain_synonyms(process: Process, stop: threading.Event) -> dict[str, Any] |
     return _write_synonyms(task, process, stop) if task is not None else None
 
 
-def read_event(event: Mapping[str, Any], process: Process) -> Task:
-    """The task that an event asks for; the schedule's is over all collections, under a record of its own."""
-    if isinstance(event.get("task_id"), str):
-        size = int(event.get("batch_size", BATCH_SIZE))
-        return Task(event["task_id"], event.get("collection"), size, event.get("name", TASK_NAME))
-    if _is_schedule(event):
-        return Task(record_run(process.database, None, None, "queued"))
-    raise InvalidRequest("event: neither a task nor the schedule's")
+def read_event(event: Mapping[str, Any]) -> Task:
+    """The task that another function hands over. Raises InvalidRequest for an event of another kind."""
+    if not isinstance(event.get("task_id"), str):
+        raise InvalidRequest("event: neither a task nor the schedule's")
+    size = int(event.get("batch_size", BATCH_SIZE))
+    return Task(event["task_id"], event.get("collection"), size, event.get("name", TASK_NAME))
 
 
 def _is_schedule(event: Mapping[str, Any]) -> bool:

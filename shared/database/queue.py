@@ -142,6 +142,11 @@ def embedding_coverage(database: Database) -> list[Coverage]:
     return [Coverage(**row) for row in database.call("embedding_coverage")]
 
 
+def has_ready_embeddings(database: Database) -> bool:
+    """Whether a row of any collection could be claimed now."""
+    return bool(database.call_scalar("has_ready_embeddings"))
+
+
 def broken_embedding_collections(database: Database) -> dict[str, str]:
     """The collections of which no row can be read: why, and what to do."""
     return {row["collection"]: row["error"] for row in database.call("broken_embedding_collections")}

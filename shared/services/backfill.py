@@ -213,11 +213,15 @@ class _Run:
         self._crash: BaseException | None = None
         self._over_budget = False
         self._waiting_for_others = 0
+        self._run_id: str | None = None
 
     def run(self, run_id: str | None = None) -> BackfillOutcome:
         model = self._provider.model
         expected = self._work.embedding_queue().pending
-        run_id = self._work.record_embedding_run(run_id, model, "running", {})
+        self._run_id = run_id
+        # A run that finds nothing and that nobody asks after leaves no record: a schedule makes one after the other.
+        if run_id is not None or expected:
+            self._run_id = self._work.record_embedding_run(run_id, model, "running", {})
         claimer = threading.Thread(target=self._guard, args=(self._claim,), name="claim", daemon=True)
         embedders = [
             threading.Thread(target=self._guard, args=(self._embed,), name=f"embed-{number}", daemon=True)
@@ -230,19 +234,19 @@ class _Run:
         for thread in (claimer, *embedders, *savers):
             thread.start()
 
-        self._watch(claimer, run_id, expected)
+        self._watch(claimer, expected)
         for _ in embedders:
             self._to_embed.put(None)
         for thread in embedders:
-            self._watch(thread, run_id, expected)
+            self._watch(thread, expected)
         for _ in savers:
             self._to_save.put(None)
         for thread in savers:
-            self._watch(thread, run_id, expected)
+            self._watch(thread, expected)
         self._give_back(self._leases.held())
-        return self._finish(run_id)
+        return self._finish()
 
-    def _watch(self, thread: threading.Thread, run_id: str, expected: int) -> None:
+    def _watch(self, thread: threading.Thread, expected: int) -> None:
         """Wait for a thread; meanwhile show progress, renew the leases and record the run."""
         renew_every = self._options.lease_seconds / 3
         renewed = recorded = time.monotonic()
@@ -257,16 +261,16 @@ class _Run:
                     self._work.renew_embeddings(self._leases.held(), self._options.lease_seconds)
                 if now - recorded >= REPORT_SECONDS:
                     recorded = now
-                    self._record(run_id, "running", report)
+                    self._record("running", report)
             except AppError as error:
                 # The next round tries again; a database that stays away ends the run where rows are saved.
                 log.warning("could not renew leases: %s", error.message)
 
-    def _finish(self, run_id: str) -> BackfillOutcome:
+    def _finish(self) -> BackfillOutcome:
         report = self._tally.report()
         if self._crash is not None:
             with suppress(AppError):
-                self._record(run_id, "failed", report, error=f"a bug: {type(self._crash).__name__}")
+                self._record("failed", report, error=f"a bug: {type(self._crash).__name__}")
             raise self._crash
         interrupted = self._stop.is_set()
         status = "interrupted" if interrupted else "failed" if self._error else "completed"
@@ -276,14 +280,16 @@ class _Run:
             read = self._work.embedding_queue
             left = read() if isinstance(self._error, DatabaseError) else self._retry.call(read)
             self._retry.call(self._work.retire_models)
-            self._record(run_id, status, report, error=self._error.message if self._error else None)
+            self._record(status, report, error=self._error.message if self._error else None)
         except AppError as error:
             self._error = self._error or error
         return BackfillOutcome(report, left, interrupted, self._over_budget, self._error)
 
-    def _record(self, run_id: str, status: str, report: BackfillReport, *, error: str | None = None) -> None:
+    def _record(self, status: str, report: BackfillReport, *, error: str | None = None) -> None:
+        if self._run_id is None and not report.processed and error is None:
+            return
         counts = {**asdict(report), "calls": self._tally.calls, "error": error}
-        self._work.record_embedding_run(run_id, self._provider.model, status, counts)
+        self._run_id = self._work.record_embedding_run(self._run_id, self._provider.model, status, counts)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:

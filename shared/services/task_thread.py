@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shared.database.base import Database
 from shared.errors import AppError, Overloaded
-from shared.services.tasks import Task, record_run
+from shared.services.tasks import Task, drain_collections, record_run
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,6 @@ class Runner(Protocol):
     """Runs a task in the calling thread, until `stop` is set."""
 
     def run(self, task: Task, stop: threading.Event) -> object: ...
-
-
-def drain_collections(database: Database) -> Task | None:
-    """A task over all collections."""
-    return Task(record_run(database, None, None, "queued"))
 
 
 class TaskThread:

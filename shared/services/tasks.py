@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.database.base import Database
-from shared.database.queue import list_embedding_collections
+from shared.database.queue import has_ready_embeddings, list_embedding_collections
 from shared.errors import AppError, NotFound
 from shared.events import emit
 from shared.models import BackfillReport
@@ -77,6 +77,13 @@ def record_run(
         "report": counts,
     }
     return str(database.call_scalar("record_embedding_run", arguments))
+
+
+def drain_collections(database: Database) -> Task | None:
+    """A task over all collections, recorded; None where no row waits to be embedded."""
+    if not has_ready_embeddings(database):
+        return None
+    return Task(record_run(database, None, None, "queued"))
 
 
 @dataclass(frozen=True, slots=True)

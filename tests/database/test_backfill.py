@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -264,7 +265,7 @@ def test_a_text_changed_while_it_is_embedded_is_embedded_again(
 class _Between(Database):
     """A database in which something happens after the first claim that found nothing, before its caller knows."""
 
-    def __init__(self, database: Database, happen: Callable[[], None]) -> None:
+    def __init__(self, database: Database, happen: Callable[[], object]) -> None:
         self._database, self._happen = database, happen
         self._happened = False
         self.saved = threading.Event()
@@ -454,6 +455,31 @@ def test_a_run_is_recorded(owner: Connection, run: Run, provider: FakeProvider) 
         (MUSIC, "fake", "completed", 13, 12, 1, 24, None, True),
         (MUSIC, "fake", "failed", 0, 0, 0, 0, "nobody is there", True),
     ]
+
+
+def test_a_run_that_finds_nothing_leaves_a_record_only_under_an_id_that_somebody_has(
+    owner: Connection, run: Run, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    assert run().complete
+    assert owner.execute("select count(*) from embedding.runs").fetchall() == [(0,)]
+    asked = str(uuid.uuid4())
+    backfill(database, provider, BackfillOptions(MUSIC), run_id=asked)
+    assert owner.execute("select id::text, status from embedding.runs").fetchall() == [(asked, "completed")]
+
+
+def test_a_run_to_which_rows_come_is_recorded_though_it_found_none(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    class Late(_Between):
+        def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+            if function == "claim_embeddings" and not self._happened:
+                self._happened = True
+                self._happen()
+            return self._database.call(function, arguments)
+
+    late = Late(database, lambda: add(owner, "a text"))
+    assert backfill(late, provider, BackfillOptions(MUSIC)).report.embedded == 1
+    assert owner.execute("select status, embedded from embedding.runs").fetchall() == [("completed", 1)]
 
 
 def test_another_model_is_refused_before_anything_is_paid(

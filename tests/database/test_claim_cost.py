@@ -118,6 +118,7 @@ def test_so_does_a_session_whose_first_claims_met_an_empty_queue(owner: Connecti
     worker = connect(autocommit=False)
     for _ in range(8):
         assert worker.execute("select * from claim_embeddings('music_knowledge')").fetchall() == []
+        assert worker.execute("select has_ready_embeddings()").fetchall() == [(False,)]
         worker.execute("select * from release_embeddings('music_knowledge', '{}')")
         worker.execute("select * from renew_embeddings('music_knowledge', '{}')")
         worker.execute("select * from fail_embeddings('music_knowledge', '[]')")
@@ -129,6 +130,8 @@ def test_so_does_a_session_whose_first_claims_met_an_empty_queue(owner: Connecti
     owner.execute(
         "insert into music_knowledge (topic, content) select '', 'text ' || n from generate_series(1, 20000) n"
     )
+    with look_ups(worker, at_most=10):
+        assert worker.execute("select has_ready_embeddings()").fetchall() == [(True,)]
     with look_ups(worker, at_most=6 * BATCH):
         rows = claim(worker)
     worker.commit()
@@ -139,6 +142,24 @@ def test_so_does_a_session_whose_first_claims_met_an_empty_queue(owner: Connecti
     owner.execute("select * from claim_embeddings('music_knowledge')")
     with look_ups(worker, at_most=BATCH):
         assert worker.execute("select * from claim_embeddings('music_knowledge')").fetchall() == []
+
+
+@full
+def test_whether_any_row_is_ready_is_one_look_at_the_index(owner: Connection, connect: Connect) -> None:
+    """With all rows leased, parked or ready."""
+    worker = connect(autocommit=False)
+    worker.execute("set role service_role")
+    for change in ("leased_at = now(), available_at = now() + interval '1 hour'", "failed_at = now()"):
+        owner.execute(f"update embedding.queue set {change}")
+        owner.execute("vacuum analyze embedding.queue")
+        for _ in range(8):
+            with look_ups(worker, at_most=10):
+                assert worker.execute("select has_ready_embeddings()").fetchall() == [(False,)]
+        worker.commit()
+    owner.execute("update embedding.queue set failed_at = null, available_at = now() - interval '1 day'")
+    owner.execute("vacuum embedding.queue")
+    with look_ups(worker, at_most=10):
+        assert worker.execute("select has_ready_embeddings()").fetchall() == [(True,)]
 
 
 @full

@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.database.queue import EmbeddingQueue, has_ready_embeddings
 from shared.errors import DatabaseRejected
 from shared.models import ClaimedRow
-from tests.database.rows import Connection, InThread, add, embed_all, end_leases, entry, queued, save, vector_of
+from tests.database.rows import (
+    Connection,
+    InThread,
+    add,
+    embed_all,
+    end_leases,
+    end_waits,
+    entry,
+    queued,
+    save,
+    vector_of,
+)
 from tests.fake_provider import FakeProvider
 
 Connect = Callable[..., Connection]
@@ -110,6 +121,32 @@ def test_a_change_of_text_keeps_the_lease_of_the_worker_that_has_the_row(
     assert found is not None
     assert found["leased_at"] is not None
     assert 50 < found["wait"] <= 60
+
+
+def test_ready_is_what_a_claim_would_find(
+    owner: Connection, database: PostgresDatabase, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    def ready() -> bool:
+        return has_ready_embeddings(database)
+
+    assert not ready()
+    add(owner, "a harp")
+    assert ready()
+    (row,) = work.claim_embeddings(10, 60)
+    assert not ready(), "leased"
+    end_leases(owner)
+    assert ready(), "the lease is over"
+    work.claim_embeddings(10, 60)
+    work.fail_embeddings([(row.row_id, "out of luck", False)])
+    assert not ready(), "it waits for its next attempt"
+    end_waits(owner)
+    assert ready()
+    work.fail_embeddings([(row.row_id, "refused", True)])
+    end_waits(owner)
+    assert not ready(), "parked"
+    work.retry_failed_embeddings()
+    embed_all(work, provider)
+    assert not ready(), "embedded"
 
 
 def test_released_rows_are_free_at_once_and_the_attempt_is_given_back(owner: Connection, work: EmbeddingQueue) -> None:

@@ -14,8 +14,8 @@ from functions.worker import run, time_limit
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.errors import InvalidRequest, Overloaded
-from shared.services.task_thread import TaskThread, drain_collections
-from shared.services.tasks import Task, TaskRunner, TaskService
+from shared.services.task_thread import TaskThread
+from shared.services.tasks import Task, TaskRunner, TaskService, drain_collections
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Insert, Output, Serve, make_settings
@@ -168,8 +168,13 @@ def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
 
 
 def test_a_schedule_outlives_a_bug_and_a_crowd(
-    database: PostgresDatabase, provider: FakeProvider, owner: Connection, monkeypatch: pytest.MonkeyPatch
+    database: PostgresDatabase,
+    provider: FakeProvider,
+    insert: Insert,
+    owner: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    insert("a harp")
     tries = iter([RuntimeError("a bug"), Overloaded("a hundred tasks are waiting")])
     thread = make_thread(database, provider, drain_every=0.1)
     dispatch = thread.dispatch
@@ -187,6 +192,23 @@ def test_a_schedule_outlives_a_bug_and_a_crowd(
         time.sleep(0.05)
     thread.close()
     assert ("failed",) in ended, "the run that nobody could take is not left to look crashed"
+
+
+def test_a_schedule_that_finds_nothing_leaves_no_record(
+    database: PostgresDatabase, provider: FakeProvider, owner: Connection
+) -> None:
+    looked = threading.Event()
+
+    def drain(database: Database) -> Task | None:
+        task = drain_collections(database)
+        looked.set()
+        return task
+
+    thread = make_thread(database, provider, drain_every=0.1, drain=drain)
+    thread.start()
+    assert looked.wait(15)
+    thread.close()
+    assert owner.execute("select count(*) from embedding.runs").fetchall() == [(0,)]
 
 
 # On Lambda
@@ -215,6 +237,16 @@ def test_the_schedule_drains_all_collections(
     assert owner.execute("select status from embedding.runs where id = %s", [outcome["task_id"]]).fetchone() == (
         "completed",
     )
+
+
+def test_a_schedule_without_rows_makes_no_provider_and_leaves_no_record(
+    database: PostgresDatabase, owner: Connection
+) -> None:
+    process = Process(make_settings(), database=database)
+    outcome = run(SCHEDULE, Context(60), process)
+    assert (outcome["task_id"], outcome["status"], outcome["processed"]) == (None, "completed", 0)
+    assert not process.provider_is_made
+    assert owner.execute("select count(*) from embedding.runs").fetchall() == [(0,)]
 
 
 def test_the_worker_stops_before_its_time_is_up_and_hands_over(
