@@ -88,11 +88,12 @@ def drain_collections(database: Database) -> Task | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """How a task ended: completed, failed or interrupted."""
+    """How a task ended: completed, failed or interrupted. `recorded`: the end is in its run's row already."""
 
     status: str
     report: BackfillReport
     error: str | None = None
+    recorded: bool = False
 
 
 class TaskRunner:
@@ -123,17 +124,8 @@ class TaskRunner:
             log.exception("a task failed", extra={"fields": {"task_id": task.task_id}})
             outcome = TaskOutcome("failed", BackfillReport(task.collection or "", ""), "internal error; see the log")
         report = outcome.report
-        try:
-            record_run(
-                self._database,
-                task.task_id,
-                task.collection,
-                outcome.status,
-                {**asdict(report), "error": outcome.error},
-            )
-        except AppError as error:
-            # Its silence will be noticed: the run is shown as crashed.
-            log.warning("could not record the end of task %s: %s", task.task_id, error.message)
+        if not outcome.recorded:
+            self._record_end(task, outcome)
         emit(
             "embedding.batch_completed.v1" if outcome.status == "completed" else "embedding.batch_failed.v1",
             batch_id=task.task_id,
@@ -146,6 +138,14 @@ class TaskRunner:
         )
         self._observe(report)
         return outcome
+
+    def _record_end(self, task: Task, outcome: TaskOutcome) -> None:
+        counts = {**asdict(outcome.report), "error": outcome.error}
+        try:
+            record_run(self._database, task.task_id, task.collection, outcome.status, counts)
+        except AppError as error:
+            # Its silence will be noticed: the run is shown as crashed.
+            log.warning("could not record the end of task %s: %s", task.task_id, error.message)
 
     def _run(self, task: Task, stop: threading.Event, wait_for_others: bool) -> TaskOutcome:
         # Imported here: it needs numpy, which who only starts tasks does not.
@@ -179,7 +179,8 @@ class TaskRunner:
                 break
         if problems:
             status = "failed"
-        return TaskOutcome(status, done, "; ".join(problems) or None)
+        # A backfill records its own run; where it met an error, that may have been in recording it.
+        return TaskOutcome(status, done, "; ".join(problems) or None, task.collection is not None and not problems)
 
     def _reporter(self, task: Task, before: BackfillReport) -> "Callable[[Progress], None]":
         """Reports sums over all collections; a task over one is reported by its backfill."""
