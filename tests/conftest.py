@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from shared.database.queue import EmbeddingQueue
 from shared.database.supabase import SupabaseDatabase
 from tests.fake_provider import FakeProvider
 from tests.gateway import Gateway
-from tests.postgres_cluster import Cluster, as_role
+from tests.postgres_cluster import Cluster, as_role, remove
 from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -71,7 +70,7 @@ def cluster() -> Iterator[Cluster]:
         with Cluster(directory) as running:
             yield running
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory)
 
 
 @pytest.fixture

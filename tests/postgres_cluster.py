@@ -1,7 +1,9 @@
 """A PostgreSQL server for tests: databases are cloned from one that was migrated once."""
 
 import json
+import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,17 @@ from shared.database.migrations import migrate
 # No machine is going to lose its power, and no background worker may change what a test measures.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 _TEMPLATE = "migrated"
+
+
+def remove(directory: Path) -> None:
+    """Delete the directory of a server that was stopped, or that was interrupted while it was made.
+
+    Then what initdb had started lives on for a moment, and writes files where some have just been deleted.
+    """
+    deadline = time.monotonic() + 10
+    while directory.exists() and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.05)
 
 
 class Cluster:

@@ -22,7 +22,7 @@ import numpy as np
 import psycopg
 from pydantic import SecretStr
 
-from tests.postgres_cluster import Cluster
+from tests.postgres_cluster import Cluster, remove
 from tests.protocol_faults import Fault
 from tests.protocol_server import Call, ProtocolServer
 from tests.protocol_vectors import embed
@@ -259,7 +259,7 @@ def open_cluster() -> Iterator[Cluster]:
         with Cluster(directory) as cluster:
             yield cluster
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory)
 
 
 # What was asked of the provider

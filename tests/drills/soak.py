@@ -30,8 +30,8 @@ SECONDS = {Length.SHORT: 90, Length.FULL: 180, Length.LONG: 3600}
 ROWS = {Length.SHORT: 300, Length.FULL: 1000, Length.LONG: 2000}
 # Caches fill and allocators settle in the first half; what still grows then goes on growing.
 WARM_UP = 0.5
-# What a process may have grown by at the end of the second half: noise of the allocator, and over an hour hardly that.
-NOISE_MB = {Length.SHORT: 8.0, Length.FULL: 6.0, Length.LONG: 4.0}
+# What a process may have grown by at the end of the second half: noise of the allocator, more of it just after a start.
+NOISE_MB = {Length.SHORT: 8.0, Length.FULL: 4.0, Length.LONG: 4.0}
 # 16 of the functions, 8 of the worker, and the drill's own.
 MOST_CONNECTIONS = 16 + 8 + 12
 MB = 1024 * 1024
