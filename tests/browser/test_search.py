@@ -52,7 +52,9 @@ def test_results_come_as_one_types_with_marked_words_and_both_parts(reading: Con
     page.locator("#query").press_sequentially("vocals boomy", delay=30)
     expect(page.locator("#search ol.hits > li")).to_have_count(10)
     wanted = ask(reading, "vocals boomy")
-    assert hits(page) == [hit["id"] for hit in wanted]
+    # What was found for "vocals boo" may still stand there.
+    for place, hit in enumerate(wanted):
+        expect(page.locator("#search ol.hits > li").nth(place)).to_have_attribute("data-id", hit["id"])
     first = page.locator("#search ol.hits > li").first
     assert {mark.lower() for mark in page.locator("#search mark").all_inner_texts()} == {"vocal", "vocals", "boomy"}
     expect(first.locator(".score")).to_have_text(f"{wanted[0]['score']:.3f}")
