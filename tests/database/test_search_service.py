@@ -50,6 +50,18 @@ def test_a_repeated_query_starts_no_thread(service: SearchService, monkeypatch: 
     assert service.search("music_knowledge", "a quiet waltz").hits == first.hits
 
 
+def test_that_a_collection_has_no_model_yet_is_known_for_a_while_too(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(owner, *(f"reverb number {number}" for number in range(5)))
+    read, looks = EmbeddingQueue.collection_models, []
+    monkeypatch.setattr(EmbeddingQueue, "collection_models", lambda queue: looks.append(1) or read(queue))
+    service = SearchService(database, provider)
+    for _ in range(3):
+        assert len(service.search("music_knowledge", "reverb", match_count=5).hits) == 5
+    assert len(looks) == 1
+
+
 def test_a_failed_call_is_not_remembered(service: SearchService, provider: FakeProvider) -> None:
     provider.wire.down = ProviderUnavailable("nobody is there")
     degraded = service.search("music_knowledge", "reverb")
