@@ -1,0 +1,73 @@
+-- Filters beyond equality, for every search: {"path": {"prefix": "src/"}}, {"path": {"like": "%.py"}}, {"tags": {"contains": "jazz"}}.
+-- They are part of the core's own scans, so a filtered search still fills match_count.
+create function embedding.filter_condition(source regclass, filter jsonb)
+returns text
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  field record;
+  test record;
+  kept record;
+  one text;
+  condition text := '';
+begin
+  if filter is null or jsonb_typeof(filter) = 'null' then
+    return '';
+  elsif jsonb_typeof(filter) <> 'object' then
+    raise exception 'filter must be an object of column names and values, not %', jsonb_typeof(filter)
+      using errcode = '22023';
+  end if;
+  for field in select f.key as name, f.value from jsonb_each(filter) f order by f.key loop
+    select format_type(a.atttypid, a.atttypmod) as type, coalesce(l.collisdeterministic, true) as is_exact into kept
+    from pg_catalog.pg_attribute a
+    left join pg_catalog.pg_collation l on l.oid = a.attcollation
+    where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
+    if not found then
+      raise exception 'filter names the column "%", which % does not have', field.name, source
+        using errcode = '22023';
+    end if;
+    for test in
+      select f.key as operator, f.value #>> '{}' as wanted
+      from jsonb_each(case when jsonb_typeof(field.value) = 'object' then field.value else jsonb_build_object('equals', field.value) end) f
+      order by f.key
+    loop
+      if test.operator not in ('equals', 'prefix', 'like', 'contains') then
+        raise exception 'filter knows equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
+      end if;
+      continue when test.wanted is null;
+      one := case test.operator
+        when 'equals' then format(' and s.%I = %L', field.name, test.wanted)
+        when 'prefix' then format(' and s.%I ^@ %L', field.name, test.wanted)
+        when 'like' then format(' and s.%I like %L', field.name, test.wanted)
+        else format(' and s.%I @> %L', field.name, array[test.wanted])
+      end;
+      -- Whether the column's type knows the operator, and the operator this value, PostgreSQL tells without reading a row.
+      begin
+        -- This alone shows only once it meets a row.
+        if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
+          raise feature_not_supported;
+        end if;
+        execute format('select from %s s where false%s', source, one);
+      exception
+        -- As they are: the caller may not read the column, or the query was ended.
+        when insufficient_privilege then
+          raise;
+        when syntax_error_or_access_rule_violation or feature_not_supported then
+          raise exception 'filter: % with this value does not fit the column "%", whose type is %', test.operator, field.name, kept.type
+            using errcode = '22023', hint = 'equals takes a value of the column''s type, prefix and like are for text, contains is for arrays.';
+      end;
+      condition := condition || one;
+    end loop;
+  end loop;
+  return condition;
+end;
+$$;
+comment on function embedding.filter_condition(regclass, jsonb) is
+  'The SQL for {column: value} or {column: {operator: value}}, all of which must hold; operators are equals, prefix, like and contains '
+  '(of an array). NULL filters nothing. Quoted, and only columns of the table.';
+
+revoke all on function embedding.filter_condition(regclass,jsonb) from public, anon, authenticated, service_role;
+grant execute on function embedding.filter_condition(regclass,jsonb) to anon, authenticated, service_role;
