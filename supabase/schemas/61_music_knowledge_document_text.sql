@@ -1,0 +1,25 @@
+create function embedding.document_text(document public.music_knowledge)
+returns text
+language sql
+stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
+$$;
+comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';
+revoke all on function embedding.document_text(public.music_knowledge) from public, anon, authenticated, service_role;
+grant execute on function embedding.document_text(public.music_knowledge) to service_role;
+
+alter table public.music_knowledge add column fts tsvector generated always as (
+  to_tsvector('english', topic || ' ' || category || ' ' || content)
+) stored;
+
+comment on column public.music_knowledge.fts is 'The words of the text that is embedded, for keyword search.';
+
+select public.track_embeddings('public.music_knowledge');
+
+-- On insert alone, which an upsert is as well: with a BEFORE trigger on update every saved vector would parse its row's text
+-- again (see create_tracking). An update is refused by PostgreSQL itself (54000).
+create trigger check_word_count before insert on public.music_knowledge for each row
+when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
+execute function embedding.check_word_count('topic', 'category', 'content');

@@ -1,0 +1,52 @@
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+select '[0]'::extensions.vector is not null;
+
+create function public.search_music_knowledge(
+  query_text text default null,
+  query_embedding extensions.vector default null,
+  match_count int default 10,
+  filter_category text default null,
+  full_text_weight float default 0.3,
+  semantic_weight float default 0.7,
+  embedding_model text default null,
+  query_embeddings jsonb default null,
+  fusion text default 'weighted'
+)
+returns table (
+  id uuid,
+  topic text,
+  category text,
+  content text,
+  score float,
+  full_text_score float,
+  full_text_rank int,
+  semantic_score float,
+  semantic_rank int
+)
+language sql
+stable
+security invoker
+rows 10
+set search_path = ''
+set hnsw.iterative_scan = 'relaxed_order'
+as $$
+  -- The key is cast before the join: under row level security a join on an expression that could leak cannot use the
+  -- primary key, and the whole table would be read.
+  with hit as materialized (
+    select h.row_id::uuid as id, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
+    from embedding.search_hits(
+      'public.music_knowledge', query_text, query_embedding, match_count,
+      jsonb_build_object('category', filter_category),
+      full_text_weight, semantic_weight, embedding_model, query_embeddings, fusion) h
+  )
+  select k.id, k.topic, k.category, k.content, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
+  from hit h
+  join public.music_knowledge k on k.id = h.id
+  order by h.score desc, k.id;
+$$;
+comment on function public.search_music_knowledge is
+  'Rows of music_knowledge by words (query_text), by meaning (query_embedding) or by both, best first. '
+  'score = full_text_weight * full_text_score + semantic_weight * semantic_score; a rank is NULL where that leg did not list the row. '
+  'Ties break by id; at most 200 rows. Runs as the caller: row level security decides.';
+revoke all on function public.search_music_knowledge from public, anon, authenticated, service_role;
+grant execute on function public.search_music_knowledge to anon, authenticated, service_role;

@@ -1,0 +1,45 @@
+create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
+returns text
+language sql
+immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
+$$;
+comment on function embedding.dataset_text is
+  'The title twice, so that it weighs double, then the description; null for a dataset that is not enriched or not active.';
+revoke all on function embedding.dataset_text from public, anon, authenticated, service_role;
+grant execute on function embedding.dataset_text to service_role;
+
+create function embedding.document_text(document public.datasets)
+returns text
+language sql
+stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
+$$;
+comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+revoke all on function embedding.document_text(public.datasets) from public, anon, authenticated, service_role;
+grant execute on function embedding.document_text(public.datasets) to service_role;
+
+alter table public.datasets add column fts tsvector generated always as (
+  -- The title twice, as in the text that is embedded.
+  case when is_active and enrichment_status = 'enriched' then to_tsvector('english', title || E'\n' || title || E'\n' || description) end
+) stored;
+
+select public.track_embeddings('public.datasets');
+
+alter table public.datasets add column is_ready_for_search boolean generated always as (
+  coalesce(
+    embedding is not null
+    and embedding_hash = embedding.text_hash(embedding.dataset_text(title, description, enrichment_status, is_active)),
+    false)
+) stored;
+
+comment on column public.datasets.is_ready_for_search is
+  'Whether the row is active, enriched and embedded with its present text. Until then only its words find it.';
+
+create trigger check_word_count before insert on public.datasets for each row
+when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)
+execute function embedding.check_word_count('title', 'title', 'description');

@@ -1,0 +1,45 @@
+create function embedding.document_text(document public.code_chunks)
+returns text
+language sql
+stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The content alone: it is what /embed was given, so its vectors can be stored here.
+  select nullif(document.content, '')
+$$;
+comment on function embedding.document_text(public.code_chunks) is 'The content.';
+revoke all on function embedding.document_text(public.code_chunks) from public, anon, authenticated, service_role;
+grant execute on function embedding.document_text(public.code_chunks) to service_role;
+
+-- Pieces of source code. Their id is the caller's own (chunk_id of /embed), and their vectors may come along.
+create function embedding.split_identifiers(source_text text)
+returns text
+language sql
+immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  -- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
+  select translate(source_text, '._/\-', '     ') || coalesce((
+    select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
+    from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '')
+$$;
+comment on function embedding.split_identifiers is
+  'Source code as words: separators become spaces, and the parts of camelCase names stand at the end.';
+revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
+grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
+
+create function embedding.code_words(path text, content text)
+returns tsvector
+language sql
+immutable parallel unsafe
+set search_path = pg_catalog, pg_temp
+as $$
+  select embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
+$$;
+comment on function embedding.code_words is 'The words of a piece of code and of its path, for keyword search.';
+revoke all on function embedding.code_words from public, anon, authenticated, service_role;
+grant execute on function embedding.code_words to service_role;
+
+alter table public.code_chunks add column fts tsvector generated always as (embedding.code_words(path, content)) stored;
+
+select public.track_embeddings('public.code_chunks');
