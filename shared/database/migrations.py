@@ -13,13 +13,14 @@ from shared.errors import DatabaseContractError
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = PROJECT / "supabase" / "migrations"
+SCHEMAS = PROJECT / "supabase" / "schemas"
 SEED = PROJECT / "supabase" / "seed.sql"
 # As in supabase/config.toml.
 SEEDS = (SEED, SEED.with_name("seed_tags.sql"), SEED.with_name("seed_datasets.sql"))
 BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
 
 # "tonnetz" in ASCII: two programs that start at once migrate one after the other.
-_LOCK = 0x746F6E6E65747A
+LOCK = 0x746F6E6E65747A
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def migrate(url: SecretStr, *, seed: bool = False, folder: Path = MIGRATIONS) ->
     with connect(url, application_name="tonnetz-migrate") as connection:
         applied: list[str] = []
         if missing(connection, migrations):
-            connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+            connection.execute("select pg_advisory_lock(%s)", [LOCK])
             try:
                 _run(connection, BOOTSTRAP)
                 # Again under the lock: another program may have been quicker.
@@ -58,7 +59,7 @@ def migrate(url: SecretStr, *, seed: bool = False, folder: Path = MIGRATIONS) ->
                     _apply(connection, migration)
                     applied.append(migration.version)
             finally:
-                connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
+                connection.execute("select pg_advisory_unlock(%s)", [LOCK])
             # Ask a PostgREST that listens to read the schema again.
             connection.execute("notify pgrst, 'reload schema'")
         if seed:

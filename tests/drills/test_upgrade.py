@@ -1,4 +1,4 @@
-"""Upgrades with data in place: from every released state, through every migration, on disk, and of one program beside another."""
+"""Upgrades with data in place: through every migration, and from the folder of an older PostgreSQL."""
 
 import json
 import os
@@ -9,11 +9,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from pydantic import SecretStr
 
 import shared.database.transfer
 from shared.database.embedded import start_embedded
@@ -22,13 +20,11 @@ from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
 from shared.database.transfer import transfer
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
-from shared.settings import Settings
-from shared.wiring import get_database
-from tests.conftest import missing_tool
-from tests.database.rows import MUSIC, Connection, add, embed_all, end_leases
-from tests.drills.inputs_rows import SYNONYMS, furnish, unsound
+from tests.database.rows import MUSIC, Connection, embed_all, end_leases
+from tests.drills.inputs_rows import SYNONYMS, unsound
 from tests.drills.upgrade_data import answers, contents, coverage, missing_from
 from tests.drills.upgrade_older import (
+    ROOT,
     analyzed,
     catalogue,
     documented_commands,
@@ -38,74 +34,8 @@ from tests.drills.upgrade_older import (
     stop,
     without_words,
 )
-from tests.drills.upgrade_releases import RELEASES, ROOT, SNAPSHOTS, Release, interfaces, migrate_to, unpack_program
 from tests.fake_provider import FakeProvider
 from tests.postgres_cluster import Cluster
-from tests.protocol_server import ProtocolServer
-
-COLLECTIONS = ("music_knowledge", "mir_synonyms", "datasets", "code_chunks")
-
-
-@pytest.fixture(params=RELEASES, ids=lambda release: release.name)
-def release(request: pytest.FixtureRequest) -> Release:
-    released: Release = request.param
-    return released
-
-
-@pytest.fixture
-def released_url(release: Release, cluster: Cluster, tmp_path: Path) -> Iterator[SecretStr]:
-    """A database as that release made it, empty."""
-    folder = tmp_path / "migrations"
-    folder.mkdir()
-    with cluster.empty() as url:
-        migrate_to(url, release.last, folder)
-        yield url
-
-
-@pytest.fixture
-def released(released_url: SecretStr) -> Iterator[Connection]:
-    """Its owner."""
-    with psycopg.connect(released_url.get_secret_value(), autocommit=True) as connection:
-        yield connection
-
-
-# From a released state
-
-
-def test_an_upgrade_loses_nothing_and_work_goes_on(
-    released: Connection, released_url: SecretStr, provider: FakeProvider
-) -> None:
-    with PostgresDatabase(released_url) as database:
-        ids = furnish(released, database, provider)
-        before, covered, found = contents(released), coverage(database), answers(database, provider)
-    assert all(found.values()), "each search finds something, or it would prove nothing"
-
-    assert migrate(released_url), "there is something to upgrade to"
-    assert migrate(released_url) == []
-
-    with PostgresDatabase(released_url) as database:
-        assert missing_from(before, contents(released)) == []
-        assert coverage(database) == covered
-        assert answers(database, provider) == found
-        # What was leased when the upgrade began is still its worker's; then the rest is done.
-        work = EmbeddingQueue(database, MUSIC)
-        (waiting,) = work.claim_embeddings(100, 60)
-        assert waiting.row_id == ids[3]
-        assert (work.embedding_queue().leased, work.embedding_queue().failed) == (2, 1)
-        assert work.release_embeddings([ids[3]]) == 1
-        end_leases(released)
-        assert work.retry_failed_embeddings() == 1
-        (new,) = add(released, "written after the upgrade")
-        assert embed_all(work, provider) == 4
-        assert work.verify_embeddings() == 0
-        assert new in answers_to(database, "written after the upgrade")
-        assert [(one.total, one.embedded) for one in coverage(database) if one.collection == MUSIC] == [(7, 7)]  # type: ignore[attr-defined]
-        assert unsound(released) == []
-
-
-def answers_to(database: PostgresDatabase, query: str) -> list[str]:
-    return [row["id"] for row in database.call("search_music_knowledge", {"query_text": query})]
-
 
 # Through every state between
 
@@ -188,126 +118,6 @@ def test_every_migration_keeps_what_was_written_before_it(
         assert unsound(owner) == []
 
 
-# Two programs on one database
-
-
-def test_what_a_release_calls_is_on_record(
-    release: Release, released: Connection, request: pytest.FixtureRequest
-) -> None:
-    text = "".join(f"{name}{interface}\n" for name, interface in interfaces(released).items())
-    path = SNAPSHOTS / f"interface_{release.name}.txt"
-    if request.config.getoption("--update-snapshots"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), f"{path.name}: a release that is out cannot change"
-
-
-def test_every_call_of_a_released_program_is_still_understood(
-    release: Release, released: Connection, owner: Connection
-) -> None:
-    """By name, with all its arguments and with no more than it must give, and with every column that it reads."""
-    present = interfaces(owner)
-    for name, old in interfaces(released).items():
-        assert name in present, f"{name}: the program of {release.name} calls it, and it is gone"
-        for count in (old.required, len(old.arguments)):
-            given = ", ".join(f"{argument} => null::{kind}" for argument, kind in list(old.arguments.items())[:count])
-            # Parsed, and not run: an argument that is gone or became necessary, a second overload, all are errors here.
-            owner.execute(f"prepare asked as select r from public.{name}({given}) r")
-            owner.execute("deallocate asked")
-        changed = {
-            column: (kind, present[name].columns.get(column))
-            for column, kind in old.columns.items()
-            if present[name].columns.get(column) != kind
-        }
-        assert not changed, (
-            f"{name}: the program of {release.name} reads columns that are gone or of another type: {changed}"
-        )
-
-
-class Program:
-    """The scripts of a checkout, as processes on one database and one provider."""
-
-    def __init__(self, root: Path, url: SecretStr, provider_url: str, folder: Path) -> None:
-        self._root = root
-        self._folder = folder
-        self._environment = {
-            "PATH": "",
-            "HOME": str(folder),
-            "DATABASE_URL": url.get_secret_value(),
-            "EMBEDDING_PROVIDER": "openai",
-            "OPENAI_BASE_URL": f"{provider_url}",
-            "OPENAI_API_KEY": "not-asked-for",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONWARNINGS": "ignore",
-        }
-
-    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(self._root / "scripts" / script), *arguments],
-            cwd=self._folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, script: str, *arguments: str) -> tuple[int, str, str]:
-        stdout, stderr = (process := self.start(script, *arguments)).communicate(timeout=120)
-        return process.returncode, stdout, stderr
-
-
-@pytest.fixture
-def protocol_server() -> Iterator[ProtocolServer]:
-    with ProtocolServer() as server:
-        yield server
-
-
-def test_a_released_program_and_this_one_work_side_by_side(
-    release: Release,
-    database_url: SecretStr,
-    owner: Connection,
-    protocol_server: ProtocolServer,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-) -> None:
-    old_root = tmp_path / "old"
-    if reason := unpack_program(release, old_root):
-        missing_tool(request, reason)
-    count = 600
-    add(owner, *(f"row number {number}" for number in range(count)))
-    flags = ("--collection", MUSIC, "--batch-size", "10", "--workers", "2", "--json")
-    programs = [Program(root, database_url, protocol_server.openai_url, tmp_path) for root in (old_root, ROOT)]
-    running = [program.start("backfill.py", *flags) for program in programs]
-    finished = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0], finished
-    with PostgresDatabase(database_url) as database:
-        work = EmbeddingQueue(database, MUSIC)
-        assert work.verify_embeddings() == 0
-        assert work.embedding_queue().pending == 0
-    assert owner.execute("select count(*) from music_knowledge where embedding is null").fetchone() == (0,)
-    for program in programs:
-        add(owner, f"one more for {program!r}")
-        code, _, errors = program.run("backfill.py", *flags, "--verify")
-        assert code == 0, errors
-    sent = [text for call in protocol_server.calls for text in call.inputs]
-    assert len(sent) == len(set(sent)), "no row was paid for twice"
-
-
-def test_this_program_on_a_released_database_works_or_names_the_command(
-    released: Connection, released_url: SecretStr, protocol_server: ProtocolServer, tmp_path: Path
-) -> None:
-    add(released, "one", "two")
-    program = Program(ROOT, released_url, protocol_server.openai_url, tmp_path)
-    code, _, errors = program.run("backfill.py", "--collection", MUSIC, "--json")
-    if code != 0:
-        assert code in (1, 2)
-        assert "scripts/migrate.py" in errors
-        assert "Traceback" not in errors
-    assert program.run("migrate.py")[0] == 0
-    assert program.run("backfill.py", "--collection", MUSIC, "--json")[0] == 0
-    assert released.execute("select count(embedding) from music_knowledge").fetchone() == (2,)
-
-
 # On disk
 
 
@@ -374,26 +184,6 @@ def test_a_command_says_so_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
         assert line.startswith("error: TONNETZ_DATA_DIR holds a database of PostgreSQL 16")
         assert "scripts/migrate.py --from" in line
         assert "(README.md, Upgrade)" in line
-
-
-def test_a_directory_of_a_released_state_opens_up_to_date(
-    release: Release, data_dir: Path, tmp_path: Path, provider: FakeProvider
-) -> None:
-    url = start_embedded(data_dir)
-    folder = tmp_path / "migrations"
-    folder.mkdir()
-    migrate_to(url, release.last, folder)
-    with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
-        with PostgresDatabase(url) as database:
-            furnish(owner, database, provider)
-        before = contents(owner)
-        settings: Any = Settings(_env_file=None, tonnetz_data_dir=data_dir)  # type: ignore[call-arg]
-        with get_database(settings) as database:
-            assert len(coverage(database)) == len(COLLECTIONS)
-            assert all(answers(database, provider).values())
-        assert missing_from(before, contents(owner)) == []
-        done = owner.execute("select max(version) from supabase_migrations.schema_migrations").fetchone()
-        assert done == (list_migrations()[-1].version,)
 
 
 # From an older PostgreSQL
@@ -513,9 +303,16 @@ def test_a_server_that_was_left_running_is_not_taken_for_the_new_one(older: Path
 
 
 def test_what_cannot_be_copied_is_refused_in_one_line(tmp_path: Path, data_dir: Path) -> None:
-    program = Program(ROOT, SecretStr("postgresql://nobody@127.0.0.1:1/none"), "", tmp_path)
-    code, _, errors = program.run("migrate.py", "--from", str(tmp_path))
-    assert (code, errors) == (
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "migrate.py"), "--from", str(tmp_path)],
+        cwd=tmp_path,
+        env={"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (
         2,
         "error: --from fills the embedded database: leave DATABASE_URL and SUPABASE_URL unset\n",
     )

@@ -15,9 +15,9 @@ from shared.database.queue import EmbeddingQueue
 from tests.database.rows import MUSIC, Connection, embed_all
 from tests.drills.inputs_rows import furnish
 from tests.drills.upgrade_data import Rows
-from tests.drills.upgrade_releases import ROOT
 from tests.fake_provider import FakeProvider
 
+ROOT = Path(__file__).resolve().parents[2]
 OLDEST = min(binaries())
 # Its words are kept by a trigger; PostgreSQL 16 stems "adding" to "ad", 18 to "add".
 NOTES = """

@@ -1,0 +1,4034 @@
+-- Generated from supabase/schemas by `make migrations`; do not edit.
+select pg_advisory_xact_lock(32773617387664506);
+
+-- 00_schema.sql
+
+-- The private schema of the project. PostgREST does not expose it: everything a client may do goes
+-- through functions in public. Rows of a tracked table keep their vector beside their own columns,
+-- so there is no table of vectors here: only what is known about models, tracked tables, pending
+-- rows and runs.
+create schema if not exists extensions;
+
+create extension if not exists vector with schema extensions;
+
+-- Loads it: a function may be given one of its settings (hnsw.*) only where they are known, or by a superuser,
+-- whom Supabase does not have.
+select '[0]'::extensions.vector is not null;
+
+create schema embedding;
+
+comment on schema embedding is 'What keeps tracked tables embedded. Private: clients use the functions in public.';
+
+revoke all on schema embedding from public;
+
+-- anon and authenticated reach only the helpers that search needs; they hold no grant on a table here.
+grant usage on schema embedding to anon, authenticated, service_role;
+
+-- 10_models.sql
+
+create table embedding.models (
+  name text primary key check (name <> ''),
+  provider text not null check (provider <> ''),
+  -- 4,000 is what an HNSW index over halfvec can hold.
+  dimensions integer not null check (dimensions between 1 and 4000),
+  document_prefix text not null default '',
+  query_prefix text not null default '',
+  max_tokens integer check (max_tokens > 0),
+  created_at timestamptz not null default now()
+);
+
+comment on table embedding.models is
+  'Every model whose vectors may be stored. A name is one vector space: its width and prefixes never change.';
+
+-- Registering a model fixes its width and prefixes, so that later comparisons can be refused by name.
+create function public.register_embedding_model(
+  name text,
+  provider text,
+  dimensions integer,
+  document_prefix text default '',
+  query_prefix text default '',
+  max_tokens integer default null
+)
+returns embedding.models
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  stored embedding.models;
+begin
+  -- The name is part of indexes, whose entries are bounded.
+  if (char_length(register_embedding_model.name) between 1 and 255) is not true then
+    raise exception 'name must hold between 1 and 255 characters, not %', coalesce(char_length(register_embedding_model.name), 0) using errcode = '22023';
+  end if;
+  if coalesce(register_embedding_model.provider, '') = '' then
+    raise exception 'provider must not be empty' using errcode = '22023';
+  end if;
+  if (register_embedding_model.dimensions between 1 and 4000) is not true then
+    raise exception 'dimensions must be between 1 and 4000, not %', coalesce(register_embedding_model.dimensions::text, '<null>') using errcode = '22023';
+  end if;
+  if register_embedding_model.max_tokens < 1 then
+    raise exception 'max_tokens must be 1 or more, not %', register_embedding_model.max_tokens using errcode = '22023';
+  end if;
+
+  insert into embedding.models as m (name, provider, dimensions, document_prefix, query_prefix, max_tokens)
+  values (
+    register_embedding_model.name, register_embedding_model.provider, register_embedding_model.dimensions,
+    coalesce(register_embedding_model.document_prefix, ''), coalesce(register_embedding_model.query_prefix, ''),
+    register_embedding_model.max_tokens
+  )
+  on conflict on constraint models_pkey do nothing;
+
+  select m.* into strict stored from embedding.models m where m.name = register_embedding_model.name;
+  if stored.dimensions <> register_embedding_model.dimensions then
+    raise exception 'model "%" is registered with % dimensions, not %', stored.name, stored.dimensions, register_embedding_model.dimensions
+      using errcode = '22023',
+            hint = 'Vectors of one model have one width. Give the other width a name of its own (EMBEDDING_MODEL).';
+  end if;
+  return stored;
+end;
+$$;
+comment on function public.register_embedding_model(text, text, integer, text, text, integer) is
+  'Register a model, or read it back: what is stored wins, because stored vectors were made with it. Another width is refused.';
+
+create function embedding.get_model(model text)
+returns embedding.models
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found_model embedding.models;
+begin
+  select m.* into found_model from embedding.models m where m.name = get_model.model;
+  if not found then
+    raise exception 'model "%" is not registered', coalesce(model, '<null>')
+      using errcode = '22023',
+            hint = format('Register it with register_embedding_model(name, provider, dimensions). Registered are: %s.',
+              coalesce((select string_agg(m.name, ', ' order by m.name) from embedding.models m), 'none'));
+  end if;
+  return found_model;
+end;
+$$;
+comment on function embedding.get_model(text) is 'The registered model of that name, or an error that lists the registered ones.';
+
+create function embedding.model_dimensions(model text)
+returns int
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select m.dimensions from embedding.models m where m.name = model_dimensions.model;
+$$;
+comment on function embedding.model_dimensions(text) is
+  'The width of a registered model, NULL for an unknown one.';
+
+revoke all on function
+  public.register_embedding_model(text,text,integer,text,text,integer),
+  embedding.get_model(text),
+  embedding.model_dimensions(text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.register_embedding_model(text,text,integer,text,text,integer),
+  embedding.get_model(text)
+to service_role;
+grant execute on function
+  embedding.model_dimensions(text)
+to anon, authenticated, service_role;
+
+-- 11_collections.sql
+
+create table embedding.collections (
+  id integer generated always as identity primary key,
+  name text not null unique,
+  source regclass not null unique,
+  key_column name not null,
+  key_type regtype not null,
+  model text references embedding.models (name),
+  retiring_models text[] not null default '{}',
+  text_config regconfig not null default 'english',
+  max_attempts integer not null default 5 check (max_attempts > 0),
+  created_at timestamptz not null default now()
+);
+
+comment on table embedding.collections is
+  'Tracked tables. model is null until the first backfill sets it; retiring_models may still hold rows while a switch is under way; max_attempts is how often a row is tried before it is parked.';
+
+revoke all on embedding.models, embedding.collections from public, anon, authenticated;
+
+grant select, insert, update, delete on embedding.models to service_role;
+
+grant select on embedding.collections to service_role;
+
+-- A table that was dropped is not tracked any more, wherever the tracked ones are listed.
+create function embedding.get_collection(collection text)
+returns embedding.collections
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found_collection embedding.collections;
+begin
+  select c.* into found_collection
+  from embedding.collections c
+  join pg_catalog.pg_class r on r.oid = c.source -- the table may have been dropped
+  where c.name = get_collection.collection;
+  if not found then
+    raise exception 'collection "%" is not tracked', coalesce(collection, '<null>')
+      using errcode = 'P0002',
+            hint = format('Tracked are: %s. Track a table with track_embeddings(''table_name'').',
+              coalesce((
+                select string_agg(c.name, ', ' order by c.name)
+                from embedding.collections c join pg_catalog.pg_class r on r.oid = c.source
+              ), 'none'));
+  end if;
+  return found_collection;
+end;
+$$;
+comment on function embedding.get_collection(text) is 'The collection of that name, or an error that lists the tracked ones.';
+
+create function public.list_embedding_collections()
+returns table (collection text, key_column text, model text)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select c.name, c.key_column::text, c.model
+  from embedding.collections c
+  join pg_catalog.pg_class r on r.oid = c.source
+  order by c.name
+$$;
+comment on function public.list_embedding_collections() is 'The tracked tables, without counting their rows.';
+
+create function embedding.describe_collection(source regclass)
+returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.name, c.key_column, format_type(a.atttypid, a.atttypmod), c.model, m.dimensions, c.text_config
+  from embedding.collections c
+  join pg_catalog.pg_attribute a on a.attrelid = c.source and a.attname = c.key_column
+  left join embedding.models m on m.name = c.model
+  where c.source = describe_collection.source;
+$$;
+comment on function embedding.describe_collection(regclass) is
+  'What a search must know of a tracked table. Security definer: callers of a search may not read embedding.collections.';
+
+-- What the HTTP edge needs beside the queue: rows claimed by name, the state of a run, the list of collections, and
+-- the webhook that tells the edge about a new row.
+create function embedding.canonical_key(key text, key_type regtype)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  canonical text;
+begin
+  execute format('select %L::%s::text', key, key_type) into canonical;
+  return canonical;
+exception
+  -- Not of the key's type, so no row has it. Of all errors only the class of bad values is taken so.
+  when data_exception then
+    return null;
+end;
+$$;
+comment on function embedding.canonical_key(text, regtype) is
+  'A key as its type prints it (a uuid in lower case), null where it is not of that type.';
+
+grant update (model, retiring_models) on embedding.collections to service_role;
+
+revoke all on function
+  embedding.get_collection(text),
+  public.list_embedding_collections(),
+  embedding.describe_collection(regclass),
+  embedding.canonical_key(text,regtype)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.get_collection(text),
+  public.list_embedding_collections(),
+  embedding.canonical_key(text,regtype)
+to service_role;
+grant execute on function
+  embedding.describe_collection(regclass)
+to anon, authenticated, service_role;
+
+-- 12_document_text.sql
+
+-- Tracking a table: its columns, and the triggers that let no vector outlive its text and queue what
+-- needs one.
+--
+-- The triggers run after the statement, over sets: a bulk insert costs one insert into the queue. They
+-- are not BEFORE triggers, though those could mend a row in passing: with any such trigger on a table
+-- PostgreSQL computes its generated columns anew on every update, so each saved vector would parse the
+-- row's whole text for fts again (measured: more than half of the time of a save).
+
+-- The overloads of this function say what is embedded. This first one exists so that the name does:
+-- each tracked table adds its own, over its row type.
+create function embedding.document_text(document text)
+returns text
+language sql
+immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return nullif(document, '');
+comment on function embedding.document_text(text) is
+  'The text to embed. Overloaded by row type, one for each tracked table; null means: this row is not to be embedded.';
+
+create function embedding.text_hash(document text)
+returns bytea
+language sql
+immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+return pg_catalog.sha256(pg_catalog.convert_to(document, 'UTF8'));
+comment on function embedding.text_hash(text) is
+  'Identifies a text. Vectors are shared between equal texts, so it has to resist made-up collisions: SHA-256.';
+
+-- A user's table may break in three ways, and none of them may stop or pay for more than itself.
+--
+-- Its columns may be named like anything, so no alias stands alone as a row: `document_text(s)` was the column s where there
+-- was one. `s.*` is always the row.
+--
+-- embedding.document_text is the user's own and may raise. For one row: that row is parked with the error, and whatever reads
+-- many rows reads the others (the same statement a second time, with a reader that catches; the first costs nothing more).
+-- For every row, because the table or the function is not what it was: the collection is reported broken, under its name and
+-- with the fix, and the other collections go on.
+--
+-- A table may not keep what is written into it: a trigger that drops the vector, or that changes the text on each write. So
+-- what was saved is counted from the rows afterwards, and a vector that was not kept counts as an attempt.
+create function embedding.error_scope(state text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+return case
+  -- connection, read-only, locks, resources, shutdown, and our own refusals
+  when left(state, 2) in ('08', '25', '28', '40', '53', '55', '57', '58') then 'passing'
+  when left(state, 2) in ('0A', '3F', '42') then 'table'
+  else 'row'
+end;
+comment on function embedding.error_scope(text) is
+  'What an SQLSTATE met while rows are read or written is about: passing (the moment), table (columns, functions, grants) or row.';
+
+create function embedding.error_reason(state text, message text, document jsonb)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- PostgreSQL quotes the value that it could not read.
+  reason text := regexp_replace(message, '".*"', '"..."');
+  held text;
+begin
+  -- What the user's own code raises may repeat the row.
+  for held in
+    select v.value from jsonb_each_text(document - array['embedding', 'fts']) v
+    where char_length(v.value) > 3
+    order by char_length(v.value) desc
+  loop
+    reason := replace(reason, held, '...');
+  end loop;
+  return format('%s (SQLSTATE %s)', left(reason, 500), state);
+end;
+$$;
+comment on function embedding.error_reason(text, text, jsonb) is
+  'An error''s message without the values of the row that it is about: it is shown to whoever may see that the row was parked.';
+
+create function embedding.try_document_text(document anyelement, out text text, out error text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  text := embedding.document_text(document);
+exception
+  when others then
+    if embedding.error_scope(sqlstate) = 'passing' then
+      raise;
+    end if;
+    error := 'embedding.document_text: ' || embedding.error_reason(sqlstate, sqlerrm, to_jsonb(document));
+end;
+$$;
+comment on function embedding.try_document_text(anyelement) is
+  'The text of a row, or why there is none. Slower than document_text: only for rows among which one is known to raise.';
+
+create function embedding.document_reader(safely boolean)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+return case
+  when safely then 'embedding.try_document_text(s.*)'
+  else '(select embedding.document_text(s.*) as text, null::text as error)'
+end;
+comment on function embedding.document_reader(boolean) is
+  'What a statement joins to the rows s of a tracked table, as t (text, error), to read their texts.';
+
+revoke all on function
+  embedding.document_text(text),
+  embedding.text_hash(text),
+  embedding.error_scope(text),
+  embedding.error_reason(text,text,jsonb),
+  embedding.try_document_text(anyelement),
+  embedding.document_reader(boolean)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.document_text(text),
+  embedding.text_hash(text),
+  embedding.error_scope(text),
+  embedding.error_reason(text,text,jsonb),
+  embedding.try_document_text(anyelement),
+  embedding.document_reader(boolean)
+to service_role;
+
+-- 13_broken_collections.sql
+
+create function embedding.collection_error(c embedding.collections)
+returns text
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  readable boolean;
+begin
+  begin
+    execute format('select s.%I = null::%s, s.embedding, s.embedding_model, s.embedding_hash from %s s limit 0', c.key_column, c.key_type, c.source);
+  exception
+    when others then
+      if embedding.error_scope(sqlstate) <> 'table' then
+        raise;
+      end if;
+      return sqlerrm;
+  end;
+  begin
+    execute format('select embedding.document_text(s.*) from %s s limit 1', c.source);
+  exception
+    when others then
+      if embedding.error_scope(sqlstate) = 'passing' then
+        raise;
+      end if;
+      -- A single row may name a configuration or a table that there is not; then others can be read.
+      if embedding.error_scope(sqlstate) = 'table' then
+        execute format(
+          'select bool_or(r.error is null) from (select t.error from %s s cross join lateral embedding.try_document_text(s.*) t limit 100) r',
+          c.source)
+        into readable;
+        return case when readable is not true then sqlerrm end;
+      end if;
+  end;
+  return null;
+end;
+$$;
+comment on function embedding.collection_error(embedding.collections) is
+  'Why no row of the collection can be read: a column, its document_text or a grant is gone. Null: rows can be read, though not each of them perhaps.';
+
+create function embedding.collection_remedy(c embedding.collections)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return format('Mend the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to give it up: select untrack_embeddings(%3$L).',
+  c.source::text, c.source::text, c.name);
+comment on function embedding.collection_remedy(embedding.collections) is 'What to do about a collection whose rows cannot be read.';
+
+create function embedding.concerns_rows(c embedding.collections, state text, message text)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if embedding.error_scope(state) = 'passing' then
+    return false;
+  end if;
+  if embedding.error_scope(state) = 'table' and embedding.collection_error(c) is not null then
+    raise exception 'collection "%" cannot be read: %', c.name, message
+      using errcode = '55000', hint = embedding.collection_remedy(c);
+  end if;
+  return true;
+end;
+$$;
+comment on function embedding.concerns_rows(embedding.collections, text, text) is
+  'Whether an error met over several rows is about some of them, so that the others can be had. Raises where it is about the table as a whole.';
+
+create function public.broken_embedding_collections()
+returns table (collection text, error text)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select k.name, format('%s. %s', e.error, embedding.collection_remedy(k))
+  from embedding.collections k
+  join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+  cross join lateral embedding.collection_error(k) e (error)
+  where e.error is not null
+  order by k.name
+$$;
+comment on function public.broken_embedding_collections() is
+  'The collections of which no row can be read, why, and what to do. Looks at one row of each that is well.';
+
+revoke all on function
+  embedding.collection_error(embedding.collections),
+  embedding.collection_remedy(embedding.collections),
+  embedding.concerns_rows(embedding.collections,text,text),
+  public.broken_embedding_collections()
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.collection_error(embedding.collections),
+  embedding.collection_remedy(embedding.collections),
+  embedding.concerns_rows(embedding.collections,text,text),
+  public.broken_embedding_collections()
+to service_role;
+
+-- 20_queue.sql
+
+create table embedding.queue (
+  collection_id integer not null references embedding.collections (id) on delete cascade,
+  row_id text not null,
+  attempts integer not null default 0,
+  -- When the row may be claimed: at once, after a backoff, or when the lease of its worker ends.
+  available_at timestamptz not null default now(),
+  leased_at timestamptz,
+  failed_at timestamptz,
+  error text,
+  primary key (collection_id, row_id)
+) with (
+  -- A queue turns over completely; the default of 20 % dead rows would leave claims to wade through them.
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_threshold = 1000,
+  autovacuum_analyze_scale_factor = 0.05
+);
+
+comment on table embedding.queue is
+  'Rows that need a vector. An index to the work, not the truth: a row with a text and no vector is pending even when it is missing here (see reconcile_embeddings).';
+
+-- Claims read the head of this index and nothing else, so a claim costs the same at any length.
+create index queue_claimable on embedding.queue (collection_id, available_at) where failed_at is null;
+
+create index queue_failed on embedding.queue (collection_id, failed_at) where failed_at is not null;
+
+revoke all on embedding.queue from public, anon, authenticated;
+grant select, insert, update, delete on embedding.queue to service_role;
+
+create function embedding.check_lease(lease_seconds integer)
+returns interval
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if lease_seconds between 1 and 86400 then
+    return make_interval(secs => lease_seconds);
+  end if;
+  raise exception 'lease_seconds must be between 1 and 86400, not %', coalesce(lease_seconds::text, '<null>') using errcode = '22023';
+end;
+$$;
+comment on function embedding.check_lease(integer) is 'How long a lease runs; refused is one that ended before it began, and one of more than a day.';
+
+create function public.embedding_queue(collection text)
+returns table (ready bigint, leased bigint, waiting bigint, failed bigint, next_available_at timestamptz)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  present timestamptz := clock_timestamp();
+begin
+  return query
+  select
+    count(*) filter (where q.failed_at is null and q.available_at <= present),
+    count(*) filter (where q.failed_at is null and q.available_at > present and q.leased_at is not null),
+    count(*) filter (where q.failed_at is null and q.available_at > present and q.leased_at is null),
+    count(*) filter (where q.failed_at is not null),
+    min(q.available_at) filter (where q.failed_at is null)
+  from embedding.queue q
+  where q.collection_id = c.id;
+end;
+$$;
+comment on function public.embedding_queue(text) is
+  'How long the queue is: ready to be claimed, leased to a worker, waiting for their next attempt, parked.';
+
+-- The schedule asked every collection, and left a record of each that had nothing to do: runs of no rows, for as long as
+-- the server lives. Now it looks first.
+create function public.has_ready_embeddings()
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  present timestamptz := clock_timestamp();
+  collection integer;
+begin
+  -- One at a time: joined, a queue that statistics take for empty is scanned for each of them.
+  for collection in select c.id from embedding.collections c loop
+    perform from embedding.queue q
+    where q.collection_id = collection and q.failed_at is null and q.available_at <= present
+    order by q.available_at
+    limit 1;
+    if found then
+      return true;
+    end if;
+  end loop;
+  return false;
+end;
+$$;
+comment on function public.has_ready_embeddings() is
+  'Whether a row of any collection could be claimed now: neither leased, nor waiting for its next attempt, nor parked.';
+
+create function public.list_failed_embeddings(collection text, max_rows integer default 100)
+returns table (row_id text, attempts integer, failed_at timestamptz, error text)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+begin
+  return query
+  select q.row_id, q.attempts, q.failed_at, q.error
+  from embedding.queue q
+  where q.collection_id = c.id and q.failed_at is not null
+  order by q.failed_at desc, q.row_id
+  limit coalesce(max_rows, 100);
+end;
+$$;
+comment on function public.list_failed_embeddings(text, integer) is 'Parked rows and why, latest first.';
+
+create function public.retry_failed_embeddings(collection text)
+returns bigint
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  requeued bigint;
+begin
+  update embedding.queue q
+  set failed_at = null, leased_at = null, attempts = 0, available_at = clock_timestamp()
+  where q.collection_id = c.id and q.failed_at is not null;
+  get diagnostics requeued = row_count;
+  return requeued;
+end;
+$$;
+comment on function public.retry_failed_embeddings(text) is 'Queue the parked rows again, with all their attempts. Returns how many.';
+
+create function public.retry_failed_rows(collection text, row_ids text[])
+returns bigint
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  requeued bigint;
+begin
+  with held as materialized (
+    select q.row_id from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (row_ids)
+    order by q.row_id
+    for update
+  )
+  update embedding.queue q
+  set failed_at = null, leased_at = null, attempts = 0, available_at = clock_timestamp()
+  from held h
+  where q.collection_id = c.id and q.row_id = h.row_id and q.failed_at is not null;
+  get diagnostics requeued = row_count;
+  return requeued;
+end;
+$$;
+comment on function public.retry_failed_rows(text, text[]) is
+  'Queue these parked rows again, with all their attempts; others of the list are left alone. Returns how many.';
+
+-- Everything else that reads many rows
+create function embedding.queue_pending(c embedding.collections)
+returns bigint
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  statement constant text := $sql$
+    insert into embedding.queue (collection_id, row_id)
+    select $1, s.%1$I::text
+    from %2$s s
+    cross join lateral %3$s t
+    where (s.embedding is null or s.embedding_model <> $2)
+      and (t.text is not null or t.error is not null)
+    order by s.%1$I
+    on conflict on constraint queue_pkey do nothing
+  $sql$;
+  queued bigint;
+begin
+  begin
+    execute format(statement, c.key_column, c.source, embedding.document_reader(false)) using c.id, c.model;
+    get diagnostics queued = row_count;
+  exception
+    when others then
+      if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+        raise;
+      end if;
+      execute format(statement, c.key_column, c.source, embedding.document_reader(true)) using c.id, c.model;
+      get diagnostics queued = row_count;
+  end;
+  return queued;
+end;
+$$;
+comment on function embedding.queue_pending(embedding.collections) is
+  'Queues every row that has no vector of the collection''s model and a text, or one that cannot be read: the claim parks it. Returns how many were not queued yet.';
+
+create function public.reconcile_embeddings(collection text)
+returns bigint
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return embedding.queue_pending(embedding.get_collection(collection));
+end;
+$$;
+comment on function public.reconcile_embeddings(text) is
+  'Queue pending rows that slipped past the triggers (disabled for a load, restored from a dump). Reads the whole table. Returns how many.';
+
+create function embedding.enqueue_pending(collection embedding.collections)
+returns bigint
+language plpgsql
+-- service_role may read and write all that this one touches, and may hand over a collection that it made up.
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  queued bigint;
+begin
+  execute format($sql$
+    insert into embedding.queue (collection_id, row_id)
+    select $1, s.%1$I::text
+    from %2$s s
+    where (s.embedding is null or s.embedding_model <> $2)
+      and embedding.document_text(row(s.*)::%2$s) is not null
+    order by s.%1$I
+    on conflict on constraint queue_pkey do nothing
+  $sql$, collection.key_column, collection.source)
+  using collection.id, collection.model;
+  get diagnostics queued = row_count;
+  return queued;
+end;
+$$;
+comment on function embedding.enqueue_pending(embedding.collections) is
+  'Queues every row that has a text and no vector of the collection''s model and is not queued yet. Returns how many.';
+
+revoke all on function
+  embedding.check_lease(integer),
+  public.embedding_queue(text),
+  public.has_ready_embeddings(),
+  public.list_failed_embeddings(text,integer),
+  public.retry_failed_embeddings(text),
+  public.retry_failed_rows(text,text[]),
+  embedding.queue_pending(embedding.collections),
+  public.reconcile_embeddings(text),
+  embedding.enqueue_pending(embedding.collections)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.check_lease(integer),
+  public.embedding_queue(text),
+  public.has_ready_embeddings(),
+  public.list_failed_embeddings(text,integer),
+  public.retry_failed_embeddings(text),
+  public.retry_failed_rows(text,text[]),
+  embedding.queue_pending(embedding.collections),
+  public.reconcile_embeddings(text),
+  embedding.enqueue_pending(embedding.collections)
+to service_role;
+
+-- 21_claim.sql
+
+-- Claiming
+create function embedding.lease_rows(c embedding.collections, wanted integer, lease interval, present timestamptz)
+returns table (row_id text, text text, text_hash text, attempts integer)
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query execute format($sql$
+    with head as materialized (
+      select q.row_id, q.attempts
+      from embedding.queue q
+      where q.collection_id = $1 and q.failed_at is null and q.available_at <= $2
+      order by q.available_at
+      limit $3
+      for update skip locked
+    ),
+    document as materialized (
+      select
+        h.row_id,
+        h.attempts,
+        case
+          when s.%1$I is not null and (s.embedding is null or s.embedding_model <> $5) then embedding.document_text(s.*)
+        end as text
+      from head h
+      left join %2$s s on s.%1$I = h.row_id::%3$s
+    ),
+    -- The triggers keep the queue true; what slipped past them (a trigger disabled for a load) is dropped here.
+    settled as (
+      delete from embedding.queue q
+      using document d
+      where q.collection_id = $1 and q.row_id = d.row_id and d.text is null
+    ),
+    -- Whatever ends the worker time after time, without a word, must not be handed out for ever. Most rows
+    -- of a lost batch are innocent, so this takes four times as many attempts as a reported failure.
+    abandoned as (
+      update embedding.queue q
+      set failed_at = $2, leased_at = null,
+          error = coalesce(q.error, format('no worker finished this row in %%s attempts', q.attempts))
+      from document d
+      where q.collection_id = $1 and q.row_id = d.row_id and d.text is not null and d.attempts >= 4 * $6
+    ),
+    leased as (
+      update embedding.queue q
+      set leased_at = $2, available_at = $2 + $4, attempts = q.attempts + 1
+      from document d
+      where q.collection_id = $1 and q.row_id = d.row_id and d.text is not null and d.attempts < 4 * $6
+      returning q.row_id, q.attempts, d.text
+    )
+    select l.row_id, l.text, encode(embedding.text_hash(l.text), 'hex'), l.attempts
+    from leased l
+  $sql$, c.key_column, c.source, c.key_type)
+  using c.id, present, wanted, lease, c.model, c.max_attempts;
+end;
+$$;
+comment on function embedding.lease_rows(embedding.collections, integer, interval, timestamptz) is
+  'The head of the queue, leased. A function of its own so that none of its rows is returned where one raises.';
+
+create function embedding.park_unreadable(c embedding.collections, wanted integer, present timestamptz)
+returns integer
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  parked integer;
+begin
+  execute format($sql$
+    with head as materialized (
+      select q.row_id
+      from embedding.queue q
+      where q.collection_id = $1 and q.failed_at is null and q.available_at <= $2
+      order by q.available_at
+      limit $3
+      for update skip locked
+    ),
+    unreadable as materialized (
+      select h.row_id, t.error
+      from head h
+      join %2$s s on s.%1$I = h.row_id::%3$s
+      cross join lateral embedding.try_document_text(s.*) t
+      where (s.embedding is null or s.embedding_model <> $4) and t.error is not null
+    )
+    update embedding.queue q
+    set failed_at = $2, leased_at = null, attempts = q.attempts + 1, error = u.error
+    from unreadable u
+    where q.collection_id = $1 and q.row_id = u.row_id
+  $sql$, c.key_column, c.source, c.key_type)
+  using c.id, present, wanted, c.model;
+  get diagnostics parked = row_count;
+  return parked;
+end;
+$$;
+comment on function embedding.park_unreadable(embedding.collections, integer, timestamptz) is
+  'Parks the rows at the head of the queue whose text cannot be read, each with its error. Returns how many.';
+
+-- The life of a pending row: claimed under a lease, then saved, failed or released. A worker holds no
+-- transaction while its provider works; a killed worker's lease simply runs out.
+--
+-- Plans are made for each call (force_custom_plan): a session that first met an empty queue would
+-- otherwise keep a plan that reads all of it when it has grown to millions. For the same reason rows are
+-- looked up by the primary key alone, with no condition that would make another index look apt.
+--
+-- Whatever changes several entries locks them in the order of row_id, so that a run that renews its leases
+-- while it saves and fails never waits for itself in a circle.
+create function public.claim_embeddings(
+  collection text,
+  batch_size integer default 50,
+  lease_seconds integer default 300
+)
+returns table (row_id text, text text, text_hash text, attempts integer)
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  wanted integer := coalesce(batch_size, 50);
+  lease interval := make_interval(secs => coalesce(lease_seconds, 300));
+  claimed bigint;
+  tries integer := 0;
+  -- A variable: clock_timestamp() itself is volatile, so no index could be asked for what is before it.
+  present timestamptz;
+begin
+  -- Supabase returns at most 1,000 rows of a call; what was leased beyond that would never reach the worker.
+  if wanted not between 1 and 1000 then
+    raise exception 'batch_size must be between 1 and 1000, not %', wanted using errcode = '22023';
+  end if;
+  if lease not between interval '1 second' and interval '1 day' then
+    raise exception 'lease_seconds must be between 1 and 86400, not %', lease_seconds using errcode = '22023';
+  end if;
+
+  loop
+    present := clock_timestamp();
+    begin
+      return query select r.* from embedding.lease_rows(c, wanted, lease, present) r;
+      get diagnostics claimed = row_count;
+    exception
+      when others then
+        if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+          raise;
+        end if;
+        tries := tries + 1;
+        -- None: another worker has the row in hand that raised, and will park it.
+        if embedding.park_unreadable(c, wanted, present) = 0 and tries >= 20 then
+          raise;
+        end if;
+        -- A call is bounded; the next one goes on with what is left.
+        exit when tries >= 20;
+        continue;
+    end;
+    exit when claimed > 0;
+
+    -- Nothing came of this batch: either the queue is drained, or its head was not worth a lease.
+    perform from embedding.queue q
+    where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
+    order by q.available_at
+    limit 1
+    for update skip locked;
+    exit when not found;
+  end loop;
+end;
+$$;
+comment on function public.claim_embeddings(text, integer, integer) is
+  'Lease up to batch_size pending rows to this worker, oldest first. No rows: nothing is claimable now. text_hash goes back with the vector.';
+
+create function embedding.lease_named_rows(c embedding.collections, row_ids text[], lease interval, safely boolean)
+returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query execute format($sql$
+    with asked as materialized (
+      select a.asked_id, embedding.canonical_key(a.asked_id, $2) as row_id, a.place
+      from unnest($3) with ordinality a (asked_id, place)
+    ),
+    document as materialized (
+      select
+        k.row_id,
+        -- null: there is no such row
+        s.embedding is not null and s.embedding_model = $4 as embedded,
+        t.text,
+        t.error,
+        -- A webhook that each save sets off would ask for it by name for ever.
+        (s.embedding is null or s.embedding_model is distinct from $4) and exists (
+          select from embedding.queue q
+          where q.collection_id = $1 and q.row_id = k.row_id and q.failed_at is not null and q.error = embedding.unkept_reason()
+        ) as unkept
+      from (select distinct a.row_id from asked a where a.row_id is not null) k
+      join %2$s s on s.%1$I = k.row_id::%3$s
+      cross join lateral %4$s t
+    ),
+    -- In key order, so that two workers never wait for each other in a circle. A row that another worker holds stays
+    -- its own; a parked row, or one that backs off, is tried at once: somebody asks for it by name.
+    leased as (
+      insert into embedding.queue as q (collection_id, row_id, attempts, leased_at, available_at)
+      select $1, d.row_id, 1, $5, $5 + $6
+      from document d
+      where d.text is not null and d.embedded is not true and not d.unkept
+      order by d.row_id
+      on conflict on constraint queue_pkey do update
+      set attempts = case when q.failed_at is null then q.attempts else 0 end + 1,
+          leased_at = excluded.leased_at,
+          available_at = excluded.available_at,
+          failed_at = null
+      where q.leased_at is null or q.available_at <= $5
+      returning q.row_id, q.attempts
+    ),
+    parked as (
+      insert into embedding.queue as q (collection_id, row_id, attempts, failed_at, error)
+      select $1, d.row_id, 1, $5, d.error
+      from document d
+      where d.error is not null and d.embedded is not true
+      order by d.row_id
+      on conflict on constraint queue_pkey do update
+      set failed_at = excluded.failed_at, leased_at = null, error = excluded.error
+      where q.leased_at is null or q.available_at <= $5
+    )
+    select
+      a.asked_id,
+      d.row_id,
+      case
+        when d.row_id is null then 'missing'
+        when d.error is not null then 'unreadable'
+        when d.text is null then 'empty'
+        when d.embedded then 'embedded'
+        when d.unkept then 'unkept'
+        when l.row_id is null then 'leased'
+        else 'claimed'
+      end,
+      case when not d.unkept then d.text end,
+      encode(embedding.text_hash(d.text), 'hex'),
+      l.attempts
+    from asked a
+    left join document d on d.row_id = a.row_id
+    left join leased l on l.row_id = a.row_id
+    order by a.place
+  $sql$, c.key_column, c.source, c.key_type, embedding.document_reader(safely))
+  using c.id, c.key_type, row_ids, c.model, clock_timestamp(), lease;
+end;
+$$;
+comment on function embedding.lease_named_rows(embedding.collections, text[], interval, boolean) is
+  'What claim_embedding_rows does, as far as a text that cannot be read; safely, such a row is parked and the others are leased.';
+
+create function public.claim_embedding_rows(collection text, row_ids text[], lease_seconds integer default 300)
+returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  lease interval := make_interval(secs => coalesce(lease_seconds, 300));
+begin
+  if coalesce(cardinality(row_ids), 0) not between 1 and 10000 then
+    raise exception 'row_ids must hold between 1 and 10000 ids, not %', coalesce(cardinality(row_ids), 0) using errcode = '22023';
+  end if;
+  if lease not between interval '1 second' and interval '1 day' then
+    raise exception 'lease_seconds must be between 1 and 86400, not %', lease_seconds using errcode = '22023';
+  end if;
+
+  begin
+    return query select r.* from embedding.lease_named_rows(c, row_ids, lease, false) r;
+  exception
+    when others then
+      if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+        raise;
+      end if;
+      return query select r.* from embedding.lease_named_rows(c, row_ids, lease, true) r;
+  end;
+end;
+$$;
+comment on function public.claim_embedding_rows(text, text[], integer) is
+  'Lease the rows with these keys, whatever their place in the queue. One row for each id, in order; state is claimed, '
+  'embedded (nothing to do), leased (another worker has it), empty (no text to embed), unreadable (its document_text raises: parked), '
+  'unkept (parked since the table does not keep its vector: retry it once that is mended) or missing (no such row).';
+
+create function public.release_embeddings(collection text, row_ids text[])
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  released integer;
+begin
+  with held as materialized (
+    select q.row_id from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (row_ids)
+    order by q.row_id
+    for update
+  )
+  update embedding.queue q
+  set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
+  from held h
+  where q.collection_id = c.id and q.row_id = h.row_id and q.leased_at is not null;
+  get diagnostics released = row_count;
+  return released;
+end;
+$$;
+comment on function public.release_embeddings(text, text[]) is
+  'Give claimed rows back untried, so that another worker has them at once. Returns how many were leased.';
+
+create function public.renew_embeddings(collection text, row_ids text[], lease_seconds integer default 300)
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
+  renewed integer;
+begin
+  -- A row that is being saved, failed or edited at this moment is passed over, not waited for.
+  with held as materialized (
+    select q.row_id from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (row_ids)
+    order by q.row_id
+    for update skip locked
+  )
+  update embedding.queue q
+  set available_at = clock_timestamp() + lease
+  from held h
+  where q.collection_id = c.id and q.row_id = h.row_id and q.leased_at is not null;
+  get diagnostics renewed = row_count;
+  return renewed;
+end;
+$$;
+comment on function public.renew_embeddings(text, text[], integer) is
+  'Keep claimed rows while their provider is slow, so that leases can be short and a killed worker''s rows are soon free. Returns how many are still leased.';
+
+revoke all on function
+  embedding.lease_rows(embedding.collections,integer,interval,timestamp with time zone),
+  embedding.park_unreadable(embedding.collections,integer,timestamp with time zone),
+  public.claim_embeddings(text,integer,integer),
+  embedding.lease_named_rows(embedding.collections,text[],interval,boolean),
+  public.claim_embedding_rows(text,text[],integer),
+  public.release_embeddings(text,text[]),
+  public.renew_embeddings(text,text[],integer)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.lease_rows(embedding.collections,integer,interval,timestamp with time zone),
+  embedding.park_unreadable(embedding.collections,integer,timestamp with time zone),
+  public.claim_embeddings(text,integer,integer),
+  embedding.lease_named_rows(embedding.collections,text[],interval,boolean),
+  public.claim_embedding_rows(text,text[],integer),
+  public.release_embeddings(text,text[]),
+  public.renew_embeddings(text,text[],integer)
+to service_role;
+
+-- 22_save.sql
+
+create function embedding.unkept_reason()
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+return 'the table does not keep the vector: a trigger of its own drops it, or changes the text whenever the row is written';
+comment on function embedding.unkept_reason() is 'Why a row is parked that was given its vector and did not hold it afterwards.';
+
+create function embedding.check_model(c embedding.collections, model text)
+returns embedding.collections
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  checked embedding.collections := c;
+  others boolean;
+begin
+  perform embedding.get_model(model);
+  if checked.model is null then
+    -- The first backfill decides; of two at once, the one that is second is refused like any other.
+    update embedding.collections k set model = check_model.model where k.id = c.id and k.model is null;
+    select k.* into strict checked from embedding.collections k where k.id = c.id;
+    -- Until now vectors of any model would do; those that the table brought along of another one are pending from here on.
+    execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model <> $1)', c.source)
+    into others using checked.model;
+    if others then
+      perform embedding.queue_pending(checked);
+    end if;
+  end if;
+  if checked.model <> check_model.model then
+    raise exception 'collection "%" is embedded with model "%", not "%"', checked.name, checked.model, check_model.model
+      using errcode = '55000',
+            hint = format('Configure the provider of %1$s, or move the collection: select set_collection_model(%2$L, %3$L) or backfill.py --switch-model.',
+              checked.model, checked.name, check_model.model);
+  end if;
+  return checked;
+end;
+$$;
+comment on function embedding.check_model(embedding.collections, text) is
+  'The collection with its model set: to this one if it had none; an error that names both if it has another.';
+
+create function public.use_collection_model(collection text, model text)
+returns void
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  perform embedding.check_model(embedding.get_collection(collection), use_collection_model.model);
+end;
+$$;
+comment on function public.use_collection_model(text, text) is
+  'Before a run: sets the collection''s model if it has none, refuses another one, so that nothing is paid for vectors that could not be stored.';
+
+-- Saving
+create function embedding.refuse_rows(c embedding.collections, row_ids text[], tried integer[], reasons text[])
+returns void
+language sql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
+  select
+    c.id, r.row_id, r.attempts, r.reason,
+    case when r.attempts >= c.max_attempts then clock_timestamp() end,
+    -- as fail_embeddings has it
+    clock_timestamp() + least(make_interval(secs => 30 * 2.0 ^ (least(r.attempts, 20) - 1)), interval '1 hour')
+  from (
+    select u.row_id, greatest(max(u.attempts), 1) as attempts, min(u.reason) as reason
+    from unnest(row_ids, tried, reasons) u (row_id, attempts, reason)
+    group by u.row_id
+    order by u.row_id
+  ) r
+  on conflict on constraint queue_pkey do update
+  set attempts = excluded.attempts,
+      error = excluded.error,
+      failed_at = excluded.failed_at,
+      leased_at = null,
+      available_at = excluded.available_at
+$$;
+comment on function embedding.refuse_rows(embedding.collections, text[], integer[], text[]) is
+  'Rows that could not be given their vector, after so many attempts: they back off, or are parked when out of attempts.';
+
+create function embedding.store_batch(c embedding.collections, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
+returns text[]
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  written text[];
+  tried integer[];
+  held bigint;
+  kept text[];
+begin
+  -- Rows are locked in key order, so that two workers never wait for each other in a circle, and
+  -- compared under that lock: when a row was changed meanwhile, the lock waits for that change and the
+  -- comparison sees it. What is stored leaves the queue by the table's trigger.
+  execute format($sql$
+    with incoming as materialized (
+      select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding)
+    ),
+    locked as materialized (
+      select
+        s.%1$I as key, i.row_id, i.text_hash, i.embedding,
+        embedding.text_hash(embedding.document_text(s.*)) = i.text_hash as fresh,
+        -- saved by another worker after this one's lease had run out
+        s.embedding_hash = i.text_hash and s.embedding_model = $4 as saved_before,
+        -- asked now: the triggers know the row no more once it has its vector
+        coalesce((select q.attempts from embedding.queue q where q.collection_id = $5 and q.row_id = i.row_id), 0) as attempts
+      from incoming i
+      join %2$s s on s.%1$I = i.row_id::%3$s
+      order by s.%1$I
+      for no key update of s
+    ),
+    updated as (
+      update %2$s s
+      set embedding = l.embedding, embedding_model = $4, embedding_hash = l.text_hash
+      from locked l
+      where s.%1$I = l.key and l.fresh and l.saved_before is not true
+    )
+    select array_agg(l.row_id), array_agg(l.attempts) from locked l where l.fresh
+  $sql$, c.key_column, c.source, c.key_type)
+  into written, tried
+  using row_ids, text_hashes, vectors, model, c.id;
+  if written is null then
+    return '{}';
+  end if;
+  -- Seen from here, after the table's triggers: what they took back was not stored, whatever the statement above has written.
+  execute format(
+    'select count(*) from %s s where s.%I = any ($1::%s[]) and s.embedding is not null and s.embedding_model = $2',
+    c.source, c.key_column, c.key_type)
+  into held
+  using written, model;
+  if held = cardinality(written) then
+    return written;
+  end if;
+
+  -- Some did not keep it.
+  execute format($sql$
+    select array_agg(i.row_id)
+    from unnest($1, $2) as i(row_id, text_hash)
+    join %2$s s on s.%1$I = i.row_id::%3$s
+    where s.embedding_hash = i.text_hash and s.embedding_model = $3 and s.embedding is not null
+  $sql$, c.key_column, c.source, c.key_type)
+  into kept
+  using row_ids, text_hashes, model;
+  kept := coalesce(kept, '{}');
+  perform embedding.refuse_rows(c, array_agg(w.row_id), array_agg(w.attempts), array_agg(embedding.unkept_reason()))
+  from unnest(written, tried) w (row_id, attempts)
+  where w.row_id <> all (kept);
+  return kept;
+end;
+$$;
+comment on function embedding.store_batch(embedding.collections, text, text[], bytea[], extensions.vector[]) is
+  'What store_vectors does, as far as a row that raises.';
+
+create function embedding.store_singly(c embedding.collections, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
+returns text[]
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  stored text[] := '{}';
+  failed integer := 0;
+  failed_with text;
+  reason text;
+  entry record;
+  document jsonb;
+begin
+  -- In the order that whole batches are locked in.
+  for entry in execute format(
+    'select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding) order by i.row_id::%s', c.key_type)
+    using row_ids, text_hashes, vectors
+  loop
+    begin
+      stored := stored || embedding.store_batch(c, model, array[entry.row_id], array[entry.text_hash], array[entry.embedding]);
+    exception
+      when others then
+        if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+          raise;
+        end if;
+        execute format('select to_jsonb(s.*) from %s s where s.%I = $1::%s', c.source, c.key_column, c.key_type) into document using entry.row_id;
+        reason := 'the vector could not be written: ' || embedding.error_reason(sqlstate, sqlerrm, document);
+        perform embedding.refuse_rows(c, array[entry.row_id],
+          array[(select q.attempts from embedding.queue q where q.collection_id = c.id and q.row_id = entry.row_id)],
+          array[reason]);
+        failed := failed + 1;
+        failed_with := sqlstate;
+    end;
+  end loop;
+  -- What every row of a batch meets is not about a row: the run ends, rather than pay for the whole table in vain.
+  if failed > 1 and failed = cardinality(row_ids) then
+    raise exception using errcode = failed_with, message = reason;
+  end if;
+  return stored;
+end;
+$$;
+comment on function embedding.store_singly(embedding.collections, text, text[], bytea[], extensions.vector[]) is
+  'store_vectors after a row of the batch has raised: each row by itself. Those that raise again count an attempt and say why.';
+
+create function embedding.store_vectors(
+  c embedding.collections,
+  model text,
+  row_ids text[],
+  text_hashes bytea[],
+  vectors extensions.vector[]
+)
+returns text[]
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return embedding.store_batch(c, model, row_ids, text_hashes, vectors);
+exception
+  when others then
+    if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+      raise;
+    end if;
+    return embedding.store_singly(c, model, row_ids, text_hashes, vectors);
+end;
+$$;
+comment on function embedding.store_vectors(embedding.collections, text, text[], bytea[], extensions.vector[]) is
+  'Writes vectors beside the texts they were made from and returns the rows that hold them now. The others are stale, or were refused by the table: those have counted an attempt.';
+
+create function public.save_embeddings(collection text, model text, rows jsonb)
+returns table (saved integer, stale integer)
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.check_model(embedding.get_collection(collection), save_embeddings.model);
+  expected integer := (embedding.get_model(save_embeddings.model)).dimensions;
+  row_ids text[];
+  text_hashes bytea[];
+  vectors extensions.vector[];
+  wrong record;
+  stored text[];
+begin
+  if jsonb_typeof(rows) is distinct from 'array' then
+    raise exception 'rows must be an array of {row_id, text_hash, embedding}' using errcode = '22023';
+  end if;
+  -- Read once: a batch is a few hundred kilobytes of JSON.
+  select array_agg(v.row_id), array_agg(decode(v.text_hash, 'hex')), array_agg(v.embedding::extensions.vector)
+  into row_ids, text_hashes, vectors
+  from jsonb_to_recordset(rows) as v(row_id text, text_hash text, embedding text);
+
+  select i.row_id, i.text_hash, i.embedding, extensions.vector_dims(i.embedding) as width into wrong
+  from unnest(row_ids, text_hashes, vectors) as i(row_id, text_hash, embedding)
+  where i.row_id is null or i.text_hash is null or extensions.vector_dims(i.embedding) is distinct from expected
+  limit 1;
+  if found and (wrong.row_id is null or wrong.text_hash is null or wrong.embedding is null) then
+    raise exception 'rows must hold row_id, text_hash and embedding; row "%" does not', coalesce(wrong.row_id, '<null>')
+      using errcode = '22023', hint = 'Send back the row_id and text_hash that claim_embeddings gave.';
+  elsif found then
+    raise exception 'row "%" has % dimensions, model "%" has %', wrong.row_id, wrong.width, save_embeddings.model, expected
+      using errcode = '22023', hint = 'The vector is of another model; nothing of this batch was stored.';
+  end if;
+
+  stored := embedding.store_vectors(c, save_embeddings.model, row_ids, text_hashes, vectors);
+  saved := cardinality(stored);
+  stale := coalesce(cardinality(row_ids), 0) - saved;
+  if stale > 0 then
+    -- Their new text waits, and may be had at once; a deleted row has no entry here any more. A write that changed the text
+    -- has set attempts to 0. Where none did, the text is another one each time it is read, and is not paid for for ever.
+    -- (No lease: the row was refused, and has its wait and its reason already.)
+    with held as materialized (
+      select q.row_id from embedding.queue q
+      where q.collection_id = c.id
+        and q.row_id = any (array(select o from unnest(row_ids) o except select s from unnest(stored) s))
+      order by q.row_id
+      for update
+    )
+    update embedding.queue q
+    set leased_at = null,
+        available_at = clock_timestamp(),
+        failed_at = case when q.attempts >= c.max_attempts then clock_timestamp() end,
+        error = case
+          when q.attempts > 0 then 'the text was another one when its vector came, though nobody wrote the row: '
+            'embedding.document_text must return the same text for the same row'
+        end
+    from held h
+    where q.collection_id = c.id and q.row_id = h.row_id and q.leased_at is not null;
+  end if;
+  return next;
+end;
+$$;
+comment on function public.save_embeddings(text, text, jsonb) is
+  'Store vectors: rows is [{row_id, text_hash, embedding}]. saved counts the rows that hold theirs afterwards. The others are stale: their text is no longer the one that was embedded, or the table did not keep the vector; they stay pending, or are parked when out of attempts.';
+
+create function public.reuse_embeddings(collection text, model text, rows jsonb)
+returns setof text
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
+  row_ids text[];
+  text_hashes bytea[];
+  vectors extensions.vector[];
+begin
+  begin
+    execute format($sql$
+      select array_agg(v.row_id), array_agg(d.embedding_hash), array_agg(d.embedding)
+      from jsonb_to_recordset($1) as v(row_id text, text_hash text)
+      cross join lateral (
+        select s.embedding, s.embedding_hash from %1$s s
+        where s.embedding_hash = decode(v.text_hash, 'hex') and s.embedding_model = $2 and s.embedding is not null
+        limit 1
+      ) d
+    $sql$, c.source)
+    into row_ids, text_hashes, vectors
+    using rows, reuse_embeddings.model;
+  exception
+    when others then
+      perform embedding.concerns_rows(c, sqlstate, sqlerrm);
+      raise;
+  end;
+  if row_ids is null then
+    return;
+  end if;
+  return query select unnest(embedding.store_vectors(c, reuse_embeddings.model, row_ids, text_hashes, vectors));
+end;
+$$;
+comment on function public.reuse_embeddings(text, text, jsonb) is
+  'Of the claimed rows [{row_id, text_hash}], fill those whose text the table already holds under this model. Returns the rows that are done.';
+
+create function public.fail_embeddings(collection text, rows jsonb, retry_after_seconds integer default 30)
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  parked integer;
+begin
+  with failed as materialized (
+    select v.row_id, v.error, coalesce(v.final, false) as final
+    from jsonb_to_recordset(rows) as v(row_id text, error text, final boolean)
+  ),
+  held as materialized (
+    -- A leased row without an attempt has got another text since it was claimed (see check_vectors): what
+    -- failed was the old one, and the new one may be had at once.
+    select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
+    from embedding.queue q
+    where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
+    order by q.row_id
+    for update
+  ),
+  updated as (
+    update embedding.queue q
+    set leased_at = null,
+        error = case when not h.stale then left(coalesce(f.error, 'unknown'), 2000) end,
+        failed_at = case when not h.stale and (f.final or q.attempts >= c.max_attempts) then clock_timestamp() end,
+        -- doubles with each attempt, an hour at most
+        available_at = clock_timestamp() + case when h.stale then interval '0' else least(
+          make_interval(secs => greatest(coalesce(retry_after_seconds, 30), 0) * 2.0 ^ greatest(least(q.attempts, 20) - 1, 0)),
+          interval '1 hour') end
+    from held h
+    join failed f on f.row_id = h.row_id
+    where q.collection_id = c.id and q.row_id = h.row_id
+    returning q.failed_at
+  )
+  select count(*) filter (where u.failed_at is not null) into parked from updated u;
+  return parked;
+end;
+$$;
+comment on function public.fail_embeddings(text, jsonb, integer) is
+  'Report rows that could not be embedded: [{row_id, error, final}]. They back off, or are parked when final or out of attempts. Returns how many were parked.';
+
+revoke all on function
+  embedding.unkept_reason(),
+  embedding.check_model(embedding.collections,text),
+  public.use_collection_model(text,text),
+  embedding.refuse_rows(embedding.collections,text[],integer[],text[]),
+  embedding.store_batch(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  embedding.store_singly(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  embedding.store_vectors(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  public.save_embeddings(text,text,jsonb),
+  public.reuse_embeddings(text,text,jsonb),
+  public.fail_embeddings(text,jsonb,integer)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.unkept_reason(),
+  embedding.check_model(embedding.collections,text),
+  public.use_collection_model(text,text),
+  embedding.refuse_rows(embedding.collections,text[],integer[],text[]),
+  embedding.store_batch(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  embedding.store_singly(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  embedding.store_vectors(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  public.save_embeddings(text,text,jsonb),
+  public.reuse_embeddings(text,text,jsonb),
+  public.fail_embeddings(text,jsonb,integer)
+to service_role;
+
+-- 30_full_text_languages.sql
+
+-- Words in several languages, for a table whose rows and whose searchers do not all speak the same one.
+--
+-- A text search configuration belongs to one language: a stemmer takes every word it is given, so two of them cannot be
+-- chained. Here a text is read once by each configuration and keeps the lexemes of all. The query is read the same
+-- way, and goes to the search core as lexemes, which the configuration `simple` leaves as they are. So a table that
+-- uses this has
+--   fts tsvector generated always as (embedding.words(title || ' ' || body, 'english', 'french')) stored
+-- is tracked with text_config => 'simple', and is searched for embedding.query_words(query_text, 'english', 'french').
+create function embedding.fold_accents(document text)
+returns text
+language sql
+immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+return replace(replace(translate(document,
+  'àáâãäåçèéêëìíîïñòóôõöùúûüýÿÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝŸ',
+  'aaaaaaceeeeiiiinooooouuuuyyAAAAAACEEEEIIIINOOOOOUUUUYY'), 'œ', 'oe'), 'Œ', 'OE');
+comment on function embedding.fold_accents(text) is 'Letters without their accents: who types "electronique" means "électronique".';
+
+-- Words of any text
+create function embedding.fit_words(text_config regconfig, document text)
+returns tsvector
+language plpgsql
+immutable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  head text := document;
+begin
+  loop
+    begin
+      return to_tsvector(text_config, head);
+    exception
+      -- A tsvector ends at 1 MB. A row is written all the same, and is found by the words that it begins with.
+      when program_limit_exceeded then
+        head := left(head, char_length(head) / 2);
+    end;
+  end loop;
+end;
+$$;
+comment on function embedding.fit_words(regconfig, text) is 'The words of a text: of as much of it, from its beginning, as a tsvector can hold.';
+
+create function embedding.words(document text, variadic configs regconfig[])
+returns tsvector
+language plpgsql
+-- Not parallel safe: what is caught takes a subtransaction.
+immutable strict parallel unsafe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  head text := document;
+  lexemes tsvector;
+  config regconfig;
+begin
+  loop
+    begin
+      lexemes := '';
+      foreach config in array configs loop
+        -- Accents go after stemming, which reads them. A tsvector prints quoted, so letters can be exchanged in its text.
+        lexemes := lexemes || embedding.fold_accents(to_tsvector(config, head)::text)::tsvector;
+      end loop;
+      return lexemes;
+    exception
+      when program_limit_exceeded then
+        head := left(head, char_length(head) / 2);
+    end;
+  end loop;
+end;
+$$;
+comment on function embedding.words(text, regconfig[]) is
+  'The lexemes of a text in each of the configurations, accents folded. For a generated column fts.';
+
+create function embedding.query_words(query_text text, variadic configs regconfig[])
+returns text
+language plpgsql
+immutable strict parallel unsafe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- As much as the core reads of a query.
+  asked text[] := tsvector_to_array(to_tsvector('simple', left(query_text, 24000)));
+  telling text[];
+begin
+  -- A stop word of any of the languages says nothing, though the others keep it: "pour la plage" is about a beach. Unless
+  -- there is nothing else: "son" is a French possessive and a Cuban dance.
+  telling := array(
+    select a.word from unnest(asked[1:2000]) a (word)
+    where not exists (select from unnest(configs) c (config) where to_tsvector(c.config, a.word) = ''));
+  return array_to_string(tsvector_to_array(embedding.words(
+    array_to_string(case when telling = '{}' then asked else telling end, ' '), variadic configs)), ' ');
+end;
+$$;
+comment on function embedding.query_words(text, regconfig[]) is
+  'A query as the lexemes of each of the configurations, without the stop words of any, for a collection that is tracked with the '
+  'configuration simple.';
+
+-- fts of music_knowledge and of datasets stays generated by PostgreSQL's own to_tsvector: another expression would write
+-- every row and every index anew, the one over the vectors too, while the table is locked. So these refuse what does not fit.
+create function embedding.check_word_count()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  longest text;
+begin
+  select c.name into longest from unnest(tg_argv) c (name) order by length(to_jsonb(new) ->> c.name) desc nulls last limit 1;
+  begin
+    perform to_tsvector('english', string_agg(to_jsonb(new) ->> c.name, ' ')) from unnest(tg_argv) c (name);
+  exception
+    when program_limit_exceeded then
+      raise exception '% holds more words than can be indexed', longest
+        using errcode = '22023', hint = format('PostgreSQL indexes 1 MB of distinct words a row. Divide it over several rows of %s.', tg_table_name);
+  end;
+  return new;
+end;
+$$;
+comment on function embedding.check_word_count() is
+  'Refuses by name a text of more distinct words than the generated fts can hold. Arguments: the columns it is made from.';
+
+revoke all on function
+  embedding.fold_accents(text),
+  embedding.fit_words(regconfig,text),
+  embedding.words(text,regconfig[]),
+  embedding.query_words(text,regconfig[]),
+  embedding.check_word_count()
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.fit_words(regconfig,text)
+to service_role;
+grant execute on function
+  embedding.fold_accents(text),
+  embedding.words(text,regconfig[]),
+  embedding.query_words(text,regconfig[])
+to anon, authenticated, service_role;
+
+-- 31_tracking_triggers.sql
+
+create function embedding.check_session()
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Within a function that runs as its owner current_user is the owner; the setting still names the caller.
+  caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
+  borrowed name;
+begin
+  if pg_has_role(caller, current_user, 'member') then
+    return;
+  end if;
+  -- A domain whatever its name: a function that was compiled with it keeps it through any renaming.
+  select t.typname into borrowed
+  from pg_type t
+  where t.typnamespace = pg_my_temp_schema() and t.typtype <> 'b'
+    and (t.typtype = 'd' or exists (
+      select from pg_type o
+      where o.typname = t.typname and o.typnamespace <> t.typnamespace and not pg_is_other_temp_schema(o.typnamespace)))
+  limit 1;
+  if found then
+    raise exception 'the temporary type or table "%" of this session could stand in for another', borrowed
+      using errcode = '55000',
+            hint = 'Rows of tracked tables are looked after as their owner, so nothing of the session may be taken for something else: drop it, or give a table another name.';
+  end if;
+end;
+$$;
+comment on function embedding.check_session() is
+  'Refuses a session whose temporary types or tables could be found, by code that runs as the owner, in place of others: a document_text, a trigger of the table.';
+
+-- The triggers of a tracked table
+create function embedding.check_columns(source regclass, key_column name)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  missing text;
+begin
+  select string_agg(format('"%s"', w.name), ', ') into missing
+  from unnest(array[key_column, 'embedding', 'embedding_model', 'embedding_hash']) w (name)
+  where not exists (select from pg_attribute a where a.attrelid = source and a.attname = w.name and not a.attisdropped);
+  if missing is not null then
+    raise exception '% was tracked with the column %, which it no longer has', source, missing
+      using errcode = '42703',
+            hint = format('After a column was renamed or dropped, track the table again: select track_embeddings(%L).', source);
+  end if;
+end;
+$$;
+comment on function embedding.check_columns(regclass, name) is 'Says what to do where a tracked table lost its key or a column of its vectors.';
+
+create function embedding.check_vectors()
+returns trigger
+language plpgsql
+-- Fires for whoever writes the table, who holds no grant on the queue.
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  collection embedding.collections;
+  -- An insert has no old rows: the same statements read an empty set in their place.
+  old_rows text := 'old_rows';
+  work record;
+  wrong record;
+begin
+  -- A statement trigger fires for no rows, too; here is also where the update below ends.
+  if not exists (select from new_rows) then
+    return null;
+  end if;
+  if pg_my_temp_schema() <> 0 then
+    perform embedding.check_session();
+  end if;
+  select c.* into collection from embedding.collections c where c.source = tg_relid;
+  perform embedding.check_columns(tg_relid, collection.key_column);
+  if tg_op = 'INSERT' then
+    old_rows := format('(select * from %s where false)', collection.source);
+  end if;
+
+  -- One look at the rows tells which of the steps below there is work for: saving a batch takes one.
+  execute format($sql$
+    select
+      min(n.%1$I::text) filter (where n.embedding is not null and m.dimensions is distinct from extensions.vector_dims(n.embedding)) as misfit,
+      bool_or(n.embedding is null or n.embedding_model <> $1) as open,
+      bool_or(n.embedding is not null and n.embedding_model is not distinct from coalesce($1, n.embedding_model)
+        or t.text_hash is null or o.%1$I is null) as settled,
+      bool_or(n.embedding is not null and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash)
+        or n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null)) as unfit
+    from new_rows n
+    left join %3$s o on o.%1$I = n.%1$I
+    left join embedding.models m on m.name = n.embedding_model
+    cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
+  $sql$, collection.key_column, collection.source, old_rows)
+  into work
+  using collection.model;
+
+  -- A stored vector must be of a registered model, and as wide as it.
+  if work.misfit is not null then
+    execute format($sql$
+      select n.embedding_model as model, extensions.vector_dims(n.embedding) as width, m.dimensions as expected
+      from new_rows n left join embedding.models m on m.name = n.embedding_model
+      where n.%1$I::text = $1
+    $sql$, collection.key_column)
+    into wrong
+    using work.misfit;
+    if wrong.expected is null then
+      raise exception 'embedding_model "%" of row "%" in % is not registered', coalesce(wrong.model, '<null>'), work.misfit, collection.name
+        using errcode = '22023',
+              hint = 'A stored vector names its model: set embedding_model too, and register it with register_embedding_model(name, provider, dimensions).';
+    end if;
+    raise exception 'embedding of row "%" in % has % dimensions, model "%" has %', work.misfit, collection.name, wrong.width, wrong.model, wrong.expected
+      using errcode = '22023',
+            hint = 'Store it under the model that made it, or move the collection with set_collection_model.';
+  end if;
+
+  -- Rows that need nothing any more: embedded, no text left, or known by another key now.
+  if work.settled and tg_op = 'UPDATE' then
+    execute format($sql$
+      delete from embedding.queue q
+      using (
+        select n.%1$I::text as row_id
+        from new_rows n
+        where case
+          when n.embedding is null or n.embedding_model <> $2 then embedding.document_text(row(n.*)::%2$s) is null
+          else true
+        end
+        union all
+        select o.%1$I::text from old_rows o
+        where not exists (select from new_rows n where n.%1$I = o.%1$I)
+      ) done
+      where q.collection_id = $1 and q.row_id = done.row_id
+    $sql$, collection.key_column, collection.source)
+    using collection.id, collection.model;
+  end if;
+
+  -- Rows that need a vector now and did not before, or whose text is another one: a changed text is a
+  -- fresh start, also for a parked row. A lease stays: its worker will find its text stale and let go.
+  if work.open then
+    execute format($sql$
+      insert into embedding.queue as q (collection_id, row_id)
+      select $1, n.%1$I::text
+      from new_rows n
+      left join %3$s o on o.%1$I = n.%1$I
+      where (n.embedding is null or n.embedding_model <> $2)
+        and embedding.document_text(row(n.*)::%2$s) is not null
+        and (
+          o.%1$I is null
+          or (o.embedding is not null and n.embedding is null)
+          or (o.embedding_model = $2 and n.embedding_model <> $2)
+          or embedding.document_text(row(o.*)::%2$s) is distinct from embedding.document_text(row(n.*)::%2$s)
+        )
+      order by 2
+      on conflict on constraint queue_pkey do update
+      set attempts = 0,
+          failed_at = null,
+          error = null,
+          available_at = case
+            when q.leased_at is not null and q.available_at > excluded.available_at then q.available_at
+            else excluded.available_at
+          end
+    $sql$, collection.key_column, collection.source, old_rows)
+    using collection.id, collection.model;
+  end if;
+
+  -- The one rule everything rests on: a vector stays only beside the text it was made from. A vector
+  -- that came without a hash of its own is taken to be of the text in the same statement; any other
+  -- whose hash is not that of the present text goes. (The update fires this function once more, which
+  -- queues what lost its vector.)
+  if work.unfit then
+    execute format($sql$
+      update %2$s s
+      set embedding = case when fix.adopted then s.embedding end,
+          embedding_model = case when fix.adopted then s.embedding_model end,
+          embedding_hash = case when fix.adopted then fix.text_hash end
+      from (
+        select
+          n.%1$I as key,
+          t.text_hash,
+          n.embedding is not null
+            and t.text_hash is not null
+            and n.embedding_hash is not distinct from o.embedding_hash
+            and (
+              o.embedding is null
+              or n.embedding operator(extensions.<>) o.embedding
+              or n.embedding_model is distinct from o.embedding_model
+            ) as adopted
+        from new_rows n
+        left join %3$s o on o.%1$I = n.%1$I
+        cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
+        where (n.embedding is not null and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash))
+           or (n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null))
+      ) fix
+      where s.%1$I = fix.key
+    $sql$, collection.key_column, collection.source, old_rows);
+  end if;
+  return null;
+end;
+$$;
+comment on function embedding.check_vectors() is
+  'After an insert or update: refuses vectors of a wrong width or unknown model, keeps the queue true, and drops every vector whose text has changed.';
+
+create function embedding.refresh_fts()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  document text;
+  changed boolean := true;
+begin
+  if pg_my_temp_schema() <> 0 then
+    perform embedding.check_session();
+  end if;
+  if tg_op = 'UPDATE' then
+    -- Saving a vector must not cost a parse of the text.
+    execute 'select embedding.document_text($1) is distinct from embedding.document_text($2) or ($1).fts is distinct from ($2).fts'
+    into changed using new, old;
+  end if;
+  if changed then
+    execute 'select embedding.document_text($1)' into document using new;
+    new.fts := embedding.fit_words(tg_argv[0]::regconfig, coalesce(document, ''));
+  end if;
+  return new;
+end;
+$$;
+comment on function embedding.refresh_fts() is
+  'Keeps fts of a tracked table that has no generated column of that name. Argument: the text search configuration.';
+
+create function embedding.dequeue_deleted()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  collection embedding.collections;
+begin
+  select c.* into collection from embedding.collections c where c.source = tg_relid;
+  if tg_op = 'TRUNCATE' then
+    delete from embedding.queue q where q.collection_id = collection.id;
+  else
+    perform embedding.check_columns(tg_relid, collection.key_column);
+    execute format($sql$
+      delete from embedding.queue q
+      using old_rows o
+      where q.collection_id = $1 and q.row_id = o.%1$I::text
+    $sql$, collection.key_column)
+    using collection.id;
+  end if;
+  return null;
+end;
+$$;
+comment on function embedding.dequeue_deleted() is 'Forgets deleted rows.';
+
+-- updated_at of tracked tables. After the statement and not before each row: see create_tracking.
+create function embedding.touch_updated_at()
+returns trigger
+language plpgsql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from new_rows) then
+    return null;
+  end if;
+  -- Arguments: the columns that count as an edit. A vector that arrives is none.
+  execute format($sql$
+    update %1$s s
+    set updated_at = now()
+    from new_rows n
+    join old_rows o on o.id = n.id
+    where s.id = n.id and s.updated_at <> now() and n.updated_at = o.updated_at
+      and (%2$s) is distinct from (%3$s)
+  $sql$, tg_relid::regclass,
+    (select string_agg(format('n.%I', c), ', ') from unnest(tg_argv) c),
+    (select string_agg(format('o.%I', c), ', ') from unnest(tg_argv) c));
+  return null;
+end;
+$$;
+comment on function embedding.touch_updated_at() is
+  'Sets updated_at of edited rows, unless the edit set it. For a table with the key id; arguments: its columns that can be edited.';
+
+revoke all on function
+  embedding.check_session(),
+  embedding.check_columns(regclass,name),
+  embedding.check_vectors(),
+  embedding.refresh_fts(),
+  embedding.dequeue_deleted(),
+  embedding.touch_updated_at()
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.touch_updated_at()
+to service_role;
+
+-- 32_tracking.sql
+
+-- Tracking
+create function embedding.check_table(source regclass)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  relation pg_class;
+  wrong record;
+begin
+  select c.* into relation from pg_class c where c.oid = source and c.relkind = 'r';
+  if not found then
+    raise exception '% is not an ordinary table', coalesce(source::text, '<null>')
+      using errcode = '42809', hint = 'Only tables can be tracked, not views, foreign or partitioned tables.';
+  end if;
+  if relation.relpersistence = 't' then
+    raise exception '% is a temporary table', source
+      using errcode = '42809', hint = 'It ends with its session, and workers have sessions of their own: track a table that stays.';
+  end if;
+  if relation.relispartition or exists (select from pg_inherits i where source in (i.inhrelid, i.inhparent)) then
+    raise exception '% is a partition, or inherits from another table, or another inherits from it', source
+      using errcode = '42809',
+            hint = 'A statement that names one table of a family changes rows of others, whose triggers do not see it: a vector would outlive its text. Track a table that stands alone.';
+  end if;
+
+  select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, w.type as wanted into wrong
+  from pg_attribute a
+  join (values ('embedding', 'extensions.vector'::regtype), ('embedding_model', 'text'), ('embedding_hash', 'bytea'), ('fts', 'tsvector'))
+    w (name, type) on w.name = a.attname
+  where a.attrelid = source and not a.attisdropped and a.atttypid <> w.type
+    and not (a.attname = 'embedding_model' and a.atttypid = 'character varying'::regtype)
+  order by a.attnum limit 1;
+  if found then
+    raise exception '%.% has type %, and tracking wants it as %', source, wrong.name, wrong.type, wrong.wanted
+      using errcode = '42804', hint = format('Give your column another name: alter table %s rename column %I to ...;', source, wrong.name);
+  end if;
+
+  select a.attname as name, a.attgenerated, a.attnotnull into wrong
+  from pg_attribute a
+  where a.attrelid = source and not a.attisdropped
+    and (a.attgenerated = 'v' or a.attname in ('embedding', 'embedding_model', 'embedding_hash') and (a.attnotnull or a.attgenerated <> ''))
+  order by a.attnum limit 1;
+  if found and wrong.attgenerated = 'v' then
+    raise exception '%.% is a virtual generated column', source, wrong.name
+      using errcode = '42611', hint = 'PostgreSQL shows triggers no row that has one. Make it stored: generated always as (...) stored.';
+  elsif found then
+    raise exception '%.% must be a plain column that may be null', source, wrong.name
+      using errcode = '42611', hint = 'A row has no vector until it is embedded, and loses it when its text changes.';
+  end if;
+end;
+$$;
+comment on function embedding.check_table(regclass) is 'Refuses a table that could not be tracked, or whose writes would fail later, with the reason.';
+
+create function embedding.close_table(source regclass)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  api_roles constant oid[] := array(
+    select r.oid from pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role', 'authenticator') and not r.rolsuper);
+  table_owner constant oid := (select c.relowner from pg_class c where c.oid = source);
+  found_name text;
+begin
+  -- What they hung on the table would be run by the functions that look after it, as the owner of these.
+  execute format('revoke trigger, references, truncate%s on %s from public, anon, authenticated, service_role',
+    case when current_setting('server_version_num')::int >= 170000 then ', maintain' end, source);
+  select r.role::regrole::text into found_name
+  from unnest(api_roles) r (role)
+  where pg_has_role(r.role, table_owner, 'member') or has_table_privilege(r.role, source, 'trigger');
+  if found then
+    raise exception '% may change the triggers of %', found_name, source
+      using errcode = '55000', hint = format('Let another role own it, and take the privilege away: alter table %s owner to ...;', source);
+  end if;
+  -- A trigger depends on its function, and on what its condition calls.
+  select t.tgname into found_name
+  from pg_trigger t
+  join pg_depend d on d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+  join pg_shdepend o on o.classid = d.refclassid and o.objid = d.refobjid and o.deptype = 'o'
+    and o.dbid = (select b.oid from pg_database b where b.datname = current_database())
+  where t.tgrelid = source and exists (select from unnest(api_roles) r (role) where pg_has_role(r.role, o.refobjid, 'member'))
+  limit 1;
+  if found then
+    raise exception 'the trigger % of % runs code of a role of the API', found_name, source
+      using errcode = '55000', hint = format('Drop it: drop trigger %I on %s;', found_name, source);
+  end if;
+end;
+$$;
+comment on function embedding.close_table(regclass) is
+  'Leaves the roles of the API the rows of a table alone: its triggers, which run as the owner of the functions that look after it, are for its owner.';
+
+create function public.track_embeddings(
+  source regclass,
+  model text default null,
+  text_config regconfig default 'english'
+)
+returns text
+language plpgsql
+-- Adds columns, indexes and triggers: that takes the table's owner, which service_role is not.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  schema_name text;
+  table_name text;
+  collection_name text;
+  key_name name;
+  key_type_oid oid;
+  tracked embedding.collections;
+  unnamed boolean;
+begin
+  perform embedding.check_session();
+  perform embedding.check_table(source);
+  select n.nspname, c.relname into strict schema_name, table_name
+  from pg_catalog.pg_class c
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where c.oid = source;
+  collection_name := case when schema_name = 'public' then table_name else schema_name || '.' || table_name end;
+
+  select a.attname, a.atttypid into key_name, key_type_oid
+  from pg_catalog.pg_index i
+  join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+  where i.indrelid = source and i.indisprimary and i.indnkeyatts = 1;
+  if not found then
+    raise exception '% has no primary key of one column', source
+      using errcode = '42830', hint = format('Add one: alter table %s add column id bigint generated always as identity primary key.', source);
+  end if;
+  if key_type_oid not in ('uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype, 'text'::regtype, 'character varying'::regtype) then
+    raise exception 'primary key %.% has type %, which cannot be tracked', source, key_name, key_type_oid::regtype
+      using errcode = '42804', hint = 'Use uuid, bigint, integer, smallint, text or varchar.';
+  end if;
+
+  if not exists (
+    select from pg_catalog.pg_proc p
+    where p.pronamespace = 'embedding'::regnamespace
+      and p.proname = 'document_text'
+      and p.pronargs = 1
+      and p.proargtypes[0] = (select c.reltype from pg_catalog.pg_class c where c.oid = source)
+      and p.prorettype = 'text'::regtype
+  ) then
+    raise exception 'there is no embedding.document_text(%)', source
+      using errcode = '42883',
+            hint = format('Say what is embedded: create function embedding.document_text(t %s) returns text language sql immutable return t.title || '' '' || t.body;', source);
+  end if;
+  if model is not null then
+    perform embedding.get_model(model);
+  end if;
+  if exists (select from pg_catalog.pg_ts_config t where t.oid = text_config and pg_catalog.pg_is_other_temp_schema(t.cfgnamespace) or t.oid = text_config and t.cfgnamespace = pg_catalog.pg_my_temp_schema()) then
+    raise exception 'text search configuration % ends with its session', text_config using errcode = '42809', hint = 'Name one that stays.';
+  end if;
+  perform embedding.close_table(source);
+
+  execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
+
+  execute format('drop trigger if exists zz_embedding_fts on %s', source);
+  if not exists (
+    select from pg_catalog.pg_attribute a
+    where a.attrelid = source and a.attname = 'fts' and a.attgenerated = 's' and not a.attisdropped
+  ) then
+    execute format('alter table %s add column if not exists fts tsvector', source);
+    -- zz_: after the table's own BEFORE triggers, which may still change the text.
+    execute format('create trigger zz_embedding_fts before insert or update on %s for each row execute function embedding.refresh_fts(%L)', source, text_config);
+    -- Rows that are already there are given their words here: no update of theirs would.
+    execute format('update %1$s s set fts = embedding.fit_words(%2$L::regconfig, coalesce(embedding.document_text(row(s.*)::%1$s), '''')) where s.fts is null', source, text_config);
+  end if;
+  execute format('create index if not exists %I on %s using gin (fts)', left(table_name, 50) || '_fts_idx', source);
+  -- Equal texts share their vector: this index finds it.
+  execute format('create index if not exists %I on %s (embedding_hash) where embedding is not null', left(table_name, 43) || '_embedding_hash_idx', source);
+  -- Keyword search ranks by how rare a word is, which it reads from the planner's statistics: the 6,000 most frequent
+  -- ones. Each search and each plan reads them all; rarer words are counted in the index.
+  execute format('alter table %s alter column fts set statistics 600', source);
+
+  -- A worker is service_role, who owns nothing here and may know no schema but public.
+  if not has_schema_privilege('service_role', schema_name, 'usage') then
+    execute format('grant usage on schema %I to service_role', schema_name);
+  end if;
+  execute format('grant select, update on %s to service_role', source);
+
+  -- A collection whose table was dropped is over; its name may be wanted again.
+  delete from embedding.collections c where not exists (select from pg_catalog.pg_class r where r.oid = c.source);
+  insert into embedding.collections as c (name, source, key_column, key_type, model, text_config)
+  values (collection_name, track_embeddings.source, key_name, key_type_oid, track_embeddings.model, track_embeddings.text_config)
+  on conflict on constraint collections_source_key do update
+  set name = excluded.name,
+      key_column = excluded.key_column,
+      key_type = excluded.key_type,
+      model = coalesce(c.model, excluded.model),
+      text_config = excluded.text_config
+  returning c.* into tracked;
+
+  execute format('create or replace trigger embedding_check_insert after insert on %s
+    referencing new table as new_rows for each statement execute function embedding.check_vectors()', source);
+  execute format('create or replace trigger embedding_check_update after update on %s
+    referencing old table as old_rows new table as new_rows for each statement execute function embedding.check_vectors()', source);
+  execute format('create or replace trigger embedding_dequeue_delete after delete on %s
+    referencing old table as old_rows for each statement execute function embedding.dequeue_deleted()', source);
+  execute format('create or replace trigger embedding_dequeue_truncate after truncate on %s
+    for each statement execute function embedding.dequeue_deleted()', source);
+
+  -- Vectors that the table brings along are adopted under the model that is named for them, as of the present
+  -- texts. (The triggers are in place: a model that is not registered, or has another width, is refused.)
+  execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model is null)', source) into unnamed;
+  if unnamed and track_embeddings.model is null then
+    raise exception '% has vectors, but no embedding_model says which model made them', source
+      using errcode = '22023',
+            hint = format('Name it: select track_embeddings(%L, model => ''...''), or clear them: update %s set embedding = null.', collection_name, source);
+  end if;
+  execute format($sql$
+    update %1$s s
+    set embedding_model = coalesce(s.embedding_model, $1),
+        embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(row(s.*)::%1$s)))
+    where s.embedding is not null and (s.embedding_model is null or s.embedding_hash is null)
+  $sql$, source)
+  using track_embeddings.model;
+  -- A table that was tracked before may have been edited since.
+  execute format($sql$
+    update %1$s s set embedding = null
+    where s.embedding is not null
+      and s.embedding_hash is distinct from embedding.text_hash(embedding.document_text(row(s.*)::%1$s))
+  $sql$, source);
+
+  perform embedding.enqueue_pending(tracked);
+  return tracked.name;
+end;
+$$;
+comment on function public.track_embeddings(regclass, text, regconfig) is
+  'Keep a table embedded: adds what is missing (columns, indexes, triggers) and queues its rows. Safe to repeat. Returns the collection''s name.';
+
+create function public.untrack_embeddings(collection text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  tracked embedding.collections := embedding.get_collection(collection);
+  trigger_name name;
+begin
+  for trigger_name in
+    select t.tgname from pg_catalog.pg_trigger t
+    join pg_catalog.pg_proc p on p.oid = t.tgfoid
+    where t.tgrelid = tracked.source and p.pronamespace = 'embedding'::regnamespace and not t.tgisinternal
+      -- and not those that keep updated_at, or tell of a change
+      and t.tgname ~ '^(zz_)?embedding_'
+  loop
+    execute format('drop trigger %I on %s', trigger_name, tracked.source);
+  end loop;
+  delete from embedding.collections c where c.id = tracked.id;
+end;
+$$;
+comment on function public.untrack_embeddings(text) is
+  'Stop keeping a table embedded. Its columns, vectors and indexes stay; nothing guards them any more.';
+
+revoke all on function
+  embedding.check_table(regclass),
+  embedding.close_table(regclass),
+  public.track_embeddings(regclass,text,regconfig),
+  public.untrack_embeddings(text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.track_embeddings(regclass,text,regconfig),
+  public.untrack_embeddings(text)
+to service_role;
+
+-- 40_coverage.sql
+
+create function embedding.count_vectors(c embedding.collections, safely boolean, out embedded bigint, out pending bigint, out models jsonb)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format($sql$
+    with held as (
+      select s.embedding_model, count(*) as vectors from %1$s s where s.embedding is not null group by 1
+    )
+    select
+      coalesce(sum(h.vectors) filter (where h.embedding_model = coalesce($1, h.embedding_model)), 0),
+      coalesce(sum(h.vectors) filter (where h.embedding_model <> $1), 0)
+        + (select count(*) from %1$s s cross join lateral %2$s t where s.embedding is null and (t.text is not null or t.error is not null)),
+      coalesce(jsonb_object_agg(coalesce(h.embedding_model, ''), h.vectors), '{}')
+    from held h
+  $sql$, c.source, embedding.document_reader(safely))
+  into embedded, pending, models
+  using c.model;
+end;
+$$;
+comment on function embedding.count_vectors(embedding.collections, boolean) is
+  'Rows with a vector of the collection''s model, rows that want one, and vectors by model. Safely, a text that cannot be read counts as one that waits.';
+
+create function embedding.count_known_vectors(c embedding.collections, out embedded bigint, out pending bigint, out models jsonb)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  begin
+    execute format($sql$
+      with held as (
+        select s.embedding_model, count(*) as vectors from %1$s s where s.embedding is not null group by 1
+      )
+      select
+        coalesce(sum(h.vectors) filter (where h.embedding_model = coalesce($1, h.embedding_model)), 0),
+        coalesce(jsonb_object_agg(coalesce(h.embedding_model, ''), h.vectors), '{}')
+      from held h
+    $sql$, c.source)
+    into embedded, models
+    using c.model;
+  exception
+    when others then
+      if embedding.error_scope(sqlstate) = 'passing' then
+        raise;
+      end if;
+      -- The columns of the vectors themselves are gone.
+      embedded := 0;
+      models := '{}';
+  end;
+  select count(*) into pending from embedding.queue q where q.collection_id = c.id;
+end;
+$$;
+comment on function embedding.count_known_vectors(embedding.collections) is
+  'The same of a table whose texts cannot be read: what is queued stands for what is pending.';
+
+-- Is it done? Counted from the rows themselves, not from the queue. Also: the vector index of a
+-- collection, and the record of runs.
+create function public.embedding_coverage()
+returns table (
+  collection text,
+  model text,
+  total bigint,
+  embedded bigint,
+  pending bigint,
+  failed bigint,
+  leased bigint,
+  -- vectors by the model that made them; more than one key while a switch is under way
+  models jsonb
+)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections;
+begin
+  for c in
+    select k.* from embedding.collections k
+    join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+    order by k.name
+  loop
+    collection := c.name;
+    model := c.model;
+    select count(*) filter (where q.failed_at is not null),
+           count(*) filter (where q.failed_at is null and q.leased_at is not null and q.available_at > clock_timestamp())
+    into failed, leased
+    from embedding.queue q where q.collection_id = c.id;
+
+    begin
+      select v.* into embedded, pending, models from embedding.count_vectors(c, false) v;
+    exception
+      when others then
+        -- One broken table is no reason to know nothing of the others.
+        if embedding.error_scope(sqlstate) = 'passing' then
+          raise;
+        elsif embedding.collection_error(c) is null then
+          select v.* into embedded, pending, models from embedding.count_vectors(c, true) v;
+        else
+          select v.* into embedded, pending, models from embedding.count_known_vectors(c) v;
+        end if;
+    end;
+    total := embedded + pending;
+    failed := least(failed, pending);
+    pending := pending - failed;
+    return next;
+  end loop;
+end;
+$$;
+comment on function public.embedding_coverage() is
+  'One row a collection: total = embedded + pending + failed, counted from the table itself; leased rows are among the pending. Of a table whose rows cannot be read (broken_embedding_collections), what is queued stands for what is pending.';
+
+create function public.estimate_embeddings(collection text, model text, sample_size integer default 1000)
+returns table (rows bigint, texts bigint, characters bigint, sample text[])
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  -- One row: where the first reading raises, nothing of it was returned.
+  statement constant text := $sql$
+    with pending as (
+      select t.text as document
+      from %2$s s
+      cross join lateral %3$s t
+      where (s.embedding is null or s.embedding_model is distinct from $2)
+        and not exists (
+          select from embedding.queue q
+          where q.collection_id = $1 and q.row_id = s.%1$I::text and q.failed_at is not null
+        )
+    ),
+    -- Equal texts are paid once, texts that the table holds under this model not at all.
+    payable as (
+      select distinct p.document
+      from pending p
+      where p.document is not null
+        and not exists (
+          select from %2$s s
+          where s.embedding_hash = embedding.text_hash(p.document) and s.embedding_model = $2 and s.embedding is not null
+        )
+    )
+    select
+      (select count(*) from pending p where p.document is not null),
+      count(*),
+      coalesce(sum(char_length(t.document)), 0)::bigint,
+      coalesce((select array_agg(x.document) from (select y.document from payable y limit $3) x), '{}')
+    from payable t
+  $sql$;
+begin
+  begin
+    return query execute format(statement, c.key_column, c.source, embedding.document_reader(false)) using c.id, model, sample_size;
+  exception
+    when others then
+      if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+        raise;
+      end if;
+      return query execute format(statement, c.key_column, c.source, embedding.document_reader(true)) using c.id, model, sample_size;
+  end;
+end;
+$$;
+comment on function public.estimate_embeddings(text, text, integer) is
+  'What a backfill with this model would have to embed: rows without a vector of it (parked ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on.';
+
+revoke all on function
+  embedding.count_vectors(embedding.collections,boolean),
+  embedding.count_known_vectors(embedding.collections),
+  public.embedding_coverage(),
+  public.estimate_embeddings(text,text,integer)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.count_vectors(embedding.collections,boolean),
+  embedding.count_known_vectors(embedding.collections),
+  public.embedding_coverage(),
+  public.estimate_embeddings(text,text,integer)
+to service_role;
+
+-- 41_verify.sql
+
+create function embedding.compare_rows(c embedding.collections, max_rows integer, safely boolean)
+returns table (row_id text, reason text, unreadable boolean)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query execute format($sql$
+    select checked.key::text, checked.reason, checked.unreadable
+    from (
+      select
+        s.%1$I as key,
+        t.error is not null as unreadable,
+        case
+          when t.error is not null then 'whether the vector is of this text cannot be told: ' || t.error
+          when t.text is null then 'has a vector, but no text to embed'
+          when s.embedding_hash is distinct from embedding.text_hash(t.text) then 'the vector is of another text'
+          when m.name is null then 'the vector names no registered model'
+          when extensions.vector_dims(s.embedding) <> m.dimensions then 'the vector has not the width of its model'
+        end as reason
+      from %2$s s
+      cross join lateral %3$s t
+      left join embedding.models m on m.name = s.embedding_model
+      where s.embedding is not null
+    ) checked
+    where checked.reason is not null
+    limit $1
+  $sql$, c.key_column, c.source, embedding.document_reader(safely))
+  using max_rows;
+end;
+$$;
+comment on function embedding.compare_rows(embedding.collections, integer, boolean) is
+  'What mismatched_rows returns, as far as a row whose text cannot be read; safely, such a row is among them.';
+
+create function embedding.mismatched_rows(c embedding.collections, max_rows integer)
+returns table (row_id text, reason text, unreadable boolean)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select r.* from embedding.compare_rows(c, max_rows, false) r;
+exception
+  when others then
+    if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+      raise;
+    end if;
+    return query select r.* from embedding.compare_rows(c, max_rows, true) r;
+end;
+$$;
+comment on function embedding.mismatched_rows(embedding.collections, integer) is
+  'Rows whose vector does not belong to their present text or model, or whose text cannot be read to tell, with the reason.';
+
+create function public.mismatched_embeddings(collection text, max_rows integer default 100)
+returns table (row_id text, reason text)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+begin
+  return query select r.row_id, r.reason from embedding.mismatched_rows(c, max_rows) r;
+end;
+$$;
+comment on function public.mismatched_embeddings(text, integer) is
+  'Rows whose vector does not belong to their present text or model, or whose text cannot be read to tell, with the reason. max_rows null: all of them.';
+
+create function public.verify_embeddings(collection text)
+returns bigint
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select count(*) from public.mismatched_embeddings(verify_embeddings.collection, null)
+$$;
+comment on function public.verify_embeddings(text) is
+  'How many rows have a vector that does not belong to their present text or model. Compares every row; must be 0.';
+
+create function public.repair_embeddings(collection text)
+returns bigint
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  repaired bigint;
+begin
+  -- A row whose text cannot be read cannot be written either: its triggers read it.
+  execute format($sql$
+    update %2$s s set embedding = null
+    from unnest($1) wrong (row_id)
+    where s.%1$I = wrong.row_id::%3$s
+  $sql$, c.key_column, c.source, c.key_type)
+  using array(select r.row_id from embedding.mismatched_rows(c, null) r where not r.unreadable);
+  get diagnostics repaired = row_count;
+  return repaired;
+end;
+$$;
+comment on function public.repair_embeddings(text) is
+  'Drop the vectors that verify_embeddings counts; their rows are pending again. Returns how many.';
+
+revoke all on function
+  embedding.compare_rows(embedding.collections,integer,boolean),
+  embedding.mismatched_rows(embedding.collections,integer),
+  public.mismatched_embeddings(text,integer),
+  public.verify_embeddings(text),
+  public.repair_embeddings(text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.compare_rows(embedding.collections,integer,boolean),
+  embedding.mismatched_rows(embedding.collections,integer),
+  public.mismatched_embeddings(text,integer),
+  public.verify_embeddings(text),
+  public.repair_embeddings(text)
+to service_role;
+
+-- 42_vector_index.sql
+
+create function embedding.vector_index_name(c embedding.collections, model text)
+returns name
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (left(r.relname, 32) || '_vector_' || left(md5(vector_index_name.model), 12) || '_idx')::name
+  from pg_catalog.pg_class r where r.oid = c.source
+$$;
+comment on function embedding.vector_index_name(embedding.collections, text) is 'The name of the index over one model''s vectors.';
+
+create function public.create_embedding_index(
+  collection text,
+  model text default null,
+  m integer default 16,
+  ef_construction integer default 128
+)
+returns text
+language plpgsql
+-- Creating an index takes the table's owner.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  indexed embedding.models;
+  index_name name;
+begin
+  if coalesce(create_embedding_index.model, c.model) is null then
+    raise exception 'collection "%" has no model yet', c.name
+      using errcode = '55000', hint = 'Run a backfill first: the index is built over the vectors of one model.';
+  end if;
+  indexed := embedding.get_model(coalesce(create_embedding_index.model, c.model));
+  index_name := embedding.vector_index_name(c, indexed.name);
+  execute format(
+    'create index if not exists %I on %s using hnsw ((embedding::extensions.halfvec(%s)) extensions.halfvec_cosine_ops) with (m = %s, ef_construction = %s) where embedding_model = %L',
+    index_name, c.source, indexed.dimensions, coalesce(create_embedding_index.m, 16), coalesce(create_embedding_index.ef_construction, 128), indexed.name
+  );
+  -- A bulk load is behind us: keyword search ranks by these statistics.
+  execute format('analyze %s', c.source);
+  return index_name;
+end;
+$$;
+comment on function public.create_embedding_index(text, text, integer, integer) is
+  'Build the HNSW index over one model''s vectors (half precision), after the bulk load. Returns its name. On a large table call it through DATABASE_URL: the API''s statement timeout would end it.';
+
+create function public.needs_embedding_index(collection text, min_rows integer default 10000)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  enough boolean;
+begin
+  if c.model is null or exists (
+    select from pg_catalog.pg_index i
+    join pg_catalog.pg_class r on r.oid = i.indexrelid
+    where i.indrelid = c.source and i.indisvalid and r.relname = embedding.vector_index_name(c, c.model)
+  ) then
+    return false;
+  end if;
+  -- Counts no further than it has to.
+  execute format('select count(*) >= $1 from (select from %s s where s.embedding_model = $2 limit $1) counted', c.source)
+  into enough
+  using min_rows, c.model;
+  return enough;
+end;
+$$;
+comment on function public.needs_embedding_index(text, integer) is
+  'Whether the collection has min_rows vectors of its model and no index over them. Below that an exact scan is as good.';
+
+create function public.drop_embedding_index(collection text, model text)
+returns boolean
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  schema_name name := (select n.nspname from pg_catalog.pg_class r join pg_catalog.pg_namespace n on n.oid = r.relnamespace where r.oid = c.source);
+  index_name name := embedding.vector_index_name(c, drop_embedding_index.model);
+begin
+  if to_regclass(format('%I.%I', schema_name, index_name)) is null then
+    return false;
+  end if;
+  execute format('drop index %I.%I', schema_name, index_name);
+  return true;
+end;
+$$;
+comment on function public.drop_embedding_index(text, text) is 'Drop the index over one model''s vectors. False where there is none.';
+
+revoke all on function
+  embedding.vector_index_name(embedding.collections,text),
+  public.create_embedding_index(text,text,integer,integer),
+  public.needs_embedding_index(text,integer),
+  public.drop_embedding_index(text,text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.vector_index_name(embedding.collections,text),
+  public.create_embedding_index(text,text,integer,integer),
+  public.needs_embedding_index(text,integer),
+  public.drop_embedding_index(text,text)
+to service_role;
+
+-- 43_model_switch.sql
+
+-- Moving a collection to another model while it is searched. Rows keep their old vector until the new
+-- one replaces it, so at any moment each row is found by exactly one model: search asks each for its own.
+create function public.set_collection_model(collection text, model text)
+returns bigint
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+begin
+  perform embedding.get_model(set_collection_model.model);
+  update embedding.collections k
+  set model = set_collection_model.model,
+      retiring_models = array(
+        select distinct r.name
+        from unnest(k.retiring_models || k.model) as r(name)
+        where r.name is not null and r.name <> set_collection_model.model
+        order by r.name
+      )
+  where k.id = c.id
+  returning k.* into strict c;
+  -- Rows that waited for the model that is given up, but hold a vector of this one, are done already.
+  execute format($sql$
+    delete from embedding.queue q using %2$s s
+    where q.collection_id = $1 and s.%1$I = q.row_id::%3$s and s.embedding_model = $2
+  $sql$, c.key_column, c.source, c.key_type)
+  using c.id, c.model;
+  return embedding.queue_pending(c);
+end;
+$$;
+comment on function public.set_collection_model(text, text) is
+  'Move a collection to another registered model. Rows keep their old vector, and are found by it, until theirs is replaced. Switching back is the same call. Returns how many rows were queued.';
+
+create function public.retire_models(collection text)
+returns setof text
+language plpgsql
+-- Dropping an index takes the table's owner.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  candidate text;
+  in_use boolean;
+  retired text[] := '{}';
+begin
+  foreach candidate in array c.retiring_models loop
+    execute format('select exists (select from %s s where s.embedding_model = $1)', c.source) into in_use using candidate;
+    if not in_use then
+      perform public.drop_embedding_index(c.name, candidate);
+      retired := retired || candidate;
+    end if;
+  end loop;
+  if retired <> '{}' then
+    update embedding.collections k
+    set retiring_models = array(select r from unnest(k.retiring_models) r where r <> all (retired))
+    where k.id = c.id;
+  end if;
+  return query select unnest(retired);
+end;
+$$;
+comment on function public.retire_models(text) is
+  'Forget the models whose last row has moved, and drop their index. Returns their names.';
+
+create function public.collection_models(collection text)
+returns setof embedding.models
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+begin
+  return query
+  select m.* from embedding.models m
+  where m.name = c.model or m.name = any (c.retiring_models)
+  order by m.name <> c.model, m.name;
+end;
+$$;
+comment on function public.collection_models(text) is
+  'The models that rows of the collection may be embedded with, its present one first; more than one while a switch is under way.';
+
+revoke all on function
+  public.set_collection_model(text,text),
+  public.retire_models(text),
+  public.collection_models(text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.set_collection_model(text,text),
+  public.retire_models(text),
+  public.collection_models(text)
+to service_role;
+
+-- 44_runs.sql
+
+create table embedding.runs (
+  id uuid primary key default gen_random_uuid(),
+  collection_id integer references embedding.collections (id) on delete cascade,
+  model text,
+  status text not null default 'running'
+    check (status in ('queued', 'running', 'completed', 'failed', 'interrupted')),
+  processed bigint not null default 0,
+  embedded bigint not null default 0,
+  failed bigint not null default 0,
+  stale bigint not null default 0,
+  reused bigint not null default 0,
+  truncated bigint not null default 0,
+  tokens bigint not null default 0,
+  cost_usd numeric(14, 6) not null default 0,
+  error text,
+  started_at timestamptz not null default now(),
+  -- Written with every report; a running run that has been silent for long has crashed.
+  reported_at timestamptz not null default now(),
+  finished_at timestamptz
+);
+
+comment on table embedding.runs is 'One row a backfill: what it did, what it cost and how it ended.';
+
+create index runs_by_collection on embedding.runs (collection_id, started_at desc);
+
+-- Runs of the generator are recorded beside those of backfills, so that one call tells of either.
+alter table embedding.runs add column kind text not null default 'embedding' check (kind in ('embedding', 'generation'));
+
+-- What the console shows: runs and what they cost, parked rows that are to be tried again one by one, and a
+-- bounded sample of vectors to draw a map of. All of it can be fetched over HTTP by whoever has the key.
+
+-- A run that was queued first began later than it was recorded; its rate counts from then.
+alter table embedding.runs add column begun_at timestamptz;
+
+alter table embedding.runs add column calls bigint not null default 0;
+
+-- Runs of all collections by day, latest first.
+create index runs_by_start on embedding.runs (started_at desc);
+
+revoke all on embedding.runs from public, anon, authenticated;
+grant select, insert, update, delete on embedding.runs to service_role;
+
+create function embedding.check_run()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  wrong record;
+begin
+  if (new.status in ('queued', 'running', 'completed', 'failed', 'interrupted')) is not true then
+    raise exception 'status must be queued, running, completed, failed or interrupted, not "%"', coalesce(new.status, '<null>')
+      using errcode = '22023';
+  end if;
+  if not new.cost_usd < 'NaN' then
+    raise exception 'cost_usd must be a number, not %', new.cost_usd using errcode = '22023';
+  end if;
+  -- Every count there is, those of later columns too.
+  select f.key as name, f.value into wrong
+  from jsonb_each(to_jsonb(new)) f where case when jsonb_typeof(f.value) = 'number' then f.value::numeric < 0 end
+  order by 1 limit 1;
+  if found then
+    raise exception '% must not be below 0, but is %', wrong.name, wrong.value using errcode = '22023';
+  end if;
+  if char_length(new.model) > 255 then
+    raise exception 'model must hold at most 255 characters, not %', char_length(new.model) using errcode = '22023';
+  end if;
+  new.error := left(new.error, 2000);
+  return new;
+end;
+$$;
+comment on function embedding.check_run() is 'A run''s report holds counts: no number below 0, and none that is not a number.';
+
+create function public.record_embedding_run(
+  run_id uuid default null,
+  collection text default null,
+  model text default null,
+  status text default 'running',
+  report jsonb default '{}'
+)
+returns uuid
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  recorded uuid := coalesce(run_id, gen_random_uuid());
+begin
+  insert into embedding.runs as r (
+    id, collection_id, model, status, processed, embedded, failed, stale, reused, truncated, tokens, cost_usd, calls, error,
+    begun_at, finished_at
+  )
+  values (
+    recorded,
+    case when record_embedding_run.collection is not null then (embedding.get_collection(record_embedding_run.collection)).id end,
+    record_embedding_run.model, record_embedding_run.status,
+    coalesce((report ->> 'processed')::bigint, 0), coalesce((report ->> 'embedded')::bigint, 0),
+    coalesce((report ->> 'failed')::bigint, 0), coalesce((report ->> 'stale')::bigint, 0),
+    coalesce((report ->> 'reused')::bigint, 0), coalesce((report ->> 'truncated')::bigint, 0),
+    coalesce((report ->> 'tokens')::bigint, 0), coalesce((report ->> 'cost_usd')::numeric, 0),
+    coalesce((report ->> 'calls')::bigint, 0),
+    report ->> 'error',
+    case when record_embedding_run.status <> 'queued' then now() end,
+    case when record_embedding_run.status not in ('queued', 'running') then now() end
+  )
+  on conflict on constraint runs_pkey do update
+  set status = excluded.status,
+      collection_id = coalesce(excluded.collection_id, r.collection_id),
+      model = coalesce(excluded.model, r.model),
+      processed = excluded.processed, embedded = excluded.embedded, failed = excluded.failed, stale = excluded.stale,
+      reused = excluded.reused, truncated = excluded.truncated, tokens = excluded.tokens, cost_usd = excluded.cost_usd,
+      -- A task reports once more on what its backfill has reported, without the requests that were made.
+      calls = greatest(r.calls, excluded.calls),
+      error = excluded.error, reported_at = now(),
+      begun_at = coalesce(r.begun_at, excluded.begun_at), finished_at = excluded.finished_at;
+  return recorded;
+end;
+$$;
+comment on function public.record_embedding_run(uuid, text, text, text, jsonb) is
+  'Begin a run (run_id null) or report on it; report holds the counts. Returns the run''s id.';
+
+create function public.get_embedding_run(run_id uuid, silent_seconds integer default 120)
+returns table (
+  id uuid,
+  collection text,
+  model text,
+  status text,
+  processed bigint,
+  embedded bigint,
+  failed bigint,
+  stale bigint,
+  reused bigint,
+  truncated bigint,
+  tokens bigint,
+  cost_usd numeric,
+  error text,
+  started_at timestamptz,
+  reported_at timestamptz,
+  finished_at timestamptz
+)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select
+    r.id, c.name, r.model,
+    -- Who runs it reports every few seconds; who is to run it says so now and then.
+    case when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds)
+      then 'crashed' else r.status end,
+    r.processed, r.embedded, r.failed, r.stale, r.reused, r.truncated, r.tokens, r.cost_usd, r.error,
+    r.started_at, r.reported_at, r.finished_at
+  from embedding.runs r
+  left join embedding.collections c on c.id = r.collection_id
+  where r.id = get_embedding_run.run_id
+$$;
+comment on function public.get_embedding_run(uuid, integer) is
+  'A run as it stands; crashed where it should be at work and has not reported for silent_seconds. No row: no such run.';
+
+create function public.list_embedding_runs(of_collection text default null, max_rows integer default 50, silent_seconds integer default 120)
+returns table (
+  run_id uuid,
+  kind text,
+  collection text,
+  model text,
+  provider text,
+  status text,
+  processed bigint,
+  embedded bigint,
+  failed bigint,
+  stale bigint,
+  reused bigint,
+  calls bigint,
+  tokens bigint,
+  cost_usd numeric,
+  error text,
+  started_at timestamptz,
+  ended_at timestamptz,
+  seconds double precision
+)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select
+    r.id, r.kind, c.name, r.model, m.provider, s.status,
+    r.processed, r.embedded, r.failed, r.stale, r.reused, r.calls, r.tokens, r.cost_usd, r.error,
+    s.started_at,
+    -- A run that crashed was last seen when it last reported.
+    case when s.status = 'crashed' then r.reported_at else r.finished_at end,
+    extract(epoch from case when s.status = 'crashed' then r.reported_at else coalesce(r.finished_at, clock_timestamp()) end - s.started_at)::float
+  from embedding.runs r
+  left join embedding.collections c on c.id = r.collection_id
+  left join embedding.models m on m.name = r.model
+  cross join lateral (
+    select
+      coalesce(r.begun_at, r.started_at) as started_at,
+      case when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds)
+        then 'crashed' else r.status end as status
+  ) s
+  where of_collection is null
+     or r.collection_id = (embedding.get_collection(of_collection)).id
+  order by r.started_at desc, r.id
+  limit coalesce(max_rows, 50)
+$$;
+comment on function public.list_embedding_runs(text, integer, integer) is
+  'Runs, latest first, of_collection or of all. collection is null for a run over all of them, whose parts are runs of their own; kind is generation for a run that wrote synonyms. crashed: as get_embedding_run has it.';
+
+create function public.running_embedding_runs(silent_seconds integer default 30)
+returns table (collection text, run_id uuid, started_at timestamptz, done bigint, rows_per_second double precision)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select
+    c.name,
+    -- The latest one stands for all that work side by side: their rates add up.
+    (array_agg(r.id order by r.started_at desc))[1],
+    min(coalesce(r.begun_at, r.started_at)),
+    sum(r.embedded + r.failed + r.stale)::bigint,
+    sum(w.done / nullif(w.seconds, 0))::float
+  from embedding.runs r
+  join embedding.collections c on c.id = r.collection_id
+  cross join lateral (
+    select
+      r.embedded + r.failed + r.stale as done,
+      extract(epoch from r.reported_at - coalesce(r.begun_at, r.started_at)) as seconds
+  ) w
+  where r.kind = 'embedding' and r.status = 'running'
+    and r.reported_at > clock_timestamp() - make_interval(secs => silent_seconds)
+  group by c.name
+$$;
+comment on function public.running_embedding_runs(integer) is
+  'The collections that a run is at work on, as its reports tell: rows done, and the rate of it up to its latest report; null before the first.';
+
+create function public.embedding_costs(days integer default 30)
+returns jsonb
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  -- One value: Supabase returns at most 1,000 rows of a call.
+  select jsonb_build_object('entries', coalesce(jsonb_agg(to_jsonb(d) order by d.day desc, d.model), '[]'))
+  from (
+    select
+      (r.started_at at time zone 'UTC')::date as day, r.model, min(m.provider) as provider,
+      count(*) as runs, sum(r.embedded) as embedded, sum(r.tokens) as tokens, sum(r.cost_usd) as cost_usd
+    from embedding.runs r
+    left join embedding.models m on m.name = r.model
+    where r.started_at >= ((clock_timestamp() at time zone 'UTC')::date - embedding_costs.days + 1)::timestamp at time zone 'UTC'
+      and r.model is not null
+      -- A run over all collections counts what its parts have counted.
+      and (r.collection_id is not null or r.kind <> 'embedding')
+    group by 1, 2
+  ) d
+$$;
+comment on function public.embedding_costs(integer) is
+  '{entries}: runs, rows, tokens and cost by day (UTC) and model, of the last days, today included; latest first.';
+
+create function public.record_generation_run(run_id uuid default null, model text default null, status text default 'running', report jsonb default '{}')
+returns uuid
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  recorded uuid;
+begin
+  recorded := public.record_embedding_run(
+    record_generation_run.run_id, null, record_generation_run.model, record_generation_run.status, record_generation_run.report);
+  update embedding.runs r set kind = 'generation' where r.id = recorded and r.kind <> 'generation';
+  return recorded;
+end;
+$$;
+comment on function public.record_generation_run(uuid, text, text, jsonb) is
+  'Begin a run of the generator (run_id null) or report on it; embedded counts the tags that were given synonyms.';
+
+create function public.get_run_kind(run_id uuid)
+returns text
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select r.kind from embedding.runs r where r.id = get_run_kind.run_id
+$$;
+comment on function public.get_run_kind(uuid) is 'embedding for a backfill, generation for a run of the generator.';
+
+create function public.embedding_is_under_way(silent_seconds integer default 30)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select exists (
+    select from embedding.runs r
+    where r.kind = 'embedding' and r.status = 'running' and r.reported_at > clock_timestamp() - make_interval(secs => silent_seconds))
+$$;
+comment on function public.embedding_is_under_way(integer) is
+  'Whether a backfill is at work anywhere, as its reports tell: generation waits for it.';
+
+comment on column embedding.runs.begun_at is 'When work began; null while the run is queued, and for runs older than this column.';
+
+comment on column embedding.runs.calls is 'Requests made to the provider, retries included.';
+
+create trigger check_run before insert or update on embedding.runs for each row execute function embedding.check_run();
+
+revoke all on function
+  embedding.check_run(),
+  public.record_embedding_run(uuid,text,text,text,jsonb),
+  public.get_embedding_run(uuid,integer),
+  public.list_embedding_runs(text,integer,integer),
+  public.running_embedding_runs(integer),
+  public.embedding_costs(integer),
+  public.record_generation_run(uuid,text,text,jsonb),
+  public.get_run_kind(uuid),
+  public.embedding_is_under_way(integer)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.record_embedding_run(uuid,text,text,text,jsonb),
+  public.get_embedding_run(uuid,integer),
+  public.list_embedding_runs(text,integer,integer),
+  public.running_embedding_runs(integer),
+  public.embedding_costs(integer),
+  public.record_generation_run(uuid,text,text,jsonb),
+  public.get_run_kind(uuid),
+  public.embedding_is_under_way(integer)
+to service_role;
+
+-- 45_map_sample.sql
+
+-- pg_stats is a view behind a security barrier: joined by name to a table found at run time, all of it was read, with every
+-- column's privileges checked, twice for each collection. That was 40 ms of each answer about coverage, of empty tables too.
+-- A name that is known before the view is read goes into it, and one table's statistics are looked up.
+create function embedding.text_columns(c embedding.collections)
+returns table (attname name, attnum smallint, is_text boolean, reltuples real, null_frac real, n_distinct real)
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.attname, a.attnum, t.typcategory = 'S', r.reltuples, st.null_frac, st.n_distinct
+  from pg_catalog.pg_attribute a
+  join pg_catalog.pg_type t on t.oid = a.atttypid
+  join pg_catalog.pg_class r on r.oid = a.attrelid
+  left join pg_catalog.pg_stats st
+    -- Subqueries, not columns of r: they are evaluated first, and their values reach the view.
+    on st.schemaname = (
+      select n.nspname
+      from pg_catalog.pg_class s
+      join pg_catalog.pg_namespace n on n.oid = s.relnamespace
+      where s.oid = c.source
+    )
+    and st.tablename = (select s.relname from pg_catalog.pg_class s where s.oid = c.source)
+    and st.attname = a.attname and not st.inherited
+  where a.attrelid = c.source and a.attnum > 0 and not a.attisdropped
+    and (t.typcategory in ('S', 'B') or t.typtype = 'e')
+    and a.attname not in (c.key_column, 'embedding_model')
+$$;
+comment on function embedding.text_columns(embedding.collections) is
+  'Columns of text, of an enum or of truth values, with what the planner knows of them.';
+
+-- Names: d.* is the row, whatever its columns are called.
+create function embedding.describing_columns(c embedding.collections)
+returns table (column_name name, is_text boolean, values_held double precision, distinct_values double precision)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  uncounted text;
+  counted jsonb := '{}';
+begin
+  -- Statistics are there once the table was analyzed; before, its first rows have to do.
+  select string_agg(format('jsonb_build_array(count(s.%1$I), count(distinct s.%1$I)) as %1$I', d.attname), ', ') into uncounted
+  from embedding.text_columns(c) d
+  where d.n_distinct is null;
+  if uncounted is not null then
+    begin
+      execute format('select to_jsonb(d.*) from (select %s from (select * from %s limit 1000) s) d', uncounted, c.source) into counted;
+    exception
+      when others then
+        -- A table that may not be read describes nothing, and hides no other.
+        if embedding.error_scope(sqlstate) = 'passing' then
+          raise;
+        end if;
+    end;
+  end if;
+
+  return query
+  select
+    d.attname, d.is_text,
+    coalesce((1 - d.null_frac) * greatest(d.reltuples, 0), (counted -> d.attname::text ->> 0)::float)::float,
+    coalesce(
+      case when d.n_distinct < 0 then -d.n_distinct * greatest(d.reltuples, 0) else d.n_distinct end,
+      (counted -> d.attname::text ->> 1)::float)::float
+  from embedding.text_columns(c) d
+  order by d.attnum;
+end;
+$$;
+comment on function embedding.describing_columns(embedding.collections) is
+  'The columns of a collection that say something about a row in a word or two, in their order, and about how many values each has.';
+
+create function embedding.collection_columns(c embedding.collections, out label_column text, out category_columns text[])
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    (array_agg(d.column_name::text order by array_position(array['title', 'name'], d.column_name::text), d.place)
+      filter (where d.is_text and not d.is_category))[1],
+    coalesce(array_agg(d.column_name::text order by d.place) filter (where d.is_category), '{}')
+  from (
+    select
+      w.column_name, w.place, w.is_text,
+      -- More colours than sixty cannot be told apart. A text of its own for each row is no category, however few the rows.
+      w.column_name not in ('title', 'name') and w.distinct_values between 2 and least(60, w.values_held / 2) as is_category
+    from embedding.describing_columns(c) with ordinality as w(column_name, is_text, values_held, distinct_values, place)
+  ) d
+$$;
+comment on function embedding.collection_columns(embedding.collections) is
+  'The column that names a row (title, name, or the first text that is not a category; null: its text has to do) and those of few values, to colour by.';
+
+create function public.list_collection_columns()
+returns table (collection text, label_column text, category_columns text[])
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select k.name, d.label_column, d.category_columns
+  from embedding.collections k
+  join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+  cross join lateral embedding.collection_columns(k) d
+  order by k.name
+$$;
+comment on function public.list_collection_columns() is 'Of each collection: the column that names a row, and those to colour by.';
+
+create function embedding.sample_model(c embedding.collections, sample_size integer)
+returns text
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  found_model text;
+begin
+  execute format($sql$
+    select h.embedding_model
+    from (select s.embedding_model from %s s where s.embedding is not null order by s.embedding_hash limit $1) h
+    group by 1
+    order by count(*) desc, h.embedding_model = $2 desc nulls last, 1
+    limit 1
+  $sql$, c.source)
+  into found_model
+  using sample_size, c.model;
+  return found_model;
+end;
+$$;
+comment on function embedding.sample_model(embedding.collections, integer) is
+  'The model that made most of the vectors, as a sample tells; null where there are none.';
+
+create function public.embedding_sample_version(collection text, sample_size integer default 2000)
+returns table (model text, version text)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+begin
+  model := embedding.sample_model(c, least(sample_size, 2000));
+  -- xmin: every update of a row makes it another version, be it of its text, its vector or its category.
+  execute format($sql$
+    select md5(coalesce(string_agg(h.key || ':' || h.version, ',' order by h.key), ''))
+    from (
+      select s.%1$I::text as key, s.xmin::text as version
+      from %2$s s
+      where s.embedding is not null and s.embedding_model = $1
+      order by s.embedding_hash, s.%1$I
+      limit $2
+    ) h
+  $sql$, c.key_column, c.source)
+  into version
+  using model, least(sample_size, 2000);
+  return next;
+end;
+$$;
+comment on function public.embedding_sample_version(text, integer) is
+  'Names the present state of what sample_embeddings would return, at a fraction of its cost, and the model of it.';
+
+create function public.sample_embeddings(
+  collection text,
+  model text,
+  sample_size integer default 2000,
+  category_column text default null
+)
+returns jsonb
+language plpgsql
+stable
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  label_column text := (embedding.collection_columns(c)).label_column;
+  label_sql constant text := case when label_column is null then 'null' else format('s.%I::text', label_column) end;
+  category_sql constant text := case when category_column is null then 'null' else format('s.%I::text', category_column) end;
+  statement constant text := $sql$
+    with head as materialized (
+      select
+        s.%1$I::text as id,
+        left(coalesce(nullif(btrim(%3$s), ''), t.text), 120) as label,
+        left(%4$s, 120) as category,
+        extensions.l2_normalize(s.embedding)::extensions.halfvec as vector,
+        row_number() over (order by s.embedding_hash, s.%1$I) as place
+      from %2$s s
+      cross join lateral %5$s t
+      where s.embedding is not null and s.embedding_model = $1
+      order by s.embedding_hash, s.%1$I
+      limit $2
+    )
+    select jsonb_build_object(
+      'total', (select count(*) from %2$s s where s.embedding is not null and s.embedding_model = $1),
+      'ids', coalesce(jsonb_agg(h.id order by h.place), '[]'),
+      'labels', coalesce(jsonb_agg(h.label order by h.place), '[]'),
+      'categories', coalesce(jsonb_agg(h.category order by h.place), '[]'),
+      -- Its wire format without the four bytes of the width: two bytes a number, the high one first.
+      'vectors', coalesce(encode(string_agg(substring(extensions.halfvec_send(h.vector) from 5), ''::bytea order by h.place), 'base64'), '')
+    )
+    from head h
+  $sql$;
+  sampled jsonb;
+begin
+  if sample_size not between 1 and 2000 then
+    raise exception 'sample_size must be between 1 and 2000, not %', sample_size using errcode = '22023';
+  end if;
+  if category_column is not null and not exists (select from embedding.text_columns(c) t where t.attname = category_column) then
+    raise exception 'category: "%" is no column of "%" to colour by', category_column, c.name
+      using errcode = '22023',
+            hint = format('There are: %s.',
+              coalesce(nullif(array_to_string((embedding.collection_columns(c)).category_columns, ', '), ''), 'none'));
+  end if;
+  -- The rows whose text has the smallest SHA-256: as good as drawn by lot, the same for the same rows wherever they
+  -- lie, and the head of an index that is there anyway (embedding_hash, where there is a vector). So a million rows
+  -- are neither scanned nor sorted, as a hash of the key would ask for; a table sample would change with the layout.
+  -- Unit length and half precision are enough for a map, and a quarter of the text of the numbers.
+  -- One value: Supabase returns at most 1,000 rows of a call.
+  begin
+    execute format(statement, c.key_column, c.source, label_sql, category_sql, embedding.document_reader(false)) into sampled using model, sample_size;
+  exception
+    when others then
+      if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+        raise;
+      end if;
+      execute format(statement, c.key_column, c.source, label_sql, category_sql, embedding.document_reader(true)) into sampled using model, sample_size;
+  end;
+  return sampled;
+end;
+$$;
+comment on function public.sample_embeddings(text, text, integer, text) is
+  'Up to 2,000 rows with a vector of this model, the same ones for the same rows: {total, ids, labels, categories, vectors}. vectors is base64 of big-endian half floats, unit length, row after row.';
+
+revoke all on function
+  embedding.text_columns(embedding.collections),
+  embedding.describing_columns(embedding.collections),
+  embedding.collection_columns(embedding.collections),
+  public.list_collection_columns(),
+  embedding.sample_model(embedding.collections,integer),
+  public.embedding_sample_version(text,integer),
+  public.sample_embeddings(text,text,integer,text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.text_columns(embedding.collections),
+  embedding.describing_columns(embedding.collections),
+  embedding.collection_columns(embedding.collections),
+  public.list_collection_columns(),
+  embedding.sample_model(embedding.collections,integer),
+  public.embedding_sample_version(text,integer),
+  public.sample_embeddings(text,text,integer,text)
+to service_role;
+
+-- 46_webhook.sql
+
+-- The webhook. Supabase's own ("database webhooks" in its dashboard) send the same payload; this one sends only the
+-- key of the row, takes its secret from the vault, and stays quiet about rows that have their vector.
+create function embedding.post_webhook()
+returns trigger
+language plpgsql
+-- Reads the vault, which whoever writes the table may not.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  target constant text := tg_argv[0];
+  secret_name constant text := tg_argv[1];
+  key_column name;
+  secret text;
+begin
+  select c.key_column into key_column from embedding.collections c where c.source = tg_relid;
+  execute 'select s.decrypted_secret from vault.decrypted_secrets s where s.name = $1' into secret using secret_name;
+  if key_column is null or secret is null then
+    -- A write must not fail for want of a webhook: the schedule finds the row.
+    raise warning 'no webhook sent for %: % is missing', tg_relid::regclass,
+      case when key_column is null then 'its tracking' else 'the vault secret ' || secret_name end;
+    return null;
+  end if;
+  -- pg_net sends it after the commit, in the background.
+  execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 30000)'
+  using
+    target,
+    jsonb_build_object(
+      'type', tg_op, 'table', tg_table_name, 'schema', tg_table_schema,
+      'record', jsonb_build_object(key_column, to_jsonb(new) -> key_column),
+      'old_record', null),
+    jsonb_build_object('Content-Type', 'application/json', 'x-webhook-secret', secret);
+  return null;
+end;
+$$;
+comment on function embedding.post_webhook() is
+  'Tells the functions of a row that waits for its vector. Arguments: the address, and the name of the secret in the vault.';
+
+create function public.create_embedding_webhook(
+  collection text,
+  url text,
+  secret_name text default 'tonnetz_webhook_secret'
+)
+returns void
+language plpgsql
+-- Creating a trigger takes the table's owner.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+  caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
+begin
+  if to_regnamespace('net') is null or to_regclass('vault.decrypted_secrets') is null then
+    raise exception 'the webhook needs pg_net and the vault, which this database does not have'
+      using errcode = '55000',
+            hint = 'On Supabase: create extension pg_net; elsewhere let scripts/backfill.py or the server''s schedule find new rows.';
+  end if;
+  if url !~ '^https?://[^[:space:]]+$' then
+    raise exception 'url must start with http:// or https://' using errcode = '22023';
+  end if;
+  -- What is named here is sent to an address that the caller names.
+  if secret_name !~ '^tonnetz_' and not has_table_privilege(caller, 'vault.decrypted_secrets', 'select') then
+    raise exception 'secret_name must begin with tonnetz_' using errcode = '22023', hint = 'Any other secret of the vault is for its readers.';
+  end if;
+  execute format(
+    'create or replace trigger embedding_webhook after insert or update on %s for each row when (new.embedding is null)
+     execute function embedding.post_webhook(%L, %L)',
+    c.source, url, secret_name);
+end;
+$$;
+comment on function public.create_embedding_webhook(text, text, text) is
+  'Post each row that waits for a vector to the functions (POST /api/webhooks/embeddings). The secret is read from the vault when a row '
+  'is written: select vault.create_secret(''...'', ''tonnetz_webhook_secret'').';
+
+create function public.drop_embedding_webhook(collection text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c embedding.collections := embedding.get_collection(collection);
+begin
+  execute format('drop trigger if exists embedding_webhook on %s', c.source);
+end;
+$$;
+comment on function public.drop_embedding_webhook(text) is 'Send no more webhooks for the collection.';
+
+create function public.ping_embeddings()
+returns boolean
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select true
+$$;
+comment on function public.ping_embeddings() is 'True: the database answers, and its migrations are those of this version.';
+
+revoke all on function
+  embedding.post_webhook(),
+  public.create_embedding_webhook(text,text,text),
+  public.drop_embedding_webhook(text),
+  public.ping_embeddings()
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.create_embedding_webhook(text,text,text),
+  public.drop_embedding_webhook(text),
+  public.ping_embeddings()
+to service_role;
+
+-- 50_bm25.sql
+
+create function embedding.sees_every_row(source regclass, caller name)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select has_table_privilege(r.oid, t.oid, 'select') and (
+    not t.relrowsecurity
+    or r.rolsuper or r.rolbypassrls
+    or (not t.relforcerowsecurity and pg_has_role(r.oid, t.relowner, 'usage'))
+    or (
+      exists (
+        select from pg_catalog.pg_policy p
+        where p.polrelid = t.oid and p.polpermissive and p.polcmd in ('r', '*')
+          and pg_get_expr(p.polqual, p.polrelid) = 'true'
+          and exists (select from unnest(p.polroles) member
+                      where member = 0 or pg_has_role(r.oid, member, 'usage')))
+      and not exists (
+        select from pg_catalog.pg_policy p
+        where p.polrelid = t.oid and not p.polpermissive and p.polcmd in ('r', '*'))))
+  from pg_catalog.pg_class t, pg_catalog.pg_roles r
+  where t.oid = sees_every_row.source and r.rolname = sees_every_row.caller;
+$$;
+comment on function embedding.sees_every_row(regclass, name) is
+  'Whether no policy hides a row of the table from the role: row level security is off for it, or a policy `using (true)` '
+  'lets it read and no restrictive policy takes rows away. Any doubt is a no.';
+
+create function embedding.lexeme_statistics(source regclass, lexemes text[])
+returns table (total_rows float8, average_length float8, frequencies float8[])
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- The role that asked. Within a definer function current_user is the owner; the setting still names the caller.
+  caller name := case current_setting('role') when 'none' then session_user
+                 else current_setting('role') end;
+  -- Two things for arrays of thousands: a list in a text is split three times quicker than an array literal is parsed, and
+  -- pgvector's sum of differences adds them up fifty times quicker than sum() does. No lexeme holds the separator: the parser
+  -- of texts takes it for white space.
+  separator constant text := chr(1);
+  widest_vector constant int := 16000;
+  common text[];
+  shares real[];
+  share_vector extensions.vector;
+begin
+  if not coalesce(embedding.sees_every_row(source, caller), false) then
+    return;
+  end if;
+  select string_to_array(array_to_string(s.most_common_elems, separator), separator), s.most_common_elem_freqs
+  into common, shares
+  from pg_catalog.pg_class t
+  join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+  join pg_catalog.pg_stats s on s.schemaname = n.nspname and s.tablename = t.relname and s.attname = 'fts' and not s.inherited
+  where t.oid = source;
+  if common is null then
+    return;
+  end if;
+  -- The array ends with the least and the greatest share.
+  shares := shares[1:cardinality(common)];
+  if cardinality(common) <= widest_vector then
+    share_vector := shares::extensions.vector;
+  end if;
+  return query
+  select
+    -- Rows per page as of the last ANALYZE, times the pages of today: does not drift while the table grows.
+    t.reltuples::float8 / greatest(t.relpages, 1) * (pg_relation_size(t.oid) / current_setting('block_size')::int),
+    -- The expected number of distinct lexemes of a row.
+    coalesce(extensions.l1_distance(share_vector, share_vector operator(extensions.-) share_vector),
+             (select sum(share)::float8 from unnest(shares) share)),
+    case when cardinality(lexemes) <= 24 then
+      array(select shares[array_position(common, wanted.lexeme)]::float8
+            from unnest(lexemes) with ordinality wanted (lexeme, place) order by wanted.place)
+    else
+      array(select known.share::float8
+            from unnest(lexemes) with ordinality wanted (lexeme, place)
+            left join unnest(common, shares) known (lexeme, share) on known.lexeme = wanted.lexeme
+            order by wanted.place)
+    end
+  from pg_catalog.pg_class t
+  where t.oid = source and t.reltuples > 0;
+end;
+$$;
+comment on function embedding.lexeme_statistics(regclass, text[]) is
+  'The planner''s knowledge of a table''s words: rows, distinct lexemes a row, and the share of rows that hold each given '
+  'lexeme (NULL: not among the most common). Security definer, as pg_stats hides rows from callers under row level '
+  'security; answers nothing unless the caller sees every row of the table, so it tells no more than a SELECT would.';
+
+create function embedding.query_terms(source regclass, query_text text, text_config regconfig)
+returns table (terms text[], weights float8[], counts float8[], average_length float8, all_terms int, all_weight float8)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+set jit = off
+set max_parallel_workers_per_gather = 0
+as $$
+declare
+  longest_text constant int := 24000;    -- characters read: 3,000 words and more, far below the limits of a tsvector
+  most_lexemes constant int := 256;      -- lexemes looked up
+  most_terms constant int := 64;         -- lexemes scored, the rarest ones
+  sample_rows constant int := 1000;      -- rows looked at when there are no statistics to use
+  counted_rows constant int := 2000;     -- rows looked at to count the rare lexemes
+  lexemes text[];
+  quoted text[];
+  total float8;
+  mean_length float8;
+  shares float8[];                       -- of the rows, by lexeme; NULL: rare, to be counted
+  most_share float8 := 1;                -- what a counted lexeme's share can be at most
+  hits int[];
+begin
+  lexemes := tsvector_to_array(to_tsvector(text_config, left(query_text, longest_text)));
+  if coalesce(cardinality(lexemes), 0) = 0 then
+    return;
+  end if;
+
+  select s.total_rows, s.average_length, s.frequencies into total, mean_length, shares
+  from embedding.lexeme_statistics(source, lexemes) s;
+  if cardinality(lexemes) > most_lexemes then
+    select array_agg(l.lexeme), case when shares is not null then array_agg(l.share) end into lexemes, shares
+    from (select u.lexeme, u.share from unnest(lexemes, shares) u (lexeme, share)
+          order by u.share nulls first, length(u.lexeme) desc, u.lexeme limit most_lexemes) l;
+  end if;
+  -- A one-lexeme tsvector prints with the quoting that the tsquery parser reads back: nothing in it can act as an operator.
+  quoted := array(select array_to_tsvector(array[l.lexeme])::text from unnest(lexemes) with ordinality l (lexeme, place) order by l.place);
+
+  if shares is null then
+    execute format(
+      'with sample as materialized (select s.fts || '''' as fts from %s s where s.fts is not null limit %s)
+       select count(*), avg(length(sample.fts)),
+              array(select (select count(*) from sample where sample.fts @@ l.term) from unnest($1) with ordinality l (term, place) order by l.place)
+       from sample', source, sample_rows)
+    into total, mean_length, hits using quoted::tsquery[];
+    if total < sample_rows then
+      shares := array(select h / greatest(total, 1) from unnest(hits) with ordinality h (h, place) order by h.place);
+    else
+      shares := array(select case when h.h >= 10 then h.h / total end from unnest(hits) with ordinality h (h, place) order by h.place);
+      most_share := 10 / total;
+      -- How many rows the caller sees is not known; the count stops where more would hardly change how words compare.
+      execute format('select count(*) from (select from %s limit %s) s', source, 20 * sample_rows) into total;
+    end if;
+  end if;
+
+  -- Rare lexemes are counted in rows that the caller sees, all in one scan.
+  if array_position(shares, null) is not null then
+    execute format(
+      'with held as materialized (
+         select s.fts || '''' as fts from %s s where s.fts @@ %L::tsquery limit %s
+       )
+       select array_agg(coalesce(l.share, least((select count(*) from held where held.fts @@ l.term) / $3, $4)) order by l.place)
+       from unnest($1, $2) with ordinality l (term, share, place)',
+      source,
+      (select string_agg(l.term, ' | ') from unnest(quoted, shares) l (term, share) where l.share is null),
+      counted_rows)
+    into shares using quoted::tsquery[], shares, greatest(total, 1), most_share;
+  end if;
+
+  return query
+  with term as (
+    select l.term, l.share * total as n, ln(1 + (total - l.share * total + 0.5) / (l.share * total + 0.5)) as idf
+    from unnest(quoted, shares) l (term, share)
+  ), ranked as (
+    select t.term, t.n, t.idf, row_number() over (order by t.n = 0, t.n, t.term) as place from term t
+  )
+  select array_agg(r.term order by r.place) filter (where r.n > 0),
+         array_agg(r.idf order by r.place) filter (where r.n > 0),
+         array_agg(r.n order by r.place) filter (where r.n > 0),
+         greatest(mean_length, 1), count(*)::int, sum(r.idf)
+  from ranked r
+  where r.place <= most_terms;
+end;
+$$;
+comment on function embedding.query_terms(regclass, text, regconfig) is
+  'The words of a query as the table knows them, rarest first: lexeme (quoted as a tsquery), BM25 weight (idf) and rows of each '
+  'that occurs; the mean length of a row; number and summed weight of all lexemes, also of those that occur nowhere.';
+
+create function embedding.bm25_expression(terms text[], weights float8[])
+returns text
+language sql
+immutable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  -- tf * (k1 + 1) / (tf + k) is 2.2 * (1 - k / (k + tf)). ts_rank of one lexeme is (1 + 1/4 + ... + 1/tf^2) / 1.645, found without
+  -- unpacking the row's other lexemes; its distance to 1 gives tf back, exactly. Three times quicker than unnest(fts).
+  select string_agg(
+    format('%s * (1 - d.k / (d.k + round(1 / (1.64493406685 * (1 - ts_rank(''{1,1,1,1}'', d.fts, %L::tsquery))) - 0.5)))',
+      2.2 * t.weight, t.term), ' + ')
+  from unnest(terms, weights) t (term, weight);
+$$;
+comment on function embedding.bm25_expression(text[], float8[]) is
+  'SQL for the BM25 score (k1 = 1.2, b = 0.75) of d.fts, with d.k = k1 * (1 - b + b * length / mean length).';
+
+revoke all on function
+  embedding.sees_every_row(regclass,name),
+  embedding.lexeme_statistics(regclass,text[]),
+  embedding.query_terms(regclass,text,regconfig),
+  embedding.bm25_expression(text[],double precision[])
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.sees_every_row(regclass,name),
+  embedding.lexeme_statistics(regclass,text[]),
+  embedding.query_terms(regclass,text,regconfig),
+  embedding.bm25_expression(text[],double precision[])
+to anon, authenticated, service_role;
+
+-- 51_filters.sql
+
+-- Filters beyond equality, for every search: {"path": {"prefix": "src/"}}, {"path": {"like": "%.py"}}, {"tags": {"contains": "jazz"}}.
+-- They are part of the core's own scans, so a filtered search still fills match_count.
+create function embedding.filter_condition(source regclass, filter jsonb)
+returns text
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  field record;
+  test record;
+  kept record;
+  one text;
+  condition text := '';
+begin
+  if filter is null or jsonb_typeof(filter) = 'null' then
+    return '';
+  elsif jsonb_typeof(filter) <> 'object' then
+    raise exception 'filter must be an object of column names and values, not %', jsonb_typeof(filter)
+      using errcode = '22023';
+  end if;
+  for field in select f.key as name, f.value from jsonb_each(filter) f order by f.key loop
+    select format_type(a.atttypid, a.atttypmod) as type, coalesce(l.collisdeterministic, true) as is_exact into kept
+    from pg_catalog.pg_attribute a
+    left join pg_catalog.pg_collation l on l.oid = a.attcollation
+    where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
+    if not found then
+      raise exception 'filter names the column "%", which % does not have', field.name, source
+        using errcode = '22023';
+    end if;
+    for test in
+      select f.key as operator, f.value #>> '{}' as wanted
+      from jsonb_each(case when jsonb_typeof(field.value) = 'object' then field.value else jsonb_build_object('equals', field.value) end) f
+      order by f.key
+    loop
+      if test.operator not in ('equals', 'prefix', 'like', 'contains') then
+        raise exception 'filter knows equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
+      end if;
+      continue when test.wanted is null;
+      one := case test.operator
+        when 'equals' then format(' and s.%I = %L', field.name, test.wanted)
+        when 'prefix' then format(' and s.%I ^@ %L', field.name, test.wanted)
+        when 'like' then format(' and s.%I like %L', field.name, test.wanted)
+        else format(' and s.%I @> %L', field.name, array[test.wanted])
+      end;
+      -- Whether the column's type knows the operator, and the operator this value, PostgreSQL tells without reading a row.
+      begin
+        -- This alone shows only once it meets a row.
+        if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
+          raise feature_not_supported;
+        end if;
+        execute format('select from %s s where false%s', source, one);
+      exception
+        -- As they are: the caller may not read the column, or the query was ended.
+        when insufficient_privilege then
+          raise;
+        when syntax_error_or_access_rule_violation or feature_not_supported then
+          raise exception 'filter: % with this value does not fit the column "%", whose type is %', test.operator, field.name, kept.type
+            using errcode = '22023', hint = 'equals takes a value of the column''s type, prefix and like are for text, contains is for arrays.';
+      end;
+      condition := condition || one;
+    end loop;
+  end loop;
+  return condition;
+end;
+$$;
+comment on function embedding.filter_condition(regclass, jsonb) is
+  'The SQL for {column: value} or {column: {operator: value}}, all of which must hold; operators are equals, prefix, like and contains '
+  '(of an array). NULL filters nothing. Quoted, and only columns of the table.';
+
+revoke all on function embedding.filter_condition(regclass,jsonb) from public, anon, authenticated, service_role;
+grant execute on function embedding.filter_condition(regclass,jsonb) to anon, authenticated, service_role;
+
+-- 52_search.sql
+
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+
+select '[0]'::extensions.vector is not null;
+
+create function embedding.check_weight(argument text, weight double precision)
+returns double precision
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Infinity times nothing is not a number, and neither is any sum with it: rows would come in no order at all.
+  if abs(weight) < 'infinity' then
+    return weight;
+  end if;
+  raise exception '% must be a finite number, not %', argument, coalesce(weight::text, '<null>') using errcode = '22023';
+end;
+$$;
+comment on function embedding.check_weight(text, double precision) is 'This weight; refuses NaN and the infinities, by the argument''s name.';
+
+create function embedding.query_vectors(
+  collection_name text,
+  collection_model text,
+  query_embedding extensions.vector,
+  embedding_model text,
+  query_embeddings jsonb
+)
+returns table (model text, dimensions int, vector extensions.vector)
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  asked record;
+begin
+  if jsonb_typeof(query_embeddings) not in ('object', 'null') then
+    raise exception 'query_embeddings must be an object of models and vectors, not %', jsonb_typeof(query_embeddings)
+      using errcode = '22023';
+  end if;
+  for asked in
+    select e.key as model, (e.value #>> '{}')::extensions.vector as vector, format('query_embeddings[%s]', e.key) as argument
+    from jsonb_each(case when jsonb_typeof(query_embeddings) = 'object' then query_embeddings end) e
+    where jsonb_typeof(e.value) <> 'null'
+    union all
+    select coalesce(embedding_model, collection_model), query_embedding, 'query_embedding'
+    where query_embedding is not null and coalesce(embedding_model, collection_model) is not null
+      and not coalesce(query_embeddings ? coalesce(embedding_model, collection_model), false)
+    order by 1
+  loop
+    model := asked.model;
+    vector := asked.vector;
+    dimensions := embedding.model_dimensions(asked.model);
+    if dimensions is null then
+      raise exception 'model "%" is not registered', asked.model using errcode = '22023';
+    elsif extensions.vector_dims(vector) <> dimensions then
+      raise exception '% has % dimensions, but model "%" of collection "%" has %',
+        asked.argument, extensions.vector_dims(vector), asked.model, collection_name, dimensions
+        using errcode = '22023', hint = 'Embed the query with the model that embedded the rows.';
+    elsif extensions.vector_norm(vector) = 0 then
+      raise exception '% is a zero vector, which points nowhere', asked.argument using errcode = '22023';
+    end if;
+    -- Cosine knows no length, but half precision has a largest number and single precision a least square.
+    vector := extensions.l2_normalize(vector);
+    return next;
+  end loop;
+end;
+$$;
+comment on function embedding.query_vectors(text, text, extensions.vector, text, jsonb) is
+  'The query''s vector for each model to be asked, checked: every model registered, every vector as wide as its model.';
+
+create function embedding.search_hits(
+  source regclass,
+  query_text text default null,
+  query_embedding extensions.vector default null,
+  match_count int default 10,
+  filter jsonb default null,
+  full_text_weight float8 default 0.3,
+  semantic_weight float8 default 0.7,
+  embedding_model text default null,
+  query_embeddings jsonb default null,
+  fusion text default 'weighted'
+)
+returns table (
+  row_id text,
+  score float8,
+  full_text_score float8,
+  full_text_rank int,
+  semantic_score float8,
+  semantic_rank int,
+  bm25 float8,
+  full_text_trust float8,
+  cosine float8
+)
+language plpgsql
+stable
+security invoker
+rows 10
+set search_path = pg_catalog, pg_temp
+set hnsw.iterative_scan = 'relaxed_order'
+set hnsw.ef_search = 200
+set hnsw.max_scan_tuples = 40000
+set jit = off
+set max_parallel_workers_per_gather = 0
+as $$
+declare
+  row_budget constant int := 600;        -- rows scored by BM25
+  wanted constant int := least(greatest(coalesce(match_count, 10), 1), 200);
+  depth constant int := greatest(wanted, 100);
+  words_weight constant float8 := embedding.check_weight('full_text_weight', coalesce(full_text_weight, 0.3));
+  meaning_weight constant float8 := embedding.check_weight('semantic_weight', coalesce(semantic_weight, 0.7));
+  method constant text := coalesce(fusion, 'weighted');
+  collection record;
+  words record;
+  condition text;
+  gate constant text := format(' and (select count(*) from first) < %s', depth);
+  rare int;                              -- how many of the rarest terms fit into the budget as a whole
+  rare_rows float8;
+  rare_query text;
+  pair_query text;
+  bm25_sql text := 'null::float8';
+  held_sql text := 'null::float8';
+  cosine_sql text;
+  vectors extensions.vector[];
+  k_sql text := 'null::float8';
+  first_sql text;
+  other_sql text;
+  words_sql text;
+  meaning_sql text;
+begin
+  select c.* into collection from embedding.describe_collection(source) c;
+  if not found then
+    raise exception '% is not tracked', source
+      using errcode = '42704', hint = 'Track it first: select track_embeddings(''...'').';
+  end if;
+  if method not in ('weighted', 'rrf') then
+    raise exception 'fusion must be weighted or rrf, not "%"', method using errcode = '22023';
+  end if;
+  condition := embedding.filter_condition(source, filter);
+
+  -- The words leg: rows that hold one of the rarest terms, then rows that hold two of the others, until the budget is spent;
+  -- rows that hold a single common word only where little else was found. Each query is a literal, so that the planner
+  -- weighs it by its own rarity.
+  select t.* into words from embedding.query_terms(source, query_text, collection.text_config) t where words_weight <> 0;
+  if cardinality(words.terms) > 0 then
+    select count(*), max(c.so_far) into rare, rare_rows
+    from (select sum(c.n) over (order by c.place) as so_far from unnest(words.counts) with ordinality c (n, place)) c
+    where c.so_far <= row_budget;
+    rare_query := nullif(array_to_string(words.terms[1:rare], ' | '), '');
+    pair_query := words.terms[rare + 1] || ' & (' || nullif(array_to_string(words.terms[rare + 2:], ' | '), '') || ')';
+    select
+      string_agg(arm.rows_sql, ' union all ' order by arm.place) filter (where arm.place < 3),
+      string_agg(' union all ' || arm.rows_sql, '' order by arm.place) filter (where arm.place > 2)
+    into first_sql, other_sql
+    from (
+      select a.place, format('(select s.%I as key, s.fts from %s s where s.fts @@ %L::tsquery%s%s%s limit %s)', collection.key_column, source,
+        a.query,
+        -- A CASE, because the planner would read thousands of lexemes of statistics again to guess what this leaves.
+        ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.gate, row_budget) as rows_sql
+      from (values
+        (1, rare_query, '', ''),
+        (2, pair_query, rare_query, ''),
+        (3, words.terms[rare + 1], concat_ws(' | ', rare_query, '(' || pair_query || ')'), gate),
+        (4, nullif(array_to_string(words.terms[rare + 2:], ' | '), ''),
+          concat_ws(' | ', rare_query, words.terms[rare + 1]), gate)
+      ) a (place, query, seen, gate)
+      where a.query is not null
+        -- Not worth planning where the rarest terms alone are known to fill the list.
+        and (a.gate = '' or condition <> '' or rare_rows is null or rare_rows < depth)
+    ) arm;
+    bm25_sql := embedding.bm25_expression(words.terms, words.weights);
+    select string_agg(format('case when d.fts @@ %L::tsquery then %s else 0 end', t.term, t.weight), ' + ') into held_sql
+    from unnest(words.terms, words.weights) t (term, weight);
+    k_sql := format('1.2 * (0.25 + 0.75 * length(s.fts) / %s)', words.average_length);
+    -- fts || '' unpacks a compressed row once instead of once a term.
+    words_sql := format(
+      'with first as materialized (select f.* from (%s) f limit %s)
+       select d.key, %s as bm25
+       from (select s.key, s.fts, %s as k from (select a.key, a.fts || '''' as fts from (select * from first%s) a limit %s) s offset 0) d
+       order by bm25 desc, d.key limit %s',
+      coalesce(first_sql, format('select s.%I as key, s.fts from %s s where false', collection.key_column, source)), row_budget,
+      bm25_sql, k_sql, other_sql, row_budget, depth);
+  end if;
+
+  -- The meaning leg: each model asked ranks the rows that it embedded. The expression and the WHERE are those of the index.
+  if meaning_weight <> 0 then
+    select
+      string_agg(format(
+        '(select s.%1$I as key from %2$s s where s.embedding_model = %3$L%4$s
+          order by s.embedding::extensions.halfvec(%5$s) operator(extensions.<=>) $6[%6$s]::extensions.halfvec(%5$s) limit %7$s)',
+        collection.key_column, source, v.model, condition, v.dimensions, v.place, depth), ' union all '),
+      'case' || string_agg(format(
+        ' when s.embedding_model = %L then nullif(1 - (s.embedding operator(extensions.<=>) $6[%s]), ''NaN'')',
+        v.model, v.place), '') || ' end',
+      array_agg(v.vector order by v.place)
+    into meaning_sql, cosine_sql, vectors
+    from embedding.query_vectors(collection.name, collection.model, query_embedding, embedding_model, query_embeddings)
+      with ordinality v (model, dimensions, vector, place);
+  end if;
+  if words_sql is null and meaning_sql is null then
+    return;
+  end if;
+
+  return query execute format(
+    $sql$
+    with words as materialized (%1$s),
+    meaning as materialized (%2$s),
+    -- Materialized, so that the join below compares bare columns: under row level security an expression in a join could
+    -- leak, and the planner would read every visible row rather than let it near the primary key.
+    found as materialized (
+      select coalesce(w.key, m.key) as key, w.bm25, m.key is not null as by_meaning
+      from words w
+      full join meaning m on m.key = w.key
+    ),
+    part as (
+      -- Every row that either leg found, scored by both.
+      select d.key, d.model, coalesce(d.bm25, %3$s) as bm25, %4$s as held, d.cosine, d.by_meaning
+      from (
+        select s.%5$I as key, s.embedding_model as model, s.fts || '' as fts, %6$s as k, f.bm25, %7$s as cosine, f.by_meaning
+        from found f
+        join %8$s s on s.%5$I = f.key
+        offset 0
+      ) d
+    ),
+    best as (
+      -- The cosines of two models are not alike: each is scaled by its own best row, as far as it holds rows enough to tell.
+      select b.model, (b.rows * b.cosine + ($1 - b.rows) * max(b.cosine) over ()) / $1 as cosine
+      from (select p.model, least(count(*), $1) as rows, max(p.cosine) as cosine from part p where p.by_meaning group by p.model) b
+    ),
+    scaled as (
+      select p.key, nullif(p.bm25, 0) as bm25, p.bm25 / nullif(max(p.bm25) over (), 0) as words_share,
+             case when %9$L then least(1, p.held / 8) * (p.held / $2) ^ (5.0 / $3) else 1 end as trust,
+             p.cosine, p.by_meaning, (p.cosine + 1) / nullif(b.cosine + 1, 0) as meaning_share
+      from part p
+      left join best b on b.model = p.model
+    ),
+    judged as (
+      -- A row that no model asked has embedded yet may mean anything: between the worst and the best of those that were
+      -- found by meaning, as far as its words tell. Without it no text could be found by its words until it is embedded.
+      select s.*, coalesce(s.meaning_share, m.worst + (1 - m.worst) * s.words_share * s.trust) as meaning_guess
+      from scaled s
+      cross join (select min(x.meaning_share) as worst from scaled x where x.by_meaning) m
+    ),
+    ranked as (
+      select r.*,
+             case when r.bm25 is not null then row_number() over (order by r.bm25 desc nulls last, r.key) end as words_rank,
+             case when r.by_meaning then row_number() over (order by r.by_meaning desc, r.meaning_share desc nulls last, r.key) end as meaning_rank
+      from judged r
+    ),
+    fused as (
+      select r.*,
+             coalesce(case %10$L when 'rrf' then 1.0 / (60 + r.words_rank) else r.words_share * r.trust end, 0)::float8 as words_score,
+             coalesce(case %10$L when 'rrf' then 1.0 / (60 + r.meaning_rank) else r.meaning_guess end, 0)::float8 as meaning_score
+      from ranked r
+    )
+    select f.key::text, $4 * f.words_score + $5 * f.meaning_score, f.words_score, f.words_rank::int, f.meaning_score, f.meaning_rank::int,
+           f.bm25, case when f.bm25 is not null then f.trust end::float8, f.cosine
+    from fused f
+    order by 2 desc, f.key
+    limit %11$s
+    $sql$,
+    coalesce(words_sql, format('select s.%I as key, null::float8 as bm25 from %s s where false', collection.key_column, source)),
+    coalesce(meaning_sql, format('select s.%I as key from %s s where false', collection.key_column, source)),
+    bm25_sql, held_sql, collection.key_column, k_sql, coalesce(cosine_sql, 'null::float8'), source,
+    words_sql is not null and meaning_sql is not null, method, wanted)
+  using depth, words.all_weight, words.all_terms, words_weight, meaning_weight, vectors;
+end;
+$$;
+comment on function embedding.search_hits(regclass, text, extensions.vector, int, jsonb, float8, float8, text, jsonb, text) is
+  'The hits of a search over any tracked table, best first, at most 200. score = full_text_weight * full_text_score + '
+  'semantic_weight * semantic_score, where full_text_score = bm25 / highest bm25 * full_text_trust and semantic_score = '
+  '(cosine + 1) / (highest cosine + 1); with fusion rrf both are 1 / (60 + rank). Runs as the caller.';
+
+revoke all on function
+  embedding.check_weight(text,double precision),
+  embedding.query_vectors(text,text,extensions.vector,text,jsonb),
+  embedding.search_hits(regclass,text,extensions.vector,integer,jsonb,double precision,double precision,text,jsonb,text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.check_weight(text,double precision),
+  embedding.query_vectors(text,text,extensions.vector,text,jsonb),
+  embedding.search_hits(regclass,text,extensions.vector,integer,jsonb,double precision,double precision,text,jsonb,text)
+to anon, authenticated, service_role;

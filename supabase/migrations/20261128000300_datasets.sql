@@ -1,0 +1,321 @@
+-- Generated from supabase/schemas by `make migrations`; do not edit.
+select pg_advisory_xact_lock(32773617387664506);
+
+-- 80_datasets.sql
+
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+
+select '[0]'::extensions.vector is not null;
+
+create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
+returns text
+language sql
+immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end;
+comment on function embedding.dataset_text(text, text, text, boolean) is
+  'The title twice, so that it weighs double, then the description; null for a dataset that is not enriched or not active.';
+
+-- Datasets: a catalogue of which only what is enriched and active is embedded, with a score of its own beside the words
+-- and the meaning.
+--
+-- The score changes often and says nothing about the text, so it lives in a table of its own: an update of any column of a
+-- tracked row may write its vector into the HNSW index again.
+create table public.datasets (
+  id uuid primary key default gen_random_uuid(),
+  external_id text unique check (external_id <> ''),
+  title text not null check (btrim(title) <> ''),
+  description text not null default '',
+  url text,
+  tags text[] not null default '{}',
+  metadata jsonb not null default '{}',
+  enrichment_status text not null default 'pending' check (enrichment_status in ('pending', 'in_progress', 'enriched', 'failed')),
+  is_active boolean not null default true,
+  published_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  fts tsvector generated always as (
+    -- The title twice, as in the text that is embedded.
+    case when is_active and enrichment_status = 'enriched' then to_tsvector('english', title || E'\n' || title || E'\n' || description) end
+  ) stored
+);
+
+comment on table public.datasets is 'Datasets. Those that are enriched and active are embedded; see dataset_overview for the score of each.';
+
+create index datasets_tags_idx on public.datasets using gin (tags);
+
+create table public.dataset_scores (
+  dataset_id uuid primary key references public.datasets (id) on delete cascade,
+  static_score double precision not null check (static_score between 0 and 1),
+  updated_at timestamptz not null default now()
+);
+
+comment on table public.dataset_scores is 'How much a dataset counts whatever is searched for, 0 to 1; no row counts as 0.';
+
+create function embedding.document_text(document public.datasets)
+returns text
+language sql
+stable parallel safe
+set search_path = pg_catalog, pg_temp
+return embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active);
+comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+
+create function public.upsert_datasets(rows jsonb)
+returns table (inserted integer, updated integer, unchanged integer)
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  given integer;
+  wrong text;
+begin
+  if jsonb_typeof(rows) is distinct from 'array' then
+    raise exception 'rows must be an array of {external_id, title, ...}' using errcode = '22023';
+  end if;
+  select case
+      when r.external_id = '' then 'an external_id must not be empty'
+      when coalesce(btrim(r.title), '') = '' then 'a title must not be empty'
+      when r.enrichment_status not in ('pending', 'in_progress', 'enriched', 'failed') then
+        'enrichment_status must be pending, in_progress, enriched or failed'
+      when not isfinite(r.published_at) then 'published_at must be a point in time'
+      when not r.static_score between 0 and 1 then 'static_score must be between 0 and 1'
+    end
+  into wrong
+  from jsonb_to_recordset(rows) as r (
+    external_id text, title text, enrichment_status text, published_at timestamptz, static_score double precision)
+  order by 1 nulls last limit 1;
+  if wrong is not null then
+    raise exception 'rows: %', wrong using errcode = '22023';
+  end if;
+  with incoming as materialized (
+    -- Of two rows with one external_id the later counts.
+    select distinct on (r.external_id) r.*
+    from rows from (jsonb_to_recordset(rows) as (
+      external_id text, title text, description text, url text, tags text[], metadata jsonb, enrichment_status text, is_active boolean,
+      published_at timestamptz, static_score double precision)) with ordinality r (
+      external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score, place)
+    order by r.external_id, r.place desc
+  ),
+  written as (
+    insert into public.datasets as d (external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at)
+    select i.external_id, i.title, coalesce(i.description, ''), i.url, coalesce(i.tags, '{}'), coalesce(i.metadata, '{}'),
+      coalesce(i.enrichment_status, 'pending'), coalesce(i.is_active, true), i.published_at
+    from incoming i
+    order by i.external_id
+    on conflict (external_id) do update
+    set title = excluded.title, description = excluded.description, url = excluded.url, tags = excluded.tags, metadata = excluded.metadata,
+        enrichment_status = excluded.enrichment_status, is_active = excluded.is_active, published_at = excluded.published_at
+    -- A row that is as it was is not written: nothing to index again.
+    where (d.title, d.description, d.url, d.tags, d.metadata, d.enrichment_status, d.is_active, d.published_at)
+      is distinct from (excluded.title, excluded.description, excluded.url, excluded.tags, excluded.metadata,
+        excluded.enrichment_status, excluded.is_active, excluded.published_at)
+    returning d.id, d.external_id, d.xmax = 0 as is_new
+  ),
+  known as (
+    select w.id, w.external_id from written w
+    union
+    select d.id, d.external_id from public.datasets d join incoming i on i.external_id = d.external_id
+  ),
+  scored as (
+    insert into public.dataset_scores as s (dataset_id, static_score)
+    select k.id, i.static_score
+    from incoming i
+    join known k on k.external_id = i.external_id
+    where i.static_score is not null
+    order by k.id
+    on conflict (dataset_id) do update
+    set static_score = excluded.static_score, updated_at = now()
+    where s.static_score <> excluded.static_score
+    returning s.dataset_id
+  )
+  select count(*) filter (where w.is_new),
+    (select count(distinct changed.id) from (
+       select u.id from written u where not u.is_new
+       union all
+       select s.dataset_id from scored s where not exists (select from written u where u.id = s.dataset_id and u.is_new)) changed (id)),
+    (select count(*) from incoming)
+  into inserted, updated, given
+  from written w;
+  unchanged := given - inserted - updated;
+  return next;
+end;
+$$;
+comment on function public.upsert_datasets(jsonb) is
+  'Write datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
+  'Rows that are as they were are not written, so their vectors stay.';
+
+create function public.set_dataset_scores(rows jsonb)
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  changed integer;
+begin
+  if jsonb_typeof(rows) is distinct from 'array' then
+    raise exception 'rows must be an array of {id, static_score}' using errcode = '22023';
+  end if;
+  if exists (select from jsonb_to_recordset(rows) as r (static_score double precision) where (r.static_score between 0 and 1) is not true) then
+    raise exception 'rows: static_score must be between 0 and 1' using errcode = '22023';
+  end if;
+  insert into public.dataset_scores as s (dataset_id, static_score)
+  select distinct on (r.id) r.id, r.static_score
+  from jsonb_to_recordset(rows) as r (id uuid, static_score double precision)
+  join public.datasets d on d.id = r.id
+  order by r.id
+  on conflict (dataset_id) do update
+  set static_score = excluded.static_score, updated_at = now()
+  where s.static_score <> excluded.static_score;
+  get diagnostics changed = row_count;
+  return changed;
+end;
+$$;
+comment on function public.set_dataset_scores(jsonb) is 'Set scores: [{id, static_score}]; returns how many changed. Touches no tracked row.';
+
+create function public.search_datasets(
+  query_text text default null,
+  query_embedding extensions.vector default null,
+  match_count int default 10,
+  filter_tag text default null,
+  full_text_weight float default 0.3,
+  semantic_weight float default 0.7,
+  embedding_model text default null,
+  query_embeddings jsonb default null,
+  fusion text default 'weighted',
+  static_weight float default 0.1,
+  decay_weight float default 0.1,
+  half_life_days float default 365
+)
+returns table (
+  id uuid,
+  title text,
+  description text,
+  url text,
+  tags text[],
+  published_at timestamptz,
+  is_ready_for_search boolean,
+  score float,
+  hybrid_score float,
+  full_text_score float,
+  full_text_rank int,
+  semantic_score float,
+  semantic_rank int,
+  static_score float,
+  time_decay float
+)
+language plpgsql
+stable
+security invoker
+rows 10
+set search_path = ''
+set hnsw.iterative_scan = 'relaxed_order'
+as $$
+#variable_conflict use_column
+begin
+  perform embedding.check_weight('static_weight', coalesce(static_weight, 0.1)), embedding.check_weight('decay_weight', coalesce(decay_weight, 0.1)),
+    embedding.check_weight('half_life_days', coalesce(half_life_days, 365));
+  if not coalesce(half_life_days, 365) > 0 then
+    raise exception 'half_life_days must be more than 0, not %', half_life_days using errcode = '22023';
+  end if;
+  return query
+  select p.id, p.title, p.description, p.url, p.tags, p.published_at, p.is_ready_for_search,
+    p.hybrid_score + coalesce(static_weight, 0.1) * p.static_score + coalesce(decay_weight, 0.1) * p.time_decay as score,
+    p.hybrid_score, p.full_text_score, p.full_text_rank, p.semantic_score, p.semantic_rank, p.static_score, p.time_decay
+  from (
+    select d.id, d.title, d.description, d.url, d.tags, d.published_at, d.is_ready_for_search,
+      h.score as hybrid_score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank,
+      coalesce(s.static_score, 0) as static_score,
+      case
+        when d.published_at is null then 0
+        -- exp of less than this is 0, and an error.
+        else exp(greatest(-ln(2::float) * greatest(extract(epoch from now() - d.published_at), 0)::float / 86400 / coalesce(half_life_days, 365), -700))
+      end::float as time_decay
+    from embedding.search_hits(
+      'public.datasets', query_text, query_embedding, 200, jsonb_build_object('tags', jsonb_build_object('contains', filter_tag)),
+      full_text_weight, semantic_weight, embedding_model, query_embeddings, fusion) h
+    join public.datasets d on d.id = h.row_id::uuid
+    left join public.dataset_scores s on s.dataset_id = d.id
+    where d.is_active and d.enrichment_status = 'enriched'
+  ) p
+  order by 8 desc, p.id
+  limit least(greatest(coalesce(match_count, 10), 1), 200);
+end;
+$$;
+comment on function public.search_datasets(text, extensions.vector, int, text, float, float, text, jsonb, text, float, float, float) is
+  'Datasets by words and meaning, best first. score = full_text_weight * full_text_score + semantic_weight * semantic_score '
+  '+ static_weight * static_score + decay_weight * exp(-ln 2 * age in days / half_life_days). Every part is returned. '
+  'Ties break by id; at most 200 rows. Runs as the caller: row level security decides.';
+
+comment on column public.datasets.external_id is 'What the importer knows the row by; the same file again changes nothing.';
+
+create trigger touch_updated_at after update on public.datasets
+referencing old table as old_rows new table as new_rows
+for each statement execute function embedding.touch_updated_at(
+  'external_id', 'title', 'description', 'url', 'tags', 'metadata', 'enrichment_status', 'is_active', 'published_at');
+
+alter table public.datasets enable row level security;
+
+create policy "everyone reads" on public.datasets for select to anon, authenticated using (true);
+
+revoke all on public.datasets from public, anon, authenticated, service_role;
+
+grant select on public.datasets to anon, authenticated;
+
+grant select, insert, update, delete on public.datasets to service_role;
+
+select public.track_embeddings('public.datasets');
+
+alter table public.datasets add column is_ready_for_search boolean generated always as (
+  coalesce(
+    embedding is not null
+    and embedding_hash = embedding.text_hash(embedding.dataset_text(title, description, enrichment_status, is_active)),
+    false)
+) stored;
+
+comment on column public.datasets.is_ready_for_search is
+  'Whether the row is active, enriched and embedded with its present text. Until then only its words find it.';
+
+alter table public.dataset_scores enable row level security;
+
+create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
+
+revoke all on public.dataset_scores from public, anon, authenticated, service_role;
+
+grant select on public.dataset_scores to anon, authenticated;
+
+grant select, insert, update, delete on public.dataset_scores to service_role;
+
+create view public.dataset_overview with (security_invoker = true) as
+select d.id, d.external_id, d.title, d.description, d.url, d.tags, d.metadata, d.enrichment_status, d.is_active, d.is_ready_for_search,
+       coalesce(s.static_score, 0) as static_score, d.published_at, d.created_at, d.updated_at
+from public.datasets d
+left join public.dataset_scores s on s.dataset_id = d.id;
+
+comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
+
+revoke all on public.dataset_overview from public, anon, authenticated, service_role;
+
+grant select on public.dataset_overview to anon, authenticated, service_role;
+
+create trigger check_word_count before insert on public.datasets for each row
+when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)
+execute function embedding.check_word_count('title', 'title', 'description');
+
+revoke all on function
+  embedding.dataset_text(text,text,text,boolean),
+  embedding.document_text(datasets),
+  public.upsert_datasets(jsonb),
+  public.set_dataset_scores(jsonb),
+  public.search_datasets(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text,double precision,double precision,double precision)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.dataset_text(text,text,text,boolean),
+  embedding.document_text(datasets),
+  public.upsert_datasets(jsonb),
+  public.set_dataset_scores(jsonb)
+to service_role;
+grant execute on function
+  public.search_datasets(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text,double precision,double precision,double precision)
+to anon, authenticated, service_role;

@@ -1,0 +1,168 @@
+-- Generated from supabase/schemas by `make migrations`; do not edit.
+select pg_advisory_xact_lock(32773617387664506);
+
+-- 90_code_chunks.sql
+
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+
+select '[0]'::extensions.vector is not null;
+
+-- Pieces of source code. Their id is the caller's own (chunk_id of /embed), and their vectors may come along.
+create function embedding.split_identifiers(source_text text)
+returns text
+language sql
+immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+-- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
+return translate(source_text, '._/\-', '     ') || coalesce((
+  select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
+  from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '');
+comment on function embedding.split_identifiers(text) is
+  'Source code as words: separators become spaces, and the parts of camelCase names stand at the end.';
+
+create function embedding.code_words(path text, content text)
+returns tsvector
+language sql
+immutable parallel unsafe
+set search_path = pg_catalog, pg_temp
+return embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)));
+comment on function embedding.code_words(text, text) is 'The words of a piece of code and of its path, for keyword search.';
+
+create table public.code_chunks (
+  id text primary key check (id <> ''),
+  path text not null default '',
+  content text not null,
+  language text,
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  fts tsvector generated always as (embedding.code_words(path, content)) stored
+);
+
+comment on table public.code_chunks is 'Pieces of source code, searchable by words and by meaning, below a path where one is given.';
+
+create index code_chunks_path_idx on public.code_chunks (path collate "C");
+
+create function embedding.document_text(document public.code_chunks)
+returns text
+language sql
+stable parallel safe
+set search_path = pg_catalog, pg_temp
+-- The content alone: it is what /embed was given, so its vectors can be stored here.
+return nullif(document.content, '');
+comment on function embedding.document_text(public.code_chunks) is 'The content.';
+
+create function public.store_code_chunks(model text, rows jsonb)
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  c embedding.collections := embedding.check_model(embedding.get_collection('code_chunks'), store_code_chunks.model);
+  stored integer;
+begin
+  if jsonb_typeof(rows) is distinct from 'array' then
+    raise exception 'rows must be an array of {id, path, content, language, metadata, embedding}' using errcode = '22023';
+  end if;
+  if exists (select from jsonb_to_recordset(rows) as r (id text, content text) where coalesce(r.id, '') = '' or r.content is null) then
+    raise exception 'each of the rows must hold an id, which is not empty, and its content' using errcode = '22023';
+  end if;
+  insert into public.code_chunks as k (id, path, content, language, metadata, embedding, embedding_model, embedding_hash)
+  select distinct on (r.id) r.id, coalesce(r.path, ''), r.content, r.language, coalesce(r.metadata, '{}'), r.embedding::extensions.vector, c.model,
+    embedding.text_hash(r.content)
+  from rows from (jsonb_to_recordset(rows) as (id text, path text, content text, language text, metadata jsonb, embedding text))
+    with ordinality r (id, path, content, language, metadata, embedding, place)
+  order by r.id, r.place desc
+  on conflict (id) do update
+  set path = excluded.path, content = excluded.content, language = coalesce(excluded.language, k.language), metadata = excluded.metadata,
+      embedding = excluded.embedding, embedding_model = excluded.embedding_model, embedding_hash = excluded.embedding_hash
+  -- What is as it was is not written: its vector stays in the index.
+  where (k.path, k.content, k.metadata, k.embedding_model, k.embedding_hash)
+      is distinct from (excluded.path, excluded.content, excluded.metadata, excluded.embedding_model, excluded.embedding_hash)
+    or excluded.language is distinct from coalesce(excluded.language, k.language);
+  get diagnostics stored = row_count;
+  return stored;
+end;
+$$;
+comment on function public.store_code_chunks(text, jsonb) is
+  'Write chunks with the vectors of their content: [{id, path, content, language, metadata, embedding}]. Returns how many were new or changed.';
+
+create function public.search_code_chunks(
+  query_text text default null,
+  query_embedding extensions.vector default null,
+  match_count int default 10,
+  filter_path text default null,
+  full_text_weight float default 0.3,
+  semantic_weight float default 0.7,
+  embedding_model text default null,
+  query_embeddings jsonb default null,
+  fusion text default 'weighted'
+)
+returns table (
+  id text,
+  path text,
+  language text,
+  content text,
+  metadata jsonb,
+  score float,
+  full_text_score float,
+  full_text_rank int,
+  semantic_score float,
+  semantic_rank int
+)
+language sql
+stable
+security invoker
+rows 10
+set search_path = ''
+set hnsw.iterative_scan = 'relaxed_order'
+as $$
+  select k.id, k.path, k.language, k.content, k.metadata, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
+  from embedding.search_hits(
+    'public.code_chunks', embedding.split_identifiers(query_text), query_embedding, match_count,
+    jsonb_build_object('path', case
+      when filter_path ~ '[*?]' then jsonb_build_object('like', translate(regexp_replace(filter_path, '([\\%_])', '\\\1', 'g'), '*?', '%_'))
+      else jsonb_build_object('prefix', filter_path)
+    end),
+    full_text_weight, semantic_weight, embedding_model, query_embeddings, fusion) h
+  join public.code_chunks k on k.id = h.row_id
+  order by h.score desc, k.id;
+$$;
+comment on function public.search_code_chunks(text, extensions.vector, int, text, float, float, text, jsonb, text) is
+  'Code by words (query_text), by meaning (query_embedding) or by both, best first; names are found by their parts. filter_path is the '
+  'beginning of a path, or a pattern with * and ?. score = full_text_weight * full_text_score + semantic_weight * semantic_score. '
+  'Runs as the caller: row level security decides.';
+
+create trigger touch_updated_at after update on public.code_chunks
+referencing old table as old_rows new table as new_rows
+for each statement execute function embedding.touch_updated_at('path', 'content', 'language', 'metadata');
+
+alter table public.code_chunks enable row level security;
+
+create policy "everyone reads" on public.code_chunks for select to anon, authenticated using (true);
+
+revoke all on public.code_chunks from public, anon, authenticated, service_role;
+
+grant select on public.code_chunks to anon, authenticated;
+
+grant select, insert, update, delete on public.code_chunks to service_role;
+
+select public.track_embeddings('public.code_chunks');
+
+revoke all on function
+  embedding.split_identifiers(text),
+  embedding.code_words(text,text),
+  embedding.document_text(code_chunks),
+  public.store_code_chunks(text,jsonb),
+  public.search_code_chunks(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  embedding.code_words(text,text),
+  embedding.document_text(code_chunks),
+  public.store_code_chunks(text,jsonb)
+to service_role;
+grant execute on function
+  embedding.split_identifiers(text),
+  public.search_code_chunks(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text)
+to anon, authenticated, service_role;
