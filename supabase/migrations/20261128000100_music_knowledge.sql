@@ -3,12 +3,8 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 60_music_knowledge.sql
 
--- Loads pgvector, whose settings (hnsw.*) are named below.
-
-select '[0]'::extensions.vector is not null;
-
--- Articles and notes on music: the first collection, and the pattern for any other table. Everything
--- that is particular to it is its columns and the two statements at the end.
+-- Articles and notes on music: the simplest collection, and the pattern for any other table. The table is ordinary;
+-- 61_music_knowledge_document_text.sql says what is embedded and tracks it.
 create table public.music_knowledge (
   id uuid primary key default gen_random_uuid(),
   topic text not null,
@@ -17,48 +13,61 @@ create table public.music_knowledge (
   metadata jsonb not null default '{}',
   confidence real not null default 1.0 check (confidence between 0 and 1),
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  fts tsvector generated always as (
-    to_tsvector('english', topic || ' ' || category || ' ' || content)
-  ) stored
+  updated_at timestamptz not null default now()
 );
 
 comment on table public.music_knowledge is 'Knowledge about music, searchable by words and by meaning.';
 
+comment on column public.music_knowledge.confidence is 'How sure the source is, 0 to 1.';
+
 create index music_knowledge_category_idx on public.music_knowledge (category);
 
-create function public.touch_music_knowledge()
-returns trigger
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if not exists (select from new_rows) then
-    return null;
-  end if;
-  -- After the statement and not before each row: see create_tracking. A vector that arrives is no edit.
-  update public.music_knowledge s
-  set updated_at = now()
-  from new_rows n
-  join old_rows o on o.id = n.id
-  where s.id = n.id
-    and s.updated_at <> now()
-    and n.updated_at = o.updated_at
-    and (n.topic, n.category, n.content, n.metadata, n.confidence)
-      is distinct from (o.topic, o.category, o.content, o.metadata, o.confidence);
-  return null;
-end;
-$$;
-comment on function public.touch_music_knowledge() is 'Sets updated_at of edited rows, unless the edit set it.';
+create trigger touch_updated_at after update on public.music_knowledge
+referencing old table as old_rows new table as new_rows
+for each statement execute function embedding.touch_updated_at('topic', 'category', 'content', 'metadata', 'confidence');
+
+alter table public.music_knowledge enable row level security;
+
+create policy "everyone reads" on public.music_knowledge for select to anon, authenticated using (true);
+
+revoke all on public.music_knowledge from public, anon, authenticated, service_role;
+
+grant select on public.music_knowledge to anon, authenticated;
+
+grant select, insert, update, delete on public.music_knowledge to service_role;
+
+-- 61_music_knowledge_document_text.sql
 
 create function embedding.document_text(document public.music_knowledge)
 returns text
 language sql
 stable parallel safe
 set search_path = pg_catalog, pg_temp
-return nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '');
+as $$
+  select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
+$$;
 comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';
+revoke all on function embedding.document_text(public.music_knowledge) from public, anon, authenticated, service_role;
+grant execute on function embedding.document_text(public.music_knowledge) to service_role;
+
+alter table public.music_knowledge add column fts tsvector generated always as (
+  to_tsvector('english', topic || ' ' || category || ' ' || content)
+) stored;
+
+comment on column public.music_knowledge.fts is 'The words of the text that is embedded, for keyword search.';
+
+select public.track_embeddings('public.music_knowledge');
+
+-- On insert alone, which an upsert is as well: with a BEFORE trigger on update every saved vector would parse its row's text
+-- again (see create_tracking). An update is refused by PostgreSQL itself (54000).
+create trigger check_word_count before insert on public.music_knowledge for each row
+when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
+execute function embedding.check_word_count('topic', 'category', 'content');
+
+-- 62_music_knowledge_search.sql
+
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+select '[0]'::extensions.vector is not null;
 
 create function public.search_music_knowledge(
   query_text text default null,
@@ -103,46 +112,9 @@ as $$
   join public.music_knowledge k on k.id = h.id
   order by h.score desc, k.id;
 $$;
-comment on function public.search_music_knowledge(text, extensions.vector, int, text, float, float, text, jsonb, text) is
+comment on function public.search_music_knowledge is
   'Rows of music_knowledge by words (query_text), by meaning (query_embedding) or by both, best first. '
   'score = full_text_weight * full_text_score + semantic_weight * semantic_score; a rank is NULL where that leg did not list the row. '
   'Ties break by id; at most 200 rows. Runs as the caller: row level security decides.';
-
-comment on column public.music_knowledge.confidence is 'How sure the source is, 0 to 1.';
-
-comment on column public.music_knowledge.fts is 'The words of the text that is embedded, for keyword search.';
-
-create trigger touch_updated_at after update on public.music_knowledge
-referencing old table as old_rows new table as new_rows
-for each statement execute function public.touch_music_knowledge();
-
-alter table public.music_knowledge enable row level security;
-
-create policy "everyone reads" on public.music_knowledge for select to anon, authenticated using (true);
-
-revoke all on public.music_knowledge from public, anon, authenticated, service_role;
-
-grant select on public.music_knowledge to anon, authenticated;
-
-grant select, insert, update, delete on public.music_knowledge to service_role;
-
-select public.track_embeddings('public.music_knowledge');
-
--- On insert alone, which an upsert is as well: with a BEFORE trigger on update every saved vector would parse its row's text
--- again (see create_tracking). An update is refused by PostgreSQL itself (54000).
-create trigger check_word_count before insert on public.music_knowledge for each row
-when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
-execute function embedding.check_word_count('topic', 'category', 'content');
-
-revoke all on function
-  public.touch_music_knowledge(),
-  embedding.document_text(music_knowledge),
-  public.search_music_knowledge(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text)
-from public, anon, authenticated, service_role;
-grant execute on function
-  public.touch_music_knowledge(),
-  embedding.document_text(music_knowledge)
-to service_role;
-grant execute on function
-  public.search_music_knowledge(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text)
-to anon, authenticated, service_role;
+revoke all on function public.search_music_knowledge from public, anon, authenticated, service_role;
+grant execute on function public.search_music_knowledge to anon, authenticated, service_role;

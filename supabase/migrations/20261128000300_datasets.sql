@@ -3,19 +3,6 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 80_datasets.sql
 
--- Loads pgvector, whose settings (hnsw.*) are named below.
-
-select '[0]'::extensions.vector is not null;
-
-create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
-returns text
-language sql
-immutable parallel safe
-set search_path = pg_catalog, pg_temp
-return case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end;
-comment on function embedding.dataset_text(text, text, text, boolean) is
-  'The title twice, so that it weighs double, then the description; null for a dataset that is not enriched or not active.';
-
 -- Datasets: a catalogue of which only what is enriched and active is embedded, with a score of its own beside the words
 -- and the meaning.
 --
@@ -33,16 +20,79 @@ create table public.datasets (
   is_active boolean not null default true,
   published_at timestamptz,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  fts tsvector generated always as (
-    -- The title twice, as in the text that is embedded.
-    case when is_active and enrichment_status = 'enriched' then to_tsvector('english', title || E'\n' || title || E'\n' || description) end
-  ) stored
+  updated_at timestamptz not null default now()
 );
 
 comment on table public.datasets is 'Datasets. Those that are enriched and active are embedded; see dataset_overview for the score of each.';
 
+comment on column public.datasets.external_id is 'What the importer knows the row by; the same file again changes nothing.';
+
 create index datasets_tags_idx on public.datasets using gin (tags);
+
+create trigger touch_updated_at after update on public.datasets
+referencing old table as old_rows new table as new_rows
+for each statement execute function embedding.touch_updated_at(
+  'external_id', 'title', 'description', 'url', 'tags', 'metadata', 'enrichment_status', 'is_active', 'published_at');
+
+alter table public.datasets enable row level security;
+
+create policy "everyone reads" on public.datasets for select to anon, authenticated using (true);
+
+revoke all on public.datasets from public, anon, authenticated, service_role;
+
+grant select on public.datasets to anon, authenticated;
+
+grant select, insert, update, delete on public.datasets to service_role;
+
+-- 81_datasets_document_text.sql
+
+create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
+returns text
+language sql
+immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
+$$;
+comment on function embedding.dataset_text is
+  'The title twice, so that it weighs double, then the description; null for a dataset that is not enriched or not active.';
+revoke all on function embedding.dataset_text from public, anon, authenticated, service_role;
+grant execute on function embedding.dataset_text to service_role;
+
+create function embedding.document_text(document public.datasets)
+returns text
+language sql
+stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
+$$;
+comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+revoke all on function embedding.document_text(public.datasets) from public, anon, authenticated, service_role;
+grant execute on function embedding.document_text(public.datasets) to service_role;
+
+alter table public.datasets add column fts tsvector generated always as (
+  -- The title twice, as in the text that is embedded.
+  case when is_active and enrichment_status = 'enriched' then to_tsvector('english', title || E'\n' || title || E'\n' || description) end
+) stored;
+
+select public.track_embeddings('public.datasets');
+
+alter table public.datasets add column is_ready_for_search boolean generated always as (
+  coalesce(
+    embedding is not null
+    and embedding_hash = embedding.text_hash(embedding.dataset_text(title, description, enrichment_status, is_active)),
+    false)
+) stored;
+
+comment on column public.datasets.is_ready_for_search is
+  'Whether the row is active, enriched and embedded with its present text. Until then only its words find it.';
+
+create trigger check_word_count before insert on public.datasets for each row
+when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)
+execute function embedding.check_word_count('title', 'title', 'description');
+
+-- 82_datasets_scores.sql
 
 create table public.dataset_scores (
   dataset_id uuid primary key references public.datasets (id) on delete cascade,
@@ -52,13 +102,60 @@ create table public.dataset_scores (
 
 comment on table public.dataset_scores is 'How much a dataset counts whatever is searched for, 0 to 1; no row counts as 0.';
 
-create function embedding.document_text(document public.datasets)
-returns text
-language sql
-stable parallel safe
-set search_path = pg_catalog, pg_temp
-return embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active);
-comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+alter table public.dataset_scores enable row level security;
+
+create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
+
+revoke all on public.dataset_scores from public, anon, authenticated, service_role;
+
+grant select on public.dataset_scores to anon, authenticated;
+
+grant select, insert, update, delete on public.dataset_scores to service_role;
+
+create function public.set_dataset_scores(rows jsonb)
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  changed integer;
+begin
+  if jsonb_typeof(rows) is distinct from 'array' then
+    raise exception 'rows must be an array of {id, static_score}' using errcode = '22023';
+  end if;
+  if exists (select from jsonb_to_recordset(rows) as r (static_score double precision) where (r.static_score between 0 and 1) is not true) then
+    raise exception 'rows: static_score must be between 0 and 1' using errcode = '22023';
+  end if;
+  insert into public.dataset_scores as s (dataset_id, static_score)
+  select distinct on (r.id) r.id, r.static_score
+  from jsonb_to_recordset(rows) as r (id uuid, static_score double precision)
+  join public.datasets d on d.id = r.id
+  order by r.id
+  on conflict (dataset_id) do update
+  set static_score = excluded.static_score, updated_at = now()
+  where s.static_score <> excluded.static_score;
+  get diagnostics changed = row_count;
+  return changed;
+end;
+$$;
+comment on function public.set_dataset_scores is 'Set scores: [{id, static_score}]; returns how many changed. Touches no tracked row.';
+revoke all on function public.set_dataset_scores from public, anon, authenticated, service_role;
+grant execute on function public.set_dataset_scores to service_role;
+
+create view public.dataset_overview with (security_invoker = true) as
+select d.id, d.external_id, d.title, d.description, d.url, d.tags, d.metadata, d.enrichment_status, d.is_active, d.is_ready_for_search,
+       coalesce(s.static_score, 0) as static_score, d.published_at, d.created_at, d.updated_at
+from public.datasets d
+left join public.dataset_scores s on s.dataset_id = d.id;
+
+comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
+
+revoke all on public.dataset_overview from public, anon, authenticated, service_role;
+
+grant select on public.dataset_overview to anon, authenticated, service_role;
+
+-- 83_datasets_upsert.sql
 
 create function public.upsert_datasets(rows jsonb)
 returns table (inserted integer, updated integer, unchanged integer)
@@ -141,38 +238,16 @@ begin
   return next;
 end;
 $$;
-comment on function public.upsert_datasets(jsonb) is
+comment on function public.upsert_datasets is
   'Write datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
   'Rows that are as they were are not written, so their vectors stay.';
+revoke all on function public.upsert_datasets from public, anon, authenticated, service_role;
+grant execute on function public.upsert_datasets to service_role;
 
-create function public.set_dataset_scores(rows jsonb)
-returns integer
-language plpgsql
-security invoker
-set search_path = ''
-as $$
-declare
-  changed integer;
-begin
-  if jsonb_typeof(rows) is distinct from 'array' then
-    raise exception 'rows must be an array of {id, static_score}' using errcode = '22023';
-  end if;
-  if exists (select from jsonb_to_recordset(rows) as r (static_score double precision) where (r.static_score between 0 and 1) is not true) then
-    raise exception 'rows: static_score must be between 0 and 1' using errcode = '22023';
-  end if;
-  insert into public.dataset_scores as s (dataset_id, static_score)
-  select distinct on (r.id) r.id, r.static_score
-  from jsonb_to_recordset(rows) as r (id uuid, static_score double precision)
-  join public.datasets d on d.id = r.id
-  order by r.id
-  on conflict (dataset_id) do update
-  set static_score = excluded.static_score, updated_at = now()
-  where s.static_score <> excluded.static_score;
-  get diagnostics changed = row_count;
-  return changed;
-end;
-$$;
-comment on function public.set_dataset_scores(jsonb) is 'Set scores: [{id, static_score}]; returns how many changed. Touches no tracked row.';
+-- 84_datasets_search.sql
+
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+select '[0]'::extensions.vector is not null;
 
 create function public.search_datasets(
   query_text text default null,
@@ -243,79 +318,9 @@ begin
   limit least(greatest(coalesce(match_count, 10), 1), 200);
 end;
 $$;
-comment on function public.search_datasets(text, extensions.vector, int, text, float, float, text, jsonb, text, float, float, float) is
+comment on function public.search_datasets is
   'Datasets by words and meaning, best first. score = full_text_weight * full_text_score + semantic_weight * semantic_score '
   '+ static_weight * static_score + decay_weight * exp(-ln 2 * age in days / half_life_days). Every part is returned. '
   'Ties break by id; at most 200 rows. Runs as the caller: row level security decides.';
-
-comment on column public.datasets.external_id is 'What the importer knows the row by; the same file again changes nothing.';
-
-create trigger touch_updated_at after update on public.datasets
-referencing old table as old_rows new table as new_rows
-for each statement execute function embedding.touch_updated_at(
-  'external_id', 'title', 'description', 'url', 'tags', 'metadata', 'enrichment_status', 'is_active', 'published_at');
-
-alter table public.datasets enable row level security;
-
-create policy "everyone reads" on public.datasets for select to anon, authenticated using (true);
-
-revoke all on public.datasets from public, anon, authenticated, service_role;
-
-grant select on public.datasets to anon, authenticated;
-
-grant select, insert, update, delete on public.datasets to service_role;
-
-select public.track_embeddings('public.datasets');
-
-alter table public.datasets add column is_ready_for_search boolean generated always as (
-  coalesce(
-    embedding is not null
-    and embedding_hash = embedding.text_hash(embedding.dataset_text(title, description, enrichment_status, is_active)),
-    false)
-) stored;
-
-comment on column public.datasets.is_ready_for_search is
-  'Whether the row is active, enriched and embedded with its present text. Until then only its words find it.';
-
-alter table public.dataset_scores enable row level security;
-
-create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
-
-revoke all on public.dataset_scores from public, anon, authenticated, service_role;
-
-grant select on public.dataset_scores to anon, authenticated;
-
-grant select, insert, update, delete on public.dataset_scores to service_role;
-
-create view public.dataset_overview with (security_invoker = true) as
-select d.id, d.external_id, d.title, d.description, d.url, d.tags, d.metadata, d.enrichment_status, d.is_active, d.is_ready_for_search,
-       coalesce(s.static_score, 0) as static_score, d.published_at, d.created_at, d.updated_at
-from public.datasets d
-left join public.dataset_scores s on s.dataset_id = d.id;
-
-comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
-
-revoke all on public.dataset_overview from public, anon, authenticated, service_role;
-
-grant select on public.dataset_overview to anon, authenticated, service_role;
-
-create trigger check_word_count before insert on public.datasets for each row
-when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)
-execute function embedding.check_word_count('title', 'title', 'description');
-
-revoke all on function
-  embedding.dataset_text(text,text,text,boolean),
-  embedding.document_text(datasets),
-  public.upsert_datasets(jsonb),
-  public.set_dataset_scores(jsonb),
-  public.search_datasets(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text,double precision,double precision,double precision)
-from public, anon, authenticated, service_role;
-grant execute on function
-  embedding.dataset_text(text,text,text,boolean),
-  embedding.document_text(datasets),
-  public.upsert_datasets(jsonb),
-  public.set_dataset_scores(jsonb)
-to service_role;
-grant execute on function
-  public.search_datasets(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text,double precision,double precision,double precision)
-to anon, authenticated, service_role;
+revoke all on function public.search_datasets from public, anon, authenticated, service_role;
+grant execute on function public.search_datasets to anon, authenticated, service_role;

@@ -3,31 +3,6 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 90_code_chunks.sql
 
--- Loads pgvector, whose settings (hnsw.*) are named below.
-
-select '[0]'::extensions.vector is not null;
-
--- Pieces of source code. Their id is the caller's own (chunk_id of /embed), and their vectors may come along.
-create function embedding.split_identifiers(source_text text)
-returns text
-language sql
-immutable strict parallel safe
-set search_path = pg_catalog, pg_temp
--- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
-return translate(source_text, '._/\-', '     ') || coalesce((
-  select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
-  from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '');
-comment on function embedding.split_identifiers(text) is
-  'Source code as words: separators become spaces, and the parts of camelCase names stand at the end.';
-
-create function embedding.code_words(path text, content text)
-returns tsvector
-language sql
-immutable parallel unsafe
-set search_path = pg_catalog, pg_temp
-return embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)));
-comment on function embedding.code_words(text, text) is 'The words of a piece of code and of its path, for keyword search.';
-
 create table public.code_chunks (
   id text primary key check (id <> ''),
   path text not null default '',
@@ -35,22 +10,76 @@ create table public.code_chunks (
   language text,
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  fts tsvector generated always as (embedding.code_words(path, content)) stored
+  updated_at timestamptz not null default now()
 );
 
 comment on table public.code_chunks is 'Pieces of source code, searchable by words and by meaning, below a path where one is given.';
 
 create index code_chunks_path_idx on public.code_chunks (path collate "C");
 
+create trigger touch_updated_at after update on public.code_chunks
+referencing old table as old_rows new table as new_rows
+for each statement execute function embedding.touch_updated_at('path', 'content', 'language', 'metadata');
+
+alter table public.code_chunks enable row level security;
+
+create policy "everyone reads" on public.code_chunks for select to anon, authenticated using (true);
+
+revoke all on public.code_chunks from public, anon, authenticated, service_role;
+
+grant select on public.code_chunks to anon, authenticated;
+
+grant select, insert, update, delete on public.code_chunks to service_role;
+
+-- 91_code_chunks_document_text.sql
+
 create function embedding.document_text(document public.code_chunks)
 returns text
 language sql
 stable parallel safe
 set search_path = pg_catalog, pg_temp
--- The content alone: it is what /embed was given, so its vectors can be stored here.
-return nullif(document.content, '');
+as $$
+  -- The content alone: it is what /embed was given, so its vectors can be stored here.
+  select nullif(document.content, '')
+$$;
 comment on function embedding.document_text(public.code_chunks) is 'The content.';
+revoke all on function embedding.document_text(public.code_chunks) from public, anon, authenticated, service_role;
+grant execute on function embedding.document_text(public.code_chunks) to service_role;
+
+-- Pieces of source code. Their id is the caller's own (chunk_id of /embed), and their vectors may come along.
+create function embedding.split_identifiers(source_text text)
+returns text
+language sql
+immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  -- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
+  select translate(source_text, '._/\-', '     ') || coalesce((
+    select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
+    from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '')
+$$;
+comment on function embedding.split_identifiers is
+  'Source code as words: separators become spaces, and the parts of camelCase names stand at the end.';
+revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
+grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
+
+create function embedding.code_words(path text, content text)
+returns tsvector
+language sql
+immutable parallel unsafe
+set search_path = pg_catalog, pg_temp
+as $$
+  select embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
+$$;
+comment on function embedding.code_words is 'The words of a piece of code and of its path, for keyword search.';
+revoke all on function embedding.code_words from public, anon, authenticated, service_role;
+grant execute on function embedding.code_words to service_role;
+
+alter table public.code_chunks add column fts tsvector generated always as (embedding.code_words(path, content)) stored;
+
+select public.track_embeddings('public.code_chunks');
+
+-- 92_code_chunks_store.sql
 
 create function public.store_code_chunks(model text, rows jsonb)
 returns integer
@@ -85,8 +114,15 @@ begin
   return stored;
 end;
 $$;
-comment on function public.store_code_chunks(text, jsonb) is
+comment on function public.store_code_chunks is
   'Write chunks with the vectors of their content: [{id, path, content, language, metadata, embedding}]. Returns how many were new or changed.';
+revoke all on function public.store_code_chunks from public, anon, authenticated, service_role;
+grant execute on function public.store_code_chunks to service_role;
+
+-- 93_code_chunks_search.sql
+
+-- Loads pgvector, whose settings (hnsw.*) are named below.
+select '[0]'::extensions.vector is not null;
 
 create function public.search_code_chunks(
   query_text text default null,
@@ -129,40 +165,9 @@ as $$
   join public.code_chunks k on k.id = h.row_id
   order by h.score desc, k.id;
 $$;
-comment on function public.search_code_chunks(text, extensions.vector, int, text, float, float, text, jsonb, text) is
+comment on function public.search_code_chunks is
   'Code by words (query_text), by meaning (query_embedding) or by both, best first; names are found by their parts. filter_path is the '
   'beginning of a path, or a pattern with * and ?. score = full_text_weight * full_text_score + semantic_weight * semantic_score. '
   'Runs as the caller: row level security decides.';
-
-create trigger touch_updated_at after update on public.code_chunks
-referencing old table as old_rows new table as new_rows
-for each statement execute function embedding.touch_updated_at('path', 'content', 'language', 'metadata');
-
-alter table public.code_chunks enable row level security;
-
-create policy "everyone reads" on public.code_chunks for select to anon, authenticated using (true);
-
-revoke all on public.code_chunks from public, anon, authenticated, service_role;
-
-grant select on public.code_chunks to anon, authenticated;
-
-grant select, insert, update, delete on public.code_chunks to service_role;
-
-select public.track_embeddings('public.code_chunks');
-
-revoke all on function
-  embedding.split_identifiers(text),
-  embedding.code_words(text,text),
-  embedding.document_text(code_chunks),
-  public.store_code_chunks(text,jsonb),
-  public.search_code_chunks(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text)
-from public, anon, authenticated, service_role;
-grant execute on function
-  embedding.code_words(text,text),
-  embedding.document_text(code_chunks),
-  public.store_code_chunks(text,jsonb)
-to service_role;
-grant execute on function
-  embedding.split_identifiers(text),
-  public.search_code_chunks(text,extensions.vector,integer,text,double precision,double precision,text,jsonb,text)
-to anon, authenticated, service_role;
+revoke all on function public.search_code_chunks from public, anon, authenticated, service_role;
+grant execute on function public.search_code_chunks to anon, authenticated, service_role;
