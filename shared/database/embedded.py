@@ -137,8 +137,7 @@ def _way_out(version: int) -> str:
         return "use the newer program that made it"
     if version not in binaries():
         return f"move its rows with pg_dump of PostgreSQL {version}"
-    # Not pg_upgrade: it refuses tables with a column of type regconfig, which embedding.collections has, and
-    # would keep words that the older PostgreSQL stemmed.
+    # Not pg_upgrade: it would keep lexemes that the older PostgreSQL stemmed in another way.
     return (
         f"end all programs on it, rename its folder postgres to postgres-{version} and run "
         f"scripts/migrate.py --from TONNETZ_DATA_DIR/postgres-{version} (README.md, Upgrade)"

@@ -9,7 +9,7 @@ begin
   set local session_replication_role = replica;
   for tracked in
     select c.source, c.text_config
-    from embedding.collections c
+    from embedding.tracked_tables c
     join pg_trigger t on t.tgrelid = c.source and t.tgname = 'zz_embedding_fts'
   loop
     execute format($sql$

@@ -142,12 +142,11 @@ to anon, authenticated, service_role;
 create table embedding.collections (
   id integer generated always as identity primary key,
   name text not null unique,
-  source regclass not null unique,
   key_column name not null,
-  key_type regtype not null,
+  key_type text not null,
   model text references embedding.models (name),
   retiring_models text[] not null default '{}',
-  text_config regconfig not null default 'english',
+  text_config text not null default 'pg_catalog.english',
   max_attempts integer not null default 5 check (max_attempts > 0),
   created_at timestamptz not null default now()
 );
@@ -160,29 +159,48 @@ revoke all on embedding.models, embedding.collections from public, anon, authent
 grant select, insert, update, delete on embedding.models to service_role;
 
 grant select on embedding.collections to service_role;
+grant update (model, retiring_models) on embedding.collections to service_role;
 
--- A table that was dropped is not tracked any more, wherever the tracked ones are listed.
+-- The table of a collection is found by its trigger, whose first argument is the collection's id: it survives renames, dumps
+-- and pg_upgrade, where a stored oid would not. A table that was dropped took its trigger along, so it is not listed here.
+-- Only the function's owner can create a trigger that calls it, so no other table can claim to belong to a collection.
+create view embedding.tracked_tables with (security_invoker = true) as
+select
+  c.id, c.name, t.source, c.key_column, c.key_type, c.model, c.retiring_models, c.text_config, c.max_attempts, c.created_at
+from embedding.collections c
+cross join lateral (
+  select g.tgrelid::regclass as source
+  from pg_catalog.pg_depend d
+  join pg_catalog.pg_trigger g on g.oid = d.objid
+  where d.classid = 'pg_catalog.pg_trigger'::regclass
+    and d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid = to_regproc('embedding.check_vectors')
+    and g.tgname = 'embedding_check_insert'
+    and pg_catalog.encode(g.tgargs, 'escape') = c.id || '\000'
+  order by g.tgrelid
+  limit 1
+) t;
+
+comment on view embedding.tracked_tables is
+  'The collections and the table of each. A collection whose table was dropped is left out.';
+
+revoke all on embedding.tracked_tables from public, anon, authenticated;
+grant select on embedding.tracked_tables to service_role;
+
 create function embedding.get_collection(collection text)
-returns embedding.collections
+returns embedding.tracked_tables
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  found_collection embedding.collections;
+  found_collection embedding.tracked_tables;
 begin
-  select c.* into found_collection
-  from embedding.collections c
-  join pg_catalog.pg_class r on r.oid = c.source -- the table may have been dropped
-  where c.name = get_collection.collection;
+  select c.* into found_collection from embedding.tracked_tables c where c.name = get_collection.collection;
   if not found then
     raise exception 'collection "%" is not tracked', coalesce(collection, '<null>')
       using errcode = 'P0002',
             hint = format('Tracked are: %s. Track a table with track_embeddings(''table_name'').',
-              coalesce((
-                select string_agg(c.name, ', ' order by c.name)
-                from embedding.collections c join pg_catalog.pg_class r on r.oid = c.source
-              ), 'none'));
+              coalesce((select string_agg(c.name, ', ' order by c.name) from embedding.tracked_tables c), 'none'));
   end if;
   return found_collection;
 end;
@@ -197,8 +215,7 @@ security invoker
 set search_path = ''
 as $$
   select c.name, c.key_column::text, c.model
-  from embedding.collections c
-  join pg_catalog.pg_class r on r.oid = c.source
+  from embedding.tracked_tables c
   order by c.name
 $$;
 comment on function public.list_embedding_collections() is 'The tracked tables, without counting their rows.';
@@ -210,18 +227,18 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.name, c.key_column, format_type(a.atttypid, a.atttypmod), c.model, m.dimensions, c.text_config
-  from embedding.collections c
-  join pg_catalog.pg_attribute a on a.attrelid = c.source and a.attname = c.key_column
+  -- Asked by table, so the trigger is looked up by its table: quicker than embedding.tracked_tables.
+  select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig
+  from pg_trigger g
+  join embedding.collections c on c.id::text = split_part(encode(g.tgargs, 'escape'), '\000', 1)
   left join embedding.models m on m.name = c.model
-  where c.source = describe_collection.source;
+  where g.tgrelid = describe_collection.source and g.tgname = 'embedding_check_insert'
+    and g.tgfoid = to_regproc('embedding.check_vectors');
 $$;
 comment on function embedding.describe_collection(regclass) is
   'What a search must know of a tracked table. Security definer: callers of a search may not read embedding.collections.';
 
--- What the HTTP edge needs beside the queue: rows claimed by name, the state of a run, the list of collections, and
--- the webhook that tells the edge about a new row.
-create function embedding.canonical_key(key text, key_type regtype)
+create function embedding.canonical_key(key text, key_type text)
 returns text
 language plpgsql
 stable
@@ -230,7 +247,7 @@ as $$
 declare
   canonical text;
 begin
-  execute format('select %L::%s::text', key, key_type) into canonical;
+  execute format('select %L::%s::text', key, key_type::regtype) into canonical;
   return canonical;
 exception
   -- Not of the key's type, so no row has it. Of all errors only the class of bad values is taken so.
@@ -238,21 +255,19 @@ exception
     return null;
 end;
 $$;
-comment on function embedding.canonical_key(text, regtype) is
+comment on function embedding.canonical_key(text, text) is
   'A key as its type prints it (a uuid in lower case), null where it is not of that type.';
-
-grant update (model, retiring_models) on embedding.collections to service_role;
 
 revoke all on function
   embedding.get_collection(text),
   public.list_embedding_collections(),
   embedding.describe_collection(regclass),
-  embedding.canonical_key(text,regtype)
+  embedding.canonical_key(text,text)
 from public, anon, authenticated, service_role;
 grant execute on function
   embedding.get_collection(text),
   public.list_embedding_collections(),
-  embedding.canonical_key(text,regtype)
+  embedding.canonical_key(text,text)
 to service_role;
 grant execute on function
   embedding.describe_collection(regclass)
@@ -275,7 +290,9 @@ returns text
 language sql
 immutable parallel safe
 set search_path = pg_catalog, pg_temp
-return nullif(document, '');
+as $$
+  select nullif(document, '')
+$$;
 comment on function embedding.document_text(text) is
   'The text to embed. Overloaded by row type, one for each tracked table; null means: this row is not to be embedded.';
 
@@ -284,7 +301,9 @@ returns bytea
 language sql
 immutable strict parallel safe
 set search_path = pg_catalog, pg_temp
-return pg_catalog.sha256(pg_catalog.convert_to(document, 'UTF8'));
+as $$
+  select pg_catalog.sha256(pg_catalog.convert_to(document, 'UTF8'))
+$$;
 comment on function embedding.text_hash(text) is
   'Identifies a text. Vectors are shared between equal texts, so it has to resist made-up collisions: SHA-256.';
 
@@ -305,12 +324,14 @@ returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
-return case
-  -- connection, read-only, locks, resources, shutdown, and our own refusals
-  when left(state, 2) in ('08', '25', '28', '40', '53', '55', '57', '58') then 'passing'
-  when left(state, 2) in ('0A', '3F', '42') then 'table'
-  else 'row'
-end;
+as $$
+  select case
+    -- connection, read-only, locks, resources, shutdown, and our own refusals
+    when left(state, 2) in ('08', '25', '28', '40', '53', '55', '57', '58') then 'passing'
+    when left(state, 2) in ('0A', '3F', '42') then 'table'
+    else 'row'
+  end
+$$;
 comment on function embedding.error_scope(text) is
   'What an SQLSTATE met while rows are read or written is about: passing (the moment), table (columns, functions, grants) or row.';
 
@@ -362,10 +383,12 @@ returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
-return case
-  when safely then 'embedding.try_document_text(s.*)'
-  else '(select embedding.document_text(s.*) as text, null::text as error)'
-end;
+as $$
+  select case
+    when safely then 'embedding.try_document_text(s.*)'
+    else '(select embedding.document_text(s.*) as text, null::text as error)'
+  end
+$$;
 comment on function embedding.document_reader(boolean) is
   'What a statement joins to the rows s of a tracked table, as t (text, error), to read their texts.';
 
@@ -388,7 +411,7 @@ to service_role;
 
 -- 13_broken_collections.sql
 
-create function embedding.collection_error(c embedding.collections)
+create function embedding.collection_error(c embedding.tracked_tables)
 returns text
 language plpgsql
 stable
@@ -426,19 +449,21 @@ begin
   return null;
 end;
 $$;
-comment on function embedding.collection_error(embedding.collections) is
+comment on function embedding.collection_error(embedding.tracked_tables) is
   'Why no row of the collection can be read: a column, its document_text or a grant is gone. Null: rows can be read, though not each of them perhaps.';
 
-create function embedding.collection_remedy(c embedding.collections)
+create function embedding.collection_remedy(c embedding.tracked_tables)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
-return format('Mend the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to give it up: select untrack_embeddings(%3$L).',
-  c.source::text, c.source::text, c.name);
-comment on function embedding.collection_remedy(embedding.collections) is 'What to do about a collection whose rows cannot be read.';
+as $$
+  select format('Mend the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to give it up: select untrack_embeddings(%3$L).',
+    c.source::text, c.source::text, c.name)
+$$;
+comment on function embedding.collection_remedy(embedding.tracked_tables) is 'What to do about a collection whose rows cannot be read.';
 
-create function embedding.concerns_rows(c embedding.collections, state text, message text)
+create function embedding.concerns_rows(c embedding.tracked_tables, state text, message text)
 returns boolean
 language plpgsql
 stable
@@ -456,7 +481,7 @@ begin
   return true;
 end;
 $$;
-comment on function embedding.concerns_rows(embedding.collections, text, text) is
+comment on function embedding.concerns_rows(embedding.tracked_tables, text, text) is
   'Whether an error met over several rows is about some of them, so that the others can be had. Raises where it is about the table as a whole.';
 
 create function public.broken_embedding_collections()
@@ -467,8 +492,7 @@ security invoker
 set search_path = ''
 as $$
   select k.name, format('%s. %s', e.error, embedding.collection_remedy(k))
-  from embedding.collections k
-  join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+  from embedding.tracked_tables k
   cross join lateral embedding.collection_error(k) e (error)
   where e.error is not null
   order by k.name
@@ -477,15 +501,15 @@ comment on function public.broken_embedding_collections() is
   'The collections of which no row can be read, why, and what to do. Looks at one row of each that is well.';
 
 revoke all on function
-  embedding.collection_error(embedding.collections),
-  embedding.collection_remedy(embedding.collections),
-  embedding.concerns_rows(embedding.collections,text,text),
+  embedding.collection_error(embedding.tracked_tables),
+  embedding.collection_remedy(embedding.tracked_tables),
+  embedding.concerns_rows(embedding.tracked_tables,text,text),
   public.broken_embedding_collections()
 from public, anon, authenticated, service_role;
 grant execute on function
-  embedding.collection_error(embedding.collections),
-  embedding.collection_remedy(embedding.collections),
-  embedding.concerns_rows(embedding.collections,text,text),
+  embedding.collection_error(embedding.tracked_tables),
+  embedding.collection_remedy(embedding.tracked_tables),
+  embedding.concerns_rows(embedding.tracked_tables,text,text),
   public.broken_embedding_collections()
 to service_role;
 
@@ -542,7 +566,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   present timestamptz := clock_timestamp();
 begin
   return query
@@ -598,7 +622,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
 begin
   return query
   select q.row_id, q.attempts, q.failed_at, q.error
@@ -618,7 +642,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   requeued bigint;
 begin
   update embedding.queue q
@@ -638,7 +662,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   requeued bigint;
 begin
   with held as materialized (
@@ -659,7 +683,7 @@ comment on function public.retry_failed_rows(text, text[]) is
   'Queue these parked rows again, with all their attempts; others of the list are left alone. Returns how many.';
 
 -- Everything else that reads many rows
-create function embedding.queue_pending(c embedding.collections)
+create function embedding.queue_pending(c embedding.tracked_tables)
 returns bigint
 language plpgsql
 security invoker
@@ -692,7 +716,7 @@ begin
   return queued;
 end;
 $$;
-comment on function embedding.queue_pending(embedding.collections) is
+comment on function embedding.queue_pending(embedding.tracked_tables) is
   'Queues every row that has no vector of the collection''s model and a text, or one that cannot be read: the claim parks it. Returns how many were not queued yet.';
 
 create function public.reconcile_embeddings(collection text)
@@ -709,7 +733,7 @@ $$;
 comment on function public.reconcile_embeddings(text) is
   'Queue pending rows that slipped past the triggers (disabled for a load, restored from a dump). Reads the whole table. Returns how many.';
 
-create function embedding.enqueue_pending(collection embedding.collections)
+create function embedding.enqueue_pending(collection embedding.tracked_tables)
 returns bigint
 language plpgsql
 -- service_role may read and write all that this one touches, and may hand over a collection that it made up.
@@ -733,7 +757,7 @@ begin
   return queued;
 end;
 $$;
-comment on function embedding.enqueue_pending(embedding.collections) is
+comment on function embedding.enqueue_pending(embedding.tracked_tables) is
   'Queues every row that has a text and no vector of the collection''s model and is not queued yet. Returns how many.';
 
 revoke all on function
@@ -743,9 +767,9 @@ revoke all on function
   public.list_failed_embeddings(text,integer),
   public.retry_failed_embeddings(text),
   public.retry_failed_rows(text,text[]),
-  embedding.queue_pending(embedding.collections),
+  embedding.queue_pending(embedding.tracked_tables),
   public.reconcile_embeddings(text),
-  embedding.enqueue_pending(embedding.collections)
+  embedding.enqueue_pending(embedding.tracked_tables)
 from public, anon, authenticated, service_role;
 grant execute on function
   embedding.check_lease(integer),
@@ -754,15 +778,15 @@ grant execute on function
   public.list_failed_embeddings(text,integer),
   public.retry_failed_embeddings(text),
   public.retry_failed_rows(text,text[]),
-  embedding.queue_pending(embedding.collections),
+  embedding.queue_pending(embedding.tracked_tables),
   public.reconcile_embeddings(text),
-  embedding.enqueue_pending(embedding.collections)
+  embedding.enqueue_pending(embedding.tracked_tables)
 to service_role;
 
 -- 21_claim.sql
 
 -- Claiming
-create function embedding.lease_rows(c embedding.collections, wanted integer, lease interval, present timestamptz)
+create function embedding.lease_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz)
 returns table (row_id text, text text, text_hash text, attempts integer)
 language plpgsql
 security invoker
@@ -816,10 +840,10 @@ begin
   using c.id, present, wanted, lease, c.model, c.max_attempts;
 end;
 $$;
-comment on function embedding.lease_rows(embedding.collections, integer, interval, timestamptz) is
+comment on function embedding.lease_rows(embedding.tracked_tables, integer, interval, timestamptz) is
   'The head of the queue, leased. A function of its own so that none of its rows is returned where one raises.';
 
-create function embedding.park_unreadable(c embedding.collections, wanted integer, present timestamptz)
+create function embedding.park_unreadable(c embedding.tracked_tables, wanted integer, present timestamptz)
 returns integer
 language plpgsql
 security invoker
@@ -854,7 +878,7 @@ begin
   return parked;
 end;
 $$;
-comment on function embedding.park_unreadable(embedding.collections, integer, timestamptz) is
+comment on function embedding.park_unreadable(embedding.tracked_tables, integer, timestamptz) is
   'Parks the rows at the head of the queue whose text cannot be read, each with its error. Returns how many.';
 
 -- The life of a pending row: claimed under a lease, then saved, failed or released. A worker holds no
@@ -879,7 +903,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   wanted integer := coalesce(batch_size, 50);
   lease interval := make_interval(secs => coalesce(lease_seconds, 300));
   claimed bigint;
@@ -929,7 +953,7 @@ $$;
 comment on function public.claim_embeddings(text, integer, integer) is
   'Lease up to batch_size pending rows to this worker, oldest first. No rows: nothing is claimable now. text_hash goes back with the vector.';
 
-create function embedding.lease_named_rows(c embedding.collections, row_ids text[], lease interval, safely boolean)
+create function embedding.lease_named_rows(c embedding.tracked_tables, row_ids text[], lease interval, safely boolean)
 returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
 language plpgsql
 security invoker
@@ -1006,7 +1030,7 @@ begin
   using c.id, c.key_type, row_ids, c.model, clock_timestamp(), lease;
 end;
 $$;
-comment on function embedding.lease_named_rows(embedding.collections, text[], interval, boolean) is
+comment on function embedding.lease_named_rows(embedding.tracked_tables, text[], interval, boolean) is
   'What claim_embedding_rows does, as far as a text that cannot be read; safely, such a row is parked and the others are leased.';
 
 create function public.claim_embedding_rows(collection text, row_ids text[], lease_seconds integer default 300)
@@ -1018,7 +1042,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   lease interval := make_interval(secs => coalesce(lease_seconds, 300));
 begin
   if coalesce(cardinality(row_ids), 0) not between 1 and 10000 then
@@ -1052,7 +1076,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   released integer;
 begin
   with held as materialized (
@@ -1080,7 +1104,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
   renewed integer;
 begin
@@ -1103,19 +1127,19 @@ comment on function public.renew_embeddings(text, text[], integer) is
   'Keep claimed rows while their provider is slow, so that leases can be short and a killed worker''s rows are soon free. Returns how many are still leased.';
 
 revoke all on function
-  embedding.lease_rows(embedding.collections,integer,interval,timestamp with time zone),
-  embedding.park_unreadable(embedding.collections,integer,timestamp with time zone),
+  embedding.lease_rows(embedding.tracked_tables,integer,interval,timestamp with time zone),
+  embedding.park_unreadable(embedding.tracked_tables,integer,timestamp with time zone),
   public.claim_embeddings(text,integer,integer),
-  embedding.lease_named_rows(embedding.collections,text[],interval,boolean),
+  embedding.lease_named_rows(embedding.tracked_tables,text[],interval,boolean),
   public.claim_embedding_rows(text,text[],integer),
   public.release_embeddings(text,text[]),
   public.renew_embeddings(text,text[],integer)
 from public, anon, authenticated, service_role;
 grant execute on function
-  embedding.lease_rows(embedding.collections,integer,interval,timestamp with time zone),
-  embedding.park_unreadable(embedding.collections,integer,timestamp with time zone),
+  embedding.lease_rows(embedding.tracked_tables,integer,interval,timestamp with time zone),
+  embedding.park_unreadable(embedding.tracked_tables,integer,timestamp with time zone),
   public.claim_embeddings(text,integer,integer),
-  embedding.lease_named_rows(embedding.collections,text[],interval,boolean),
+  embedding.lease_named_rows(embedding.tracked_tables,text[],interval,boolean),
   public.claim_embedding_rows(text,text[],integer),
   public.release_embeddings(text,text[]),
   public.renew_embeddings(text,text[],integer)
@@ -1128,25 +1152,27 @@ returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
-return 'the table does not keep the vector: a trigger of its own drops it, or changes the text whenever the row is written';
+as $$
+  select 'the table does not keep the vector: a trigger of its own drops it, or changes the text whenever the row is written'
+$$;
 comment on function embedding.unkept_reason() is 'Why a row is parked that was given its vector and did not hold it afterwards.';
 
-create function embedding.check_model(c embedding.collections, model text)
-returns embedding.collections
+create function embedding.check_model(c embedding.tracked_tables, model text)
+returns embedding.tracked_tables
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  checked embedding.collections := c;
+  checked embedding.tracked_tables := c;
   others boolean;
 begin
   perform embedding.get_model(model);
   if checked.model is null then
     -- The first backfill decides; of two at once, the one that is second is refused like any other.
     update embedding.collections k set model = check_model.model where k.id = c.id and k.model is null;
-    select k.* into strict checked from embedding.collections k where k.id = c.id;
+    select k.model into strict checked.model from embedding.collections k where k.id = c.id;
     -- Until now vectors of any model would do; those that the table brought along of another one are pending from here on.
     execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model <> $1)', c.source)
     into others using checked.model;
@@ -1163,7 +1189,7 @@ begin
   return checked;
 end;
 $$;
-comment on function embedding.check_model(embedding.collections, text) is
+comment on function embedding.check_model(embedding.tracked_tables, text) is
   'The collection with its model set: to this one if it had none; an error that names both if it has another.';
 
 create function public.use_collection_model(collection text, model text)
@@ -1181,7 +1207,7 @@ comment on function public.use_collection_model(text, text) is
   'Before a run: sets the collection''s model if it has none, refuses another one, so that nothing is paid for vectors that could not be stored.';
 
 -- Saving
-create function embedding.refuse_rows(c embedding.collections, row_ids text[], tried integer[], reasons text[])
+create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
 returns void
 language sql
 security invoker
@@ -1206,10 +1232,10 @@ as $$
       leased_at = null,
       available_at = excluded.available_at
 $$;
-comment on function embedding.refuse_rows(embedding.collections, text[], integer[], text[]) is
+comment on function embedding.refuse_rows(embedding.tracked_tables, text[], integer[], text[]) is
   'Rows that could not be given their vector, after so many attempts: they back off, or are parked when out of attempts.';
 
-create function embedding.store_batch(c embedding.collections, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
+create function embedding.store_batch(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
 returns text[]
 language plpgsql
 security invoker
@@ -1281,10 +1307,10 @@ begin
   return kept;
 end;
 $$;
-comment on function embedding.store_batch(embedding.collections, text, text[], bytea[], extensions.vector[]) is
+comment on function embedding.store_batch(embedding.tracked_tables, text, text[], bytea[], extensions.vector[]) is
   'What store_vectors does, as far as a row that raises.';
 
-create function embedding.store_singly(c embedding.collections, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
+create function embedding.store_singly(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
 returns text[]
 language plpgsql
 security invoker
@@ -1327,11 +1353,11 @@ begin
   return stored;
 end;
 $$;
-comment on function embedding.store_singly(embedding.collections, text, text[], bytea[], extensions.vector[]) is
+comment on function embedding.store_singly(embedding.tracked_tables, text, text[], bytea[], extensions.vector[]) is
   'store_vectors after a row of the batch has raised: each row by itself. Those that raise again count an attempt and say why.';
 
 create function embedding.store_vectors(
-  c embedding.collections,
+  c embedding.tracked_tables,
   model text,
   row_ids text[],
   text_hashes bytea[],
@@ -1353,7 +1379,7 @@ exception
     return embedding.store_singly(c, model, row_ids, text_hashes, vectors);
 end;
 $$;
-comment on function embedding.store_vectors(embedding.collections, text, text[], bytea[], extensions.vector[]) is
+comment on function embedding.store_vectors(embedding.tracked_tables, text, text[], bytea[], extensions.vector[]) is
   'Writes vectors beside the texts they were made from and returns the rows that hold them now. The others are stale, or were refused by the table: those have counted an attempt.';
 
 create function public.save_embeddings(collection text, model text, rows jsonb)
@@ -1364,7 +1390,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.check_model(embedding.get_collection(collection), save_embeddings.model);
+  c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), save_embeddings.model);
   expected integer := (embedding.get_model(save_embeddings.model)).dimensions;
   row_ids text[];
   text_hashes bytea[];
@@ -1431,7 +1457,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
+  c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
   row_ids text[];
   text_hashes bytea[];
   vectors extensions.vector[];
@@ -1470,7 +1496,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   parked integer;
 begin
   with failed as materialized (
@@ -1509,24 +1535,24 @@ comment on function public.fail_embeddings(text, jsonb, integer) is
 
 revoke all on function
   embedding.unkept_reason(),
-  embedding.check_model(embedding.collections,text),
+  embedding.check_model(embedding.tracked_tables,text),
   public.use_collection_model(text,text),
-  embedding.refuse_rows(embedding.collections,text[],integer[],text[]),
-  embedding.store_batch(embedding.collections,text,text[],bytea[],extensions.vector[]),
-  embedding.store_singly(embedding.collections,text,text[],bytea[],extensions.vector[]),
-  embedding.store_vectors(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  embedding.refuse_rows(embedding.tracked_tables,text[],integer[],text[]),
+  embedding.store_batch(embedding.tracked_tables,text,text[],bytea[],extensions.vector[]),
+  embedding.store_singly(embedding.tracked_tables,text,text[],bytea[],extensions.vector[]),
+  embedding.store_vectors(embedding.tracked_tables,text,text[],bytea[],extensions.vector[]),
   public.save_embeddings(text,text,jsonb),
   public.reuse_embeddings(text,text,jsonb),
   public.fail_embeddings(text,jsonb,integer)
 from public, anon, authenticated, service_role;
 grant execute on function
   embedding.unkept_reason(),
-  embedding.check_model(embedding.collections,text),
+  embedding.check_model(embedding.tracked_tables,text),
   public.use_collection_model(text,text),
-  embedding.refuse_rows(embedding.collections,text[],integer[],text[]),
-  embedding.store_batch(embedding.collections,text,text[],bytea[],extensions.vector[]),
-  embedding.store_singly(embedding.collections,text,text[],bytea[],extensions.vector[]),
-  embedding.store_vectors(embedding.collections,text,text[],bytea[],extensions.vector[]),
+  embedding.refuse_rows(embedding.tracked_tables,text[],integer[],text[]),
+  embedding.store_batch(embedding.tracked_tables,text,text[],bytea[],extensions.vector[]),
+  embedding.store_singly(embedding.tracked_tables,text,text[],bytea[],extensions.vector[]),
+  embedding.store_vectors(embedding.tracked_tables,text,text[],bytea[],extensions.vector[]),
   public.save_embeddings(text,text,jsonb),
   public.reuse_embeddings(text,text,jsonb),
   public.fail_embeddings(text,jsonb,integer)
@@ -1736,6 +1762,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   collection embedding.collections;
+  source constant regclass := tg_relid;
   -- An insert has no old rows: the same statements read an empty set in their place.
   old_rows text := 'old_rows';
   work record;
@@ -1748,10 +1775,10 @@ begin
   if pg_my_temp_schema() <> 0 then
     perform embedding.check_session();
   end if;
-  select c.* into collection from embedding.collections c where c.source = tg_relid;
+  select c.* into collection from embedding.collections c where c.id = tg_argv[0]::integer;
   perform embedding.check_columns(tg_relid, collection.key_column);
   if tg_op = 'INSERT' then
-    old_rows := format('(select * from %s where false)', collection.source);
+    old_rows := format('(select * from %s where false)', source);
   end if;
 
   -- One look at the rows tells which of the steps below there is work for: saving a batch takes one.
@@ -1767,7 +1794,7 @@ begin
     left join %3$s o on o.%1$I = n.%1$I
     left join embedding.models m on m.name = n.embedding_model
     cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
-  $sql$, collection.key_column, collection.source, old_rows)
+  $sql$, collection.key_column, source, old_rows)
   into work
   using collection.model;
 
@@ -1806,7 +1833,7 @@ begin
         where not exists (select from new_rows n where n.%1$I = o.%1$I)
       ) done
       where q.collection_id = $1 and q.row_id = done.row_id
-    $sql$, collection.key_column, collection.source)
+    $sql$, collection.key_column, source)
     using collection.id, collection.model;
   end if;
 
@@ -1835,7 +1862,7 @@ begin
             when q.leased_at is not null and q.available_at > excluded.available_at then q.available_at
             else excluded.available_at
           end
-    $sql$, collection.key_column, collection.source, old_rows)
+    $sql$, collection.key_column, source, old_rows)
     using collection.id, collection.model;
   end if;
 
@@ -1868,7 +1895,7 @@ begin
            or (n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null))
       ) fix
       where s.%1$I = fix.key
-    $sql$, collection.key_column, collection.source, old_rows);
+    $sql$, collection.key_column, source, old_rows);
   end if;
   return null;
 end;
@@ -1914,7 +1941,7 @@ as $$
 declare
   collection embedding.collections;
 begin
-  select c.* into collection from embedding.collections c where c.source = tg_relid;
+  select c.* into collection from embedding.collections c where c.id = tg_argv[0]::integer;
   if tg_op = 'TRUNCATE' then
     delete from embedding.queue q where q.collection_id = collection.id;
   else
@@ -2082,7 +2109,8 @@ declare
   collection_name text;
   key_name name;
   key_type_oid oid;
-  tracked embedding.collections;
+  config_name text;
+  collection_id integer;
   unnamed boolean;
 begin
   perform embedding.check_session();
@@ -2124,6 +2152,8 @@ begin
   if exists (select from pg_catalog.pg_ts_config t where t.oid = text_config and pg_catalog.pg_is_other_temp_schema(t.cfgnamespace) or t.oid = text_config and t.cfgnamespace = pg_catalog.pg_my_temp_schema()) then
     raise exception 'text search configuration % ends with its session', text_config using errcode = '42809', hint = 'Name one that stays.';
   end if;
+  select format('%I.%I', n.nspname, t.cfgname) into strict config_name
+  from pg_ts_config t join pg_namespace n on n.oid = t.cfgnamespace where t.oid = text_config;
   perform embedding.close_table(source);
 
   execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
@@ -2135,9 +2165,9 @@ begin
   ) then
     execute format('alter table %s add column if not exists fts tsvector', source);
     -- zz_: after the table's own BEFORE triggers, which may still change the text.
-    execute format('create trigger zz_embedding_fts before insert or update on %s for each row execute function embedding.refresh_fts(%L)', source, text_config);
+    execute format('create trigger zz_embedding_fts before insert or update on %s for each row execute function embedding.refresh_fts(%L)', source, config_name);
     -- Rows that are already there are given their words here: no update of theirs would.
-    execute format('update %1$s s set fts = embedding.fit_words(%2$L::regconfig, coalesce(embedding.document_text(row(s.*)::%1$s), '''')) where s.fts is null', source, text_config);
+    execute format('update %1$s s set fts = embedding.fit_words(%2$L::regconfig, coalesce(embedding.document_text(row(s.*)::%1$s), '''')) where s.fts is null', source, config_name);
   end if;
   execute format('create index if not exists %I on %s using gin (fts)', left(table_name, 50) || '_fts_idx', source);
   -- Equal texts share their vector: this index finds it.
@@ -2153,25 +2183,31 @@ begin
   execute format('grant select, update on %s to service_role', source);
 
   -- A collection whose table was dropped is over; its name may be wanted again.
-  delete from embedding.collections c where not exists (select from pg_catalog.pg_class r where r.oid = c.source);
-  insert into embedding.collections as c (name, source, key_column, key_type, model, text_config)
-  values (collection_name, track_embeddings.source, key_name, key_type_oid, track_embeddings.model, track_embeddings.text_config)
-  on conflict on constraint collections_source_key do update
-  set name = excluded.name,
-      key_column = excluded.key_column,
-      key_type = excluded.key_type,
-      model = coalesce(c.model, excluded.model),
-      text_config = excluded.text_config
-  returning c.* into tracked;
+  delete from embedding.collections c where not exists (select from embedding.tracked_tables t where t.id = c.id);
+  -- A table that is tracked already keeps its collection, under the table's present name.
+  select t.id into collection_id from embedding.tracked_tables t where t.source = track_embeddings.source;
+  if found then
+    update embedding.collections c
+    set name = collection_name,
+        key_column = key_name,
+        key_type = key_type_oid::regtype::text,
+        model = coalesce(c.model, track_embeddings.model),
+        text_config = config_name
+    where c.id = collection_id;
+  else
+    insert into embedding.collections as c (name, key_column, key_type, model, text_config)
+    values (collection_name, key_name, key_type_oid::regtype::text, track_embeddings.model, config_name)
+    returning c.id into collection_id;
+  end if;
 
   execute format('create or replace trigger embedding_check_insert after insert on %s
-    referencing new table as new_rows for each statement execute function embedding.check_vectors()', source);
+    referencing new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, collection_id);
   execute format('create or replace trigger embedding_check_update after update on %s
-    referencing old table as old_rows new table as new_rows for each statement execute function embedding.check_vectors()', source);
+    referencing old table as old_rows new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, collection_id);
   execute format('create or replace trigger embedding_dequeue_delete after delete on %s
-    referencing old table as old_rows for each statement execute function embedding.dequeue_deleted()', source);
+    referencing old table as old_rows for each statement execute function embedding.dequeue_deleted(%L)', source, collection_id);
   execute format('create or replace trigger embedding_dequeue_truncate after truncate on %s
-    for each statement execute function embedding.dequeue_deleted()', source);
+    for each statement execute function embedding.dequeue_deleted(%L)', source, collection_id);
 
   -- Vectors that the table brings along are adopted under the model that is named for them, as of the present
   -- texts. (The triggers are in place: a model that is not registered, or has another width, is refused.)
@@ -2195,8 +2231,8 @@ begin
       and s.embedding_hash is distinct from embedding.text_hash(embedding.document_text(row(s.*)::%1$s))
   $sql$, source);
 
-  perform embedding.enqueue_pending(tracked);
-  return tracked.name;
+  perform embedding.enqueue_pending(embedding.get_collection(collection_name));
+  return collection_name;
 end;
 $$;
 comment on function public.track_embeddings(regclass, text, regconfig) is
@@ -2209,7 +2245,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  tracked embedding.collections := embedding.get_collection(collection);
+  tracked embedding.tracked_tables := embedding.get_collection(collection);
   trigger_name name;
 begin
   for trigger_name in
@@ -2240,7 +2276,7 @@ to service_role;
 
 -- 40_coverage.sql
 
-create function embedding.count_vectors(c embedding.collections, safely boolean, out embedded bigint, out pending bigint, out models jsonb)
+create function embedding.count_vectors(c embedding.tracked_tables, safely boolean, out embedded bigint, out pending bigint, out models jsonb)
 language plpgsql
 stable
 security invoker
@@ -2262,10 +2298,10 @@ begin
   using c.model;
 end;
 $$;
-comment on function embedding.count_vectors(embedding.collections, boolean) is
+comment on function embedding.count_vectors(embedding.tracked_tables, boolean) is
   'Rows with a vector of the collection''s model, rows that want one, and vectors by model. Safely, a text that cannot be read counts as one that waits.';
 
-create function embedding.count_known_vectors(c embedding.collections, out embedded bigint, out pending bigint, out models jsonb)
+create function embedding.count_known_vectors(c embedding.tracked_tables, out embedded bigint, out pending bigint, out models jsonb)
 language plpgsql
 stable
 security invoker
@@ -2296,7 +2332,7 @@ begin
   select count(*) into pending from embedding.queue q where q.collection_id = c.id;
 end;
 $$;
-comment on function embedding.count_known_vectors(embedding.collections) is
+comment on function embedding.count_known_vectors(embedding.tracked_tables) is
   'The same of a table whose texts cannot be read: what is queued stands for what is pending.';
 
 -- Is it done? Counted from the rows themselves, not from the queue. Also: the vector index of a
@@ -2319,11 +2355,10 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections;
+  c embedding.tracked_tables;
 begin
   for c in
-    select k.* from embedding.collections k
-    join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+    select k.* from embedding.tracked_tables k
     order by k.name
   loop
     collection := c.name;
@@ -2364,7 +2399,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   -- One row: where the first reading raises, nothing of it was returned.
   statement constant text := $sql$
     with pending as (
@@ -2410,21 +2445,21 @@ comment on function public.estimate_embeddings(text, text, integer) is
   'What a backfill with this model would have to embed: rows without a vector of it (parked ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on.';
 
 revoke all on function
-  embedding.count_vectors(embedding.collections,boolean),
-  embedding.count_known_vectors(embedding.collections),
+  embedding.count_vectors(embedding.tracked_tables,boolean),
+  embedding.count_known_vectors(embedding.tracked_tables),
   public.embedding_coverage(),
   public.estimate_embeddings(text,text,integer)
 from public, anon, authenticated, service_role;
 grant execute on function
-  embedding.count_vectors(embedding.collections,boolean),
-  embedding.count_known_vectors(embedding.collections),
+  embedding.count_vectors(embedding.tracked_tables,boolean),
+  embedding.count_known_vectors(embedding.tracked_tables),
   public.embedding_coverage(),
   public.estimate_embeddings(text,text,integer)
 to service_role;
 
 -- 41_verify.sql
 
-create function embedding.compare_rows(c embedding.collections, max_rows integer, safely boolean)
+create function embedding.compare_rows(c embedding.tracked_tables, max_rows integer, safely boolean)
 returns table (row_id text, reason text, unreadable boolean)
 language plpgsql
 stable
@@ -2456,10 +2491,10 @@ begin
   using max_rows;
 end;
 $$;
-comment on function embedding.compare_rows(embedding.collections, integer, boolean) is
+comment on function embedding.compare_rows(embedding.tracked_tables, integer, boolean) is
   'What mismatched_rows returns, as far as a row whose text cannot be read; safely, such a row is among them.';
 
-create function embedding.mismatched_rows(c embedding.collections, max_rows integer)
+create function embedding.mismatched_rows(c embedding.tracked_tables, max_rows integer)
 returns table (row_id text, reason text, unreadable boolean)
 language plpgsql
 stable
@@ -2476,7 +2511,7 @@ exception
     return query select r.* from embedding.compare_rows(c, max_rows, true) r;
 end;
 $$;
-comment on function embedding.mismatched_rows(embedding.collections, integer) is
+comment on function embedding.mismatched_rows(embedding.tracked_tables, integer) is
   'Rows whose vector does not belong to their present text or model, or whose text cannot be read to tell, with the reason.';
 
 create function public.mismatched_embeddings(collection text, max_rows integer default 100)
@@ -2487,7 +2522,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
 begin
   return query select r.row_id, r.reason from embedding.mismatched_rows(c, max_rows) r;
 end;
@@ -2514,7 +2549,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   repaired bigint;
 begin
   -- A row whose text cannot be read cannot be written either: its triggers read it.
@@ -2532,15 +2567,15 @@ comment on function public.repair_embeddings(text) is
   'Drop the vectors that verify_embeddings counts; their rows are pending again. Returns how many.';
 
 revoke all on function
-  embedding.compare_rows(embedding.collections,integer,boolean),
-  embedding.mismatched_rows(embedding.collections,integer),
+  embedding.compare_rows(embedding.tracked_tables,integer,boolean),
+  embedding.mismatched_rows(embedding.tracked_tables,integer),
   public.mismatched_embeddings(text,integer),
   public.verify_embeddings(text),
   public.repair_embeddings(text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  embedding.compare_rows(embedding.collections,integer,boolean),
-  embedding.mismatched_rows(embedding.collections,integer),
+  embedding.compare_rows(embedding.tracked_tables,integer,boolean),
+  embedding.mismatched_rows(embedding.tracked_tables,integer),
   public.mismatched_embeddings(text,integer),
   public.verify_embeddings(text),
   public.repair_embeddings(text)
@@ -2548,7 +2583,7 @@ to service_role;
 
 -- 42_vector_index.sql
 
-create function embedding.vector_index_name(c embedding.collections, model text)
+create function embedding.vector_index_name(c embedding.tracked_tables, model text)
 returns name
 language sql
 stable
@@ -2557,7 +2592,7 @@ as $$
   select (left(r.relname, 32) || '_vector_' || left(md5(vector_index_name.model), 12) || '_idx')::name
   from pg_catalog.pg_class r where r.oid = c.source
 $$;
-comment on function embedding.vector_index_name(embedding.collections, text) is 'The name of the index over one model''s vectors.';
+comment on function embedding.vector_index_name(embedding.tracked_tables, text) is 'The name of the index over one model''s vectors.';
 
 create function public.create_embedding_index(
   collection text,
@@ -2572,7 +2607,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   indexed embedding.models;
   index_name name;
 begin
@@ -2602,7 +2637,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   enough boolean;
 begin
   if c.model is null or exists (
@@ -2629,7 +2664,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   schema_name name := (select n.nspname from pg_catalog.pg_class r join pg_catalog.pg_namespace n on n.oid = r.relnamespace where r.oid = c.source);
   index_name name := embedding.vector_index_name(c, drop_embedding_index.model);
 begin
@@ -2643,13 +2678,13 @@ $$;
 comment on function public.drop_embedding_index(text, text) is 'Drop the index over one model''s vectors. False where there is none.';
 
 revoke all on function
-  embedding.vector_index_name(embedding.collections,text),
+  embedding.vector_index_name(embedding.tracked_tables,text),
   public.create_embedding_index(text,text,integer,integer),
   public.needs_embedding_index(text,integer),
   public.drop_embedding_index(text,text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  embedding.vector_index_name(embedding.collections,text),
+  embedding.vector_index_name(embedding.tracked_tables,text),
   public.create_embedding_index(text,text,integer,integer),
   public.needs_embedding_index(text,integer),
   public.drop_embedding_index(text,text)
@@ -2666,7 +2701,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
 begin
   perform embedding.get_model(set_collection_model.model);
   update embedding.collections k
@@ -2678,7 +2713,7 @@ begin
         order by r.name
       )
   where k.id = c.id
-  returning k.* into strict c;
+  returning k.model, k.retiring_models into strict c.model, c.retiring_models;
   -- Rows that waited for the model that is given up, but hold a vector of this one, are done already.
   execute format($sql$
     delete from embedding.queue q using %2$s s
@@ -2699,7 +2734,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   candidate text;
   in_use boolean;
   retired text[] := '{}';
@@ -2730,7 +2765,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
 begin
   return query
   select m.* from embedding.models m
@@ -3092,7 +3127,7 @@ to service_role;
 -- pg_stats is a view behind a security barrier: joined by name to a table found at run time, all of it was read, with every
 -- column's privileges checked, twice for each collection. That was 40 ms of each answer about coverage, of empty tables too.
 -- A name that is known before the view is read goes into it, and one table's statistics are looked up.
-create function embedding.text_columns(c embedding.collections)
+create function embedding.text_columns(c embedding.tracked_tables)
 returns table (attname name, attnum smallint, is_text boolean, reltuples real, null_frac real, n_distinct real)
 language sql
 stable
@@ -3117,11 +3152,11 @@ as $$
     and (t.typcategory in ('S', 'B') or t.typtype = 'e')
     and a.attname not in (c.key_column, 'embedding_model')
 $$;
-comment on function embedding.text_columns(embedding.collections) is
+comment on function embedding.text_columns(embedding.tracked_tables) is
   'Columns of text, of an enum or of truth values, with what the planner knows of them.';
 
 -- Names: d.* is the row, whatever its columns are called.
-create function embedding.describing_columns(c embedding.collections)
+create function embedding.describing_columns(c embedding.tracked_tables)
 returns table (column_name name, is_text boolean, values_held double precision, distinct_values double precision)
 language plpgsql
 stable
@@ -3159,10 +3194,10 @@ begin
   order by d.attnum;
 end;
 $$;
-comment on function embedding.describing_columns(embedding.collections) is
+comment on function embedding.describing_columns(embedding.tracked_tables) is
   'The columns of a collection that say something about a row in a word or two, in their order, and about how many values each has.';
 
-create function embedding.collection_columns(c embedding.collections, out label_column text, out category_columns text[])
+create function embedding.collection_columns(c embedding.tracked_tables, out label_column text, out category_columns text[])
 language sql
 stable
 security invoker
@@ -3180,7 +3215,7 @@ as $$
     from embedding.describing_columns(c) with ordinality as w(column_name, is_text, values_held, distinct_values, place)
   ) d
 $$;
-comment on function embedding.collection_columns(embedding.collections) is
+comment on function embedding.collection_columns(embedding.tracked_tables) is
   'The column that names a row (title, name, or the first text that is not a category; null: its text has to do) and those of few values, to colour by.';
 
 create function public.list_collection_columns()
@@ -3191,14 +3226,13 @@ security invoker
 set search_path = ''
 as $$
   select k.name, d.label_column, d.category_columns
-  from embedding.collections k
-  join pg_catalog.pg_class r on r.oid = k.source -- the table may have been dropped
+  from embedding.tracked_tables k
   cross join lateral embedding.collection_columns(k) d
   order by k.name
 $$;
 comment on function public.list_collection_columns() is 'Of each collection: the column that names a row, and those to colour by.';
 
-create function embedding.sample_model(c embedding.collections, sample_size integer)
+create function embedding.sample_model(c embedding.tracked_tables, sample_size integer)
 returns text
 language plpgsql
 stable
@@ -3221,7 +3255,7 @@ begin
   return found_model;
 end;
 $$;
-comment on function embedding.sample_model(embedding.collections, integer) is
+comment on function embedding.sample_model(embedding.tracked_tables, integer) is
   'The model that made most of the vectors, as a sample tells; null where there are none.';
 
 create function public.embedding_sample_version(collection text, sample_size integer default 2000)
@@ -3233,7 +3267,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
 begin
   model := embedding.sample_model(c, least(sample_size, 2000));
   -- xmin: every update of a row makes it another version, be it of its text, its vector or its category.
@@ -3269,7 +3303,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   label_column text := (embedding.collection_columns(c)).label_column;
   label_sql constant text := case when label_column is null then 'null' else format('s.%I::text', label_column) end;
   category_sql constant text := case when category_column is null then 'null' else format('s.%I::text', category_column) end;
@@ -3329,20 +3363,20 @@ comment on function public.sample_embeddings(text, text, integer, text) is
   'Up to 2,000 rows with a vector of this model, the same ones for the same rows: {total, ids, labels, categories, vectors}. vectors is base64 of big-endian half floats, unit length, row after row.';
 
 revoke all on function
-  embedding.text_columns(embedding.collections),
-  embedding.describing_columns(embedding.collections),
-  embedding.collection_columns(embedding.collections),
+  embedding.text_columns(embedding.tracked_tables),
+  embedding.describing_columns(embedding.tracked_tables),
+  embedding.collection_columns(embedding.tracked_tables),
   public.list_collection_columns(),
-  embedding.sample_model(embedding.collections,integer),
+  embedding.sample_model(embedding.tracked_tables,integer),
   public.embedding_sample_version(text,integer),
   public.sample_embeddings(text,text,integer,text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  embedding.text_columns(embedding.collections),
-  embedding.describing_columns(embedding.collections),
-  embedding.collection_columns(embedding.collections),
+  embedding.text_columns(embedding.tracked_tables),
+  embedding.describing_columns(embedding.tracked_tables),
+  embedding.collection_columns(embedding.tracked_tables),
   public.list_collection_columns(),
-  embedding.sample_model(embedding.collections,integer),
+  embedding.sample_model(embedding.tracked_tables,integer),
   public.embedding_sample_version(text,integer),
   public.sample_embeddings(text,text,integer,text)
 to service_role;
@@ -3359,12 +3393,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  target constant text := tg_argv[0];
-  secret_name constant text := tg_argv[1];
+  target constant text := tg_argv[1];
+  secret_name constant text := tg_argv[2];
   key_column name;
   secret text;
 begin
-  select c.key_column into key_column from embedding.collections c where c.source = tg_relid;
+  select c.key_column into key_column from embedding.collections c where c.id = tg_argv[0]::integer;
   execute 'select s.decrypted_secret from vault.decrypted_secrets s where s.name = $1' into secret using secret_name;
   if key_column is null or secret is null then
     -- A write must not fail for want of a webhook: the schedule finds the row.
@@ -3385,7 +3419,7 @@ begin
 end;
 $$;
 comment on function embedding.post_webhook() is
-  'Tells the functions of a row that waits for its vector. Arguments: the address, and the name of the secret in the vault.';
+  'Tells the functions of a row that waits for its vector. Arguments: the collection''s id, the address, and the name of the secret in the vault.';
 
 create function public.create_embedding_webhook(
   collection text,
@@ -3399,7 +3433,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
   caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
 begin
   if to_regnamespace('net') is null or to_regclass('vault.decrypted_secrets') is null then
@@ -3416,8 +3450,8 @@ begin
   end if;
   execute format(
     'create or replace trigger embedding_webhook after insert or update on %s for each row when (new.embedding is null)
-     execute function embedding.post_webhook(%L, %L)',
-    c.source, url, secret_name);
+     execute function embedding.post_webhook(%L, %L, %L)',
+    c.source, c.id, url, secret_name);
 end;
 $$;
 comment on function public.create_embedding_webhook(text, text, text) is
@@ -3431,7 +3465,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c embedding.collections := embedding.get_collection(collection);
+  c embedding.tracked_tables := embedding.get_collection(collection);
 begin
   execute format('drop trigger if exists embedding_webhook on %s', c.source);
 end;

@@ -88,7 +88,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c embedding.collections := embedding.check_model(embedding.get_collection('code_chunks'), store_code_chunks.model);
+  c embedding.tracked_tables := embedding.check_model(embedding.get_collection('code_chunks'), store_code_chunks.model);
   stored integer;
 begin
   if jsonb_typeof(rows) is distinct from 'array' then

@@ -75,8 +75,10 @@ OUT_OF_REACH = (
     " execute function suppress_redundant_updates_trigger()",
     "truncate public.music_knowledge",
     "reindex table public.music_knowledge",
-    "update embedding.collections set source = 'public.datasets'",
-    "insert into embedding.collections (name, source, key_column, key_type) values ('mine', 'pg_class', 'oid', 'oid')",
+    "update embedding.collections set key_column = 'title'",
+    "insert into embedding.collections (name, key_column, key_type) values ('mine', 'oid', 'oid')",
+    "create trigger embedding_check_insert after insert on public.datasets referencing new table as new_rows"
+    " for each statement execute function embedding.check_vectors('1')",
     "delete from embedding.collections",
     "alter table public.music_knowledge disable row level security",
     "alter table public.music_knowledge disable trigger all",
@@ -117,7 +119,7 @@ LURES = """
 """
 _NAMED = "create domain pg_temp.{0} as pg_catalog.{0} check (pg_temp.tell(true))"
 _COLLECTION = (
-    "jsonb_populate_record(null::embedding.collections, jsonb_build_object('id', 1, 'name', 'x', 'key_column', 'id',"
+    "jsonb_populate_record(null::embedding.tracked_tables, jsonb_build_object('id', 1, 'name', 'x', 'key_column', 'id',"
     " 'key_type', 'bigint', 'source', 'pg_temp.lure'::regclass::oid::text, 'retiring_models', '{fake}'::text[]))"
 )
 _FIRED = (
@@ -162,13 +164,13 @@ WAYS: dict[str, tuple[str, ...]] = {
         f"select embedding.enqueue_pending({_COLLECTION})",
     ),
     "a collection that lies elsewhere": (
-        "update embedding.collections set source = 'pg_temp.lure', key_column = 'id', retiring_models = '{fake}'"
-        " where name = 'notes'",
+        "create table pg_temp.mine (like public.notes); create trigger embedding_check_insert after insert on pg_temp.mine"
+        " referencing new table as new_rows for each statement execute function embedding.check_vectors('1')",
+        "update embedding.collections set retiring_models = '{fake}' where name = 'notes'",
         "select retire_models('notes')",
     ),
     "a collection of one's own": (
-        "insert into embedding.collections (name, source, key_column, key_type, retiring_models)"
-        " values ('mine', 'pg_temp.lure', 'id', 'bigint', '{fake}')",
+        "insert into embedding.collections (name, key_column, key_type, retiring_models) values ('mine', 'id', 'bigint', '{fake}')",
         "select retire_models('mine')",
     ),
     "a type for a variable of a trigger": (_NAMED.format("text"), *_FIRED),
