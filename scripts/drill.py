@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -55,7 +56,7 @@ def main() -> int:
     arguments = parse_arguments()
     length = Length.LONG if arguments.long else Length.SHORT if arguments.short else Length.FULL
     drills = [one for one in DRILLS if one.shortest <= length and chosen(one.name, arguments.only)]
-    tested = {name: path for name, path in TESTED.items() if chosen(name, arguments.only) and (ROOT / path).exists()}
+    tested = {name: paths for name, paths in TESTED.items() if chosen(name, arguments.only)}
     if arguments.list:
         print(*(one.name for one in drills), *tested, sep="\n")
         return 0
@@ -66,8 +67,8 @@ def main() -> int:
     for drill in drills:
         rows.append(run(drill, length))
         say(rows[-1])
-    for name, path in tested.items():
-        rows.append(run_tests(name, path, length))
+    for name, paths in tested.items():
+        rows.append(run_tests(name, paths, length))
         say(rows[-1])
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -101,21 +102,21 @@ def run(drill: Drill, length: Length) -> Row:
     return Row(drill.name, finding.done, finding.found, verdict, time.monotonic() - began, finding.problems)
 
 
-def run_tests(name: str, path: str, length: Length) -> Row:
-    """Run a file of tests; its last line is what was found. Where one was skipped, something was not drilled."""
+def run_tests(name: str, paths: Sequence[str], length: Length) -> Row:
+    """Run files of tests; their last line is what was found. Where one was skipped, something was not drilled."""
     began = time.monotonic()
-    code, lines = run_pytest(path, length)
+    code, lines = run_pytest(paths, length)
     counted = re.sub(r"^=+ | =+$", "", lines[-1])
     left_out = [line for line in lines if line.startswith("SKIPPED")]
     verdict = FAILED if code else SKIPPED if left_out else PASSED
     problems = left_out + ([line for line in lines if line.startswith(("FAILED", "ERROR"))] if code else [])
-    return Row(name, f"pytest {path}", counted, verdict, time.monotonic() - began, problems)
+    return Row(name, f"pytest {' '.join(paths)}", counted, verdict, time.monotonic() - began, problems)
 
 
-def run_pytest(path: str, length: Length) -> tuple[int, list[str]]:
+def run_pytest(paths: Sequence[str], length: Length) -> tuple[int, list[str]]:
     """Its exit code and its lines, with the reasons of what was skipped."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", path],
+        [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", *paths],
         cwd=ROOT,
         env=environment_of_tests(length),
         stdout=subprocess.PIPE,

@@ -28,7 +28,7 @@ def drill(monkeypatch: pytest.MonkeyPatch) -> Any:
 def run_tests(drill: Any, folder: Path, code: str, length: Length = Length.FULL) -> Any:
     path = folder / "test_it.py"
     path.write_text(code)
-    return drill.run_tests("it", str(path), length)
+    return drill.run_tests("it", [str(path)], length)
 
 
 def test_tests_that_pass_are_a_drill_that_passed(drill: Any, tmp_path: Path) -> None:

@@ -4,62 +4,23 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
-import psycopg
 import pytest
 from pydantic import SecretStr
 
-from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
 from shared.errors import (
     ConfigurationError,
     DatabaseRejected,
-    DatabaseUnavailable,
     NotFound,
-    ProviderQuotaExceeded,
     ProviderUnavailable,
 )
 from shared.models import BackfillReport, EmbeddingModel
-from shared.retry import RetryPolicy
-from shared.services import backfill as service
-from shared.services.backfill import BackfillOptions, BackfillOutcome, Progress, backfill, estimate
-from tests.database.rows import MUSIC, Connection, InThread, add, edit, embed_all, end_leases, entry, queued, vector_of
+from shared.services.backfill import BackfillOptions, backfill, estimate
+from tests.database.backfill_rows import Run, embedded, held, texts
+from tests.database.rows import MUSIC, Connection, InThread, add, queued
 from tests.fake_provider import FakeProvider
-from tests.postgres_cluster import Cluster
-
-Run = Callable[..., BackfillOutcome]
-
-
-@pytest.fixture
-def run(database: PostgresDatabase, provider: FakeProvider) -> Run:
-    """Backfill music_knowledge with the test's provider."""
-
-    def start(
-        *, stop: threading.Event | None = None, on_progress: Callable[[Progress], None] | None = None, **options: object
-    ) -> BackfillOutcome:
-        chosen = {"batch_size": 10, "workers": 2, **options}
-        return backfill(database, provider, BackfillOptions(MUSIC, **chosen), stop=stop, on_progress=on_progress)  # type: ignore[arg-type]
-
-    return start
-
-
-def texts(count: int, prefix: str = "text") -> list[str]:
-    return [f"{prefix} {number}" for number in range(count)]
-
-
-def held(owner: Connection) -> int:
-    found = owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone()
-    assert found
-    return int(found[0])
-
-
-def embedded(owner: Connection) -> int:
-    found = owner.execute("select count(embedding) from music_knowledge").fetchone()
-    assert found
-    return int(found[0])
 
 
 def test_everything_pending_is_embedded(
@@ -142,178 +103,6 @@ def test_texts_that_the_table_holds_cost_nothing(owner: Connection, run: Run, pr
     assert provider.wire.requests[-1] == ["a new one"]
 
 
-def test_refused_rows_are_parked_and_the_others_saved(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
-    ids = add(owner, *texts(7), "poison one", *texts(7, "more"), "poison two", "poison two")
-    provider.wire.refuses = {"poison"}
-    outcome = run()
-    assert not outcome.complete
-    assert (outcome.report.embedded, outcome.report.failed, outcome.left.failed) == (14, 3, 3)
-    assert outcome.error is None
-    parked = {row["row_id"]: row["error"] for row in work.list_failed_embeddings()}
-    assert set(parked) == {ids[7], ids[15], ids[16]}
-    assert set(parked.values()) == {"the provider refused the text"}
-    calls = len(provider.wire.requests)
-    assert run().report.processed == 0
-    assert len(provider.wire.requests) == calls, "parked rows cost nothing"
-    provider.wire.refuses = set()
-    assert work.retry_failed_embeddings() == 3
-    assert run().report.embedded == 3
-
-
-def test_rows_with_a_useless_vector_are_tried_again_later(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
-    ids = add(owner, *texts(5), "sick", "well")
-    provider.wire.spoils = {"sick"}
-    outcome = run()
-    assert (outcome.report.embedded, outcome.report.failed) == (6, 1)
-    assert (outcome.left.waiting, outcome.left.failed) == (1, 0)
-    found = entry(owner, ids[5])
-    assert found is not None
-    assert found["wait"] > 20
-    assert "not finite" in found["error"]
-    assert work.verify_embeddings() == 0
-
-
-def test_a_provider_that_is_gone_ends_the_run_and_nothing_is_held_against_the_rows(
-    owner: Connection, run: Run, provider: FakeProvider
-) -> None:
-    add(owner, *texts(40))
-    provider.wire.down = ProviderUnavailable("nobody is there")
-    outcome = run()
-    assert outcome.error is provider.wire.down
-    assert (outcome.report.processed, outcome.report.embedded, outcome.report.failed) == (0, 0, 0)
-    assert (outcome.left.ready, outcome.left.leased, outcome.left.failed) == (40, 0, 0)
-    attempts = owner.execute("select max(attempts), count(error) from embedding.queue").fetchone()
-    assert attempts == (0, 0)
-    provider.wire.down = None
-    assert run().report.embedded == 40
-
-
-def test_a_provider_that_goes_away_in_mid_run_keeps_what_was_saved(
-    owner: Connection, run: Run, provider: FakeProvider
-) -> None:
-    add(owner, *texts(60))
-
-    def progress(moment: Progress) -> None:
-        if moment.report.embedded >= 10:
-            provider.wire.down = ProviderQuotaExceeded("no money left")
-
-    provider.wire.delay = 0.15
-    outcome = run(workers=1, on_progress=progress)
-    assert isinstance(outcome.error, ProviderQuotaExceeded)
-    done = outcome.report.embedded
-    assert 10 <= done < 60
-    assert (embedded(owner), outcome.left.ready, held(owner)) == (done, 60 - done, 0)
-    assert outcome.report.processed == done
-
-
-def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(
-    owner: Connection, run: Run, provider: FakeProvider
-) -> None:
-    add(owner, *texts(100))
-    provider.wire.gate = threading.Event()
-    stop = threading.Event()
-    running = InThread(lambda: run(stop=stop))
-    deadline = time.monotonic() + 10
-    while len(provider.wire.requests) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop.set()
-    time.sleep(0.1)
-    assert running.running, "the requests under way are waited for: they are paid"
-    provider.wire.gate.set()
-    outcome = running.result()
-    assert outcome.interrupted
-    assert (outcome.report.processed, outcome.report.embedded) == (20, 20)
-    assert (embedded(owner), outcome.left.ready, outcome.left.leased, held(owner)) == (20, 80, 0, 0)
-    assert len(provider.wire.requests) == 2
-    attempts = owner.execute("select max(attempts) from embedding.queue").fetchone()
-    assert attempts == (0,), "given back untried"
-
-
-def test_a_stop_ends_a_wait_for_the_provider_at_once(owner: Connection, run: Run, provider: FakeProvider) -> None:
-    add(owner, *texts(10))
-    provider.wire.down = ProviderUnavailable("come again", retry_after=4.0)
-    stop = threading.Event()
-    running = InThread(lambda: run(stop=stop))
-    provider.wire.arrived.wait(10)
-    started = time.monotonic()
-    stop.set()
-    outcome = running.result()
-    assert time.monotonic() - started < 2
-    assert (outcome.interrupted, outcome.error, outcome.left.ready) == (True, None, 10)
-
-
-def test_a_text_changed_while_it_is_embedded_is_embedded_again(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
-    (row_id, *_) = add(owner, *texts(5))
-    provider.wire.gate = threading.Event()
-    running = InThread(run)
-    assert provider.wire.arrived.wait(10)
-    edit(owner, row_id, "changed in the meantime")
-    provider.wire.gate.set()
-    report = running.result().report
-    assert (report.processed, report.embedded, report.stale) == (6, 5, 1)
-    assert "changed in the meantime" in provider.wire.texts
-    assert queued(owner) == set()
-    assert work.verify_embeddings() == 0
-
-
-class _Between(Database):
-    """A database in which something happens after the first claim that found nothing, before its caller knows."""
-
-    def __init__(self, database: Database, happen: Callable[[], object]) -> None:
-        self._database, self._happen = database, happen
-        self._happened = False
-        self.saved = threading.Event()
-
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        rows = self._database.call(function, arguments)
-        if function == "save_embeddings":
-            self.saved.set()
-        if function == "claim_embeddings" and not rows and not self._happened:
-            self._happened = True
-            self._happen()
-        return rows
-
-    def close(self) -> None: ...
-
-
-def test_a_row_that_comes_back_between_a_claim_and_its_answer_is_not_left_behind(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    (row_id,) = add(owner, "a text")
-    provider.wire.gate = threading.Event()
-
-    def come_back() -> None:
-        assert provider.wire.arrived.wait(10)
-        edit(owner, row_id, "another text")
-        assert provider.wire.gate is not None
-        provider.wire.gate.set()
-        assert between.saved.wait(10)
-        # The thread that saved lets go of the row.
-        time.sleep(0.2)
-
-    between = _Between(database, come_back)
-    # With a limit nobody else's rows are waited for, which would find it as well.
-    outcome = backfill(between, provider, BackfillOptions(MUSIC, workers=1, limit=10))
-    assert (outcome.report.stale, outcome.report.embedded, outcome.left.pending) == (1, 1, 0)
-
-
-def test_a_row_deleted_while_it_is_embedded_is_stale(owner: Connection, run: Run, provider: FakeProvider) -> None:
-    (row_id, *_) = add(owner, *texts(5))
-    provider.wire.gate = threading.Event()
-    running = InThread(run)
-    assert provider.wire.arrived.wait(10)
-    owner.execute("delete from music_knowledge where id = %s", [row_id])
-    provider.wire.gate.set()
-    outcome = running.result()
-    assert (outcome.report.embedded, outcome.report.stale, outcome.complete) == (4, 1, True)
-
-
 def test_max_cost_stops_before_it_is_passed_and_leaves_the_rest(owner: Connection, database: PostgresDatabase) -> None:
     add(owner, *texts(100))
     dear = FakeProvider(price=1_000_000.0)  # a dollar a token; each text has two
@@ -371,75 +160,6 @@ def test_a_run_waits_for_the_rows_of_a_worker_that_died(owner: Connection, run: 
     assert 15 in seen
 
 
-def test_leases_are_renewed_for_as_long_as_the_provider_takes(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
-    add(owner, *texts(10))
-    provider.wire.gate = threading.Event()
-    running = InThread(lambda: run(lease_seconds=2))
-    assert provider.wire.arrived.wait(10)
-    time.sleep(3)
-    assert work.claim_embeddings(10, 60) == []
-    provider.wire.gate.set()
-    assert running.result().report.embedded == 10
-
-
-def test_a_restart_of_the_database_in_mid_run_is_survived(
-    cluster: Cluster, database_url: SecretStr, provider: FakeProvider
-) -> None:
-    with psycopg.connect(database_url.get_secret_value(), autocommit=True) as owner:
-        add(owner, *texts(120))
-    provider.wire.delay = 0.05
-    with PostgresDatabase(database_url) as database:
-        running = InThread(
-            lambda: backfill(database, provider, BackfillOptions(MUSIC, batch_size=5, workers=2, lease_seconds=2))
-        )
-        assert provider.wire.arrived.wait(10)
-        time.sleep(0.2)
-        cluster.restart()
-        outcome = running.result()
-    assert outcome.error is None
-    assert (outcome.report.embedded, outcome.complete) == (120, True)
-    assert outcome.left.pending == 0
-    with psycopg.connect(database_url.get_secret_value(), autocommit=True) as owner:
-        assert owner.execute("select count(embedding), count(*) from music_knowledge").fetchone() == (120, 120)
-
-
-def test_a_database_that_stays_away_ends_the_run_with_its_reason(
-    cluster: Cluster,
-    owner: Connection,
-    database: PostgresDatabase,
-    run: Run,
-    provider: FakeProvider,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    database._pool.timeout = 0.5
-    monkeypatch.setattr(
-        service, "DATABASE_RETRIES", RetryPolicy(max_attempts=3, max_seconds=3, base_wait=0.05, max_wait=0.1)
-    )
-    add(owner, *texts(30))
-    provider.wire.gate = threading.Event()
-    running = InThread(run)
-    assert provider.wire.arrived.wait(10)
-    name = owner.info.dbname
-    with cluster.admin() as admin:
-        admin.execute(f"alter database {name} with allow_connections false")
-        admin.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and application_name = 'tonnetz'",
-            [name],
-        )
-    provider.wire.gate.set()
-    started = time.monotonic()
-    outcome = running.result(60)
-    assert time.monotonic() - started < 10
-    with cluster.admin() as admin:
-        admin.execute(f"alter database {name} with allow_connections true")
-    assert isinstance(outcome.error, DatabaseUnavailable)
-    end_leases(owner)
-    provider.wire.gate = None
-    assert embedded(owner) == 0
-
-
 def test_a_run_is_recorded(owner: Connection, run: Run, provider: FakeProvider) -> None:
     add(owner, *texts(12), "poison")
     provider.wire.refuses = {"poison"}
@@ -465,21 +185,6 @@ def test_a_run_that_finds_nothing_leaves_a_record_only_under_an_id_that_somebody
     asked = str(uuid.uuid4())
     backfill(database, provider, BackfillOptions(MUSIC), run_id=asked)
     assert owner.execute("select id::text, status from embedding.runs").fetchall() == [(asked, "completed")]
-
-
-def test_a_run_to_which_rows_come_is_recorded_though_it_found_none(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    class Late(_Between):
-        def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-            if function == "claim_embeddings" and not self._happened:
-                self._happened = True
-                self._happen()
-            return self._database.call(function, arguments)
-
-    late = Late(database, lambda: add(owner, "a text"))
-    assert backfill(late, provider, BackfillOptions(MUSIC)).report.embedded == 1
-    assert owner.execute("select status, embedded from embedding.runs").fetchall() == [("completed", 1)]
 
 
 def test_another_model_is_refused_before_anything_is_paid(
@@ -532,19 +237,3 @@ def test_a_bug_in_a_thread_is_raised_and_nothing_stays_leased(
     assert held(owner) == 0
     recorded = owner.execute("select status, error, finished_at is not null from embedding.runs").fetchall()
     assert recorded == [("failed", "a bug: ZeroDivisionError", True)]
-
-
-def test_rows_written_while_the_run_goes_on_are_embedded_too(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
-    add(owner, *texts(20))
-    provider.wire.delay = 0.3
-    late: list[str] = []
-
-    def progress(_: Progress) -> None:
-        if not late:
-            late.extend(add(owner, *texts(15, "late")))
-
-    assert run(on_progress=progress).report.embedded == 35
-    assert vector_of(owner, late[0])[1] == "fake"
-    assert embed_all(work, provider) == 0

@@ -1,48 +1,23 @@
-"""A user's table may break: by the names of its columns, for one row, as a whole, or by what it does to what is written.
-
-None of it stops anything else, and none of it is paid for time and again.
-"""
+"""A user's table that cannot be read is named with the fix and stops nothing else."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue, broken_embedding_collections, list_embedding_collections
 from shared.errors import DatabaseContractError, DatabaseRejected, NotFound
-from shared.services.backfill import BackfillOptions, BackfillOutcome, backfill
 from shared.services.coverage import list_collections
 from shared.services.upsert import RowToEmbed, UpsertService
-from tests.database.rows import Connection, add, coverage_of, end_waits, entry, queued, save
+from tests.database.rows import Connection, add, coverage_of, queued
+from tests.database.tracked_songs import run, track
 from tests.fake_provider import FakeProvider
-
-SECRET = "confidential words of row"
-
-
-def run(database: PostgresDatabase, provider: FakeProvider, collection: str = "songs") -> BackfillOutcome:
-    # A limit: what would be paid for for ever ends, and is seen.
-    return backfill(database, provider, BackfillOptions(collection, batch_size=7, workers=1, limit=100))
-
-
-def track(owner: Connection, columns: str, text: str, *, stable: str = "stable") -> None:
-    owner.execute(f"create table songs (id int primary key, {columns})")
-    owner.execute(
-        f"create function embedding.document_text(t songs) returns text language plpgsql {stable} as $$ begin return {text}; end $$"
-    )
-    owner.execute("select track_embeddings('songs')")
-
-
-def scalar(connection: Connection, query: str) -> Any:
-    found = connection.execute(query).fetchone()  # type: ignore[arg-type]
-    assert found
-    return found[0]
-
-
-# Names
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 WORDS = ["source", "document", "row", "key", "old_rows", "new_rows", "head", "text", "reason", "model", "collection"]
+
+
+# Names
 
 
 @pytest.mark.parametrize("kind", ["text", "int"])
@@ -84,269 +59,6 @@ def test_a_column_may_have_the_name_of_any_alias(
     assert run(database, provider).report.embedded == 1
 
 
-# Rows that do not keep their vector
-
-DROPS = "new.embedding := null; new.embedding_model := null; new.embedding_hash := null; return new;"
-REWRITES = "new.body := new.body || '!'; return new;"
-SKIPS = "return null;"
-RAISES = "raise exception 'do not touch %', new.body;"
-
-
-@pytest.mark.parametrize("does", [DROPS, REWRITES, SKIPS, RAISES])
-def test_a_row_that_never_keeps_its_vector_is_paid_for_a_bounded_number_of_times(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, does: str
-) -> None:
-    track(owner, "body text", "t.body")
-    owner.execute(
-        f"create function spoil() returns trigger language plpgsql as $$ begin {does} end $$;"
-        "create trigger spoil before update on songs for each row when (new.id = 3) execute function spoil()"
-    )
-    owner.execute("insert into songs select n, 'confidential words of row ' || n from generate_series(1, 20) n")
-    for round_ in range(1, 9):
-        outcome = run(database, provider)
-        assert outcome.error is None
-        assert outcome.report.embedded == (19 if round_ == 1 else 0)
-        assert outcome.left.pending == (1 if round_ < 5 else 0)
-        end_waits(owner)
-    assert sum(text.startswith(f"{SECRET} 3") for text in provider.wire.texts) == 5, "max_attempts"
-    work = EmbeddingQueue(database, "songs")
-    (parked,) = work.list_failed_embeddings()
-    assert (parked["row_id"], parked["attempts"]) == ("3", 5)
-    expected = "could not be written: do not touch ..." if does == RAISES else "does not keep the vector"
-    assert expected in parked["error"]
-    assert SECRET not in parked["error"]
-    coverage = coverage_of(database, "songs")
-    assert (coverage.embedded, coverage.pending, coverage.failed) == (19, 0, 1)
-    owner.execute("drop trigger spoil on songs")
-    assert work.retry_failed_embeddings() == 1
-    assert run(database, provider).report.embedded == 1
-    assert queued(owner, "songs") == set()
-
-
-def test_a_copied_vector_that_is_not_kept_counts_as_well(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    track(owner, "body text", "t.body")
-    owner.execute("insert into songs values (1, 'the same')")
-    assert run(database, provider).report.embedded == 1
-    owner.execute(
-        f"create function spoil() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
-        "create trigger spoil before update on songs for each row execute function spoil()"
-    )
-    owner.execute("insert into songs values (2, 'the same')")
-    for _ in range(8):
-        assert run(database, provider).report.embedded == 0
-        end_waits(owner)
-    assert provider.wire.texts.count("the same") <= 6
-    assert [row["row_id"] for row in EmbeddingQueue(database, "songs").list_failed_embeddings()] == ["2"]
-
-
-def test_a_row_that_does_not_keep_its_vector_may_be_asked_for_by_name_and_is_not_paid_for_for_ever(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    """A webhook on each write without a vector asks again because of each save."""
-    track(owner, "body text", "t.body")
-    owner.execute(
-        f"create function spoil() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
-        "create trigger spoil before update on songs for each row when (old.id = 1) execute function spoil()"
-    )
-    owner.execute("insert into songs values (1, 'one'), (2, 'two')")
-    service = UpsertService(database, provider)
-    for _ in range(10):
-        report = service.upsert("songs", [RowToEmbed("1"), RowToEmbed("2")], "b")
-        assert [row_id for row_id, _ in report.failed] == ["1"]
-    assert "does not keep" in dict(report.failed)["1"]
-    assert provider.wire.texts.count("one") == 5
-    owner.execute("drop trigger spoil on songs")
-    owner.execute("update songs set body = 'one more'")
-    assert service.upsert("songs", [RowToEmbed("1")], "b").updated == 1
-
-
-def test_a_text_that_is_another_one_each_time_is_given_up(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    owner.execute("create sequence readings")
-    track(owner, "body text", "t.body || nextval('public.readings')", stable="volatile")
-    owner.execute("grant usage on sequence readings to service_role")
-    owner.execute("insert into songs values (1, 'read ')")
-    outcome = run(database, provider)
-    assert len(provider.wire.texts) == 5
-    assert (outcome.report.embedded, outcome.left.pending, outcome.left.failed) == (0, 0, 1)
-    (parked,) = EmbeddingQueue(database, "songs").list_failed_embeddings()
-    assert "must return the same text for the same row" in parked["error"]
-
-
-def test_what_every_row_of_a_batch_meets_ends_the_run_and_is_counted_against_none(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    track(owner, "body text", "t.body")
-    owner.execute("insert into songs select n, 'row ' || n from generate_series(1, 30) n")
-    owner.execute("create function spoil() returns trigger language plpgsql as $$ begin raise 'closed'; end $$")
-    owner.execute("create trigger spoil before update on songs for each row execute function spoil()")
-    outcome = run(database, provider)
-    assert outcome.error is not None
-    assert "closed" in outcome.error.message
-    assert len(provider.wire.texts) < 30
-    assert (outcome.left.pending, outcome.left.failed) == (30, 0)
-
-
-# Rows that cannot be read
-
-
-@pytest.fixture
-def raising(owner: Connection) -> None:
-    """30 rows whose text is looked up elsewhere; for two of them the look-up raises since they were queued."""
-    owner.execute("create table words (song int primary key, word text)")
-    track(owner, "body text", "t.body || (select 100 / w.word::int from public.words w where w.song = t.id)")
-    owner.execute("insert into words select n, n from generate_series(1, 30) n")
-    owner.execute("insert into songs select n, 'confidential words of row ' || n || ': ' from generate_series(1, 30) n")
-    owner.execute("update words set word = '0' where song = 11")
-    owner.execute("update words set word = 'confidential words of row 17' where song = 17")
-    owner.execute("grant select on words to service_role")
-
-
-def test_a_row_whose_text_raises_is_parked_with_its_error_and_the_others_are_embedded(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
-) -> None:
-    outcome = run(database, provider)
-    assert (outcome.error, outcome.report.embedded) == (None, 28)
-    assert (outcome.left.pending, outcome.left.failed) == (0, 2)
-    work = EmbeddingQueue(database, "songs")
-    errors = {row["row_id"]: row["error"] for row in work.list_failed_embeddings()}
-    assert errors == {
-        "11": "embedding.document_text: division by zero (SQLSTATE 22012)",
-        "17": 'embedding.document_text: invalid input syntax for type integer: "..." (SQLSTATE 22P02)',
-    }
-    coverage = coverage_of(database, "songs")
-    assert (coverage.total, coverage.embedded, coverage.pending, coverage.failed) == (30, 28, 0, 2)
-    assert work.reconcile_embeddings() == 0, "parked it stays"
-    owner.execute("update words set word = '5' where song in (11, 17)")
-    assert work.retry_failed_embeddings() == 2
-    assert run(database, provider).complete
-
-
-def test_no_row_is_handed_out_whose_lease_did_not_hold(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
-) -> None:
-    """The rows that were read before the one that raises are claimed once, not twice."""
-    work = EmbeddingQueue(database, "songs")
-    rows = work.claim_embeddings(30, 60)
-    assert sorted(int(row.row_id) for row in rows) == [n for n in range(1, 31) if n not in (11, 17)]
-    assert {row.attempts for row in rows} == {1}
-    assert work.claim_embeddings(30, 60) == []
-
-
-def test_a_call_parks_a_bounded_number_of_rows_and_the_next_one_goes_on(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    track(owner, "body text", "case when t.id > 60 then t.body else (1 / (t.id - t.id))::text end")
-    owner.execute("alter table songs disable trigger user")
-    owner.execute("insert into songs select n, 'good' || n from generate_series(1, 61) n")
-    owner.execute("alter table songs enable trigger user")
-    work = EmbeddingQueue(database, "songs")
-    assert work.reconcile_embeddings() == 61
-    owner.execute(
-        "update embedding.queue set available_at = now() - interval '1 hour' + make_interval(secs => row_id::int)"
-    )
-    assert work.claim_embeddings(1, 60) == []
-    state = work.embedding_queue()
-    assert (state.ready, state.failed) == (41, 20)
-    outcome = run(database, provider)
-    assert (outcome.report.embedded, outcome.left.failed) == (1, 60)
-
-
-def test_coverage_verify_and_estimate_survive_a_row_that_raises(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
-) -> None:
-    coverage = coverage_of(database, "songs")
-    assert (coverage.total, coverage.pending, coverage.failed) == (30, 30, 0)
-    work = EmbeddingQueue(database, "songs")
-    work.register_embedding_model(provider.spec)
-    estimate = database.call_scalar("estimate_embeddings", {"collection": "songs", "model": "fake"})
-    assert (estimate["rows"], estimate["texts"]) == (28, 28)
-    run(database, provider)
-    owner.execute("update words set word = '0' where song = 5")
-    assert work.verify_embeddings() == 1
-    (wrong,) = work.mismatched_embeddings()
-    assert wrong["row_id"] == "5"
-    assert "cannot be told: embedding.document_text: division by zero" in wrong["reason"]
-    owner.execute("update words set word = '50' where song = 6")
-    assert work.verify_embeddings() == 2
-    assert work.repair_embeddings() == 1, "the other one cannot be written"
-    assert queued(owner, "songs") >= {"6"}
-    assert set(database.call_scalar("sample_embeddings", {"collection": "songs", "model": "fake"})["ids"]) >= {"5"}
-    assert work.set_collection_model(work.register_embedding_model(FakeProvider("fake-2").spec).name) > 0
-    assert broken_embedding_collections(database) == {}
-
-
-def test_a_row_asked_for_by_name_is_parked_and_its_neighbours_are_embedded(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
-) -> None:
-    service = UpsertService(database, provider)
-    report = service.upsert("songs", [RowToEmbed(str(n)) for n in (10, 11, 12, 99)], "b")
-    assert report.updated == 2
-    assert dict(report.failed).keys() == {"11", "99"}
-    assert "document_text raises" in dict(report.failed)["11"]
-    found = entry(owner, "11")
-    assert found is not None
-    assert found["error"] == "embedding.document_text: division by zero (SQLSTATE 22012)"
-    assert found["failed_at"] is not None
-
-
-def test_a_text_that_raises_only_when_it_is_saved_costs_an_attempt(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
-) -> None:
-    work = EmbeddingQueue(database, "songs")
-    work.register_embedding_model(provider.spec)
-    rows = work.claim_embeddings(30, 60)
-    owner.execute("update words set word = '0' where song = 5")
-    assert save(work, provider, rows) == (27, 1)
-    found = entry(owner, "5")
-    assert found is not None
-    assert (found["attempts"], found["leased_at"]) == (1, None)
-    assert "division by zero" in found["error"]
-    end_waits(owner)
-    assert work.claim_embeddings(30, 60) == []
-    assert {row["row_id"] for row in work.list_failed_embeddings()} == {"5", "11", "17"}
-
-
-def test_a_single_row_that_names_what_there_is_not_is_no_broken_table(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider
-) -> None:
-    track(owner, "body text, config text", "t.body || length(to_tsvector(t.config::regconfig, t.body))")
-    owner.execute("alter table songs disable trigger user")
-    owner.execute(
-        "insert into songs select n, 'row ' || n, case n when 2 then 'klingon' else 'english' end from generate_series(1, 9) n"
-    )
-    owner.execute("alter table songs enable trigger user")
-    work = EmbeddingQueue(database, "songs")
-    assert work.reconcile_embeddings() == 9
-    outcome = run(database, provider)
-    assert (outcome.error, outcome.report.embedded, outcome.left.failed) == (None, 8, 1)
-    assert broken_embedding_collections(database) == {}
-    (parked,) = work.list_failed_embeddings()
-    assert "SQLSTATE 42704" in parked["error"]
-    assert coverage_of(database, "songs").failed == 1
-
-
-def test_a_moment_s_trouble_parks_nobody(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> None:
-    """A deadlock or a full disk says nothing about the rows that were being read."""
-    track(owner, "body text", "case when t.body is not null then embedding.text_hash(t.body)::text end")
-    owner.execute("insert into songs values (1, 'one')")
-    owner.execute(
-        "create or replace function embedding.document_text(t songs) returns text language plpgsql stable as "
-        "$$ begin raise exception 'no space left' using errcode = '53100'; end $$"
-    )
-    work = EmbeddingQueue(database, "songs")
-    with pytest.raises(Exception, match="no space left"):
-        work.claim_embeddings(10, 60)
-    with pytest.raises(Exception, match="no space left"):
-        coverage_of(database, "songs")
-    assert work.embedding_queue().ready == 1
-
-
-# Tables that cannot be read
-
 BREAKS = {
     "a column of the text is dropped": "alter table songs drop column body",
     "a column of the vector is dropped": "alter table songs drop column embedding_hash cascade",
@@ -370,6 +82,9 @@ def broken(
     work.fail_embeddings([(row.row_id, "refused", True) for row in rows])
     owner.execute(BREAKS[request.param])
     return str(request.param)
+
+
+# Tables that cannot be read
 
 
 def test_a_broken_table_is_named_with_the_fix_and_the_others_are_counted(

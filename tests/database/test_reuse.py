@@ -1,4 +1,4 @@
-"""Invariant 8: pay once per distinct text. (The rest of it is in test_backfill and test_search_service.)"""
+"""Invariant 8: pay once per distinct text. (test_backfill.py and test_search_service.py hold the rest of it.)"""
 
 from shared.database.queue import EmbeddingQueue
 from shared.models import ClaimedRow

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from tests.drills.crashes import kill_at_every_stage
 from tests.drills.database_faults import (
     cut_the_connections,
-    fill_the_disk,
     kill_beside_the_embedded_server,
     kill_postgrest,
-    provoke_a_deadlock,
-    read_only,
     restart_the_server,
     restart_under_the_functions,
     stop_the_server_for_a_while,
     stop_the_server_for_good,
-    time_out_a_statement,
 )
+from tests.drills.database_refusals import fill_the_disk, provoke_a_deadlock, read_only, time_out_a_statement
 from tests.drills.harness import Finding, Length
 from tests.drills.provider_faults import bad_tls, fail_in_every_way, search_while_it_fails
 from tests.drills.races import write_while_workers_run
@@ -55,7 +52,13 @@ DRILLS = (
 
 # Drills that are tests: they run the same in every form.
 TESTED = {
-    "input": "tests/drills/test_inputs.py",
-    "privileges": "tests/drills/test_privileges.py",
-    "upgrade": "tests/drills/test_upgrade.py",
+    "input": ("tests/drills/test_inputs.py", "tests/drills/test_input_routes.py"),
+    "privileges": (
+        "tests/drills/test_privileges.py",
+        "tests/drills/test_injection.py",
+        "tests/drills/test_row_level_security.py",
+        "tests/drills/test_tokens.py",
+        "tests/drills/test_security_policy.py",
+    ),
+    "upgrade": ("tests/drills/test_upgrade.py",),
 }

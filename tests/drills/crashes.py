@@ -8,21 +8,9 @@ from contextlib import contextmanager
 
 from psycopg import errors, sql
 
-from tests.drills.harness import (
-    Background,
-    Connection,
-    Finding,
-    Gate,
-    Length,
-    Program,
-    Site,
-    audit,
-    each,
-    open_site,
-    texts_sent,
-    verify,
-    wait_until,
-)
+from tests.drills.audit import audit, verify
+from tests.drills.background import Background, each
+from tests.drills.harness import Connection, Finding, Gate, Length, Program, Site, open_site, texts_sent, wait_until
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 

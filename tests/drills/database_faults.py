@@ -1,21 +1,18 @@
-"""The database fails while a run is under way: the run waits and goes on, or stops with one clear line."""
+"""The database goes away while a run is under way: the run waits and goes on, or stops with one clear line."""
 
 import datetime
 import os
 import secrets
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
+from tests.drills.audit import audit
+from tests.drills.database_runs import PATIENCE, ROWS, STEPS, Log, Run, ends_well, goes_on, under_way, until_saving
 from tests.drills.harness import (
     ROOT,
     Connection,
@@ -26,88 +23,15 @@ from tests.drills.harness import (
     Program,
     Site,
     Skipped,
-    audit,
     open_site,
-    sent_again,
     wait_until,
 )
 from tests.gateway import Gateway
 from tests.postgres_cluster import Cluster
 from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 
-ROWS = {Length.SHORT: 200, Length.FULL: 400, Length.LONG: 400}
-# The longest a run waits for its database before it gives up, with what it needs to say so.
-PATIENCE = 200
 # A server that is back is noticed within so many seconds.
 SOON = 20
-STEPS = ("--batch-size", "5", "--workers", "2", "--json")
-
-
-@dataclass
-class Run:
-    """A backfill under way, its provider, and a connection of the owner made before anything failed."""
-
-    site: Site
-    program: Program
-    server: Gate
-    rows: int
-
-    def embedded(self) -> int:
-        return int(self.site.ask("select count(embedding) from music_knowledge"))
-
-
-@contextmanager
-def _under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
-    """Rows, and a run that has saved some of them."""
-    site.add(rows)
-    with Gate(latency=0.2) as server:
-        run = Run(site, site.backfill(server, *STEPS, **environment), server, rows)
-        if not wait_until(lambda: run.embedded() >= 20, 60, program=run.program):
-            raise RuntimeError(f"the run did not get under way: {run.program.stderr}")
-        yield run
-
-
-def _goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Finding, Run], str]) -> Finding:
-    """Strike a run; it has to go on by itself and end as if nothing had been.
-
-    `strike` expects of the server's own word that the fault took place, and says what it was.
-    """
-    finding = Finding(done)
-    with open_site(cluster) as site, _under_way(site, ROWS[length]) as run:
-        told = strike(finding, run)
-        _ends_well(finding, run, told)
-    return finding
-
-
-class _Log:
-    """What the server writes down from now on."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._path = cluster.log
-        self._seen = self._path.stat().st_size
-
-    def count(self, words: str) -> int:
-        with self._path.open("rb") as log:
-            log.seek(self._seen)
-            return log.read().count(words.encode())
-
-
-def _ends_well(finding: Finding, run: Run, told: str) -> None:
-    before = run.program.running
-    began = time.monotonic()
-    code = run.program.finish(PATIENCE)
-    finding.expect(before, "the run had ended before it was over")
-    finding.expect(code == 0, f"the run exits {code}: {run.program.stderr.strip()[-300:]}")
-    finding.expect("Traceback" not in run.program.stderr, "a traceback is on stderr")
-    finding.expect("psycopg" not in run.program.stderr, "a vendor's words are on stderr")
-    state = audit(run.site, run.rows)
-    state.judge(finding)
-    again = sent_again(run.server)
-    finding.expect(again == 0, f"{again} texts were paid twice")
-    finding.found = (
-        f"{told}; went on by itself, exit {code} after {time.monotonic() - began:.0f} s more; "
-        f"{state.embedded} of {state.rows} embedded, none foreign, {again} paid twice"
-    )
 
 
 # The server goes away
@@ -117,9 +41,9 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
     """Immediate shutdown and start, twice, under a run."""
 
     def strike(finding: Finding, run: Run) -> str:
-        log, starts = _Log(cluster), {_started(cluster)}
+        log, starts = Log(cluster), {_started(cluster)}
         for _ in range(2):
-            _until_saving(run)
+            until_saving(run)
             cluster.restart("immediate")
             starts.add(_started(cluster))
         finding.expect(len(starts) == 3, f"the server was started {len(starts) - 1} times, not twice")
@@ -127,7 +51,7 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
         finding.expect(shutdowns == 2, f"the server's log has {shutdowns} immediate shutdowns, not 2")
         return f"{shutdowns} immediate shutdowns by the server's log"
 
-    return _goes_on(cluster, length, "pg_ctl restart -m immediate, twice in mid-run", strike)
+    return goes_on(cluster, length, "pg_ctl restart -m immediate, twice in mid-run", strike)
 
 
 def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
@@ -144,13 +68,13 @@ def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
         finding.expect(taken < SOON, f"the run noticed the server after more than {SOON} s")
         return f"saved again {taken:.0f} s after the start"
 
-    return _goes_on(cluster, length, f"server down for {seconds} s in mid-run", strike)
+    return goes_on(cluster, length, f"server down for {seconds} s in mid-run", strike)
 
 
 def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
     """A run gives up in bounded time and says so in one line; the next one completes."""
     finding = Finding("server stopped and not started again")
-    with open_site(cluster) as site, _under_way(site, ROWS[length]) as run:
+    with open_site(cluster) as site, under_way(site, ROWS[length]) as run:
         began = time.monotonic()
         with _stopped(finding, cluster):
             code = run.program.finish(PATIENCE)
@@ -166,17 +90,17 @@ def cut_the_connections(cluster: Cluster, length: Length) -> Finding:
     cuts = {Length.SHORT: 3, Length.FULL: 10, Length.LONG: 30}[length]
 
     def strike(finding: Finding, run: Run) -> str:
-        log, struck = _Log(cluster), 0
+        log, struck = Log(cluster), 0
         with run.site.connect() as owner:
             for _ in range(cuts):
-                _until_saving(run)
+                until_saving(run)
                 struck += _terminate(owner) > 0
         finding.expect(struck == cuts, f"{cuts - struck} of {cuts} cuts met no connection")
         ended = log.count("terminating connection due to administrator command")
         finding.expect(ended >= cuts, f"the server's log has {ended} connections ended by {cuts} cuts")
         return f"{ended} connections ended by the server's log"
 
-    return _goes_on(cluster, length, f"pg_terminate_backend on all of the run's connections, {cuts} times", strike)
+    return goes_on(cluster, length, f"pg_terminate_backend on all of the run's connections, {cuts} times", strike)
 
 
 @contextmanager
@@ -226,202 +150,6 @@ def _terminate(owner: Connection) -> int:
     return len(pids) - left()
 
 
-def _until_saving(run: Run) -> None:
-    """Until some more rows are saved: the run works."""
-    before = run.embedded()
-    wait_until(lambda: run.embedded() > before, 30, program=run.program)
-
-
-# The server refuses
-
-
-def read_only(cluster: Cluster, length: Length) -> Finding:
-    """default_transaction_read_only on the whole server, as some hosts set it where the disk is nearly full."""
-
-    def strike(finding: Finding, run: Run) -> str:
-        log = _Log(cluster)
-        with cluster.admin() as admin:
-            admin.execute("set default_transaction_read_only = off")
-            admin.execute("alter system set default_transaction_read_only = on")
-            try:
-                admin.execute("select pg_reload_conf()")
-                time.sleep(2)
-                shown = run.site.ask("show default_transaction_read_only")
-                finding.expect(shown == "on", f"default_transaction_read_only is {shown}: nothing was drilled")
-                finding.expect(_stands_still(run), "rows were saved while the server was read-only")
-            finally:
-                admin.execute("alter system reset default_transaction_read_only")
-                admin.execute("select pg_reload_conf()")
-        refused = log.count("in a read-only transaction")
-        finding.expect(refused, "the server refused no statement: nothing was drilled")
-        return f"{refused} statements refused by the server's log, nothing saved meanwhile"
-
-    return _goes_on(cluster, length, "default_transaction_read_only = on for 3 s", strike)
-
-
-def _stands_still(run: Run) -> bool:
-    before = run.embedded()
-    time.sleep(1)
-    return run.embedded() == before
-
-
-def fill_the_disk(cluster: Cluster, length: Length) -> Finding:
-    """A full disk under the table: a small file system of its own where the user may mount one, else its SQLSTATE."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount"):
-        folder = Path(tempfile.mkdtemp(prefix="tonnetz-disk-"))
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0777", "tmpfs", str(folder)], check=False, capture_output=True
-        )
-        try:
-            if mounted.returncode == 0:
-                return _fill_a_file_system(cluster, length, folder)
-        finally:
-            if mounted.returncode == 0:
-                subprocess.run(["umount", "-l", str(folder)], check=True)
-            folder.rmdir()
-    return _refuse_saves(cluster, length)
-
-
-def _fill_a_file_system(cluster: Cluster, length: Length, folder: Path) -> Finding:
-    finding = Finding("the table on a file system of 6 MB that is filled to the last byte for 3 s")
-    space = sql.Identifier(f"drill_{secrets.token_hex(4)}")
-    place = folder / "space"
-    place.mkdir(mode=0o777)
-    place.chmod(0o777)
-    subprocess.run(["chown", str(cluster.system_user or "root"), str(place)], check=True)
-    with cluster.admin() as admin:
-        admin.execute(sql.SQL("create tablespace {} location {}").format(space, sql.Literal(str(place))))
-    try:
-        with open_site(cluster) as site:
-            with site.connect() as owner:
-                owner.execute(sql.SQL("alter table music_knowledge set tablespace {}").format(space))
-            with _under_way(site, ROWS[length]) as run:
-                log = _Log(cluster)
-                filler = folder / "filler"
-                _fill(filler)
-                time.sleep(3)
-                filler.unlink()
-                _ends_well(finding, run, _met_a_full_disk(finding, log))
-    finally:
-        with cluster.admin() as admin:
-            admin.execute(sql.SQL("drop tablespace {}").format(space))
-    return finding
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError:
-                continue
-
-
-def _met_a_full_disk(finding: Finding, log: _Log) -> str:
-    met = log.count("No space left on device")
-    finding.expect(met, "the server never met the full disk: nothing was drilled")
-    return f"the server's log says no space left on device {met} times"
-
-
-def _refuse_saves(cluster: Cluster, length: Length) -> Finding:
-    """What stands in for a full disk where no file system may be mounted."""
-
-    def strike(finding: Finding, run: Run) -> str:
-        log = _Log(cluster)
-        with run.site.connect() as owner:
-            owner.execute(
-                "create function disk_full() returns trigger language plpgsql as $$ begin"
-                " raise exception 'could not extend file: No space left on device' using errcode = '53100'; end $$"
-            )
-            owner.execute("create trigger disk_full before update on music_knowledge execute function disk_full()")
-            time.sleep(2)
-            owner.execute("drop trigger disk_full on music_knowledge")
-        return _met_a_full_disk(finding, log)
-
-    return _goes_on(cluster, length, "a save is refused with SQLSTATE 53100 (disk full) for 2 s", strike)
-
-
-def time_out_a_statement(cluster: Cluster, length: Length) -> Finding:
-    """A save waits for a lock beyond the statement timeout of its role, again and again."""
-    finding = Finding("rows of a save locked for 2 s, statement_timeout 300 ms")
-    with open_site(cluster) as site, _hasty_user(site) as url, _under_way(site, ROWS[length], DATABASE_URL=url) as run:
-        log = _Log(cluster)
-        with psycopg.connect(site.url.get_secret_value()) as blocker:
-            _lock_rows_of_a_save(run, blocker)
-            time.sleep(2)
-        cancelled = log.count("canceling statement due to statement timeout")
-        finding.expect(cancelled, "the server cancelled no statement: nothing was drilled")
-        _ends_well(finding, run, f"{cancelled} statements cancelled by the server's log")
-    return finding
-
-
-@contextmanager
-def _hasty_user(site: Site) -> Iterator[str]:
-    """The URL of a user whose statements are cancelled after 300 ms."""
-    role = f"drill_hasty_{secrets.token_hex(4)}"
-    name = sql.Identifier(role)
-    with site.cluster.admin() as admin:
-        admin.execute(sql.SQL("create role {} login in role service_role").format(name))
-        admin.execute(sql.SQL("alter role {} set statement_timeout = '300ms'").format(name))
-        try:
-            yield site.cluster.url(site.url, user=role)
-        finally:
-            site.close()
-            admin.execute(sql.SQL("drop role {}").format(name))
-
-
-def provoke_a_deadlock(cluster: Cluster, length: Length) -> Finding:
-    """Another transaction and a save wait for each other; the server ends the save."""
-
-    def strike(finding: Finding, run: Run) -> str:
-        before = _deadlocks(run.site)
-        for _ in range(2 if length is Length.SHORT else 5):
-            with psycopg.connect(run.site.url.get_secret_value()) as other:
-                # The save, which waits first, is the one that finds the circle.
-                other.execute("set deadlock_timeout = '20s'")
-                ids = _lock_rows_of_a_save(run, other, last_only=True)
-                other.execute("update music_knowledge set category = 'drill' where id = %s", [ids[0]])
-                other.rollback()
-        wait_until(lambda: _deadlocks(run.site) > before, 5)
-        count = _deadlocks(run.site) - before
-        finding.expect(count, "no deadlock came about: nothing was drilled")
-        return f"{count} deadlocks by the server's count"
-
-    return _goes_on(cluster, length, "rows of a save locked from the other end", strike)
-
-
-def _deadlocks(site: Site) -> int:
-    return int(site.ask("select deadlocks from pg_stat_database where datname = current_database()"))
-
-
-def _lock_rows_of_a_save(run: Run, connection: Connection, *, last_only: bool = False) -> list[object]:
-    """Lock rows that the provider is embedding now, and wait until their save meets the lock; ids in key order."""
-    run.server.pause()
-    if not wait_until(lambda: run.server.waiting, 30, program=run.program):
-        raise RuntimeError(f"the run asks for nothing any more: {run.program.stderr.strip()[-300:]}")
-    texts = run.server.waiting[0].inputs
-    rows = connection.execute(
-        "select id from music_knowledge m where embedding.document_text(m) = any (%s) order by id", [texts]
-    ).fetchall()
-    ids = [row[0] for row in rows]
-    locked = ids[-1:] if last_only else ids
-    connection.execute("select from music_knowledge where id = any (%s) for update", [locked])
-    run.server.release()
-    with run.site.connect() as owner:
-        if not wait_until(lambda: _someone_waits(owner), 20, program=run.program):
-            raise RuntimeError("no save came to wait for the lock")
-    return ids
-
-
-def _someone_waits(owner: Connection) -> bool:
-    found = owner.execute(
-        "select from pg_stat_activity where datname = current_database() and application_name = 'tonnetz'"
-        " and wait_event_type = 'Lock'"
-    ).fetchone()
-    return found is not None
-
-
 # PostgREST
 
 
@@ -440,14 +168,14 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
                 "SUPABASE_URL": gateway.url,
                 "SUPABASE_SERVICE_ROLE_KEY": key,
             }
-            with rest, _under_way(site, ROWS[length], **environment) as run:
+            with rest, under_way(site, ROWS[length], **environment) as run:
                 finding.expect(gateway.unreachable == 0, "PostgREST was away before it was killed")
                 rest.kill()
                 time.sleep(3)
                 refused = gateway.unreachable
                 finding.expect(refused, "the gateway never answered 502: nothing was drilled")
                 with rest:
-                    _ends_well(finding, run, f"the gateway answered 502 to {refused} calls meanwhile")
+                    ends_well(finding, run, f"the gateway answered 502 to {refused} calls meanwhile")
             finding.expect(key not in run.program.stderr, "the key is on stderr")
     return finding
 

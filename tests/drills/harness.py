@@ -1,4 +1,4 @@
-"""What the drills share: a database of their own, the real program as processes, and the audit at the end."""
+"""What the drills share: a database of their own, the real program as processes, and what was asked of the provider."""
 
 import os
 import secrets
@@ -11,26 +11,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
-import numpy as np
 import psycopg
 from pydantic import SecretStr
 
 from tests.postgres_cluster import Cluster, remove
 from tests.protocol_faults import Fault
 from tests.protocol_server import Call, ProtocolServer
-from tests.protocol_vectors import embed
 
 ROOT = Path(__file__).resolve().parents[2]
 MUSIC = "music_knowledge"
 # Narrow vectors: what is drilled is who gets which, not how wide they are.
 WIDTH = 32
+
 
 Connection = psycopg.Connection[Any]
 
@@ -313,64 +312,6 @@ def sent_again(server: ProtocolServer) -> int:
     return sum(sent.values()) - len(sent)
 
 
-# The audit
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The state of the table; `foreign`: vectors that are not their text's, recomputed; `orphans`: queue entries without a row."""
-
-    rows: int
-    embedded: int
-    foreign: int
-    unverified: int
-    queued: int
-    orphans: int
-
-    def judge(self, finding: Finding) -> None:
-        """Coverage is 100 %, every vector is its text's, the queue is empty."""
-        finding.expect(self.embedded == self.rows, f"{self.rows - self.embedded} of {self.rows} rows have no vector")
-        finding.expect(self.foreign == 0, f"{self.foreign} vectors belong to another text")
-        finding.expect(self.unverified == 0, f"verify finds {self.unverified}")
-        finding.expect(self.queued == 0, f"{self.queued} entries are left in the queue")
-        finding.expect(self.orphans == 0, f"{self.orphans} queue entries of deleted rows")
-
-
-def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: int = WIDTH) -> Audit:
-    """Read the whole table and make every vector anew from its row's text.
-
-    `expected` rows: those that are missing count as not embedded.
-    """
-    with site.connect() as owner:
-        rows = owner.execute(
-            "select embedding.document_text(m), m.embedding::text from music_knowledge m"
-            " where embedding.document_text(m) is not null"
-        ).fetchall()
-        (unverified,) = owner.execute("select verify_embeddings('music_knowledge')").fetchone() or (-1,)
-        (queued,) = owner.execute("select count(*) from embedding.queue").fetchone() or (-1,)
-        (orphans,) = owner.execute(
-            "select count(*) from embedding.queue q where not exists"
-            " (select from music_knowledge m where m.id = q.row_id::uuid)"
-        ).fetchone() or (-1,)
-    held = [(text, vector) for text, vector in rows if vector is not None]
-    foreign = sum(not is_vector_of(vector, prefix + text, width) for text, vector in held)
-    return Audit(max(len(rows), expected or 0), len(held), foreign, unverified, queued, orphans)
-
-
-def is_vector_of(vector: str, text: str, width: int = WIDTH) -> bool:
-    """Whether a stored vector is the one that the protocol server makes of the text."""
-    stored = np.fromstring(vector.strip("[]"), dtype=np.float32, sep=",")
-    return stored.shape == (width,) and bool(np.allclose(stored, embed(text, width), atol=1e-4))
-
-
-def verify(site: Site, server: ProtocolServer, finding: Finding, **environment: str) -> None:
-    """`backfill.py --verify --json` has nothing to do and finds nothing."""
-    program = site.backfill(server, "--verify", "--json", **environment)
-    code = program.finish(60)
-    finding.expect(code == 0, f"--verify exits {code}: {program.stderr.strip()[-300:]}")
-    finding.expect("0 vectors do not belong" in program.stderr, f"--verify says: {program.stderr.strip()[-300:]}")
-
-
 # Waiting
 
 
@@ -382,38 +323,3 @@ def wait_until(condition: Callable[[], object], seconds: float = 30, *, program:
             return bool(condition())
         time.sleep(0.005)
     return True
-
-
-class Background:
-    """Runs a function over and over in a thread until left; `errors` holds what it raised."""
-
-    def __init__(self, work: Callable[[], None], *, pause: float = 0.0) -> None:
-        self.errors: list[str] = []
-        self.rounds = 0
-        self._work, self._pause, self._stop = work, pause, threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._work()
-            except Exception as error:  # noqa: BLE001 - reported by the drill
-                self.errors.append(f"{type(error).__name__}: {str(error).strip()[:200]}")
-                self._stop.wait(0.2)
-            self.rounds += 1
-            self._stop.wait(self._pause)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
-
-
-@contextmanager
-def each(managers: Iterable[Any]) -> Iterator[list[Any]]:
-    """Several context managers as one."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(manager) for manager in managers]

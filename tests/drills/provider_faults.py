@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.drills.harness import Finding, FunctionsServer, Gate, Length, Program, Site, audit, open_site
+from tests.drills.audit import audit
+from tests.drills.harness import Finding, FunctionsServer, Gate, Length, Program, Site, open_site
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 

@@ -6,20 +6,9 @@ from contextlib import suppress
 
 import psycopg
 
-from tests.drills.harness import (
-    Background,
-    Finding,
-    FunctionsServer,
-    Gate,
-    Length,
-    Program,
-    Site,
-    audit,
-    each,
-    is_vector_of,
-    open_site,
-    verify,
-)
+from tests.drills.audit import audit, is_vector_of, verify
+from tests.drills.background import Background, each
+from tests.drills.harness import Finding, FunctionsServer, Gate, Length, Program, Site, open_site
 from tests.postgres_cluster import Cluster
 
 SECONDS = {Length.SHORT: 8, Length.FULL: 60, Length.LONG: 300}

@@ -8,21 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.drills.harness import (
-    Background,
-    Finding,
-    FunctionsServer,
-    Gate,
-    Length,
-    Program,
-    Site,
-    Skipped,
-    audit,
-    each,
-    open_site,
-    verify,
-    wait_until,
-)
+from tests.drills.audit import audit, verify
+from tests.drills.background import Background, each
+from tests.drills.harness import Finding, FunctionsServer, Gate, Length, Program, Site, Skipped, open_site, wait_until
 from tests.drills.races import UNTOUCHED, Searcher, Writer
 from tests.postgres_cluster import Cluster
 

@@ -171,9 +171,6 @@ def test_the_openai_route_and_a_single_text(start: Start) -> None:
     assert (status, answer["dimensions"]) == (200, 1536)
 
 
-# A provider that is away
-
-
 def upsert_event(row: str) -> dict[str, Any]:
     return http_event("POST", "/api/upsert-embeddings", {"rows": [{"id": row}]}, KEYS)
 
@@ -188,6 +185,9 @@ def assert_unavailable(outcome: Outcome) -> None:
     status, body = answered(outcome)
     assert (status, body["error"]["code"]) == (503, "provider_unavailable")
     assert int(outcome.answer["headers"]["retry-after"]) >= 1
+
+
+# A provider that is away
 
 
 def test_an_outage_is_answered_and_not_waited_out(
@@ -212,9 +212,6 @@ def test_a_function_answers_and_gives_its_rows_back_before_its_time_runs_out(
     assert_unavailable(start("upsert_embeddings").invoke(upsert_event(row), seconds=8))
     assert [call.status for call in openai_server.calls] == [0, 0], "the provider has not answered yet"
     assert owner.execute("select leased_at is null, attempts from embedding.queue").fetchall() == [(True, 0)]
-
-
-# Tasks: one function takes them, another does them.
 
 
 class LambdaService:
@@ -266,6 +263,9 @@ def aws() -> Iterator[LambdaService]:
     thread.join()
 
 
+# Tasks: one function takes them, another does them.
+
+
 def test_a_task_is_handed_to_the_worker_and_done_by_it(
     start: Start, aws: LambdaService, owner: Connection, database: PostgresDatabase
 ) -> None:
@@ -297,120 +297,6 @@ def test_a_worker_that_cannot_be_invoked_fails_the_task_with_a_reason(
     assert (status, body["error"]["code"]) == (500, "configuration")
     assert tasks.printed("TASK_FUNCTION")
     assert owner.execute("select status from embedding.runs").fetchall() == [("failed",)]
-
-
-SCHEDULE = {
-    "version": "0", "id": "1", "detail-type": "Scheduled Event", "source": "aws.events", "account": "1",
-    "time": "2026-11-21T00:00:00Z", "region": "eu-central-1", "resources": ["arn:aws:events:rule/r"], "detail": {},
-}  # fmt: skip
-
-
-def test_the_schedule_drains_the_queue_cold_and_warm(start: Start, owner: Connection) -> None:
-    worker = start("worker")
-    for number in (1, 2):
-        owner.execute("insert into public.music_knowledge (topic) values (%s)", [f"topic {number}"])
-        outcome = worker.invoke(SCHEDULE)
-        assert outcome.error is None
-        assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 1)
-
-
-def wait_for_synonyms(owner: Connection, name: str) -> None:
-    """A tag that waits for synonyms."""
-    owner.execute("insert into public.genre_tags (name) values (%s)", [name])
-    owner.execute("select public.request_synonyms()")
-
-
-def test_the_schedule_has_waiting_synonyms_written_after_the_rows(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
-    worker = start("worker", GENERATION_PROVIDER="openai")
-    owner.execute("insert into public.music_knowledge (topic) values ('harp')")
-    wait_for_synonyms(owner, "Zouk")
-    outcome = worker.invoke(SCHEDULE)
-    assert outcome.error is None
-    assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 1)
-    written = outcome.answer["synonyms"]
-    assert (written["status"], written["embedded"], written["failed"], written["error"]) == ("completed", 1, 0, None)
-    assert written["task_id"] != outcome.answer["task_id"], "a run of its own"
-    assert [call.path for call in openai_server.calls][:2] == ["/v1/embeddings", "/v1/chat/completions"]
-    assert owner.execute("select source, embedding is not null from public.mir_synonyms").fetchall() == [
-        ("generated", True)
-    ]
-    assert "synonyms" not in worker.invoke(SCHEDULE).answer, "no tag waits any more"
-
-
-def test_without_a_generator_the_schedule_leaves_tags_alone(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
-    wait_for_synonyms(owner, "Zouk")
-    outcome = start("worker").invoke(SCHEDULE)
-    assert (outcome.answer["status"], "synonyms" in outcome.answer) == ("completed", False)
-    assert openai_server.calls == []
-    assert owner.execute("select attempts from embedding.synonym_queue").fetchall() == [(0,)]
-
-
-def test_a_failing_generator_does_not_spoil_what_was_embedded(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
-    openai_server.fail("quota", times=None, containing='"tag"')
-    owner.execute("insert into public.music_knowledge (topic) values ('harp')")
-    wait_for_synonyms(owner, "Zouk")
-    outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE)
-    assert outcome.error is None
-    assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 1)
-    written = outcome.answer["synonyms"]
-    assert (written["status"], written["embedded"]) == ("failed", 0)
-    assert "quota" in written["error"]
-
-
-def test_synonyms_are_written_though_the_rows_could_not_be_embedded(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
-    openai_server.fail("quota", times=None, containing="harp")
-    owner.execute("insert into public.music_knowledge (topic) values ('harp')")
-    wait_for_synonyms(owner, "Zouk")
-    outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE)
-    assert outcome.error is None
-    assert (outcome.answer["status"], outcome.answer["embedded"]) == ("failed", 0)
-    assert "quota" in outcome.answer["error"]
-    written = outcome.answer["synonyms"]
-    assert (written["status"], written["embedded"]) == ("completed", 1)
-
-
-def test_tags_that_cannot_be_looked_for_do_not_spoil_what_was_embedded(start: Start, owner: Connection) -> None:
-    owner.execute("insert into public.music_knowledge (topic) values ('harp')")
-    owner.execute("drop function public.synonym_coverage")
-    outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE)
-    assert outcome.error is None
-    assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 1)
-    assert outcome.answer["synonyms"]["status"] == "failed"
-    assert "synonym_coverage" in outcome.answer["synonyms"]["error"]
-
-
-def test_no_synonyms_are_begun_when_the_time_is_up(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
-    openai_server.latency = 0.5
-    owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 2000) n")
-    wait_for_synonyms(owner, "Zouk")
-    outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE, seconds=3)
-    assert outcome.error is None
-    assert (outcome.answer["status"], "synonyms" in outcome.answer) == ("interrupted", False)
-    assert {call.path for call in openai_server.calls} == {"/v1/embeddings"}
-
-
-def test_the_worker_hands_over_when_its_time_runs_out(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
-    openai_server.latency = 0.5
-    owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 200) n")
-    worker = start("worker")
-    event = {"task_id": "00000000-0000-4000-8000-000000000001", "collection": "music_knowledge", "batch_size": 2}
-    outcome = worker.invoke(event, seconds=5)
-    assert outcome.error is None
-    assert outcome.answer["status"] == "interrupted"
-    assert 0 < outcome.answer["embedded"] < 200
-    assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
 
 
 def test_secrets_are_read_from_secrets_manager_when_a_function_starts(start: Start, aws: LambdaService) -> None:

@@ -1,0 +1,64 @@
+"""The audit at the end of a drill: what the rows hold is made anew from their texts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tests.drills.harness import WIDTH, Finding, Site
+from tests.protocol_server import ProtocolServer
+from tests.protocol_vectors import embed
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The state of the table; `foreign`: vectors that are not their text's, recomputed; `orphans`: queue entries without a row."""
+
+    rows: int
+    embedded: int
+    foreign: int
+    unverified: int
+    queued: int
+    orphans: int
+
+    def judge(self, finding: Finding) -> None:
+        """Coverage is 100 %, every vector is its text's, the queue is empty."""
+        finding.expect(self.embedded == self.rows, f"{self.rows - self.embedded} of {self.rows} rows have no vector")
+        finding.expect(self.foreign == 0, f"{self.foreign} vectors belong to another text")
+        finding.expect(self.unverified == 0, f"verify finds {self.unverified}")
+        finding.expect(self.queued == 0, f"{self.queued} entries are left in the queue")
+        finding.expect(self.orphans == 0, f"{self.orphans} queue entries of deleted rows")
+
+
+def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: int = WIDTH) -> Audit:
+    """Read the whole table and make every vector anew from its row's text.
+
+    `expected` rows: those that are missing count as not embedded.
+    """
+    with site.connect() as owner:
+        rows = owner.execute(
+            "select embedding.document_text(m), m.embedding::text from music_knowledge m"
+            " where embedding.document_text(m) is not null"
+        ).fetchall()
+        (unverified,) = owner.execute("select verify_embeddings('music_knowledge')").fetchone() or (-1,)
+        (queued,) = owner.execute("select count(*) from embedding.queue").fetchone() or (-1,)
+        (orphans,) = owner.execute(
+            "select count(*) from embedding.queue q where not exists"
+            " (select from music_knowledge m where m.id = q.row_id::uuid)"
+        ).fetchone() or (-1,)
+    held = [(text, vector) for text, vector in rows if vector is not None]
+    foreign = sum(not is_vector_of(vector, prefix + text, width) for text, vector in held)
+    return Audit(max(len(rows), expected or 0), len(held), foreign, unverified, queued, orphans)
+
+
+def is_vector_of(vector: str, text: str, width: int = WIDTH) -> bool:
+    """Whether a stored vector is the one that the protocol server makes of the text."""
+    stored = np.fromstring(vector.strip("[]"), dtype=np.float32, sep=",")
+    return stored.shape == (width,) and bool(np.allclose(stored, embed(text, width), atol=1e-4))
+
+
+def verify(site: Site, server: ProtocolServer, finding: Finding, **environment: str) -> None:
+    """`backfill.py --verify --json` has nothing to do and finds nothing."""
+    program = site.backfill(server, "--verify", "--json", **environment)
+    code = program.finish(60)
+    finding.expect(code == 0, f"--verify exits {code}: {program.stderr.strip()[-300:]}")
+    finding.expect("0 vectors do not belong" in program.stderr, f"--verify says: {program.stderr.strip()[-300:]}")

@@ -1,0 +1,91 @@
+"""A run under way that a drill strikes, and how it must end."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.drills.audit import audit
+from tests.drills.harness import Finding, Gate, Length, Program, Site, open_site, sent_again, wait_until
+from tests.postgres_cluster import Cluster
+
+ROWS = {Length.SHORT: 200, Length.FULL: 400, Length.LONG: 400}
+# The longest a run waits for its database before it gives up, with what it needs to say so.
+PATIENCE = 200
+STEPS = ("--batch-size", "5", "--workers", "2", "--json")
+
+
+@dataclass
+class Run:
+    """A backfill under way, its provider, and a connection of the owner made before anything failed."""
+
+    site: Site
+    program: Program
+    server: Gate
+    rows: int
+
+    def embedded(self) -> int:
+        return int(self.site.ask("select count(embedding) from music_knowledge"))
+
+
+@contextmanager
+def under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
+    """Rows, and a run that has saved some of them."""
+    site.add(rows)
+    with Gate(latency=0.2) as server:
+        run = Run(site, site.backfill(server, *STEPS, **environment), server, rows)
+        if not wait_until(lambda: run.embedded() >= 20, 60, program=run.program):
+            raise RuntimeError(f"the run did not get under way: {run.program.stderr}")
+        yield run
+
+
+def goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Finding, Run], str]) -> Finding:
+    """Strike a run; it has to go on by itself and end as if nothing had been.
+
+    `strike` expects of the server's own word that the fault took place, and says what it was.
+    """
+    finding = Finding(done)
+    with open_site(cluster) as site, under_way(site, ROWS[length]) as run:
+        told = strike(finding, run)
+        ends_well(finding, run, told)
+    return finding
+
+
+class Log:
+    """What the server writes down from now on."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._path = cluster.log
+        self._seen = self._path.stat().st_size
+
+    def count(self, words: str) -> int:
+        with self._path.open("rb") as log:
+            log.seek(self._seen)
+            return log.read().count(words.encode())
+
+
+def ends_well(finding: Finding, run: Run, told: str) -> None:
+    before = run.program.running
+    began = time.monotonic()
+    code = run.program.finish(PATIENCE)
+    finding.expect(before, "the run had ended before it was over")
+    finding.expect(code == 0, f"the run exits {code}: {run.program.stderr.strip()[-300:]}")
+    finding.expect("Traceback" not in run.program.stderr, "a traceback is on stderr")
+    finding.expect("psycopg" not in run.program.stderr, "a vendor's words are on stderr")
+    state = audit(run.site, run.rows)
+    state.judge(finding)
+    again = sent_again(run.server)
+    finding.expect(again == 0, f"{again} texts were paid twice")
+    finding.found = (
+        f"{told}; went on by itself, exit {code} after {time.monotonic() - began:.0f} s more; "
+        f"{state.embedded} of {state.rows} embedded, none foreign, {again} paid twice"
+    )
+
+
+# The server goes away
+
+
+def until_saving(run: Run) -> None:
+    """Until some more rows are saved: the run works."""
+    before = run.embedded()
+    wait_until(lambda: run.embedded() > before, 30, program=run.program)

@@ -1,0 +1,62 @@
+"""Answers of a synonym search are kept until something is written."""
+
+from typing import Any
+
+import httpx
+
+from tests.conftest import Connection
+from tests.functions.conftest import JWT_SECRET, token
+from tests.functions.synonym_tags import add_tag, write
+
+
+def ask(client: httpx.Client, query: str, **headers: str) -> tuple[bool, list[str]]:
+    answer = client.post("/api/mir/synonyms/search", json={"query": query}, headers=headers).json()
+    return answer["cached"], [hit["tag_name"] for hit in answer["results"]]
+
+
+def test_an_answer_is_kept_until_something_is_written(client: httpx.Client, owner: Connection) -> None:
+    tag_id = add_tag(owner, "Zouk")
+    write(client, "Zouk", "caribbean dance")
+    assert ask(client, "caribbean") == (False, ["Zouk"])
+    assert ask(client, "caribbean") == (True, ["Zouk"])
+    writes = [
+        ("update mir_synonyms set is_active = false where tag_id = %s", []),
+        ("update mir_synonyms set is_active = true where tag_id = %s", ["Zouk"]),
+        ("update genre_tags set name = 'zouk!' where id = %s", ["zouk!"]),
+        ("update genre_tags set name = 'Polka' where id = %s", []),
+        ("delete from genre_tags where id = %s", []),
+    ]
+    for statement, expected in writes:
+        owner.execute(statement, [tag_id])
+        assert ask(client, "caribbean") == (False, expected), statement
+
+
+def test_an_answer_made_while_somebody_writes_is_not_kept_beyond_the_commit(
+    client: httpx.Client, owner: Connection, connect: Any
+) -> None:
+    tag_id = add_tag(owner, "Zouk")
+    write(client, "Zouk", "caribbean dance")
+    # The later of two writers ends first: a counter would have missed the earlier one.
+    slow = connect(autocommit=False)
+    slow.execute("update mir_synonyms set is_active = false where tag_id = %s", [tag_id])
+    add_tag(owner, "Other")
+    assert ask(client, "caribbean") == (False, ["Zouk"])
+    assert ask(client, "caribbean") == (True, ["Zouk"])
+    slow.commit()
+    assert ask(client, "caribbean") == (False, [])
+
+
+def test_callers_do_not_see_each_others_answers(client: httpx.Client, owner: Connection) -> None:
+    owner.execute('drop policy "everyone reads" on mir_synonyms')
+    owner.execute(
+        "create policy mine on mir_synonyms for select to anon, authenticated using ((auth.jwt() ->> 'sub') = 'her')"
+    )
+    add_tag(owner, "Zouk")
+    write(client, "Zouk", "caribbean dance")
+    hers = {"Authorization": f"Bearer {token(secret=JWT_SECRET, sub='her')}"}
+    his = {"Authorization": f"Bearer {token(secret=JWT_SECRET, sub='his')}"}
+    assert ask(client, "caribbean", **hers) == (False, ["Zouk"])
+    assert ask(client, "caribbean", **his) == (False, [])
+    assert ask(client, "caribbean") == (False, [])
+    assert client.get("/api/synonyms/genre/Zouk", headers=hers).status_code == 200
+    assert client.get("/api/synonyms/genre/Zouk", headers=his).status_code == 404

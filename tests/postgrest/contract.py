@@ -1,0 +1,12 @@
+"""What the tests of the contract share."""
+
+from shared.database.base import Database
+from shared.database.queue import EmbeddingQueue
+from tests.database.rows import MUSIC
+from tests.fake_provider import FakeProvider
+
+
+def register(database: Database, provider: FakeProvider) -> EmbeddingQueue:
+    work = EmbeddingQueue(database, MUSIC)
+    work.register_embedding_model(provider.spec)
+    return work

@@ -1,0 +1,32 @@
+"""The engine in process with a small model of the tests' own, and with the packaged one."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shared.providers.onnx import OnnxProvider
+from tests.unit.small_bert import write_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "small-bert")
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Iterator[OnnxProvider]:
+    with closing(OnnxProvider(str(folder), cache_dir=folder.parent / "cache", precision="fp32", threads=2)) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(scope="module")
+def packaged(cache_dir: Path) -> Iterator[OnnxProvider]:
+    with closing(OnnxProvider(cache_dir=cache_dir, threads=2)) as provider:
+        yield provider

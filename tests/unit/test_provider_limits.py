@@ -1,0 +1,73 @@
+"""The base class cuts what is too long and never sends what is no text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from shared.errors import (
+    ProviderInputRejected,
+    ProviderInputTooLong,
+)
+from shared.models import EmbeddingModel
+from shared.providers.base import WireAnswer
+from tests.unit.toy_provider import Short, Toy
+
+
+class Cutting(Short):
+    """A server that can be told to cut."""
+
+    server_cuts = True
+    broken = False
+
+    def _request_cut(self, inputs: Sequence[str]) -> WireAnswer:
+        return self._request(inputs) if self.broken else self._request([text[:100] for text in inputs])
+
+
+@pytest.mark.parametrize("value", ["half \ud83d a pair", "", None, 7, b"bytes"])
+def test_what_is_no_text_is_refused_alone_and_never_sent(value: object) -> None:
+    toy = Toy()
+    result = toy.embed(["a", value, "b"], isolate=True)  # type: ignore[list-item]
+    assert list(result.errors) == [1]
+    assert toy.sent == [["d: a", "d: b"]]
+    with pytest.raises(ProviderInputRejected):
+        toy.embed(["a", value])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("provider", [Short, Cutting])
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_text_over_the_limit_is_cut_until_it_fits_and_counted(provider: type[Short], counts: bool) -> None:
+    short = provider()
+    short.counts = counts
+    result = short.embed(["fits", "y" * 130, "also fits", "z" * 9000])
+    assert result.truncated == 2
+    assert result.calls == len(short.sent)
+    assert np.linalg.norm(result.vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    # The others were not asked for twice: long texts travel alone.
+    assert sum("d: fits" in inputs for inputs in short.sent) == 1
+
+
+def test_as_much_of_a_long_text_is_kept_as_the_server_counts() -> None:
+    short = Short()
+    short.embed(["y" * 130])
+    assert 90 <= len(short.sent[-1][0]) <= 100
+    assert len(short.sent) == 2
+
+
+def test_a_server_that_refuses_to_cut_is_sent_less() -> None:
+    cutting = Cutting()
+    cutting.broken = True
+    result = cutting.embed(["y" * 130])
+    assert result.truncated == 1
+    assert 90 <= len(cutting.sent[-1][0]) <= 100
+
+
+def test_a_text_that_never_fits_is_reported() -> None:
+    short = Short()
+    short.counts = False
+    short.always = None
+    short._spec = EmbeddingModel("toy", "toy", 16, document_prefix="p" * 200, max_tokens=100)
+    result = short.embed(["a", "b"], isolate=True)
+    assert set(result.errors) == {0, 1}
+    assert all(isinstance(error, ProviderInputTooLong) for error in result.errors.values())
+    assert result.truncated == 0
