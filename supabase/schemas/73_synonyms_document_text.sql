@@ -1,10 +1,11 @@
+-- What is embedded for synonyms, and what full-text search finds them by: the same text.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text
 language sql
 immutable strict parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Related tags are left out: they have rows of their own, which should be found in their stead.
+  -- Related tags are left out: they have rows of their own, which should be found instead.
   select (
     select string_agg(distinct_term.term, E'\n' order by distinct_term.place)
     from (
@@ -42,7 +43,7 @@ as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;
 comment on function embedding.document_text(public.mir_synonyms) is
-  'Name, terms, translations and usage of a tag; null where its synonyms are switched off.';
+  'Name, terms, translations and usage of a tag; null where its synonyms are inactive.';
 revoke all on function embedding.document_text(public.mir_synonyms) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.mir_synonyms) to service_role;
 

@@ -1,28 +1,23 @@
+-- How synonyms follow their tag. Synonyms of a deleted tag are deleted. Synonyms of a renamed tag are deactivated, because
+-- they were written for another name, until they are confirmed or replaced; an inactive row has neither vector nor lexemes.
 create function embedding.check_synonyms_tag()
 returns trigger
 language plpgsql
--- Fires for whoever writes the table, who need not be allowed to lock a tag.
+-- The caller who writes the table may lack the right to lock a tag.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Shared lock: a rename that is under way is waited for, and a later one will find this row.
-  if new.tag_type = 'genre' then
-    select t.name into new.tag_name from public.genre_tags t where t.id = new.tag_id for share;
-  elsif new.tag_type = 'mood' then
-    select t.name into new.tag_name from public.mood_tags t where t.id = new.tag_id for share;
-  else
-    -- What the table's own check says better.
-    new.tag_name := coalesce(new.tag_name, '');
-    return new;
-  end if;
-  if not found then
+  -- Locked: a rename that is under way is waited for, and a later rename finds this row.
+  new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
+  if new.tag_name is null then
+    perform embedding.check_tag_type(new.tag_type);
     raise exception 'there is no % tag with id %', new.tag_type, new.tag_id using errcode = 'P0002';
   end if;
   return new;
 end;
 $$;
-comment on function embedding.check_synonyms_tag is 'Synonyms belong to a tag that exists, and carry its present name.';
+comment on function embedding.check_synonyms_tag is 'Refuses synonyms of a tag that does not exist, and sets tag_name to the tag''s present name.';
 revoke all on function embedding.check_synonyms_tag from public, anon, authenticated, service_role;
 
 create trigger synonyms_check_tag_insert before insert on public.mir_synonyms
@@ -35,7 +30,7 @@ execute function embedding.check_synonyms_tag();
 create function embedding.follow_tag()
 returns trigger
 language plpgsql
--- Fires for whoever writes the catalogue.
+-- The caller who writes a tag may lack the right to write synonyms.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -48,7 +43,7 @@ begin
     update public.mir_synonyms s
     set tag_id = new.id,
         tag_name = new.name,
-        -- A better spelling is the same word; anything else is a name these synonyms were not made for. Renamed back, they fit again.
+        -- Another spelling of the same name keeps them active. Renamed back to the name they were written for, they are active again.
         is_active = coalesce(embedding.tag_key(new.name) = embedding.tag_key(case when s.is_active then old.name else s.renamed_from end), false),
         renamed_from = case
           when embedding.tag_key(new.name) = embedding.tag_key(case when s.is_active then old.name else s.renamed_from end) then null
@@ -61,7 +56,7 @@ begin
 end;
 $$;
 comment on function embedding.follow_tag is
-  'The synonyms of a deleted tag go with it, those of a renamed one are switched off. Argument: the tag type.';
+  'Deletes the synonyms of a deleted tag and deactivates those of a renamed one. Argument: the tag type.';
 revoke all on function embedding.follow_tag from public, anon, authenticated, service_role;
 
 create trigger synonyms_follow_delete after delete on public.genre_tags for each row execute function embedding.follow_tag('genre');

@@ -1,3 +1,6 @@
+-- The retry rule of synonym generation: a tag whose generation failed waits retry_after_seconds, twice as long after each
+-- further attempt, at most a day (embedding.backoff). After max_attempts, or an error that is final, it is failed until it is
+-- requested again.
 create function public.fail_synonym_tag(
   tag_type text,
   tag_id bigint,
@@ -13,23 +16,21 @@ set search_path = ''
 as $$
   update embedding.synonym_queue q
   set leased_at = null,
-      -- No attempt left in the books: the tag was asked for again since it was claimed, perhaps under another name. What failed
-      -- was the old request, and the new one may be had at once.
+      -- attempts is 0: the tag was requested again after it was claimed, perhaps under another name. Only the earlier request
+      -- failed, so the new one may be claimed at once.
       error = case when q.attempts > 0 then left(coalesce(fail_synonym_tag.error, 'unknown'), 2000) end,
       failed_at = case
         when q.attempts > 0 and (fail_synonym_tag.final or q.attempts >= fail_synonym_tag.max_attempts) then clock_timestamp()
       end,
       available_at = clock_timestamp() + case
-        when q.attempts > 0 then least(
-          make_interval(secs => greatest(coalesce(fail_synonym_tag.retry_after_seconds, 60), 0) * 2.0 ^ (least(q.attempts, 10) - 1)),
-          interval '1 day')
+        when q.attempts > 0 then embedding.backoff(q.attempts, coalesce(fail_synonym_tag.retry_after_seconds, 60), interval '1 day')
         else interval '0'
       end
   where q.tag_type = fail_synonym_tag.tag_type and q.tag_id = fail_synonym_tag.tag_id and q.leased_at is not null
   returning q.failed_at is not null
 $$;
 comment on function public.fail_synonym_tag is
-  'Report a tag that no synonyms could be written for: it backs off, or is parked when final or out of attempts. True: it is parked.';
+  'Report a tag that no synonyms could be written for: it is tried again later, or is failed when final or out of attempts. Returns whether it is failed.';
 revoke all on function public.fail_synonym_tag from public, anon, authenticated, service_role;
 grant execute on function public.fail_synonym_tag to service_role;
 
@@ -43,7 +44,7 @@ as $$
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
   where q.tag_type = release_synonym_tag.tag_type and q.tag_id = release_synonym_tag.tag_id and q.leased_at is not null
 $$;
-comment on function public.release_synonym_tag is 'Give a claimed tag back untried.';
+comment on function public.release_synonym_tag is 'Give back a claimed tag that was not tried.';
 revoke all on function public.release_synonym_tag from public, anon, authenticated, service_role;
 grant execute on function public.release_synonym_tag to service_role;
 
@@ -56,11 +57,11 @@ set search_path = ''
 as $$
   select q.tag_type, q.tag_id, t.tag_name, q.attempts, q.failed_at, q.error
   from embedding.synonym_queue q
-  join embedding.tag_catalogue() t on t.tag_type = q.tag_type and t.tag_id = q.tag_id
+  join embedding.tags t on t.tag_type = q.tag_type and t.tag_id = q.tag_id
   where q.failed_at is not null
   order by q.failed_at desc, q.tag_type, q.tag_id
   limit coalesce(max_rows, 100)
 $$;
-comment on function public.list_failed_synonyms is 'Parked tags and why, latest first.';
+comment on function public.list_failed_synonyms is 'Failed tags with the reason, latest first.';
 revoke all on function public.list_failed_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.list_failed_synonyms to service_role;

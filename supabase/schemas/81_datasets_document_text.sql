@@ -1,3 +1,4 @@
+-- What is embedded for datasets, and what full-text search finds them by: the title, twice, and the description.
 create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
 returns text
 language sql
@@ -19,7 +20,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
 $$;
-comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+comment on function embedding.document_text(public.datasets) is 'The text of dataset_text for this row.';
 revoke all on function embedding.document_text(public.datasets) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.datasets) to service_role;
 
@@ -38,7 +39,7 @@ alter table public.datasets add column is_ready_for_search boolean generated alw
 ) stored;
 
 comment on column public.datasets.is_ready_for_search is
-  'Whether the row is active, enriched and embedded with its present text. Until then only its words find it.';
+  'Whether the row is active, enriched and embedded with its present text. Until then only full-text search finds it.';
 
 create trigger check_word_count before insert on public.datasets for each row
 when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)

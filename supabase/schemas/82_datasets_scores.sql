@@ -1,10 +1,13 @@
+-- The static score of a dataset, in a table of its own because it changes often and says nothing about the text: an update of
+-- any column of a tracked row may insert its vector into the HNSW index again.
 create table public.dataset_scores (
   dataset_id uuid primary key references public.datasets (id) on delete cascade,
-  static_score double precision not null check (static_score between 0 and 1),
+  static_score double precision not null
+    constraint "static_score must be between 0 and 1" check (static_score between 0 and 1),
   updated_at timestamptz not null default now()
 );
 
-comment on table public.dataset_scores is 'How much a dataset counts whatever is searched for, 0 to 1; no row counts as 0.';
+comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
 
 alter table public.dataset_scores enable row level security;
 
@@ -27,9 +30,6 @@ declare
 begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {id, static_score}' using errcode = '22023';
-  end if;
-  if exists (select from jsonb_to_recordset(rows) as r (static_score double precision) where (r.static_score between 0 and 1) is not true) then
-    raise exception 'rows: static_score must be between 0 and 1' using errcode = '22023';
   end if;
   insert into public.dataset_scores as s (dataset_id, static_score)
   select distinct on (r.id) r.id, r.static_score

@@ -6,25 +6,9 @@ set search_path = ''
 as $$
 declare
   given integer;
-  wrong text;
 begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {external_id, title, ...}' using errcode = '22023';
-  end if;
-  select case
-      when r.external_id = '' then 'an external_id must not be empty'
-      when coalesce(btrim(r.title), '') = '' then 'a title must not be empty'
-      when r.enrichment_status not in ('pending', 'in_progress', 'enriched', 'failed') then
-        'enrichment_status must be pending, in_progress, enriched or failed'
-      when not isfinite(r.published_at) then 'published_at must be a point in time'
-      when not r.static_score between 0 and 1 then 'static_score must be between 0 and 1'
-    end
-  into wrong
-  from jsonb_to_recordset(rows) as r (
-    external_id text, title text, enrichment_status text, published_at timestamptz, static_score double precision)
-  order by 1 nulls last limit 1;
-  if wrong is not null then
-    raise exception 'rows: %', wrong using errcode = '22023';
   end if;
   with incoming as materialized (
     -- Of two rows with one external_id the later counts.
@@ -44,7 +28,7 @@ begin
     on conflict (external_id) do update
     set title = excluded.title, description = excluded.description, url = excluded.url, tags = excluded.tags, metadata = excluded.metadata,
         enrichment_status = excluded.enrichment_status, is_active = excluded.is_active, published_at = excluded.published_at
-    -- A row that is as it was is not written: nothing to index again.
+    -- An unchanged row is not written, so that nothing is indexed again.
     where (d.title, d.description, d.url, d.tags, d.metadata, d.enrichment_status, d.is_active, d.published_at)
       is distinct from (excluded.title, excluded.description, excluded.url, excluded.tags, excluded.metadata,
         excluded.enrichment_status, excluded.is_active, excluded.published_at)
@@ -81,6 +65,6 @@ end;
 $$;
 comment on function public.upsert_datasets is
   'Write datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
-  'Rows that are as they were are not written, so their vectors stay.';
+  'Unchanged rows are not written, so they keep their vectors.';
 revoke all on function public.upsert_datasets from public, anon, authenticated, service_role;
 grant execute on function public.upsert_datasets to service_role;

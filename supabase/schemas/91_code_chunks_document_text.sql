@@ -1,3 +1,4 @@
+-- What is embedded for code, its content, and what full-text search finds it by: path and content, names split into their parts.
 create function embedding.document_text(document public.code_chunks)
 returns text
 language sql
@@ -11,7 +12,6 @@ comment on function embedding.document_text(public.code_chunks) is 'The content.
 revoke all on function embedding.document_text(public.code_chunks) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.code_chunks) to service_role;
 
--- Pieces of source code. Their id is the caller's own (chunk_id of /embed), and their vectors may come along.
 create function embedding.split_identifiers(source_text text)
 returns text
 language sql

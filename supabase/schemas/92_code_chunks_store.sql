@@ -1,3 +1,4 @@
+-- Storing pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
 returns integer
 language plpgsql
@@ -11,9 +12,6 @@ begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {id, path, content, language, metadata, embedding}' using errcode = '22023';
   end if;
-  if exists (select from jsonb_to_recordset(rows) as r (id text, content text) where coalesce(r.id, '') = '' or r.content is null) then
-    raise exception 'each of the rows must hold an id, which is not empty, and its content' using errcode = '22023';
-  end if;
   insert into public.code_chunks as k (id, path, content, language, metadata, embedding, embedding_model, embedding_hash)
   select distinct on (r.id) r.id, coalesce(r.path, ''), r.content, r.language, coalesce(r.metadata, '{}'), r.embedding::extensions.vector, c.model,
     embedding.text_hash(r.content)
@@ -23,7 +21,7 @@ begin
   on conflict (id) do update
   set path = excluded.path, content = excluded.content, language = coalesce(excluded.language, k.language), metadata = excluded.metadata,
       embedding = excluded.embedding, embedding_model = excluded.embedding_model, embedding_hash = excluded.embedding_hash
-  -- What is as it was is not written: its vector stays in the index.
+  -- An unchanged row is not written, so that its vector stays in the index.
   where (k.path, k.content, k.metadata, k.embedding_model, k.embedding_hash)
       is distinct from (excluded.path, excluded.content, excluded.metadata, excluded.embedding_model, excluded.embedding_hash)
     or excluded.language is distinct from coalesce(excluded.language, k.language);

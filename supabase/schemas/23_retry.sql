@@ -1,0 +1,15 @@
+-- The retry rule of every queue: what failed waits before it is tried again. The wait doubles with each attempt up to a
+-- longest one; after max_attempts the entry is failed and waits for a person.
+create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
+returns interval
+language sql
+immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  -- 2 ^ 19 is enough to reach any longest wait, and keeps the interval within its limits.
+  select least(make_interval(secs => greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1)), longest)
+$$;
+comment on function embedding.backoff is
+  'How long to wait after this many failed attempts: first_seconds, then twice as long each time, never more than longest.';
+revoke all on function embedding.backoff from public, anon, authenticated, service_role;
+grant execute on function embedding.backoff to service_role;
