@@ -44,7 +44,7 @@ _FINAL = (ProviderContractError, ProviderInputRejected)
 
 @dataclass(frozen=True, slots=True)
 class GenerationReport:
-    """How a run ended: `embedded` tags were given synonyms, `failed` ones back off or are parked, `stale` answers
+    """How a run ended: `embedded` tags were given synonyms, `failed` ones are tried again later or are failed, `stale` answers
     came for a name that the tag has no longer.
     """
 

@@ -11,12 +11,12 @@ create table public.music_knowledge (
   category text not null default '',
   content text not null default '',
   metadata jsonb not null default '{}',
-  confidence real not null default 1.0 check (confidence between 0 and 1),
+  confidence real not null default 1.0 constraint "confidence must be between 0 and 1" check (confidence between 0 and 1),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
 
-comment on table public.music_knowledge is 'Knowledge about music, searchable by words and by meaning.';
+comment on table public.music_knowledge is 'Knowledge about music, found by full-text and by semantic search.';
 
 comment on column public.music_knowledge.confidence is 'How sure the source is, 0 to 1.';
 

@@ -3,29 +3,29 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 80_datasets.sql
 
--- Datasets: a catalogue of which only what is enriched and active is embedded, with a score of its own beside the words
--- and the meaning.
+-- Datasets: a catalogue in which only the datasets that are enriched and active are embedded.
 --
--- The score changes often and says nothing about the text, so it lives in a table of its own: an update of any column of a
--- tracked row may write its vector into the HNSW index again.
+-- A constraint is named by what it asks for: the name is the error that a caller reads.
 create table public.datasets (
   id uuid primary key default gen_random_uuid(),
-  external_id text unique check (external_id <> ''),
-  title text not null check (btrim(title) <> ''),
+  external_id text unique constraint "external_id must not be empty" check (external_id <> ''),
+  title text not null constraint "title must not be empty" check (btrim(title) <> ''),
   description text not null default '',
   url text,
   tags text[] not null default '{}',
   metadata jsonb not null default '{}',
-  enrichment_status text not null default 'pending' check (enrichment_status in ('pending', 'in_progress', 'enriched', 'failed')),
+  enrichment_status text not null default 'pending'
+    constraint "enrichment_status: pending, in_progress, enriched or failed" check (
+      enrichment_status in ('pending', 'in_progress', 'enriched', 'failed')),
   is_active boolean not null default true,
-  published_at timestamptz,
+  published_at timestamptz constraint "published_at must be a point in time" check (isfinite(published_at)),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
 
 comment on table public.datasets is 'Datasets. Those that are enriched and active are embedded; see dataset_overview for the score of each.';
 
-comment on column public.datasets.external_id is 'What the importer knows the row by; the same file again changes nothing.';
+comment on column public.datasets.external_id is 'The importer''s own key of the row: importing the same file again changes nothing.';
 
 create index datasets_tags_idx on public.datasets using gin (tags);
 
@@ -46,6 +46,7 @@ grant select, insert, update, delete on public.datasets to service_role;
 
 -- 81_datasets_document_text.sql
 
+-- What is embedded for datasets, and what full-text search finds them by: the title, twice, and the description.
 create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
 returns text
 language sql
@@ -67,7 +68,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
 $$;
-comment on function embedding.document_text(public.datasets) is 'See dataset_text.';
+comment on function embedding.document_text(public.datasets) is 'The text of dataset_text for this row.';
 revoke all on function embedding.document_text(public.datasets) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.datasets) to service_role;
 
@@ -86,7 +87,7 @@ alter table public.datasets add column is_ready_for_search boolean generated alw
 ) stored;
 
 comment on column public.datasets.is_ready_for_search is
-  'Whether the row is active, enriched and embedded with its present text. Until then only its words find it.';
+  'Whether the row is active, enriched and embedded with its present text. Until then only full-text search finds it.';
 
 create trigger check_word_count before insert on public.datasets for each row
 when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)
@@ -94,13 +95,16 @@ execute function embedding.check_word_count('title', 'title', 'description');
 
 -- 82_datasets_scores.sql
 
+-- The static score of a dataset, in a table of its own because it changes often and says nothing about the text: an update of
+-- any column of a tracked row may insert its vector into the HNSW index again.
 create table public.dataset_scores (
   dataset_id uuid primary key references public.datasets (id) on delete cascade,
-  static_score double precision not null check (static_score between 0 and 1),
+  static_score double precision not null
+    constraint "static_score must be between 0 and 1" check (static_score between 0 and 1),
   updated_at timestamptz not null default now()
 );
 
-comment on table public.dataset_scores is 'How much a dataset counts whatever is searched for, 0 to 1; no row counts as 0.';
+comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
 
 alter table public.dataset_scores enable row level security;
 
@@ -123,9 +127,6 @@ declare
 begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {id, static_score}' using errcode = '22023';
-  end if;
-  if exists (select from jsonb_to_recordset(rows) as r (static_score double precision) where (r.static_score between 0 and 1) is not true) then
-    raise exception 'rows: static_score must be between 0 and 1' using errcode = '22023';
   end if;
   insert into public.dataset_scores as s (dataset_id, static_score)
   select distinct on (r.id) r.id, r.static_score
@@ -165,25 +166,9 @@ set search_path = ''
 as $$
 declare
   given integer;
-  wrong text;
 begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {external_id, title, ...}' using errcode = '22023';
-  end if;
-  select case
-      when r.external_id = '' then 'an external_id must not be empty'
-      when coalesce(btrim(r.title), '') = '' then 'a title must not be empty'
-      when r.enrichment_status not in ('pending', 'in_progress', 'enriched', 'failed') then
-        'enrichment_status must be pending, in_progress, enriched or failed'
-      when not isfinite(r.published_at) then 'published_at must be a point in time'
-      when not r.static_score between 0 and 1 then 'static_score must be between 0 and 1'
-    end
-  into wrong
-  from jsonb_to_recordset(rows) as r (
-    external_id text, title text, enrichment_status text, published_at timestamptz, static_score double precision)
-  order by 1 nulls last limit 1;
-  if wrong is not null then
-    raise exception 'rows: %', wrong using errcode = '22023';
   end if;
   with incoming as materialized (
     -- Of two rows with one external_id the later counts.
@@ -203,7 +188,7 @@ begin
     on conflict (external_id) do update
     set title = excluded.title, description = excluded.description, url = excluded.url, tags = excluded.tags, metadata = excluded.metadata,
         enrichment_status = excluded.enrichment_status, is_active = excluded.is_active, published_at = excluded.published_at
-    -- A row that is as it was is not written: nothing to index again.
+    -- An unchanged row is not written, so that nothing is indexed again.
     where (d.title, d.description, d.url, d.tags, d.metadata, d.enrichment_status, d.is_active, d.published_at)
       is distinct from (excluded.title, excluded.description, excluded.url, excluded.tags, excluded.metadata,
         excluded.enrichment_status, excluded.is_active, excluded.published_at)
@@ -240,7 +225,7 @@ end;
 $$;
 comment on function public.upsert_datasets is
   'Write datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
-  'Rows that are as they were are not written, so their vectors stay.';
+  'Unchanged rows are not written, so they keep their vectors.';
 revoke all on function public.upsert_datasets from public, anon, authenticated, service_role;
 grant execute on function public.upsert_datasets to service_role;
 

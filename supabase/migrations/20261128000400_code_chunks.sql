@@ -3,8 +3,9 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 90_code_chunks.sql
 
+-- Pieces of source code. The id is the caller's own (chunk_id of /embed).
 create table public.code_chunks (
-  id text primary key check (id <> ''),
+  id text primary key constraint "id must not be empty" check (id <> ''),
   path text not null default '',
   content text not null,
   language text,
@@ -13,7 +14,7 @@ create table public.code_chunks (
   updated_at timestamptz not null default now()
 );
 
-comment on table public.code_chunks is 'Pieces of source code, searchable by words and by meaning, below a path where one is given.';
+comment on table public.code_chunks is 'Pieces of source code, found by full-text and by semantic search, also below a path.';
 
 create index code_chunks_path_idx on public.code_chunks (path collate "C");
 
@@ -33,6 +34,7 @@ grant select, insert, update, delete on public.code_chunks to service_role;
 
 -- 91_code_chunks_document_text.sql
 
+-- What is embedded for code, its content, and what full-text search finds it by: path and content, names split into their parts.
 create function embedding.document_text(document public.code_chunks)
 returns text
 language sql
@@ -46,7 +48,6 @@ comment on function embedding.document_text(public.code_chunks) is 'The content.
 revoke all on function embedding.document_text(public.code_chunks) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.code_chunks) to service_role;
 
--- Pieces of source code. Their id is the caller's own (chunk_id of /embed), and their vectors may come along.
 create function embedding.split_identifiers(source_text text)
 returns text
 language sql
@@ -81,6 +82,7 @@ select public.track_embeddings('public.code_chunks');
 
 -- 92_code_chunks_store.sql
 
+-- Storing pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
 returns integer
 language plpgsql
@@ -94,9 +96,6 @@ begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {id, path, content, language, metadata, embedding}' using errcode = '22023';
   end if;
-  if exists (select from jsonb_to_recordset(rows) as r (id text, content text) where coalesce(r.id, '') = '' or r.content is null) then
-    raise exception 'each of the rows must hold an id, which is not empty, and its content' using errcode = '22023';
-  end if;
   insert into public.code_chunks as k (id, path, content, language, metadata, embedding, embedding_model, embedding_hash)
   select distinct on (r.id) r.id, coalesce(r.path, ''), r.content, r.language, coalesce(r.metadata, '{}'), r.embedding::extensions.vector, c.model,
     embedding.text_hash(r.content)
@@ -106,7 +105,7 @@ begin
   on conflict (id) do update
   set path = excluded.path, content = excluded.content, language = coalesce(excluded.language, k.language), metadata = excluded.metadata,
       embedding = excluded.embedding, embedding_model = excluded.embedding_model, embedding_hash = excluded.embedding_hash
-  -- What is as it was is not written: its vector stays in the index.
+  -- An unchanged row is not written, so that its vector stays in the index.
   where (k.path, k.content, k.metadata, k.embedding_model, k.embedding_hash)
       is distinct from (excluded.path, excluded.content, excluded.metadata, excluded.embedding_model, excluded.embedding_hash)
     or excluded.language is distinct from coalesce(excluded.language, k.language);

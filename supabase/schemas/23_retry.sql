@@ -6,8 +6,9 @@ language sql
 immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-  -- 2 ^ 19 is enough to reach any longest wait, and keeps the interval within its limits.
-  select least(make_interval(secs => greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1)), longest)
+  -- Compared as seconds: an interval cannot hold every product. 2 ^ 19 is enough to reach any longest wait.
+  select make_interval(secs => least(
+    greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
 comment on function embedding.backoff is
   'How long to wait after this many failed attempts: first_seconds, then twice as long each time, never more than longest.';

@@ -115,7 +115,7 @@ def test_moods_have_synonyms_of_their_own(writing: httpx.Client, chat: ProtocolS
     ],
     ids=["broken", "prose", "wrong keys", "10,000 terms", "nothing"],
 )
-def test_a_tag_that_only_garbage_is_written_for_is_parked_and_the_others_go_on(
+def test_a_tag_that_only_garbage_is_written_for_is_failed_and_the_others_go_on(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection, content: str, reason: str
 ) -> None:
     bad, good = add_tag(owner, "Bad"), add_tag(owner, "Good")

@@ -67,6 +67,12 @@ def test_an_unknown_collection_is_not_found(database: Database) -> None:
         EmbeddingQueue(database, "no_such").claim_embeddings(10, 60)
 
 
+def test_a_violated_constraint_is_rejected_with_its_sentence(database: Database) -> None:
+    with pytest.raises(DatabaseRejected) as caught:
+        database.call("upsert_datasets", {"rows": [{"external_id": "1", "title": " "}]})
+    assert caught.value.message == "title must not be empty"
+
+
 def test_a_wrong_width_is_rejected_naming_both(owner: Connection, database: Database, provider: FakeProvider) -> None:
     work = register(database, provider)
     add(owner, "one")
