@@ -1,8 +1,6 @@
 create function embedding.document_text(document public.music_knowledge)
 returns text
-language sql
-stable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
 $$;

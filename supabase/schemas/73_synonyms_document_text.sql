@@ -1,9 +1,7 @@
 -- What is embedded for synonyms, and what full-text search finds them by: the same text.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text
-language sql
-immutable strict parallel safe
-set search_path = pg_catalog, pg_temp
+language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
 as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
   select (
@@ -36,9 +34,7 @@ grant execute on function embedding.synonyms_text to service_role;
 
 create function embedding.document_text(document public.mir_synonyms)
 returns text
-language sql
-stable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;

@@ -2,10 +2,8 @@
 -- they were written for another name, until they are confirmed or replaced; an inactive row has neither vector nor lexemes.
 create function embedding.check_synonyms_tag()
 returns trigger
-language plpgsql
 -- The caller who writes the table may lack the right to lock a tag.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Locked: a rename that is under way is waited for, and a later rename finds this row.
@@ -29,10 +27,8 @@ execute function embedding.check_synonyms_tag();
 
 create function embedding.follow_tag()
 returns trigger
-language plpgsql
 -- The caller who writes a tag may lack the right to write synonyms.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if tg_op = 'TRUNCATE' then

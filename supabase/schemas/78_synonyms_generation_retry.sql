@@ -10,9 +10,7 @@ create function public.fail_synonym_tag(
   max_attempts integer default 3
 )
 returns boolean
-language sql
-security invoker
-set search_path = ''
+language sql security invoker set search_path = ''
 as $$
   update embedding.synonym_queue q
   set leased_at = null,
@@ -36,9 +34,7 @@ grant execute on function public.fail_synonym_tag to service_role;
 
 create function public.release_synonym_tag(tag_type text, tag_id bigint)
 returns void
-language sql
-security invoker
-set search_path = ''
+language sql security invoker set search_path = ''
 as $$
   update embedding.synonym_queue q
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
@@ -50,10 +46,7 @@ grant execute on function public.release_synonym_tag to service_role;
 
 create function public.list_failed_synonyms(max_rows integer default 100)
 returns table (tag_type text, tag_id bigint, tag_name text, attempts integer, failed_at timestamptz, error text)
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select q.tag_type, q.tag_id, t.tag_name, q.attempts, q.failed_at, q.error
   from embedding.synonym_queue q
