@@ -1564,9 +1564,7 @@ to service_role;
 -- longest one; after max_attempts the entry is failed and waits for a person.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
 returns interval
-language sql
-immutable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   -- Compared as seconds: an interval cannot hold every product. 2 ^ 19 is enough to reach any longest wait.
   select make_interval(secs => least(

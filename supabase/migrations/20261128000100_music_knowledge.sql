@@ -40,9 +40,7 @@ grant select, insert, update, delete on public.music_knowledge to service_role;
 
 create function embedding.document_text(document public.music_knowledge)
 returns text
-language sql
-stable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
 $$;

@@ -49,9 +49,7 @@ grant select, insert, update, delete on public.datasets to service_role;
 -- What is embedded for datasets, and what full-text search finds them by: the title, twice, and the description.
 create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
 returns text
-language sql
-immutable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
 $$;
@@ -62,9 +60,7 @@ grant execute on function embedding.dataset_text to service_role;
 
 create function embedding.document_text(document public.datasets)
 returns text
-language sql
-stable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
 $$;
@@ -118,9 +114,7 @@ grant select, insert, update, delete on public.dataset_scores to service_role;
 
 create function public.set_dataset_scores(rows jsonb)
 returns integer
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   changed integer;
@@ -160,9 +154,7 @@ grant select on public.dataset_overview to anon, authenticated, service_role;
 
 create function public.upsert_datasets(rows jsonb)
 returns table (inserted integer, updated integer, unchanged integer)
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   given integer;

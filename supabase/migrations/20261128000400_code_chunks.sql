@@ -37,9 +37,7 @@ grant select, insert, update, delete on public.code_chunks to service_role;
 -- What is embedded for code, its content, and what full-text search finds it by: path and content, names split into their parts.
 create function embedding.document_text(document public.code_chunks)
 returns text
-language sql
-stable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql stable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   -- The content alone: it is what /embed was given, so its vectors can be stored here.
   select nullif(document.content, '')
@@ -50,9 +48,7 @@ grant execute on function embedding.document_text(public.code_chunks) to service
 
 create function embedding.split_identifiers(source_text text)
 returns text
-language sql
-immutable strict parallel safe
-set search_path = pg_catalog, pg_temp
+language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
 as $$
   -- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
   select translate(source_text, '._/\-', '     ') || coalesce((
@@ -66,9 +62,7 @@ grant execute on function embedding.split_identifiers to anon, authenticated, se
 
 create function embedding.code_words(path text, content text)
 returns tsvector
-language sql
-immutable parallel unsafe
-set search_path = pg_catalog, pg_temp
+language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp
 as $$
   select embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
 $$;
@@ -85,9 +79,7 @@ select public.track_embeddings('public.code_chunks');
 -- Storing pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
 returns integer
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection('code_chunks'), store_code_chunks.model);
