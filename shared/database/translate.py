@@ -15,6 +15,9 @@ from shared.errors import (
     NotFound,
 )
 
+# A constraint whose name is a sentence says what is wrong with which field.
+_CONSTRAINT = re.compile(r'violates check constraint "([^"]* [^"]*)"')
+_NOT_NULL = re.compile(r'null value in column "([^"]+)"')
 _MIGRATE = "run scripts/migrate.py to bring the database up to date"
 _TRACK = (
     "a tracked table, or its embedding.document_text, is not what it was: mend it and call "
@@ -56,8 +59,10 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
             error_type = _BY_SQLSTATE[sqlstate[:length]]
             break
     text = message.strip().splitlines()[0] if message.strip() else "the database failed"
-    if sqlstate == "23514":
-        text = _constraint_sentence(text) or text
+    if sqlstate == "23514" and (named := _CONSTRAINT.search(text)):
+        text = named[1]
+    elif sqlstate == "23502" and (missing := _NOT_NULL.search(text)):
+        text = f"{missing[1]} must not be null"
     if sqlstate == "42501":
         return Forbidden(
             f"{text}: the role of this connection may not do this; {_MIGRATE}, which grants it to service_role"
@@ -66,12 +71,6 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
         fix = _TRACK if _is_about_a_table(sqlstate, text) else _MIGRATE
         return DatabaseContractError(f"SQL function {function}: {text}; {fix}")
     return error_type(f"{text}. {hint}" if hint else text)
-
-
-def _constraint_sentence(text: str) -> str | None:
-    """The name of the violated check constraint where it is a sentence, such as "confidence must be between 0 and 1"."""
-    match = re.search(r'check constraint "([^"]+)"$', text)
-    return match[1] if match and " " in match[1] else None
 
 
 def _is_about_a_table(sqlstate: str | None, text: str) -> bool:

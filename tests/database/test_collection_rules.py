@@ -53,7 +53,7 @@ def test_an_error_about_synonyms_is_a_sentence_that_names_the_field(
     [
         ({"external_id": ""}, "external_id must not be empty"),
         ({"title": " "}, "title must not be empty"),
-        ({"title": None}, 'null value in column "title"'),
+        ({"title": None}, "title must not be null"),
         ({"enrichment_status": "done"}, "enrichment_status: pending, in_progress, enriched or failed"),
         ({"published_at": "infinity"}, "published_at must be a point in time"),
         ({"static_score": 1.5}, "static_score must be between 0 and 1"),
