@@ -11,7 +11,7 @@ from shared.database.embedded import client_binaries, serve_older
 from shared.database.postgres import connect
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 
-REFRESH_WORDS = Path(__file__).with_name("refresh_words.sql")
+REFRESH_FULL_TEXT = Path(__file__).with_name("refresh_full_text.sql")
 
 # The objects of initdb have smaller numbers.
 _FIRST_OWN_OBJECT = 16384
@@ -51,7 +51,7 @@ def _copy(older: SecretStr, url: SecretStr, folder: Path) -> None:
     created = _run("pg_dumpall", older, "--roles-only")
     roles.write_text(created.replace("CREATE ROLE postgres;\n", ""), encoding="utf-8")
     _run("pg_dump", older, f"--file={database}")
-    scripts = [f"--file={path}" for path in (roles, database, REFRESH_WORDS)]
+    scripts = [f"--file={path}" for path in (roles, database, REFRESH_FULL_TEXT)]
     # Search weighs words by the planner's statistics, which a dump does not hold.
     _run("psql", url, "-X", "-q", "-1", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", *scripts, "-c", "analyze")
 

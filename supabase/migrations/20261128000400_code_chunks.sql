@@ -60,17 +60,17 @@ comment on function embedding.split_identifiers is
 revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
-create function embedding.code_words(path text, content text)
+create function embedding.code_lexemes(path text, content text)
 returns tsvector
 language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp
 as $$
-  select embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
+  select embedding.fit_lexemes('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
 $$;
-comment on function embedding.code_words is 'The words of a piece of code and of its path, for keyword search.';
-revoke all on function embedding.code_words from public, anon, authenticated, service_role;
-grant execute on function embedding.code_words to service_role;
+comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
+revoke all on function embedding.code_lexemes from public, anon, authenticated, service_role;
+grant execute on function embedding.code_lexemes to service_role;
 
-alter table public.code_chunks add column fts tsvector generated always as (embedding.code_words(path, content)) stored;
+alter table public.code_chunks add column fts tsvector generated always as (embedding.code_lexemes(path, content)) stored;
 
 select public.track_embeddings('public.code_chunks');
 
@@ -112,38 +112,16 @@ grant execute on function public.store_code_chunks to service_role;
 
 -- 93_code_chunks_search.sql
 
--- Loads pgvector, whose settings (hnsw.*) are named below.
-select '[0]'::extensions.vector is not null;
-
 create function public.search_code_chunks(
-  query_text text default null,
-  query_embedding extensions.vector default null,
-  match_count int default 10,
-  filter_path text default null,
-  full_text_weight float default 0.3,
-  semantic_weight float default 0.7,
-  embedding_model text default null,
-  query_embeddings jsonb default null,
-  fusion text default 'weighted'
+  query_text text default null, query_embedding extensions.vector default null, match_count int default 10,
+  filter_path text default null, full_text_weight float default 0.3, semantic_weight float default 0.7,
+  embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id text,
-  path text,
-  language text,
-  content text,
-  metadata jsonb,
-  score float,
-  full_text_score float,
-  full_text_rank int,
-  semantic_score float,
-  semantic_rank int
+  id text, path text, language text, content text, metadata jsonb,
+  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
 )
-language sql
-stable
-security invoker
-rows 10
-set search_path = ''
-set hnsw.iterative_scan = 'relaxed_order'
+language sql stable security invoker rows 10 set search_path = ''
 as $$
   select k.id, k.path, k.language, k.content, k.metadata, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
   from embedding.search_hits(
@@ -157,8 +135,9 @@ as $$
   order by h.score desc, k.id;
 $$;
 comment on function public.search_code_chunks is
-  'Code by words (query_text), by meaning (query_embedding) or by both, best first; names are found by their parts. filter_path is the '
-  'beginning of a path, or a pattern with * and ?. score = full_text_weight * full_text_score + semantic_weight * semantic_score. '
-  'Runs as the caller: row level security decides.';
+  'Full-text (query_text), semantic (query_embedding) or hybrid search over code_chunks, best first; names are found by their '
+  'parts. filter_path is the beginning of a path, or a pattern with * and ?. '
+  'score = full_text_weight * full_text_score + semantic_weight * semantic_score. Ties are ordered by id; at most 200 rows. Runs as '
+  'the caller: row level security applies.';
 revoke all on function public.search_code_chunks from public, anon, authenticated, service_role;
 grant execute on function public.search_code_chunks to anon, authenticated, service_role;

@@ -1,11 +1,8 @@
--- Filters beyond equality, for every search: {"path": {"prefix": "src/"}}, {"path": {"like": "%.py"}}, {"tags": {"contains": "jazz"}}.
--- They are part of the core's own scans, so a filtered search still fills match_count.
+-- Filters of every search: {"kind": "song"}, {"path": {"prefix": "src/"}}, {"path": {"like": "%.py"}}, {"tags": {"contains": "jazz"}}.
+-- The condition is part of the scans that find candidates, so a filtered search still returns match_count rows.
 create function embedding.filter_condition(source regclass, filter jsonb)
 returns text
-language plpgsql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   field record;
@@ -44,15 +41,15 @@ begin
         when 'like' then format(' and s.%I like %L', field.name, test.wanted)
         else format(' and s.%I @> %L', field.name, array[test.wanted])
       end;
-      -- Whether the column's type knows the operator, and the operator this value, PostgreSQL tells without reading a row.
+      -- Planning the condition shows, without reading a row, whether the column's type has the operator and accepts the value.
       begin
-        -- This alone shows only once it meets a row.
+        -- This error PostgreSQL would raise only when it compares a row.
         if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
           raise feature_not_supported;
         end if;
         execute format('select from %s s where false%s', source, one);
       exception
-        -- As they are: the caller may not read the column, or the query was ended.
+        -- The caller may not read the column: the error stays as it is.
         when insufficient_privilege then
           raise;
         when syntax_error_or_access_rule_violation or feature_not_supported then
@@ -65,9 +62,9 @@ begin
   return condition;
 end;
 $$;
-comment on function embedding.filter_condition(regclass, jsonb) is
-  'The SQL for {column: value} or {column: {operator: value}}, all of which must hold; operators are equals, prefix, like and contains '
-  '(of an array). NULL filters nothing. Quoted, and only columns of the table.';
-
-revoke all on function embedding.filter_condition(regclass,jsonb) from public, anon, authenticated, service_role;
-grant execute on function embedding.filter_condition(regclass,jsonb) to anon, authenticated, service_role;
+comment on function embedding.filter_condition is
+  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold. The operators are equals, '
+  'prefix, like and contains (for arrays). A value NULL filters nothing. Values are quoted, and only columns of the table are '
+  'accepted.';
+revoke all on function embedding.filter_condition from public, anon, authenticated, service_role;
+grant execute on function embedding.filter_condition to anon, authenticated, service_role;

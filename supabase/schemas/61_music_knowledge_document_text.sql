@@ -18,6 +18,6 @@ select public.track_embeddings('public.music_knowledge');
 
 -- On insert alone, which an upsert is as well: with a BEFORE trigger on update every saved vector would parse its row's text
 -- again (see create_tracking). An update is refused by PostgreSQL itself (54000).
-create trigger check_word_count before insert on public.music_knowledge for each row
+create trigger check_lexeme_count before insert on public.music_knowledge for each row
 when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
-execute function embedding.check_word_count('topic', 'category', 'content');
+execute function embedding.check_lexeme_count('topic', 'category', 'content');

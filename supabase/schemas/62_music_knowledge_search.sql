@@ -1,37 +1,16 @@
--- Loads pgvector, whose settings (hnsw.*) are named below.
-select '[0]'::extensions.vector is not null;
-
 create function public.search_music_knowledge(
-  query_text text default null,
-  query_embedding extensions.vector default null,
-  match_count int default 10,
-  filter_category text default null,
-  full_text_weight float default 0.3,
-  semantic_weight float default 0.7,
-  embedding_model text default null,
-  query_embeddings jsonb default null,
-  fusion text default 'weighted'
+  query_text text default null, query_embedding extensions.vector default null, match_count int default 10,
+  filter_category text default null, full_text_weight float default 0.3, semantic_weight float default 0.7,
+  embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id uuid,
-  topic text,
-  category text,
-  content text,
-  score float,
-  full_text_score float,
-  full_text_rank int,
-  semantic_score float,
-  semantic_rank int
+  id uuid, topic text, category text, content text,
+  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
 )
-language sql
-stable
-security invoker
-rows 10
-set search_path = ''
-set hnsw.iterative_scan = 'relaxed_order'
+language sql stable security invoker rows 10 set search_path = ''
 as $$
-  -- The key is cast before the join: under row level security a join on an expression that could leak cannot use the
-  -- primary key, and the whole table would be read.
+  -- The key is cast before the join. Under row level security a join on an expression that could leak values cannot use the
+  -- primary key: the whole table would be read.
   with hit as materialized (
     select h.row_id::uuid as id, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
     from embedding.search_hits(
@@ -45,8 +24,8 @@ as $$
   order by h.score desc, k.id;
 $$;
 comment on function public.search_music_knowledge is
-  'Rows of music_knowledge by words (query_text), by meaning (query_embedding) or by both, best first. '
-  'score = full_text_weight * full_text_score + semantic_weight * semantic_score; a rank is NULL where that leg did not list the row. '
-  'Ties break by id; at most 200 rows. Runs as the caller: row level security decides.';
+  'Full-text (query_text), semantic (query_embedding) or hybrid search over music_knowledge, best first. '
+  'score = full_text_weight * full_text_score + semantic_weight * semantic_score. A rank is NULL where the row was not among the '
+  'candidates of that kind. Ties are ordered by id; at most 200 rows. Runs as the caller: row level security applies.';
 revoke all on function public.search_music_knowledge from public, anon, authenticated, service_role;
 grant execute on function public.search_music_knowledge to anon, authenticated, service_role;

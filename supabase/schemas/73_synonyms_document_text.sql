@@ -44,8 +44,8 @@ revoke all on function embedding.document_text(public.mir_synonyms) from public,
 grant execute on function embedding.document_text(public.mir_synonyms) to service_role;
 
 alter table public.mir_synonyms add column fts tsvector generated always as (
-  case when is_active then embedding.words(embedding.synonyms_text(tag_name, synonyms), 'english', 'french') end
+  case when is_active then embedding.lexemes(embedding.synonyms_text(tag_name, synonyms), 'english', 'french') end
 ) stored;
 
--- simple: the words are lexemes of two languages already, see create_words.
+-- simple: fts holds the lexemes of two languages already, see 30_full_text_languages.sql.
 select public.track_embeddings('public.mir_synonyms', text_config => 'simple');

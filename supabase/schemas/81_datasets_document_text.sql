@@ -37,6 +37,6 @@ alter table public.datasets add column is_ready_for_search boolean generated alw
 comment on column public.datasets.is_ready_for_search is
   'Whether the row is active, enriched and embedded with its present text. Until then only full-text search finds it.';
 
-create trigger check_word_count before insert on public.datasets for each row
+create trigger check_lexeme_count before insert on public.datasets for each row
 when (new.is_active and new.enrichment_status = 'enriched' and 2 * octet_length(new.title) + octet_length(new.description) > 200000)
-execute function embedding.check_word_count('title', 'title', 'description');
+execute function embedding.check_lexeme_count('title', 'title', 'description');

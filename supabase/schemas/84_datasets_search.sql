@@ -1,43 +1,15 @@
--- Loads pgvector, whose settings (hnsw.*) are named below.
-select '[0]'::extensions.vector is not null;
-
 create function public.search_datasets(
-  query_text text default null,
-  query_embedding extensions.vector default null,
-  match_count int default 10,
-  filter_tag text default null,
-  full_text_weight float default 0.3,
-  semantic_weight float default 0.7,
-  embedding_model text default null,
-  query_embeddings jsonb default null,
-  fusion text default 'weighted',
-  static_weight float default 0.1,
-  decay_weight float default 0.1,
-  half_life_days float default 365
+  query_text text default null, query_embedding extensions.vector default null, match_count int default 10,
+  filter_tag text default null, full_text_weight float default 0.3, semantic_weight float default 0.7,
+  embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted',
+  static_weight float default 0.1, decay_weight float default 0.1, half_life_days float default 365
 )
 returns table (
-  id uuid,
-  title text,
-  description text,
-  url text,
-  tags text[],
-  published_at timestamptz,
-  is_ready_for_search boolean,
-  score float,
-  hybrid_score float,
-  full_text_score float,
-  full_text_rank int,
-  semantic_score float,
-  semantic_rank int,
-  static_score float,
-  time_decay float
+  id uuid, title text, description text, url text, tags text[], published_at timestamptz, is_ready_for_search boolean,
+  score float, hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int,
+  static_score float, time_decay float
 )
-language plpgsql
-stable
-security invoker
-rows 10
-set search_path = ''
-set hnsw.iterative_scan = 'relaxed_order'
+language plpgsql stable security invoker rows 10 set search_path = ''
 as $$
 #variable_conflict use_column
 begin
@@ -56,7 +28,7 @@ begin
       coalesce(s.static_score, 0) as static_score,
       case
         when d.published_at is null then 0
-        -- exp of less than this is 0, and an error.
+        -- exp() raises an error where the result would round to 0.
         else exp(greatest(-ln(2::float) * greatest(extract(epoch from now() - d.published_at), 0)::float / 86400 / coalesce(half_life_days, 365), -700))
       end::float as time_decay
     from embedding.search_hits(
@@ -71,8 +43,9 @@ begin
 end;
 $$;
 comment on function public.search_datasets is
-  'Datasets by words and meaning, best first. score = full_text_weight * full_text_score + semantic_weight * semantic_score '
+  'Full-text (query_text), semantic (query_embedding) or hybrid search over datasets, best first. '
+  'score = full_text_weight * full_text_score + semantic_weight * semantic_score '
   '+ static_weight * static_score + decay_weight * exp(-ln 2 * age in days / half_life_days). Every part is returned. '
-  'Ties break by id; at most 200 rows. Runs as the caller: row level security decides.';
+  'Ties are ordered by id; at most 200 rows. Runs as the caller: row level security applies.';
 revoke all on function public.search_datasets from public, anon, authenticated, service_role;
 grant execute on function public.search_datasets to anon, authenticated, service_role;

@@ -24,16 +24,16 @@ comment on function embedding.split_identifiers is
 revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
-create function embedding.code_words(path text, content text)
+create function embedding.code_lexemes(path text, content text)
 returns tsvector
 language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp
 as $$
-  select embedding.fit_words('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
+  select embedding.fit_lexemes('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
 $$;
-comment on function embedding.code_words is 'The words of a piece of code and of its path, for keyword search.';
-revoke all on function embedding.code_words from public, anon, authenticated, service_role;
-grant execute on function embedding.code_words to service_role;
+comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
+revoke all on function embedding.code_lexemes from public, anon, authenticated, service_role;
+grant execute on function embedding.code_lexemes to service_role;
 
-alter table public.code_chunks add column fts tsvector generated always as (embedding.code_words(path, content)) stored;
+alter table public.code_chunks add column fts tsvector generated always as (embedding.code_lexemes(path, content)) stored;
 
 select public.track_embeddings('public.code_chunks');

@@ -200,4 +200,4 @@ def test_untracking_leaves_the_tables_own_triggers(owner: Connection) -> None:
     left = owner.execute(
         "select array_agg(tgname order by 1) from pg_trigger where tgrelid = 'datasets'::regclass and not tgisinternal"
     ).fetchone()
-    assert left == (["check_word_count", "touch_updated_at"],)
+    assert left == (["check_lexeme_count", "touch_updated_at"],)

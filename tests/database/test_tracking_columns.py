@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from shared.database.queue import EmbeddingQueue, vector_text
-from shared.database.transfer import REFRESH_WORDS
+from shared.database.transfer import REFRESH_FULL_TEXT
 from shared.errors import DatabaseRejected
 from tests.database.rows import Connection, embed_all, queued
 from tests.database.tracked_tables import insert, make
@@ -130,7 +130,7 @@ def test_a_text_of_more_words_than_can_be_indexed_is_kept_and_found_by_its_begin
 def test_a_generated_fts_of_several_languages_holds_what_fits(owner: Connection) -> None:
     owner.execute(
         "create table long (id int primary key, body text,"
-        " fts tsvector generated always as (embedding.words(body, 'english', 'french')) stored)"
+        " fts tsvector generated always as (embedding.lexemes(body, 'english', 'french')) stored)"
     )
     owner.execute("insert into long values (1, %s)", [LONG])
     assert owner.execute("select fts @@ 'word7', fts @@ 'word109999' from long").fetchone() == (True, False)
@@ -170,6 +170,6 @@ def test_words_are_made_anew_after_a_copy_also_of_long_texts(owner: Connection) 
     owner.execute("insert into long values (1, 'other', %s), (2, 'other', 'a text')", [LONG])
     # As another server's stemmer would have cut them.
     owner.execute("set session_replication_role = replica; update long set fts = 'cut'; reset session_replication_role")
-    owner.execute(REFRESH_WORDS.read_text(encoding="utf-8"))
+    owner.execute(REFRESH_FULL_TEXT.read_text(encoding="utf-8"))
     assert owner.execute("select fts @@ 'word7', fts @@ 'other' from long where id = 1").fetchone() == (True, False)
     assert owner.execute("select fts::text from long where id = 2").fetchone() == ("'text':2",)

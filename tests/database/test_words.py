@@ -30,8 +30,8 @@ def ask(connection: Connection, expression: str, *values: Any) -> Any:
 def test_a_word_is_found_in_its_other_forms(owner: Connection, document: str, query: str) -> None:
     common = ask(
         owner,
-        "cardinality(array(select unnest(tsvector_to_array(embedding.words(%s, 'english', 'french')))"
-        " intersect select unnest(tsvector_to_array(to_tsvector('simple', embedding.query_words(%s, 'english', 'french'))))))",
+        "cardinality(array(select unnest(tsvector_to_array(embedding.lexemes(%s, 'english', 'french')))"
+        " intersect select unnest(tsvector_to_array(to_tsvector('simple', embedding.query_lexemes(%s, 'english', 'french'))))))",
         document,
         query,
     )
@@ -41,11 +41,11 @@ def test_a_word_is_found_in_its_other_forms(owner: Connection, document: str, qu
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60))
 def test_any_text_can_be_a_document_and_a_query(owner: Connection, text: str) -> None:
-    assert ask(owner, "embedding.words(%s, 'english', 'french') is not null", text)
-    query = ask(owner, "embedding.query_words(%s, 'english', 'french')", text)
+    assert ask(owner, "embedding.lexemes(%s, 'english', 'french') is not null", text)
+    query = ask(owner, "embedding.query_lexemes(%s, 'english', 'french')", text)
     assert ask(
         owner,
-        "embedding.words(%s, 'english', 'french')::text = embedding.words(%s, 'english', 'french')::text",
+        "embedding.lexemes(%s, 'english', 'french')::text = embedding.lexemes(%s, 'english', 'french')::text",
         text,
         text,
     )
@@ -55,7 +55,7 @@ def test_any_text_can_be_a_document_and_a_query(owner: Connection, text: str) ->
 
 def test_stop_words_of_any_language_are_left_out_unless_nothing_else_is_asked(owner: Connection) -> None:
     def asked(query: str) -> set[str]:
-        return set(ask(owner, "embedding.query_words(%s, 'english', 'french')", query).split())
+        return set(ask(owner, "embedding.query_lexemes(%s, 'english', 'french')", query).split())
 
     assert asked("musique douce pour la plage") == {"douc", "musiqu", "plag", "plage"}
     assert asked("the music of the sea") == asked("music sea")

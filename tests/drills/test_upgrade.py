@@ -267,7 +267,7 @@ def test_a_copy_that_fails_leaves_nothing_and_may_be_tried_again(
     failing = tmp_path / "last.sql"
     failing.write_text("select 1 / 0;")
     with monkeypatch.context() as patched:
-        patched.setattr(shared.database.transfer, "REFRESH_WORDS", failing)
+        patched.setattr(shared.database.transfer, "REFRESH_FULL_TEXT", failing)
         with pytest.raises(DatabaseContractError, match="division by zero") as failed:
             transfer(renamed, url)
     assert "\n" not in failed.value.message

@@ -18,7 +18,7 @@ begin
       where w.ctid = s.ctid and s.fts is distinct from w.fts
     $sql$, tracked.source, tracked.text_config,
       -- What is copied may be older than this function, and holds no text then that needs it.
-      case when to_regprocedure('embedding.fit_words(regconfig, text)') is null then 'to_tsvector' else 'embedding.fit_words' end);
+      case when to_regprocedure('embedding.fit_lexemes(regconfig, text)') is null then 'to_tsvector' else 'embedding.fit_lexemes' end);
   end loop;
 end;
 $$;
