@@ -156,8 +156,8 @@ def prepare(
     for role in ("service_role", "anon"):
         caller[role].execute(f"set role {role}")
     row = caller["owner"].execute(
-        "select substring(setting from '[0-9]+') from (select unnest(proconfig) as setting from pg_proc"
-        " where oid = 'embedding.search_hits'::regproc) s where setting like 'hnsw.ef_search=%'"
+        r"select substring(prosrc from 'hnsw\.ef_search'', ''(\d+)') from pg_proc"
+        " where oid = 'embedding.search_hits'::regproc"
     )
     caller["equal"].execute(f"set hnsw.ef_search = {row.fetchone()[0]}")  # type: ignore[index]
     # The exact scan reads the table, and nothing else.
