@@ -11,7 +11,7 @@ from functions.edge.app import create_app
 from functions.edge.auth import NeedsKey, ProcessOf
 from functions.edge.patience import DeadlineOf, wait_for
 from functions.edge.schemas import Body, JsonBytes, SomeText, Text
-from shared.services.chunks import CodeChunk, store_chunks
+from shared.services.chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
 from shared.services.embedding import InputKind
 
 router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
@@ -57,6 +57,9 @@ class EmbedAnswer(BaseModel):
 @router.post("/embed", response_model=EmbedAnswer)
 async def embed(body: EmbedRequest, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed 1 to 256 chunks."""
+    if body.store:
+        # To a thread: the database is waited for.
+        await asyncio.to_thread(check_chunks_can_be_stored, process.database)
     texts = [chunk.content for chunk in body.chunks]
     answer = await wait_for(process.embedding.submit(texts, body.input_type, body.batch_id), deadline)
     vectors = [
@@ -65,7 +68,6 @@ async def embed(body: EmbedRequest, process: ProcessOf, deadline: DeadlineOf) ->
     answered: dict[str, object] = {"batch_id": body.batch_id, "vectors": vectors}
     if body.store:
         chunks = [CodeChunk(chunk.chunk_id, chunk.content, chunk.path, chunk.language) for chunk in body.chunks]
-        # To a thread: the database is waited for.
         answered["stored"] = await asyncio.to_thread(
             store_chunks, process.database, process.provider, chunks, answer.vectors
         )

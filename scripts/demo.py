@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.database.base import Database
-from shared.database.queue import embedding_coverage
+from shared.database.queue import embedding_coverage, list_embedding_collections
 from shared.models import Hit
 from shared.services.backfill import BackfillOptions, backfill
 from shared.services.search import SearchService
@@ -53,9 +53,14 @@ def main() -> int:
                 console.print("backfill: " + describe(outcome.report, provider.price_per_million_tokens))
         console.print(coverage_table(database))
         search = SearchService(database, provider)
-        for query in QUERIES:
-            result = search.search(COLLECTION, query, match_count=3)
-            console.print(hits_table(query, result.hits, result.took_ms))
+        if COLLECTION in list_embedding_collections(database):
+            for query in QUERIES:
+                result = search.search(COLLECTION, query, match_count=3)
+                console.print(hits_table(query, result.hits, result.took_ms))
+        else:
+            console.print(
+                f"no searches: there is no {COLLECTION}; scripts/migrate.py --collections {COLLECTION} adds it"
+            )
     console.print(f"done in {time.monotonic() - started:.1f} s. Next: make serve, or scripts/backfill.py --help")
     return 0 if complete else 1
 

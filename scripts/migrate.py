@@ -6,12 +6,20 @@ from pathlib import Path
 
 import command
 
+from shared.database.migrations import parse_collections
+from shared.database.shipped import SHIPPED
 from shared.wiring import migrate_database
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", action="store_true", help="also load the sample rows of supabase/seed.sql")
+    parser.add_argument("--seed", action="store_true", help="also load the sample rows of supabase/seed*.sql")
+    parser.add_argument(
+        "--collections",
+        metavar="NAMES",
+        help=f"the shipped collections to set up: some of {', '.join(SHIPPED)}, or none "
+        "(default: all in a new database, those that are there in an existing one)",
+    )
     parser.add_argument(
         "--from",
         dest="source",
@@ -20,7 +28,8 @@ def main() -> int:
         help="first copy an embedded database of an older PostgreSQL, from its renamed folder, into the new, empty one",
     )
     arguments = parser.parse_args()
-    applied = migrate_database(seed=arguments.seed, source=arguments.source)
+    collections = None if arguments.collections is None else parse_collections(arguments.collections)
+    applied = migrate_database(collections=collections, seed=arguments.seed, source=arguments.source)
     if arguments.source is not None:
         print(f"copied {arguments.source}, which is as it was")
     print(f"applied {len(applied)} migrations" if applied else "up to date")

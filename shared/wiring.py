@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,9 +90,16 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
     return PostgresDatabase(url, max_connections=max_connections)
 
 
-def migrate_database(settings: Settings | None = None, *, seed: bool = False, source: Path | None = None) -> list[str]:
+def migrate_database(
+    settings: Settings | None = None,
+    *,
+    collections: Sequence[str] | None = None,
+    seed: bool = False,
+    source: Path | None = None,
+) -> list[str]:
     """Bring DATABASE_URL or the embedded database up to date; returns the versions applied.
 
+    `collections` are the shipped ones to set up. Without it a new database gets all, an existing one keeps those it has.
     With a `source`, the embedded database is filled from that older one's folder first.
     Raises ConfigurationError for a Supabase project, which its own CLI migrates.
     """
@@ -111,7 +118,7 @@ def migrate_database(settings: Settings | None = None, *, seed: bool = False, so
         from shared.database.transfer import transfer
 
         transfer(source, url)
-    return migrate(url, seed=seed)
+    return migrate(url, collections=collections, seed=seed)
 
 
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:

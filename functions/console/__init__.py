@@ -5,6 +5,7 @@ The page itself only calls routes that anybody with the key may call.
 
 import gzip
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +22,11 @@ from functions.edge.auth import ProcessOf
 from functions.edge.compress import accepts_gzip
 from functions.edge.process import Process
 from functions.edge.schemas import Text
+from shared.database.queue import list_embedding_collections
 from shared.errors import AppError, ConfigurationError, NotFound, ProviderUnavailable
 from shared.services.searchable import FILTERS
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 PAGE = "index.html"
@@ -141,9 +145,18 @@ def start(request: Request, process: ProcessOf) -> ConsoleStart:
         database="ok" if up else "gone",
         synonyms=process.has_generator,
         currency="USD",
-        searchable=sorted(FILTERS),
+        searchable=_searchable(process) if up else sorted(FILTERS),
         problems=problems,
     )
+
+
+def _searchable(process: Process) -> list[str]:
+    """The collections that can be searched and that this database was set up with."""
+    try:
+        return sorted(FILTERS.keys() & list_embedding_collections(process.database).keys())
+    except AppError as error:
+        log.warning("console: %s", error.message)
+        return sorted(FILTERS)
 
 
 DATABASE_GONE = Problem(

@@ -16,7 +16,9 @@ const RETRY_MS = 2000;
 const PROBLEM_MS = 10_000;
 
 const byId = (id) => document.getElementById(id);
-const tabs = [...document.querySelectorAll("[role=tab]")];
+const allTabs = [...document.querySelectorAll("[role=tab]")];
+/** Those that are shown: a database may have no synonyms. */
+let tabs = allTabs;
 const nameOf = (tab) => tab.getAttribute("aria-controls");
 
 /** What the panels share: the server's answer to /api/console, and when it is there. */
@@ -26,7 +28,7 @@ let current = null;
 
 async function open(name, focus = false) {
   if (!(name in LOAD)) return;
-  for (const tab of tabs) {
+  for (const tab of allTabs) {
     const chosen = nameOf(tab) === name;
     tab.setAttribute("aria-selected", chosen);
     tab.tabIndex = chosen ? 0 : -1;
@@ -52,10 +54,11 @@ async function open(name, focus = false) {
   if (current === name) panels[name].show();
 }
 
-for (const [place, tab] of tabs.entries()) {
+for (const tab of allTabs) {
   tab.addEventListener("click", () => (location.hash = `/${nameOf(tab)}`));
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const place = tabs.indexOf(tab);
     const to = event.key === "Home" ? 0 : event.key === "End" ? tabs.length - 1 : step && (place + step + tabs.length) % tabs.length;
     if (to === undefined) return;
     event.preventDefault();
@@ -106,6 +109,10 @@ async function greet() {
 
 function showServer() {
   const { server } = shared;
+  const synonyms = byId("tab-synonyms");
+  synonyms.hidden = !server.searchable.includes("mir_synonyms");
+  tabs = allTabs.filter((tab) => !tab.hidden);
+  if (synonyms.hidden && current === "synonyms") open("coverage");
   const model = [server.provider, server.model, server.dimensions && `${server.dimensions} dimensions`].filter(Boolean).join(" · ");
   byId("server").replaceChildren(
     el("span", { class: `dot ${server.problems.length ? "warn" : "ok"}` }),

@@ -2,7 +2,7 @@
 
 import { call, newest, path } from "./api.js";
 import { button, count, el, percent, plural, say } from "./dom.js";
-import { failure, loading, note } from "./states.js";
+import { failure, loading, note, nothingToSearch } from "./states.js";
 import { ask, collectionSelect } from "./search.js";
 
 const COLOURS = 8;
@@ -73,7 +73,10 @@ export function mountMap(panel, shared) {
 
   async function load(category) {
     const collection = select.value;
-    if (!collection) return;
+    if (!collection) {
+      if (shared.server) place.replaceChildren(nothingToSearch());
+      return;
+    }
     loaded = collection;
     if (!points.length) place.replaceChildren(loading());
     try {

@@ -3,7 +3,7 @@
 import { newest, path, post } from "./api.js";
 import { button, el, plural, say } from "./dom.js";
 import { parts, isCertain, rerank } from "./rank.js";
-import { failure, note } from "./states.js";
+import { failure, note, nothingToSearch } from "./states.js";
 import { excerpt, marked, stems } from "./words.js";
 
 export const WANTED = 50;
@@ -135,6 +135,10 @@ export function mountSearch(panel, shared) {
     answer = null;
     warning.hidden = true;
     say(status, "");
+    if (shared.server?.searchable.length === 0) {
+      results.replaceChildren(nothingToSearch());
+      return;
+    }
     results.replaceChildren(
       note("Type a question or a few words", "Rows are found by their words and by their meaning at once. Every score is drawn as its two parts, and the sliders weigh them anew."),
     );
@@ -152,6 +156,7 @@ export function mountSearch(panel, shared) {
     if (!collection) {
       await names();
       if (select.value) run();
+      else welcome();
       return;
     }
     asking += 1;
@@ -234,7 +239,7 @@ export function mountSearch(panel, shared) {
 
   return {
     show() {
-      names().then(() => shared.server || run());
+      names().then(() => (shared.server ? box.value.trim() || welcome() : run()));
       // Opened by its address; whoever walks through the tabs keeps the focus there.
       if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) box.focus();
     },

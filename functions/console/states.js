@@ -8,6 +8,10 @@ export function note(title, text, ...commands) {
   return el("div", { class: "note" }, el("h3", null, title), text && el("p", null, text), commands.map(command));
 }
 
+/** What search and map show in a database that was set up without the shipped collections. */
+export const nothingToSearch = () =>
+  note("No collection to search", "This database was set up without the shipped collections. Add one of them:", "scripts/migrate.py --collections music_knowledge");
+
 /** A line to be typed into a shell. */
 export function command(text) {
   const copy = button("Copy", () => navigator.clipboard?.writeText(text).then(() => (copy.textContent = "Copied")), {

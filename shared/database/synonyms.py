@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shared.database.base import Database
+from shared.database.shipped import needs_collection
 from shared.models import Tag
 
 TagType = Literal["genre", "mood"]
@@ -12,13 +13,16 @@ TagType = Literal["genre", "mood"]
 
 @dataclass(frozen=True, slots=True)
 class SynonymStore:
-    """Synonyms as service_role writes them, and the queue of tags that wait for the generator."""
+    """Synonyms as service_role writes them, and the queue of tags that wait for the generator.
+
+    Every call raises NotFound where the database was set up without mir_synonyms.
+    """
 
     database: Database
 
     def synonyms_version(self) -> str:
         """Names the present state of tags and synonyms: an answer made under it is still right."""
-        return str(self.database.call_scalar("synonyms_version"))
+        return str(self._call("synonyms_version")[0])
 
     def create_synonyms(
         self,
@@ -63,11 +67,11 @@ class SynonymStore:
     ) -> int:
         """Queue the tags that have no synonyms for their present name; returns how many."""
         arguments = {"tag_type": tag_type, "tag_ids": None if tag_ids is None else list(tag_ids), "force": force}
-        return int(self.database.call_scalar("request_synonyms", arguments))
+        return int(self._call("request_synonyms", arguments)[0])
 
     def claim_synonym_tags(self, batch_size: int = 1, lease_seconds: int = 900) -> list[Tag]:
         """Lease tags that wait, oldest request first."""
-        rows = self.database.call("claim_synonym_tags", {"batch_size": batch_size, "lease_seconds": lease_seconds})
+        rows = self._call("claim_synonym_tags", {"batch_size": batch_size, "lease_seconds": lease_seconds})
         return [
             Tag(
                 tag_type=row["tag_type"],
@@ -95,19 +99,19 @@ class SynonymStore:
     def fail_synonym_tag(self, tag: Tag, error: str, *, final: bool) -> bool:
         """Report a tag that no synonyms could be written for; True where it is failed now."""
         arguments = {"tag_type": tag.tag_type, "tag_id": tag.tag_id, "error": error, "final": final}
-        return bool(self.database.call_scalar("fail_synonym_tag", arguments))
+        return self._call("fail_synonym_tag", arguments) == [True]
 
     def release_synonym_tag(self, tag: Tag) -> None:
         """Give a tag back untried."""
-        self.database.call("release_synonym_tag", {"tag_type": tag.tag_type, "tag_id": tag.tag_id})
+        self._call("release_synonym_tag", {"tag_type": tag.tag_type, "tag_id": tag.tag_id})
 
     def synonym_coverage(self) -> list[dict[str, Any]]:
         """A row a tag type: tags, active, without, waiting, ready, failed."""
-        return self.database.call("synonym_coverage")
+        return self._call("synonym_coverage")
 
     def list_failed_synonyms(self, max_rows: int = 100) -> list[dict[str, Any]]:
         """Parked tags and why, latest first."""
-        return self.database.call("list_failed_synonyms", {"max_rows": max_rows})
+        return self._call("list_failed_synonyms", {"max_rows": max_rows})
 
     def record_generation_run(
         self, run_id: str | None, model: str | None, status: str, report: Mapping[str, Any] | None = None
@@ -121,5 +125,9 @@ class SynonymStore:
         return bool(self.database.call_scalar("embedding_is_under_way"))
 
     def _row(self, function: str, **arguments: Any) -> dict[str, Any]:
-        row: dict[str, Any] = self.database.call(function, arguments)[0]
+        row: dict[str, Any] = self._call(function, arguments)[0]
         return row
+
+    def _call(self, function: str, arguments: Mapping[str, Any] | None = None) -> list[Any]:
+        with needs_collection(self.database, "mir_synonyms"):
+            return self.database.call(function, arguments)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.database.base import Database
 from shared.database.queue import EmbeddingQueue, vector_text
+from shared.database.shipped import needs_collection
 from shared.models import Vectors
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ class CodeChunk:
     path: str = ""
     language: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_chunks_can_be_stored(database: Database) -> None:
+    """Raises NotFound where the database was set up without code_chunks: asked before a provider is paid."""
+    with needs_collection(database, COLLECTION):
+        EmbeddingQueue(database, COLLECTION).collection_models()
 
 
 def store_chunks(

@@ -11,6 +11,7 @@ from cachetools import TTLCache
 
 from shared.database.base import Database
 from shared.database.queue import EmbeddingQueue
+from shared.database.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
 from shared.models import Caller, EmbeddingModel, Hit, SearchResult
 from shared.retry import RetryPolicy
@@ -95,11 +96,12 @@ class SearchService:
 
         database = self._database if caller is None else self._database.as_caller(caller)
         deadline = Deadline(QUERY_SECONDS)
-        models = self._collection_models(collection)
-        rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
-        # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
-        if len(rows) < match_count and (latest := self._read_models(collection)) != models:
-            rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
+        with needs_collection(self._database, collection):
+            models = self._collection_models(collection)
+            rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
+            # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
+            if len(rows) < match_count and (latest := self._read_models(collection)) != models:
+                rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
         hits = [
             Hit(
                 id=str(row["id"]),

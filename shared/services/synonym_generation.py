@@ -16,6 +16,7 @@ from shared.errors import (
     AppError,
     Interrupted,
     InvalidRequest,
+    NotFound,
     ProviderContractError,
     ProviderCrashed,
     ProviderInputRejected,
@@ -206,6 +207,11 @@ class SynonymTaskService:
 
     def drain(self, _: Database) -> Task | None:
         """A task for tags that wait, such as those that were to be tried again; None where there are none."""
-        if not any(row["ready"] for row in self._store.synonym_coverage()):
+        try:
+            coverage = self._store.synonym_coverage()
+        except NotFound:
+            # The database was set up without mir_synonyms.
+            return None
+        if not any(row["ready"] for row in coverage):
             return None
         return Task(self._store.record_generation_run(None, None, "queued"), name=SYNONYMS_TASK_NAME)

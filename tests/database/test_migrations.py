@@ -12,10 +12,11 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from shared.database.migrations import MIGRATIONS, PROJECT, SEED, list_migrations, migrate
+from shared.database.migrations import LOCK, MIGRATIONS, PROJECT, SEED, list_migrations, migrate, parse_collections
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
-from shared.errors import DatabaseContractError
+from shared.database.shipped import SHIPPED
+from shared.errors import ConfigurationError, DatabaseContractError
 from shared.services.backfill import BackfillOptions, backfill
 from shared.services.search import SearchService
 from tests.fake_provider import FakeProvider
@@ -67,6 +68,93 @@ def test_two_programs_that_start_at_once_apply_each_migration_once(empty: Secret
     with ThreadPoolExecutor(4) as pool:
         applied = list(pool.map(lambda _: migrate(empty), range(4)))
     assert sorted(version for versions in applied for version in versions) == VERSIONS
+
+
+def collections_of(url: SecretStr) -> set[str]:
+    with PostgresDatabase(url) as database:
+        return {row["collection"] for row in database.call("embedding_coverage")}
+
+
+@pytest.mark.parametrize("names", [(), ("music_knowledge",), ("mir_synonyms",), ("datasets",), ("code_chunks",)])
+def test_a_database_may_be_set_up_with_some_of_the_collections(empty: SecretStr, names: tuple[str, ...]) -> None:
+    assert len(migrate(empty, collections=names, seed=True)) == 1 + len(names)
+    assert collections_of(empty) == set(names)
+    assert migrate(empty, seed=True) == [], "it keeps those it has"
+
+
+def test_a_later_run_adds_collections_and_never_removes_one(empty: SecretStr) -> None:
+    migrate(empty, collections=["datasets"])
+    (version,) = migrate(empty, collections=["code_chunks"])
+    assert version == next(migration.version for migration in list_migrations() if migration.name == "code_chunks")
+    assert collections_of(empty) == {"datasets", "code_chunks"}
+    assert migrate(empty, collections=[]) == []
+    assert migrate(empty, collections=["datasets", "code_chunks"]) == []
+    assert len(migrate(empty, collections=SHIPPED)) == 2
+    assert collections_of(empty) == set(SHIPPED)
+
+
+def test_an_interrupted_set_up_leaves_nothing_and_is_repeated_whole(
+    empty: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take the database for one that was set up with fewer collections."""
+    for migration in list_migrations():
+        shutil.copy(migration.path, tmp_path)
+    last = tmp_path / list_migrations()[-1].path.name
+    last.write_text("select 1/0;")
+    with pytest.raises(DatabaseContractError, match=rf"{last.name} failed: division by zero"):
+        migrate(empty, folder=tmp_path)
+    assert migrate(empty) == VERSIONS
+
+
+def test_an_unknown_collection_is_refused_with_the_list(empty: SecretStr) -> None:
+    with pytest.raises(
+        ConfigurationError, match="'books' is not a shipped collection; choose from music_knowledge, mir_"
+    ):
+        migrate(empty, collections=["books"])
+    for text in ("books", "none,datasets", ",", ""):
+        with pytest.raises(ConfigurationError, match=r"--collections: .*music_knowledge"):
+            parse_collections(text)
+    assert parse_collections("none") == []
+    assert parse_collections("music_knowledge, datasets") == ["music_knowledge", "datasets"]
+
+
+def test_a_database_of_the_unreleased_layout_gets_one_line(empty: SecretStr) -> None:
+    with psycopg.connect(empty.get_secret_value(), autocommit=True) as owner:
+        owner.execute(
+            """create schema supabase_migrations;
+            create table supabase_migrations.schema_migrations (version text primary key, statements text[], name text);
+            insert into supabase_migrations.schema_migrations (version, name)
+            values ('20261121090000', 'create_embedding_schema'), ('20261121090100', 'create_models')"""
+        )
+        with pytest.raises(
+            DatabaseContractError, match=r"before its first release.*\.tonnetz.*DATABASE_URL"
+        ) as refused:
+            migrate(empty)
+        assert "\n" not in refused.value.message
+        assert owner.execute("select to_regnamespace('embedding'), to_regnamespace('extensions')").fetchone() == (
+            None,
+            None,
+        )
+
+
+def test_migrations_of_another_project_are_left_alone(empty: SecretStr) -> None:
+    """A Supabase project records its own migrations in the same table, and has its own table of that name."""
+    with psycopg.connect(empty.get_secret_value(), autocommit=True) as owner:
+        owner.execute(
+            """create schema supabase_migrations;
+            create table supabase_migrations.schema_migrations (version text primary key);
+            insert into supabase_migrations.schema_migrations values ('20261121090000')"""
+        )
+    assert migrate(empty) == VERSIONS
+
+
+def test_no_lock_outlives_a_transaction(empty: SecretStr) -> None:
+    """Through a transaction pooler the next statement may run in another session."""
+    text = (PROJECT / "shared" / "database" / "migrations.py").read_text(encoding="utf-8")
+    assert "pg_advisory_lock" not in text
+    for migration in list_migrations():
+        statement = f"select pg_advisory_xact_lock({LOCK});"
+        assert statement in migration.path.read_text(encoding="utf-8").splitlines()[:3]
 
 
 def test_the_seed_may_be_loaded_twice(empty: SecretStr) -> None:
@@ -179,4 +267,4 @@ def test_each_may_be_the_first_of_its_session(hosted: SecretStr, tmp_path: Path)
     """An upgrade applies what is new over a connection that has seen nothing else, pgvector's settings included."""
     for migration in list_migrations():
         shutil.copy(migration.path, tmp_path)
-        assert migrate(hosted, folder=tmp_path) == [migration.version]
+        assert migrate(hosted, collections=SHIPPED, folder=tmp_path) == [migration.version]
