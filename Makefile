@@ -13,13 +13,11 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing the packages of requirements.lock into .venv (once)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@PYTHON=$(PYTHON) scripts/install.sh requirements.lock
 	@touch $@
 
 .venv/installed-dev: requirements-dev.lock .venv/installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.lock
+	@scripts/install.sh requirements-dev.lock
 	@touch $@
 
 demo: .venv/installed ## From nothing to search results: embedded database, sample rows, three searches

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """From nothing to search results: embedded database, sample rows, a backfill, coverage and three searches."""
 
+import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import command
 from rich import box
@@ -27,6 +29,29 @@ QUERIES = (
 )
 
 
+# A step that takes longer says that it is still at work.
+QUIET_SECONDS = 4.0
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Print a line to stderr every few seconds until the block ends."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def report() -> None:
+        while not done.wait(QUIET_SECONDS):
+            print(f"  {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=report, name="demo-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def main() -> int:
     from backfill import ProgressBar, describe
 
@@ -34,17 +59,20 @@ def main() -> int:
     console = Console(highlight=False, width=None if Console().is_terminal else 110)
     settings = load_settings()
     if settings.supabase_url is None:
-        applied = migrate_database(settings, seed=True)
+        with step("setting up the database"):
+            applied = migrate_database(settings, seed=True)
         place = "DATABASE_URL" if settings.database_url else f"an embedded PostgreSQL in {settings.tonnetz_data_dir}/"
         state = f"{len(applied)} migrations applied" if applied else "up to date"
         console.print(f"database: {place}, {state}, sample rows loaded")
     with get_database(settings) as database, closing(get_provider(settings)) as provider:
-        console.print(f"model: {provider.model} ({provider.name}), {provider.dimensions} dimensions")
+        with step("loading the model"):
+            dimensions = provider.dimensions
+        console.print(f"model: {provider.model} ({provider.name}), {dimensions} dimensions")
         stop = command.stop_on_signal()
         complete = True
         for coverage in embedding_coverage(database):
             options = BackfillOptions(coverage.collection, workers=default_workers(settings))
-            with ProgressBar(coverage.collection) as bar:
+            with step(f"embedding {coverage.collection}"), ProgressBar(coverage.collection) as bar:
                 outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
             if outcome.error is not None:
                 raise outcome.error
@@ -55,7 +83,8 @@ def main() -> int:
         search = SearchService(database, provider)
         if COLLECTION in list_embedding_collections(database):
             for query in QUERIES:
-                result = search.search(COLLECTION, query, match_count=3)
+                with step("searching"):
+                    result = search.search(COLLECTION, query, match_count=3)
                 console.print(hits_table(query, result.hits, result.took_ms))
         else:
             console.print(

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs the packages of a lock file into .venv, and says at least every 5 seconds how far it is.
+set -eu
+cd "$(dirname "$0")/.."
+lock=$1
+log=.venv/install.log
+
+install() {
+  test -x .venv/bin/python || "${PYTHON:-python3}" -m venv .venv
+  # Unbuffered: the lines of the log are counted below. exec: the job is pip itself, which an interruption ends.
+  PYTHONUNBUFFERED=1 exec .venv/bin/python -m pip install --disable-pip-version-check --no-deps --progress-bar off \
+    -r "$lock" >"$log" 2>&1
+}
+
+count() { ls -d .venv/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l; }
+
+echo "installing the packages of $lock into .venv (once)" >&2
+began=$SECONDS
+mkdir -p .venv
+: >"$log"
+install &
+job=$!
+trap 'kill "$job" 2>/dev/null || true' EXIT
+while kill -0 "$job" 2>/dev/null; do
+  # In short steps, so that a quick installation is not waited for.
+  for _ in 1 2 3 4 5 6 7 8; do
+    sleep 0.5
+    kill -0 "$job" 2>/dev/null || break 2
+  done
+  collected=$(grep -c '^Collecting' "$log" || true)
+  echo "  $((SECONDS - began)) s: $collected packages collected, $(count) installed" >&2
+done
+trap - EXIT
+if ! wait "$job"; then
+  tail -n 20 "$log" >&2
+  exit 1
+fi
+echo "  $(count) packages installed in $((SECONDS - began)) s" >&2

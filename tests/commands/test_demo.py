@@ -1,0 +1,51 @@
+"""`make demo` prints what the README shows."""
+
+import re
+from pathlib import Path
+
+from shared.database.migrations import migrate
+from tests.commands.conftest import ROOT, Command
+from tests.postgres_cluster import Cluster
+
+README = ROOT / "README.md"
+CUT = "[two more searches]"
+
+
+def shape(line: str) -> str:
+    """The line without times and scores, which differ from machine to machine."""
+    line = re.sub(r"[\d.,]+ (s|ms|rows/s)\b", r"N \1", line)
+    return re.sub(r"\b\d\.\d+\b", "N", line).rstrip()
+
+
+def lines_of(text: str) -> list[str]:
+    return [shape(line) for line in text.splitlines() if line.strip()]
+
+
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    block = next(part for part in README.read_text("utf-8").split("```") if CUT in part)
+    command = Command(tmp_path, {})
+    try:
+        result = command.finish(command.start("demo.py"), timeout=240)
+    finally:
+        command.close()
+    assert result.code == 0, result.stderr
+    before, after = block.split(CUT)
+    printed = lines_of(result.stdout)
+    assert printed[: len(lines_of(before))] == lines_of(before)
+    assert printed[-1:] == lines_of(after)
+    # Progress on a slow machine; nothing else.
+    assert all(re.fullmatch(r"  [\w ]+: \d+ s", line) for line in result.stderr.splitlines()), result.stderr
+
+
+def test_the_demo_of_a_database_without_collections_says_what_it_lacks(cluster: Cluster, tmp_path: Path) -> None:
+    with cluster.empty() as url:
+        migrate(url, collections=[])
+        command = Command(tmp_path, {"DATABASE_URL": url.get_secret_value()})
+        try:
+            result = command.finish(command.start("demo.py"), timeout=240)
+        finally:
+            command.close()
+    assert result.code == 0, result.stderr
+    assert "no searches: there is no music_knowledge; scripts/migrate.py --collections music_knowledge adds it" in (
+        " ".join(result.stdout.split())
+    )
