@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def remove(directory: Path) -> None:
     while directory.exists() and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
         time.sleep(0.05)
+
+
+def make_directory(prefix: str) -> Path:
+    """A folder for a server: in memory where there is room, because initdb and pg_upgrade wait for the disk.
+
+    Not pytest's tmp_path: the path of a unix socket may have 107 characters.
+    """
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else None))
 
 
 class Cluster:
