@@ -73,7 +73,7 @@ def fill(owner, table: str, rows: int) -> float:  # type: ignore[no-untyped-def]
           id bigint generated always as identity primary key, content text not null,
           fts tsvector generated always as (to_tsvector('english', content)) stored
         );
-        create function embedding.document_text(t public.{table}) returns text language sql immutable return t.content;
+        create function embedding.document_text(t public.{table}) returns text language sql immutable as $$ select t.content $$;
         select track_embeddings('public.{table}');
     """)
     started = time.perf_counter()

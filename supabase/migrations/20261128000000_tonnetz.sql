@@ -2137,7 +2137,7 @@ begin
   ) then
     raise exception 'there is no embedding.document_text(%)', source
       using errcode = '42883',
-            hint = format('Say what is embedded: create function embedding.document_text(t %s) returns text language sql immutable return t.title || '' '' || t.body;', source);
+            hint = format('Say what is embedded: create function embedding.document_text(t %s) returns text language sql immutable as $f$ select t.title || '' '' || t.body $f$;', source);
   end if;
   if model is not null then
     perform embedding.get_model(model);

@@ -82,8 +82,6 @@ def test_vectors_of_ones_own(owner: Connection, database: PostgresDatabase) -> N
 
 def test_several_languages(owner: Connection) -> None:
     assert rows(owner, LANGUAGES) == [("p2",)]
-    asked = (
-        "select h.row_id from embedding.search_hits('public.places', embedding.query_lexemes(%s, 'english', 'french')) h"
-    )
+    asked = "select h.row_id from embedding.search_hits('public.places', embedding.query_lexemes(%s, 'english', 'french')) h"
     for query, expected in (("théâtres", "p2"), ("villes", "p2"), ("hall", "p1"), ("concerts", "p1"), ("towns", "p1")):
         assert owner.execute(asked, [query]).fetchall() == [(expected,)], query
