@@ -32,7 +32,7 @@ def main() -> int:
     applied = migrate_database(collections=collections, seed=arguments.seed, source=arguments.source)
     if arguments.source is not None:
         print(f"copied {arguments.source}, which is as it was")
-    print(f"applied {len(applied)} migrations" if applied else "up to date")
+    print(f"applied {len(applied)} migration{'s' * (len(applied) != 1)}" if applied else "up to date")
     return 0
 
 

@@ -27,7 +27,7 @@ const panels = {};
 let current = null;
 
 async function open(name, focus = false) {
-  if (!(name in LOAD)) return;
+  if (!(name in LOAD) || byId(`tab-${name}`).hidden) return;
   for (const tab of allTabs) {
     const chosen = nameOf(tab) === name;
     tab.setAttribute("aria-selected", chosen);
@@ -67,7 +67,10 @@ for (const tab of allTabs) {
   });
 }
 // `#/search`, and not `#search`: an address that names an element would move the focus there.
-const shownTab = () => (location.hash.slice(2) in LOAD ? location.hash.slice(2) : "coverage");
+function shownTab() {
+  const name = location.hash.slice(2);
+  return name in LOAD && !byId(`tab-${name}`).hidden ? name : "coverage";
+}
 addEventListener("hashchange", () => open(location.hash.slice(2)));
 
 // Theme: the system's, until somebody chooses; the choice is not kept anywhere.
@@ -151,4 +154,6 @@ on("back", () => {
 document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]());
 
 shared.ready = greet();
-open(shownTab());
+// Whether the database has synonyms is known with the server's answer.
+if (shownTab() === "synonyms") shared.ready.then(() => open(shownTab()));
+else open(shownTab());

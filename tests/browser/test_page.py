@@ -8,7 +8,9 @@ import pytest
 from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
+from shared.database.migrations import migrate
 from tests.browser.conftest import API_KEY, DESK, PHONE, Console, OpenTab, StartConsole
+from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
 PANELS = ("coverage", "search", "map", "synonyms", "cost")
@@ -129,6 +131,32 @@ def test_a_missing_provider_is_said_with_what_to_do(
     page = tab(start(own_url, OLLAMA_URL="http://127.0.0.1:9").url).open()
     expect(page.locator("#notices")).to_contain_text("cannot be reached")
     expect(page.locator("#notices")).to_contain_text("ollama serve")
+
+
+def test_only_what_the_database_was_set_up_with_is_shown(cluster: Cluster, start: StartConsole, tab: OpenTab) -> None:
+    with cluster.empty() as url:
+        migrate(url, collections=["datasets"], seed=True)
+        page = tab(start(url).url).open("synonyms")
+        expect(page.locator("#coverage")).to_contain_text("datasets")
+        expect(page.locator("#tab-synonyms")).to_be_hidden()
+        page.locator("#tab-map").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#tab-cost")).to_be_focused()
+        page.click("#tab-search")
+        assert page.locator("#search-collection option").all_inner_texts() == ["datasets"]
+        page.fill("#query", "drums")
+        expect(page.locator("ol.hits > li").first).to_contain_text("drum")
+
+
+def test_without_a_collection_search_and_map_say_how_to_add_one(
+    cluster: Cluster, start: StartConsole, tab: OpenTab
+) -> None:
+    with cluster.empty() as url:
+        migrate(url, collections=[])
+        page = tab(start(url).url).open("search")
+        for panel in ("search", "map"):
+            page.click(f"#tab-{panel}")
+            expect(page.locator(f"#{panel}")).to_contain_text("scripts/migrate.py --collections music_knowledge")
 
 
 def test_a_missing_database_is_said_with_what_to_do(start: StartConsole, tab: OpenTab) -> None:

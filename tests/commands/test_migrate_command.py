@@ -1,0 +1,77 @@
+"""scripts/migrate.py, and the embedded database that migrates itself."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import ROOT, Command
+
+OLD_LAYOUT = """
+import sys
+from pathlib import Path
+
+import psycopg
+
+from shared.database.embedded import start_embedded
+
+url = start_embedded(Path(sys.argv[1]))
+with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
+    owner.execute(
+        "create schema supabase_migrations;"
+        "create table supabase_migrations.schema_migrations (version text primary key, statements text[], name text);"
+        "insert into supabase_migrations.schema_migrations (version, name)"
+        " values ('20261121090000', 'create_embedding_schema')"
+    )
+"""
+
+
+@pytest.fixture
+def embedded(small_model: Path) -> Iterator[Command]:
+    """Runs commands on an embedded database of their own, which ends with each of them."""
+    # Not tmp_path: a unix socket's path may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="tonnetz-migrate-"))
+    command = Command(folder, {"TONNETZ_DATA_DIR": str(folder / "data"), "ONNX_MODEL": str(small_model)})
+    yield command
+    command.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_data_folder_keeps_the_collections_it_was_set_up_with(embedded: Command) -> None:
+    result = embedded("migrate.py", "--seed", "--collections", "datasets")
+    assert (result.code, result.stdout, result.stderr) == (0, "applied 2 migrations\n", "")
+    # Opened by another command, which migrates by itself.
+    result = embedded("backfill.py", "--json")
+    assert result.code == 0, result.stderr
+    assert (result.report["collection"], result.report["embedded"]) == ("datasets", 7)
+    assert embedded("migrate.py").stdout == "up to date\n"
+    assert embedded("migrate.py", "--collections", "none").stdout == "up to date\n"
+    assert embedded("migrate.py", "--collections", "code_chunks,datasets").stdout == "applied 1 migration\n"
+    reports = embedded("backfill.py", "--json").report["collections"]
+    assert {report["collection"] for report in reports} == {"datasets", "code_chunks"}
+
+
+def test_a_collection_that_is_not_shipped_is_refused_before_anything_starts(embedded: Command) -> None:
+    result = embedded("migrate.py", "--collections", "datasets,books")
+    assert result.code == 2
+    assert result.stderr == (
+        "error: --collections: 'books' is not a shipped collection; "
+        "choose from music_knowledge, mir_synonyms, datasets, code_chunks, or none\n"
+    )
+    assert not (embedded.folder / "data").exists()
+
+
+def test_a_data_folder_of_the_unreleased_layout_gets_one_line(embedded: Command) -> None:
+    folder = embedded.folder / "data"
+    subprocess.run([sys.executable, "-c", OLD_LAYOUT, str(folder)], cwd=ROOT, check=True, timeout=120)
+    for script in ("migrate.py", "backfill.py", "demo.py"):
+        result = embedded(script)
+        assert result.code == 2, result.stderr
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: the database was made by a state of this program from before its first release")
+        assert "move the folder .tonnetz (TONNETZ_DATA_DIR) aside" in line
