@@ -14,6 +14,7 @@ from functions.worker import run, time_limit
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.errors import InvalidRequest, Overloaded
+from shared.services import task_thread
 from shared.services.task_thread import TaskThread
 from shared.services.tasks import Task, TaskRunner, TaskService, drain_collections
 from tests.conftest import Connection
@@ -127,6 +128,36 @@ def test_a_server_that_stops_ends_its_tasks_cleanly(
     done = service.get(running.task_id)["embedded"]
     assert 0 < done < 40, "what was under way is finished, the rest is left"
     assert owner.execute("select count(*) from embedding.queue").fetchone() == (40 - done,)
+
+
+@pytest.mark.parametrize("collection", [None, "music_knowledge"])
+def test_a_task_that_waits_for_longer_than_the_silence_of_a_crash_is_still_queued(
+    database: PostgresDatabase,
+    provider: FakeProvider,
+    insert: Insert,
+    owner: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    collection: str | None,
+) -> None:
+    assert task_thread.HEARTBEAT_SECONDS <= 60, "twice within the 120 s of silence after which a run has crashed"
+    monkeypatch.setattr(task_thread, "HEARTBEAT_SECONDS", 0.0)
+    insert("a harp")
+    gate = provider.wire.gate = threading.Event()
+    thread = make_thread(database, provider)
+    service = TaskService(database, thread.dispatch)
+    try:
+        service.start("music_knowledge")
+        assert provider.wire.arrived.wait(30)
+        task_id = service.start(collection).task_id
+        owner.execute("update embedding.runs set reported_at = now() - interval '10 minutes' where id = %s", [task_id])
+        deadline = time.monotonic() + 30
+        while (status := service.get(task_id)["status"]) == "crashed":
+            assert time.monotonic() < deadline, "nothing says that the task waits"
+            time.sleep(0.05)
+        assert status == "queued"
+    finally:
+        gate.set()
+        thread.close()
 
 
 def test_a_server_embeds_what_is_pending_by_its_own_schedule(

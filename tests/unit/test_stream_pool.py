@@ -77,6 +77,24 @@ def test_batches_hold_sequences_of_like_length_within_the_budget(forward: Forwar
     assert padded / len(forward.shapes) > 0.7 * BATCH_TOKENS
 
 
+@pytest.mark.parametrize("width", [32, 64, 96, 128])
+def test_no_sequence_is_padded_by_more_than_a_quarter_of_its_batch(forward: Forward, width: int) -> None:
+    near, far = width * 3 // 4, width * 3 // 4 - WIDTH_STEP
+    forward.gate.clear()
+    pool = StreamPool(forward, 1)
+    with ThreadPoolExecutor(2) as callers:
+        holding = callers.submit(pool.run, [sequences(8)])
+        assert forward.entered.acquire(timeout=PATIENCE)
+        # All three fit into the budget of one batch.
+        call = callers.submit(pool.run, [sequences(width, near, far)])
+        eventually(lambda: len(pool._calls) == 2)
+        forward.gate.set()
+        holding.result()
+        call.result()
+    pool.close()
+    assert forward.shapes[1:] == [(2, width), (1, far)]
+
+
 def test_a_sequence_longer_than_the_budget_is_computed_alone(forward: Forward) -> None:
     pool = StreamPool(forward, 1)
     pool.run([sequences(BATCH_TOKENS * 2, 5)])

@@ -1,0 +1,88 @@
+"""The retry rule of the queue: after each failed attempt a row waits twice as long, at most an hour."""
+
+from collections.abc import Callable
+
+import pytest
+
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
+from shared.models import ClaimedRow
+from tests.database.rows import Connection, end_waits, save
+from tests.database.tracked_songs import track
+from tests.fake_provider import FakeProvider
+
+Fail = Callable[[ClaimedRow], object]
+# The waits, in seconds, before the second to fifth attempt.
+DOUBLING = [30, 60, 120, 240]
+AN_HOUR = 3600
+
+
+@pytest.fixture
+def work(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> EmbeddingQueue:
+    """The queue of a table with one row, which may be tried more often than usual."""
+    track(owner, "body text", "t.body")
+    owner.execute("insert into songs values (1, 'a text')")
+    owner.execute("update embedding.collections set max_attempts = 30 where name = 'songs'")
+    queue = EmbeddingQueue(database, "songs")
+    queue.register_embedding_model(provider.spec)
+    return queue
+
+
+def waits(owner: Connection, work: EmbeddingQueue, fail: Fail, attempts: int) -> list[float]:
+    """Claim the row and fail it so many times; how long it had to wait after each."""
+    found: list[float] = []
+    for _ in range(attempts):
+        end_waits(owner)
+        before = owner.execute("select clock_timestamp()").fetchone()
+        (row,) = work.claim_embeddings(1, 60)
+        fail(row)
+        wait = owner.execute(
+            "select extract(epoch from available_at - %s)::float from embedding.queue", before
+        ).fetchone()
+        assert wait
+        found.append(wait[0])
+    return found
+
+
+def test_the_wait_doubles_with_each_reported_failure(owner: Connection, work: EmbeddingQueue) -> None:
+    found = waits(owner, work, lambda row: work.fail_embeddings([(row.row_id, "refused", False)]), 4)
+    # A statement may take seconds on a busy machine: the waits are still far apart.
+    assert found == pytest.approx(DOUBLING, abs=14)
+
+
+def test_the_wait_that_a_provider_asked_for_doubles_too(owner: Connection, work: EmbeddingQueue) -> None:
+    found = waits(owner, work, lambda row: work.fail_embeddings([(row.row_id, "refused", False)], 100), 3)
+    assert found == pytest.approx([100, 200, 400], abs=40)
+
+
+def test_the_wait_doubles_each_time_the_table_does_not_keep_the_vector(
+    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+) -> None:
+    forget_vectors(owner)
+    found = waits(owner, work, lambda row: save(work, provider, [row]), 4)
+    assert found == pytest.approx(DOUBLING, abs=14)
+
+
+@pytest.mark.parametrize("way", ["reported", "not kept"])
+def test_no_wait_is_longer_than_an_hour(
+    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, way: str
+) -> None:
+    if way == "not kept":
+        forget_vectors(owner)
+    owner.execute("update embedding.queue set attempts = 15")
+
+    def fail(row: ClaimedRow) -> object:
+        if way == "reported":
+            return work.fail_embeddings([(row.row_id, "refused", False)])
+        return save(work, provider, [row])
+
+    assert waits(owner, work, fail, 1) == pytest.approx([AN_HOUR], abs=60)
+
+
+def forget_vectors(owner: Connection) -> None:
+    """A trigger of the table takes away the vector of each row."""
+    owner.execute(
+        "create function forget() returns trigger language plpgsql as $$ begin"
+        " new.embedding := null; new.embedding_model := null; new.embedding_hash := null; return new; end $$;"
+        "create trigger forget before update on songs for each row execute function forget()"
+    )
