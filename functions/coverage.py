@@ -23,7 +23,7 @@ RowId = Annotated[Text, Field(min_length=1, max_length=512)]
 
 
 class RowFailure(BaseModel):
-    """A parked row: it is tried again when its text changes, or after a retry."""
+    """A failed row: it is tried again when its text changes, or after a retry."""
 
     row_id: str
     attempts: int
@@ -75,14 +75,14 @@ class Collections(BaseModel):
 
 
 class Failures(BaseModel):
-    """The latest parked rows, and how many there are."""
+    """The latest failed rows, and how many there are."""
 
     failures: list[RowFailure]
     total: int
 
 
 class RetryRequest(Body):
-    """Without `row_ids`: all parked rows of the collection."""
+    """Without `row_ids`: all failed rows of the collection."""
 
     row_ids: Annotated[list[RowId], Field(max_length=MAX_ROWS)] | None = None
 
@@ -113,21 +113,21 @@ def collections(process: ProcessOf) -> Collections:
 def failures(
     collection: Collection, process: ProcessOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
 ) -> Failures:
-    """Parked rows and why, latest first."""
+    """Failed rows and why, latest first."""
     found, total = list_failures(process.database, collection, limit)
     return Failures(failures=[RowFailure(**failure) for failure in found], total=total)
 
 
 @router.post("/{collection}/retry")
 def retry(collection: Collection, process: ProcessOf, body: RetryRequest | None = None) -> Retried:
-    """Queue parked rows again, with all their attempts; the next run takes them up."""
+    """Queue failed rows again, with all their attempts; the next run takes them up."""
     row_ids = body.row_ids if body else None
     return Retried(retried=retry_failures(process.database, collection, row_ids))
 
 
 @router.get("/{collection}/estimate")
 def estimate(collection: Collection, process: ProcessOf) -> CostEstimate:
-    """Rows, tokens and cost of what is pending, without a call to the provider; parked rows are left out."""
+    """Rows, tokens and cost of what is pending, without a call to the provider; failed rows are left out."""
     # Imported here: it needs numpy, which coverage does not.
     from shared.services.estimate import estimate_collection
 

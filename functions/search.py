@@ -1,6 +1,6 @@
-"""/api/search/{collection}: rows by word and by meaning, as the caller may see them."""
+"""/api/search/{collection}: hybrid search of one collection, as the caller may see its rows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from mangum import Mangum
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.edge.app import create_app
 from functions.edge.auth import OPTIONAL_TOKEN, CallerOf, ProcessOf
-from functions.edge.schemas import Body, SomeText, Text
+from functions.edge.schemas import Body, ScoredHit, SomeText, Text
 from shared.models import SearchResult
 
 router = APIRouter(tags=["search"])
@@ -31,27 +31,22 @@ class SearchRequest(Body):
     full_text_weight: Weight | None = Field(None, examples=[0.3])
     semantic_weight: Weight | None = Field(None, examples=[0.7])
     fusion: Literal["weighted", "rrf"] | None = None
-    # Of datasets alone: score = hybrid + static_weight × static_score + decay_weight × 2^(-age / half_life_days).
+    # For datasets only: score = hybrid_score + static_weight × static_score + decay_weight × 2^(-age / half_life_days).
     static_weight: Weight | None = None
     decay_weight: Weight | None = None
     half_life_days: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
 
 
-class SearchHit(BaseModel):
-    """A row's own columns, and every part of its score; a rank is null where that leg did not list the row."""
+class SearchHit(ScoredHit):
+    """A row's own columns beside its score."""
 
     model_config = ConfigDict(extra="allow")
 
     id: str
-    score: float
-    full_text_score: float | None
-    full_text_rank: int | None
-    semantic_score: float | None
-    semantic_rank: int | None
 
 
 class SearchAnswer(BaseModel):
-    """`degraded`: no vector could be made of the query, so only its words were searched."""
+    """`degraded`: the query could not be embedded, so the hits come from full-text search alone."""
 
     hits: list[SearchHit]
     degraded: bool
@@ -88,18 +83,7 @@ def search_by_url(
 
 
 def _answer(result: SearchResult) -> SearchAnswer:
-    hits: list[Any] = [
-        SearchHit(
-            id=hit.id,
-            score=hit.score,
-            full_text_score=hit.full_text_score,
-            full_text_rank=hit.full_text_rank,
-            semantic_score=hit.semantic_score,
-            semantic_rank=hit.semantic_rank,
-            **hit.row,
-        )
-        for hit in result.hits
-    ]
+    hits = [SearchHit(**hit.as_dict()) for hit in result.hits]
     return SearchAnswer(hits=hits, degraded=result.degraded, took_ms=result.took_ms)
 
 

@@ -1,27 +1,22 @@
-"""/api/synonyms: what people call a genre or a mood, read by everyone, written with the key."""
+"""/api/synonyms and /api/mir/synonyms: what people call a genre or a mood. Everyone may read, the key may write."""
 
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from mangum import Mangum
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, computed_field, model_validator
 
 from functions.edge.app import create_app
 from functions.edge.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ProcessOf
-from functions.edge.schemas import Body, SomeText, Text
-from functions.edge.synonym_schemas import (
-    GenerationAccepted,
-    Limit,
-    Question,
-    SynonymAnswer,
-    TagType,
-    accepted,
-    synonym_answer,
-)
+from functions.edge.schemas import Body, ScoredHit, SomeText, Text
+from functions.edge.synonym_schemas import GenerationAccepted, TagType, accepted
+from shared.services.synonyms import SynonymHits
 
-router = APIRouter(prefix="/api/synonyms", tags=["synonyms"])
+router = APIRouter(tags=["synonyms"])
 
+Limit = Annotated[int, Field(ge=1, le=100)]
+Question = Annotated[SomeText, Field(max_length=20_000, examples=["musique douce pour la plage"])]
 TagName = Annotated[SomeText, Field(max_length=100, examples=["bossa nova"])]
 TagId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Term = Annotated[SomeText, Field(max_length=100)]
@@ -66,6 +61,58 @@ class ChangedSynonyms(Body):
     confidence: Confidence | None = None
     is_active: bool | None = None
     updated_at: datetime | None = None
+
+
+class SynonymSearch(Body):
+    query: Question
+    tag_type: TagType | None = None
+    limit: Limit = 10
+
+
+class SynonymHit(ScoredHit):
+    """score = 0.3 × full_text_score + 0.7 × semantic_score.
+
+    `fts_*`, `vector_*` and `hybrid_score` repeat the scores under the names that older clients read.
+    """
+
+    id: int
+    tag_id: int
+    tag_type: TagType
+    tag_name: str
+    synonyms: dict[str, Any]
+    source: str
+    confidence: float
+
+    @computed_field
+    def fts_score(self) -> float | None:
+        return self.full_text_score
+
+    @computed_field
+    def fts_rank(self) -> int | None:
+        return self.full_text_rank
+
+    @computed_field
+    def vector_score(self) -> float | None:
+        return self.semantic_score
+
+    @computed_field
+    def vector_rank(self) -> int | None:
+        return self.semantic_rank
+
+    @computed_field
+    def hybrid_score(self) -> float:
+        return self.score
+
+
+class SynonymAnswer(BaseModel):
+    """`cached`: an earlier answer to the same question, from before which nothing has changed."""
+
+    query: str
+    results: list[SynonymHit]
+    total: int
+    degraded: bool
+    cached: bool
+    took_ms: float
 
 
 class StoredSynonyms(BaseModel):
@@ -121,7 +168,7 @@ class GenerationState(BaseModel):
     failures: list[TagFailure]
 
 
-@router.get("/search", openapi_extra=OPTIONAL_TOKEN)
+@router.get("/api/synonyms/search", openapi_extra=OPTIONAL_TOKEN)
 def search_synonyms(
     process: ProcessOf,
     caller: CallerOf,
@@ -130,19 +177,37 @@ def search_synonyms(
     limit: Annotated[Limit, Query()] = 10,
 ) -> SynonymAnswer:
     """Tags by what people call them, in English or French."""
-    return synonym_answer(q, process.synonyms.search(q, tag_type=tag_type, limit=limit, caller=caller))
+    return _answer(q, process.synonyms.search(q, tag_type=tag_type, limit=limit, caller=caller))
 
 
-@router.post("/generate", status_code=202, dependencies=[NeedsKey])
+@router.post("/api/mir/synonyms/search", openapi_extra=OPTIONAL_TOKEN)
+def search_mir_synonyms(body: SynonymSearch, process: ProcessOf, caller: CallerOf) -> SynonymAnswer:
+    """The same by POST: tags by full text and by semantic similarity, in English or French."""
+    found = process.synonyms.search(body.query, tag_type=body.tag_type, limit=body.limit, caller=caller)
+    return _answer(body.query, found)
+
+
+def _answer(query: str, found: SynonymHits) -> SynonymAnswer:
+    return SynonymAnswer(
+        query=query,
+        results=[SynonymHit(**hit) for hit in found.hits],
+        total=len(found.hits),
+        degraded=found.degraded,
+        cached=found.cached,
+        took_ms=found.took_ms,
+    )
+
+
+@router.post("/api/synonyms/generate", status_code=202, dependencies=[NeedsKey])
 def generate_synonyms(process: ProcessOf, body: GenerateRequest | None = None) -> GenerationAccepted:
-    """Have synonyms written for every tag that has none, in the background; parked tags are tried again."""
+    """Have synonyms written for every tag that has none, in the background; failed tags are tried again."""
     wanted = body or GenerateRequest()
     return accepted(*process.synonym_tasks.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
 
 
-@router.get("/generation", dependencies=[NeedsKey])
+@router.get("/api/synonyms/generation", dependencies=[NeedsKey])
 def generation_state(process: ProcessOf) -> GenerationState:
-    """How many tags have synonyms, which wait, and which were given up, with the reason."""
+    """How many tags have synonyms, how many wait, and which failed, with the reason."""
     store = process.synonym_store
     return GenerationState(
         generator=process.synonym_tasks.has_generator,
@@ -151,7 +216,7 @@ def generation_state(process: ProcessOf) -> GenerationState:
     )
 
 
-@router.post("", status_code=201, dependencies=[NeedsKey])
+@router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
 def create_synonyms(body: NewSynonyms, process: ProcessOf) -> StoredSynonyms:
     """Write a tag's synonyms. Deactivated ones are replaced and revived; for active ones the answer is 409."""
     row = process.synonyms.create(
@@ -164,7 +229,7 @@ def create_synonyms(body: NewSynonyms, process: ProcessOf) -> StoredSynonyms:
     return StoredSynonyms(**row)
 
 
-@router.put("/{synonyms_id}", dependencies=[NeedsKey])
+@router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, process: ProcessOf) -> StoredSynonyms:
     """Change synonyms; `is_active: true` brings deactivated ones back."""
     row = process.synonyms.update(
@@ -177,14 +242,14 @@ def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, process: Pro
     return StoredSynonyms(**row)
 
 
-@router.delete("/{synonyms_id}", dependencies=[NeedsKey])
+@router.delete("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def deactivate_synonyms(synonyms_id: SynonymsId, process: ProcessOf) -> StoredSynonyms:
-    """Switch synonyms off: no search finds them any more. They are kept, and can be brought back."""
+    """Deactivate synonyms: no search finds them any more. They are kept and can be activated again."""
     return StoredSynonyms(**process.synonyms.deactivate(synonyms_id))
 
 
-# Last, for it takes whatever follows: a name may hold a slash.
-@router.get("/{tag_type}/{tag_name:path}", openapi_extra=OPTIONAL_TOKEN)
+# Declared last, because it matches any path below: a name may contain a slash.
+@router.get("/api/synonyms/{tag_type}/{tag_name:path}", openapi_extra=OPTIONAL_TOKEN)
 def get_synonyms(tag_type: TagType, tag_name: TagName, process: ProcessOf, caller: CallerOf) -> StoredSynonyms:
     """The synonyms of a tag, by its name in any spelling ("hip hop" for "Hip-Hop")."""
     return StoredSynonyms(**process.synonyms.get(tag_type, tag_name, caller))

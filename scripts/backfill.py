@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
         "--dry-run", action="store_true", help="print rows, tokens and cost; call nobody, change nothing"
     )
     parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
-    parser.add_argument("--retry-failed", action="store_true", help="first queue the parked rows again")
+    parser.add_argument("--retry-failed", action="store_true", help="first queue the failed rows again")
     parser.add_argument(
         "--reconcile", action="store_true", help="first queue pending rows that slipped past the triggers"
     )
@@ -166,7 +166,7 @@ def run_one(
 ) -> int:
     work = EmbeddingQueue(database, name)
     if arguments.retry_failed:
-        say(f"{name}: {work.retry_failed_embeddings():,} parked rows queued again")
+        say(f"{name}: {work.retry_failed_embeddings():,} failed rows queued again")
     if arguments.reconcile:
         say(f"{name}: {work.reconcile_embeddings():,} rows had slipped past the triggers")
     if arguments.switch_model:
@@ -227,7 +227,7 @@ def explain(work: EmbeddingQueue, outcome: BackfillOutcome) -> int:
         if left.waiting:
             say(f"{left.waiting:,} rows failed and will be tried again by a later run")
         if left.failed:
-            say(f"{left.failed:,} rows are parked; after mending them: backfill.py --retry-failed. The latest:")
+            say(f"{left.failed:,} rows failed. Fix them, then run backfill.py --retry-failed. The latest:")
             for row in work.list_failed_embeddings(5):
                 say(f"  {row['row_id']}: {row['error']}")
     if outcome.over_budget:

@@ -82,7 +82,6 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
     "vectorization": ("POST", "/api/vectorization/embed", {"text": "a text"}, "model"),
     "openai_embeddings": ("POST", "/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": "a text"}, "model"),
     "search": ("POST", "/api/search/music_knowledge", {"query": "a text"}, "model"),
-    "mir_search": ("POST", "/api/mir/synonyms/search", {"query": "a text"}, "model"),
     "upsert_embeddings": ("POST", "/api/upsert-embeddings", {"rows": [{"id": "nobody"}]}, "model"),
     "webhooks": ("POST", "/api/webhooks/embeddings", {"type": "DELETE", "table": "music_knowledge"}, "model"),
     # Not reached over HTTP: its event is the schedule's, and nothing is pending.

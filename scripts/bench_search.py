@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Search at a million rows, through the real RPC: latency, recall and sizes, beside two others in the same database.
 
-(a) the recipe of Supabase's hybrid search guide, its words joined by OR (by AND a question finds nothing);
+(a) the recipe of Supabase's hybrid search guide, with the words of a query joined by OR (joined by AND, a question finds nothing);
 (b) a bare pgvector query over the same index, at pgvector's own ef_search and at the one that the RPC sets.
 
 The sides are asked in turn, query by query; printed are percentiles, and ratios of medians over the same queries.
@@ -43,7 +43,7 @@ EXACT = (
     " order by embedding operator(extensions.<=>) %(vector)s::extensions.vector limit 10"
 )
 ANY_WORD = "replace(plainto_tsquery('english', %(text)s)::text, '&', '|')::tsquery"
-GUIDE_WORDS = f"""
+GUIDE_FULL_TEXT = f"""
 select {COLUMNS} from public.music_knowledge
 where fts @@ {ANY_WORD} order by ts_rank_cd(fts, {ANY_WORD}) desc limit 10
 """
@@ -133,7 +133,7 @@ def main() -> int:
             for ours, theirs in (
                 ("hybrid", "bare pgvector"),
                 ("hybrid", "bare pgvector, equal recall"),
-                ("guide with OR, words", "keyword"),
+                ("guide with OR, full-text", "full-text"),
                 ("guide with OR, hybrid", "hybrid"),
             )
         },
@@ -166,15 +166,15 @@ def prepare(
     service, anon = caller["service_role"], caller["anon"]
     sides = {
         "hybrid": Side(service, f"{RPC})"),
-        "keyword": Side(service, f"{RPC})", vector=False),
-        "vector": Side(service, f"{RPC})", text=False),
+        "full-text": Side(service, f"{RPC})", vector=False),
+        "semantic": Side(service, f"{RPC})", text=False),
         "hybrid, anon": Side(anon, f"{RPC})"),
-        "keyword, anon": Side(anon, f"{RPC})", vector=False),
-        "vector, anon": Side(anon, f"{RPC})", text=False),
+        "full-text, anon": Side(anon, f"{RPC})", vector=False),
+        "semantic, anon": Side(anon, f"{RPC})", text=False),
         "hybrid, filter 1 %": Side(service, f"{RPC}, '{RARE.decode()}')", every=max(1, seldom // 2)),
         "bare pgvector": Side(caller["default"], BARE, text=False),
         "bare pgvector, equal recall": Side(caller["equal"], BARE, text=False),
-        "guide with OR, words": Side(caller["default"], GUIDE_WORDS, vector=False, every=seldom),
+        "guide with OR, full-text": Side(caller["default"], GUIDE_FULL_TEXT, vector=False, every=seldom),
         "guide with OR, hybrid": Side(caller["default"], GUIDE, every=seldom),
         "exact scan": Side(caller["owner"], EXACT, text=False, every=seldom),
     }
@@ -216,7 +216,7 @@ def measure(sides: dict[str, Side], queries: list[tuple[str, str]]) -> dict[str,
     exact = sides["exact scan"].found
     return {
         name: round(float(np.mean([len(set(sides[name].found[n]) & set(best)) / 10 for n, best in exact.items()])), 4)
-        for name in ("vector", "vector, anon", "bare pgvector", "bare pgvector, equal recall")
+        for name in ("semantic", "semantic, anon", "bare pgvector", "bare pgvector, equal recall")
     }
 
 
@@ -231,7 +231,7 @@ def megabytes(owner: Connection) -> dict[str, int]:
     rows = owner.execute("""
         select 'rows and vectors', pg_table_size('public.music_knowledge') / 1048576
         union all
-        select case when a.amname = 'hnsw' then 'vector index' when a.amname = 'gin' then 'word index' else r.relname end,
+        select case when a.amname = 'hnsw' then 'vector index' when a.amname = 'gin' then 'full-text index' else r.relname end,
                pg_relation_size(r.oid) / 1048576
         from pg_index i join pg_class r on r.oid = i.indexrelid join pg_am a on a.oid = r.relam
         where i.indrelid = 'public.music_knowledge'::regclass

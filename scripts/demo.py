@@ -121,13 +121,13 @@ def hits_table(query: str, hits: Sequence[Hit], took_ms: float) -> Table:
 
 
 def reason(hit: Hit) -> str:
-    """Why a hit was found: its place and its scaled score in each leg."""
-    legs = []
+    """Why a hit was found: its rank and its score in each ranking."""
+    rankings = []
     if hit.full_text_rank is not None:
-        legs.append(f"words   #{hit.full_text_rank} ({hit.full_text_score:.2f})")
+        rankings.append(f"full-text #{hit.full_text_rank} ({hit.full_text_score:.2f})")
     if hit.semantic_rank is not None:
-        legs.append(f"meaning #{hit.semantic_rank} ({hit.semantic_score:.2f})")
-    return "\n".join(legs)
+        rankings.append(f"semantic  #{hit.semantic_rank} ({hit.semantic_score:.2f})")
+    return "\n".join(rankings)
 
 
 if __name__ == "__main__":

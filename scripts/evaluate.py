@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How well search finds, by judged queries of your own or of a public set.
+"""Measures search quality on judged queries, your own or those of a public set.
 
 Loads a folder in BEIR's layout into a scratch database, embeds it with the configured provider, and asks the
-real search function. Prints nDCG@10, recall@100 and MRR@10 of words alone, meaning alone, and both.
+real search function. Prints nDCG@10, recall@100 and MRR@10 of full-text, semantic and hybrid search.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from shared.wiring import default_workers, get_database_url, get_provider
 
 COLLECTIONS = ("music_knowledge", "mir_synonyms")
 BASELINE = Path(__file__).with_name("guide_baseline.sql")
-LEGS = ("keyword", "vector", "hybrid")
+RANKINGS = ("full_text", "semantic", "hybrid")
 
 Search = Callable[[str, str], list[str]]
 
@@ -55,11 +55,11 @@ def main() -> int:
     settings = load_settings()
     if settings.supabase_url is not None and settings.database_url is None:
         raise ConfigurationError("evaluate.py makes a scratch database: set DATABASE_URL, or unset SUPABASE_URL")
-    legs = (*LEGS, "guide") if arguments.baseline else LEGS
+    rankings = (*RANKINGS, "guide") if arguments.baseline else RANKINGS
     results: list[dict[str, Scores]] = []
     table = not arguments.json
     if table:
-        print(f"{'set':<28} {'leg':<8} {'nDCG@10':>8} {'recall@100':>11} {'MRR@10':>8}")
+        print(f"{'set':<28} {'ranking':<9} {'nDCG@10':>8} {'recall@100':>11} {'MRR@10':>8}")
     with closing(get_provider(settings)) as provider:
         for folder in arguments.dataset:
             sets = [read_judged_set(folder, arguments.queries, qrels) for qrels in (arguments.qrels or [None])]
@@ -73,11 +73,13 @@ def main() -> int:
                 if arguments.baseline:
                     searches["guide"] = guide_search(url, provider.spec, ids)
                 for judged in sets:
-                    scores = run(judged, provider, {leg: searches[leg] for leg in legs}, arguments.limit)
+                    scores = run(
+                        judged, provider, {ranking: searches[ranking] for ranking in rankings}, arguments.limit
+                    )
                     results.append(scores)
                     show(judged.name, provider.model, scores, as_json=arguments.json)
     if table and len(results) > 1:
-        show("mean", "", {leg: mean(scores[leg] for scores in results) for leg in legs}, as_json=False)
+        show("mean", "", {ranking: mean(scores[ranking] for scores in results) for ranking in rankings}, as_json=False)
     worst = min(scores["hybrid"].ndcg for scores in results)
     if arguments.fail_under is not None and worst < arguments.fail_under:
         print(f"hybrid nDCG@10 is {worst:.4f}, below {arguments.fail_under}", file=sys.stderr)
@@ -87,11 +89,12 @@ def main() -> int:
 
 def show(name: str, model: str, scores: dict[str, Scores], *, as_json: bool) -> None:
     if as_json:
-        legs = {leg: values.as_dict() for leg, values in scores.items()}
-        print(json.dumps({"dataset": name, "model": model, **legs}), flush=True)
+        report = {ranking: values.as_dict() for ranking, values in scores.items()}
+        print(json.dumps({"dataset": name, "model": model, **report}), flush=True)
         return
-    for leg, values in scores.items():
-        print(f"{name:<28} {leg:<8} {values.ndcg:>8.4f} {values.recall:>11.4f} {values.mrr:>8.4f}", flush=True)
+    for ranking, values in scores.items():
+        label = ranking.replace("_", "-")
+        print(f"{name:<28} {label:<9} {values.ndcg:>8.4f} {values.recall:>11.4f} {values.mrr:>8.4f}", flush=True)
         name = ""
 
 
@@ -150,8 +153,8 @@ def make_searches(database: PostgresDatabase, ids: dict[str, str], fusion: str, 
         return [ids[str(row["id"])] for row in rows]
 
     return {
-        "keyword": lambda text, _: ask(query_text=text),
-        "vector": lambda _, vector: ask(query_embedding=vector),
+        "full_text": lambda text, _: ask(query_text=text),
+        "semantic": lambda _, vector: ask(query_embedding=vector),
         "hybrid": lambda text, vector: ask(query_text=text, query_embedding=vector),
     }
 
@@ -173,14 +176,14 @@ def guide_search(url: SecretStr, spec: EmbeddingModel, ids: dict[str, str]) -> S
 def run(
     judged: JudgedSet, provider: EmbeddingProvider, searches: dict[str, Search], limit: int | None
 ) -> dict[str, Scores]:
-    """The mean scores of each leg over the judged queries."""
-    scores: dict[str, list[Scores]] = {leg: [] for leg in searches}
+    """The mean scores of each ranking over the judged queries."""
+    scores: dict[str, list[Scores]] = {ranking: [] for ranking in searches}
     for query in list(judged.queries)[:limit]:
         text = judged.queries[query]
         vector = vector_text(provider.embed_query(text))
-        for leg, search in searches.items():
-            scores[leg].append(score_ranking(search(text, vector), judged.judgements[query]))
-    return {leg: mean(every) for leg, every in scores.items()}
+        for ranking, search in searches.items():
+            scores[ranking].append(score_ranking(search(text, vector), judged.judgements[query]))
+    return {ranking: mean(every) for ranking, every in scores.items()}
 
 
 if __name__ == "__main__":

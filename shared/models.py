@@ -75,7 +75,7 @@ class NamedRow:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """Rows of a queue: claimable now, leased to a worker, backing off, parked."""
+    """Rows of a queue: claimable now, leased to a worker, backing off, failed."""
 
     ready: int
     leased: int
@@ -124,9 +124,13 @@ class BackfillReport:
     seconds: float = 0.0
 
 
+# The columns that every search function returns about a hit's score.
+SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result. `row` holds the collection's own columns; every part of the score is given."""
+    """One search result: its score, the parts of the score, and in `row` the collection's own columns."""
 
     id: str
     score: float
@@ -134,12 +138,16 @@ class Hit:
     full_text_rank: int | None
     semantic_score: float | None
     semantic_rank: int | None
-    row: Mapping[str, object]
+    row: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The hit as one flat object."""
+        return {"id": self.id, **{name: getattr(self, name) for name in SCORES}, **self.row}
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, best first. `degraded`: no vector could be made of the query, so only its words were searched."""
+    """Hits, best first. `degraded`: the query could not be embedded, so they come from full-text search alone."""
 
     hits: Sequence[Hit]
     degraded: bool

@@ -184,10 +184,12 @@ def _provider_problem(process: Process, error: AppError) -> Problem:
         message = f"The provider {name} is not set up."
         fix = "Check EMBEDDING_PROVIDER, EMBEDDING_MODEL and its key, then start the server again. Its log has the reason."
     elif isinstance(error, ProviderUnavailable):
-        message = f"The provider {name} cannot be reached: search finds words only, and nothing is embedded."
+        message = f"The provider {name} cannot be reached: search is full-text only, and nothing is embedded."
         fix = _START_PROVIDER[name]
     else:
-        message = f"The provider {name} does not answer as it should: search finds words only, and nothing is embedded."
+        message = (
+            f"The provider {name} does not answer as it should: search is full-text only, and nothing is embedded."
+        )
         fix = "The server's log has the reason."
     if not process.needs_key:
         fix = f"{fix} It says: {error.message}"

@@ -1,4 +1,4 @@
-// How much of each collection is embedded, what is under way, what could not be embedded, and what it cost.
+// How much of each collection is embedded, running backfills, failed rows and the latest runs.
 
 import { call, path, post } from "./api.js";
 import { button, count, duration, el, money, percent, plural, say, timeOf, working } from "./dom.js";
@@ -48,11 +48,11 @@ export function mountCoverage(panel) {
   function render(collections, runs) {
     const total = sum(collections, "total");
     const pending = sum(collections, "pending");
-    const parked = sum(collections, "failed");
-    const words = [plural(total, "row"), `${percent(sum(collections, "embedded"), total)} embedded`];
-    if (pending) words.push(`${count(pending)} pending`);
-    if (parked) words.push(`${count(parked)} parked`);
-    say(summary, total ? words.join(" · ") : "");
+    const failed = sum(collections, "failed");
+    const parts = [plural(total, "row"), `${percent(sum(collections, "embedded"), total)} embedded`];
+    if (pending) parts.push(`${count(pending)} pending`);
+    if (failed) parts.push(`${count(failed)} failed`);
+    say(summary, total ? parts.join(" · ") : "");
     everything.hidden = !pending || collections.length < 2;
     if (!total && !collections.some((collection) => collection.error)) {
       shown.clear();
@@ -123,12 +123,12 @@ function makeCard(name, { embed, refresh, announce }) {
   const model = el("span", { class: "dim" });
   const state = el("span", { class: "chip" });
   const start = button("Embed now", working(() => embed(name)), { "aria-label": `Embed now: ${name}` });
-  const figures = Object.fromEntries(["rows", "embedded", "pending", "parked"].map((label) => [label, el("dd", null)]));
+  const figures = Object.fromEntries(["rows", "embedded", "pending", "failed"].map((label) => [label, el("dd", null)]));
   const bar = el("div", { class: "bar-track", role: "img" });
   const legend = el("ul", { class: "legend" });
   const wrong = el("p", { class: "bad", role: "alert", hidden: true });
   const live = el("div", { class: "live", hidden: true });
-  const parked = el("details", { class: "fold parked", hidden: true });
+  const failures = el("details", { class: "fold failed", hidden: true });
   const runs = el("details", { class: "fold" });
   const node = el(
     "article",
@@ -139,11 +139,11 @@ function makeCard(name, { embed, refresh, announce }) {
     bar,
     legend,
     live,
-    parked,
+    failures,
     runs,
   );
   const progress = makeProgress(live, name);
-  const showParked = makeParked(parked, name, { refresh, announce });
+  const showFailures = makeFailures(failures, name, { refresh, announce });
   const showRuns = makeRuns(runs);
 
   return {
@@ -156,14 +156,14 @@ function makeCard(name, { embed, refresh, announce }) {
       say(figures.rows, count(total));
       say(figures.embedded, count(embedded));
       say(figures.pending, count(pending));
-      say(figures.parked, count(failed));
-      figures.parked.classList.toggle("bad", failed > 0);
+      say(figures.failed, count(failed));
+      figures.failed.classList.toggle("bad", failed > 0);
       const [text, kind] = error
         ? ["cannot be read", "bad"]
         : running
           ? ["embedding", "run"]
           : failed
-            ? [`${count(failed)} parked`, "bad"]
+            ? [`${count(failed)} failed`, "bad"]
             : pending
               ? [`${count(pending)} pending`, "wait"]
               : total
@@ -174,7 +174,7 @@ function makeCard(name, { embed, refresh, announce }) {
       start.hidden = Boolean(running) || Boolean(error) || !pending;
       drawBar(bar, legend, collection);
       progress(running);
-      showParked(collection);
+      showFailures(collection);
       showRuns(latest);
     },
   };
@@ -189,7 +189,7 @@ function drawBar(bar, legend, { collection, model, models, total, pending, faile
     ...others.map((name, place) => [name || "unknown model", models[name], `m${1 + (place % 3)}`]),
     // Rows of another model are pending too: they are drawn once, as what they hold.
     ["no vector", Math.max(0, total - vectors - failed), "none"],
-    ["parked", Math.min(failed, Math.max(0, total - vectors)), "bad"],
+    ["failed", Math.min(failed, Math.max(0, total - vectors)), "bad"],
   ].filter(([, rows]) => rows);
   for (const [place, [, rows, kind]] of parts.entries()) {
     const part = bar.children[place] ?? bar.appendChild(el("span"));
@@ -197,8 +197,8 @@ function drawBar(bar, legend, { collection, model, models, total, pending, faile
     part.style.setProperty("--share", total ? rows / total : 0);
   }
   while (bar.children.length > parts.length) bar.lastChild.remove();
-  const words = parts.map(([name, rows]) => `${name} ${percent(rows, total)}`);
-  bar.setAttribute("aria-label", total ? `${collection}: ${words.join(", ")}` : `${collection}: no rows`);
+  const shares = parts.map(([name, rows]) => `${name} ${percent(rows, total)}`);
+  bar.setAttribute("aria-label", total ? `${collection}: ${shares.join(", ")}` : `${collection}: no rows`);
   for (const [place, [name, rows, kind]] of parts.entries()) {
     const line = legend.children[place] ?? legend.appendChild(el("li", null, el("i"), el("span"), el("b")));
     line.children[0].className = kind;
@@ -218,18 +218,18 @@ function makeProgress(place, name) {
     const all = running.done + running.remaining;
     bar.value = all ? running.done / all : 0;
     const rate = running.rows_per_second;
-    const words = [`${count(running.done)} of ${count(all)}`];
-    if (rate) words.push(`${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} rows/s`);
-    if (running.seconds_left !== null) words.push(`${duration(running.seconds_left)} left`);
-    say(text, words.join(" · "));
+    const parts = [`${count(running.done)} of ${count(all)}`];
+    if (rate) parts.push(`${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} rows/s`);
+    if (running.seconds_left !== null) parts.push(`${duration(running.seconds_left)} left`);
+    say(text, parts.join(" · "));
   };
 }
 
-function makeParked(place, name, { refresh, announce }) {
+function makeFailures(place, name, { refresh, announce }) {
   const title = el("summary", null);
   const list = el("ul", { class: "failures" });
   const problem = el("p", { class: "bad", role: "alert" });
-  const all = button("Retry all", working(() => retry()), { "aria-label": `Retry all parked rows of ${name}` });
+  const all = button("Retry all", working(() => retry()), { "aria-label": `Retry all failed rows of ${name}` });
   place.append(title, el("div", { class: "fold-body" }, el("div", { class: "row" }, all, problem), list));
   let seen = "";
   let known = 0;
@@ -281,7 +281,7 @@ function makeParked(place, name, { refresh, announce }) {
   place.addEventListener("toggle", load);
   return ({ failed, failures }) => {
     place.hidden = !failed;
-    say(title, `${plural(failed, "parked row")}, and why`);
+    say(title, `${plural(failed, "failed row")}, with the reasons`);
     const signature = failed + JSON.stringify(failures);
     if (signature !== known) listed = load();
     known = signature;

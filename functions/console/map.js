@@ -3,7 +3,7 @@
 import { call, newest, path } from "./api.js";
 import { button, count, el, percent, plural, say } from "./dom.js";
 import { failure, loading, note, nothingToSearch } from "./states.js";
-import { ask, collectionSelect } from "./search.js";
+import { DEFAULT_WEIGHTS, ask, collectionSelect } from "./search.js";
 
 const COLOURS = 8;
 const SHAPES = 4;
@@ -127,7 +127,7 @@ export function mountMap(panel, shared) {
     const [first, second] = map.explained;
     const sampled = map.total > points.length ? `${count(points.length)} of ${plural(map.total, "row")}, a fixed sample` : plural(points.length, "row");
     say(status, `${sampled} · ${map.model} · the two directions hold ${percent(first + second, 1)} of the variance`);
-    base.setAttribute("aria-label", `${plural(points.length, "point")} of ${map.collection} by meaning; the list below has them as text`);
+    base.setAttribute("aria-label", `${plural(points.length, "point")} of ${map.collection}, similar ones near each other; the list below names them`);
     place.replaceChildren(stage, legend, list);
     draw();
     if (list.open) showList();
@@ -325,7 +325,7 @@ export function mountMap(panel, shared) {
       return;
     }
     try {
-      const answer = await latestSearch((signal) => ask(loaded, query, { words: 0.3, meaning: 0.7 }, signal));
+      const answer = await latestSearch((signal) => ask(loaded, query, DEFAULT_WEIGHTS, signal));
       if (!answer) return;
       hits = new Map(answer.hits.slice(0, 20).map((hit, index) => [hit.id, index + 1]));
       choose(null);

@@ -1,18 +1,18 @@
 // The fused score, as search_* forms it: full_text_weight × full_text_score + semantic_weight × semantic_score + rest.
 // A pure module: what is computed here must be what the server would answer.
 
-/** The three parts of a hit's score. `rest` is what a collection adds beside its legs (datasets: age and own score). */
+/** The three parts of a hit's score. `rest` is what a collection adds to the hybrid score (datasets: its static score and its age). */
 export function parts(hit, weights) {
   return {
-    words: weights.words * (hit.full_text_score ?? 0),
-    meaning: weights.meaning * (hit.semantic_score ?? 0),
+    full_text: weights.full_text * (hit.full_text_score ?? 0),
+    semantic: weights.semantic * (hit.semantic_score ?? 0),
     rest: "hybrid_score" in hit ? hit.score - hit.hybrid_score : 0,
   };
 }
 
 export const score = (hit, weights) => {
-  const { words, meaning, rest } = parts(hit, weights);
-  return words + meaning + rest;
+  const { full_text, semantic, rest } = parts(hit, weights);
+  return full_text + semantic + rest;
 };
 
 /** The hits by their score with other weights, best first; ties by id, as the server breaks them. */
@@ -31,12 +31,12 @@ function byId(a, b) {
  *
  * A row that the answer does not list scored at most as much as its last one, under the weights that were asked. The
  * most such a row can score under the new ones, its parts being between 0 and 1, is a fractional knapsack. A weight of
- * zero is another question: the server then leaves that leg out, and scales the other one differently.
+ * zero needs a new request: the server then leaves that ranking out and scales the other one differently.
  */
 export function isCertain(answer, weights, shown) {
   const { hits, weights: asked, wanted } = answer;
-  const turnedOff = (leg) => (weights[leg] === 0) !== (asked[leg] === 0);
-  if (turnedOff("words") || turnedOff("meaning")) return false;
+  const switched = (ranking) => (weights[ranking] === 0) !== (asked[ranking] === 0);
+  if (switched("full_text") || switched("semantic")) return false;
   if (hits.length < wanted) return true;
   const ranked = rerank(hits, weights);
   const place = ranked[Math.min(shown, ranked.length) - 1];
@@ -47,8 +47,8 @@ function mostUnlisted({ hits, weights: asked }, weights) {
   const last = Math.min(...hits.map((hit) => score(hit, asked)));
   // The rest weighs the same in both, and is not bounded by 1 but by all that the last row has.
   const items = [
-    [asked.words, weights.words],
-    [asked.meaning, weights.meaning],
+    [asked.full_text, weights.full_text],
+    [asked.semantic, weights.semantic],
   ];
   let left = last;
   let most = 0;

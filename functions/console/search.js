@@ -1,15 +1,16 @@
-// Search as one types. One answer brings every part of every score, so the sliders re-rank it without asking again.
+// Search while typing. An answer holds both parts of every score, so the sliders re-rank it without a new request.
 
 import { newest, path, post } from "./api.js";
 import { button, el, plural, say } from "./dom.js";
 import { parts, isCertain, rerank } from "./rank.js";
-import { failure, note, nothingToSearch } from "./states.js";
+import { DEGRADED, failure, note, nothingToSearch } from "./states.js";
 import { excerpt, marked, stems } from "./words.js";
 
 export const WANTED = 50;
 const SHOWN = 10;
 const TYPING_MS = 150;
-const USUAL = { words: 0.3, meaning: 0.7 };
+export const DEFAULT_WEIGHTS = { full_text: 0.3, semantic: 0.7 };
+const NAMES = { full_text: "Full text", semantic: "Semantic" };
 // Where a row's name and its text are, by the columns that collections commonly have.
 const LABELS = ["topic", "title", "tag_name", "name", "path"];
 const BODIES = ["content", "description", "text", "body", "synonyms"];
@@ -17,7 +18,7 @@ const CHIPS = ["category", "tag_type", "language", "tags", "source"];
 
 /** Ask the server; needs no key, for a search runs as whoever calls. */
 export async function ask(collection, query, weights, signal, wanted = WANTED) {
-  const body = { query, match_count: wanted, full_text_weight: weights.words, semantic_weight: weights.meaning };
+  const body = { query, match_count: wanted, full_text_weight: weights.full_text, semantic_weight: weights.semantic };
   const answer = await post(path("search", collection), body, { signal, keyed: false });
   return { ...answer, collection, query, weights: { ...weights }, wanted };
 }
@@ -55,14 +56,14 @@ export function mountSearch(panel, shared) {
     enterkeyhint: "search",
   });
   const { select, names } = collectionSelect(shared, { id: "search-collection" }, "music_knowledge");
-  const weights = { ...USUAL };
-  const sliders = { words: slider("words", "Words"), meaning: slider("meaning", "Meaning") };
-  const usual = button("Reset", () => setWeights(USUAL), { class: "quiet", hidden: true, "aria-label": "Reset the weights" });
-  const modes = { both: mode("both", "Together"), apart: mode("apart", "Side by side") };
+  const weights = { ...DEFAULT_WEIGHTS };
+  const sliders = { full_text: slider("full_text"), semantic: slider("semantic") };
+  const usual = button("Reset", () => setWeights(DEFAULT_WEIGHTS), { class: "quiet", hidden: true, "aria-label": "Reset the weights" });
+  const modes = { hybrid: mode("hybrid", "Hybrid"), apart: mode("apart", "Side by side") };
   const status = el("p", { class: "dim status", role: "status" });
   const warning = el("p", { class: "notice", role: "alert", hidden: true });
   const results = el("div", { class: "results" });
-  const controls = el("div", { class: "weights" }, sliders.words.node, sliders.meaning.node, usual);
+  const controls = el("div", { class: "weights" }, sliders.full_text.node, sliders.semantic.node, usual);
   panel.append(
     el("h2", { class: "sr" }, "Search"),
     el(
@@ -95,11 +96,11 @@ export function mountSearch(panel, shared) {
     timer = setTimeout(action, TYPING_MS);
   }
 
-  function slider(name, label) {
-    const input = el("input", { type: "range", id: `weight-${name}`, min: 0, max: 1, step: 0.05, value: USUAL[name] });
-    const output = el("output", { for: `weight-${name}` }, USUAL[name].toFixed(2));
+  function slider(name) {
+    const input = el("input", { type: "range", id: `weight-${name}`, min: 0, max: 1, step: 0.05, value: DEFAULT_WEIGHTS[name] });
+    const output = el("output", { for: `weight-${name}` }, DEFAULT_WEIGHTS[name].toFixed(2));
     input.addEventListener("input", () => setWeights({ [name]: Number(input.value) }));
-    return { node: el("label", { class: `weight ${name}` }, el("span", null, label), input, output), input, output };
+    return { node: el("label", { class: `weight ${name}` }, el("span", null, NAMES[name]), input, output), input, output };
   }
 
   function setWeights(changed) {
@@ -108,10 +109,10 @@ export function mountSearch(panel, shared) {
       input.value = weights[name];
       say(output, weights[name].toFixed(2));
     }
-    usual.hidden = weights.words === USUAL.words && weights.meaning === USUAL.meaning;
+    usual.hidden = weights.full_text === DEFAULT_WEIGHTS.full_text && weights.semantic === DEFAULT_WEIGHTS.semantic;
     if (!answer || apart) return;
-    showTogether();
-    // At once from the parts that are here; where a row that is not here could come in, the server has the last word.
+    showHybrid();
+    // Re-rank the known hits at once. If a row that is not among them could rank higher, ask the server again.
     clearTimeout(timer);
     if (!isCertain(answer, weights, limit)) later(run);
   }
@@ -125,7 +126,7 @@ export function mountSearch(panel, shared) {
   }
 
   function showMode() {
-    modes.both.setAttribute("aria-pressed", !apart);
+    modes.hybrid.setAttribute("aria-pressed", !apart);
     modes.apart.setAttribute("aria-pressed", apart);
     controls.classList.toggle("off", apart);
     for (const { input } of Object.values(sliders)) input.disabled = apart;
@@ -140,7 +141,7 @@ export function mountSearch(panel, shared) {
       return;
     }
     results.replaceChildren(
-      note("Type a question or a few words", "Rows are found by their words and by their meaning at once. Every score is drawn as its two parts, and the sliders weigh them anew."),
+      note("Type a question or a few words", "Hybrid search ranks rows by full text and by semantic similarity. Each bar shows the two parts of a score; the sliders change their weights."),
     );
   }
 
@@ -164,7 +165,7 @@ export function mountSearch(panel, shared) {
     try {
       if (apart) {
         const pair = await latest((signal) =>
-          Promise.all([{ words: 1, meaning: 0 }, { words: 0, meaning: 1 }].map((alone) => ask(collection, query, alone, signal))),
+          Promise.all([{ full_text: 1, semantic: 0 }, { full_text: 0, semantic: 1 }].map((alone) => ask(collection, query, alone, signal))),
         );
         if (pair) showApart(...pair);
       } else {
@@ -176,7 +177,7 @@ export function mountSearch(panel, shared) {
         }
         // The sliders may have moved while it was on its way.
         answer = fresh;
-        showTogether();
+        showHybrid();
         if (!isCertain(answer, weights, limit)) later(run);
       }
     } catch (error) {
@@ -193,17 +194,16 @@ export function mountSearch(panel, shared) {
   function tell({ hits, degraded, took_ms, wanted, collection }) {
     say(status, hits.length ? `${hits.length === wanted ? `the best ${hits.length} rows` : plural(hits.length, "row")} · ${took_ms} ms` : "");
     warning.hidden = !degraded;
-    const why = "The embedding provider does not answer, so only the words were searched.";
-    say(warning, degraded ? `${why} Meaning comes back by itself when the provider does.` : "");
+    say(warning, degraded ? `${DEGRADED} Semantic results return when the provider does.` : "");
     if (hits.length) return false;
     results.replaceChildren(
-      note("Nothing found", `No row of ${collection} shares a word with this, and none was near in meaning.`),
-      el("p", { class: "dim" }, "An empty collection, or one that is not embedded yet, finds nothing: Coverage tells."),
+      note("Nothing found", `No row of ${collection} matches this, neither by full text nor semantically.`),
+      el("p", { class: "dim" }, "A collection that is empty or not embedded yet finds nothing. See Coverage."),
     );
     return true;
   }
 
-  function showTogether() {
+  function showHybrid() {
     if (tell(answer)) return;
     const wanted = stems(answer.query);
     const ranked = rerank(answer.hits, weights);
@@ -222,18 +222,18 @@ export function mountSearch(panel, shared) {
     glide(list, shown);
     const more = ranked.length - shown.length;
     const place = results.querySelector(".more");
-    place.replaceChildren(more > 0 ? button(`Show ${more} more`, () => ((limit = WANTED), showTogether())) : "");
+    place.replaceChildren(more > 0 ? button(`Show ${more} more`, () => ((limit = WANTED), showHybrid())) : "");
   }
 
-  function showApart(words, meaning) {
-    const all = { ...words, hits: [...words.hits, ...meaning.hits], took_ms: Math.max(words.took_ms, meaning.took_ms), degraded: meaning.degraded };
+  function showApart(fullText, semantic) {
+    const all = { ...fullText, hits: [...fullText.hits, ...semantic.hits], degraded: semantic.degraded };
     if (tell({ ...all, wanted: Infinity })) return;
-    say(status, `${words.took_ms} ms by words, ${meaning.took_ms} ms by meaning`);
+    say(status, `full text ${fullText.took_ms} ms · semantic ${semantic.took_ms} ms`);
     answer = null;
     items = new Map();
-    const wanted = stems(words.query);
+    const wanted = stems(fullText.query);
     results.replaceChildren(
-      el("div", { class: "pair" }, column("Words only", words, meaning, "words", wanted), column("Meaning only", meaning, words, "meaning", wanted)),
+      el("div", { class: "pair" }, column("full_text", fullText, "semantic", semantic, wanted), column("semantic", semantic, "full_text", fullText, wanted)),
     );
   }
 
@@ -251,7 +251,7 @@ export function mountSearch(panel, shared) {
   };
 }
 
-const total = ({ words, meaning, rest }) => words + meaning + rest;
+const total = ({ full_text, semantic, rest }) => full_text + semantic + rest;
 
 /** Put the items into the list in this order; each glides from where it was. */
 function glide(list, wanted) {
@@ -268,7 +268,7 @@ function glide(list, wanted) {
 /** One result. Its texts never change, its place and its score do. */
 function makeHit(hit, wanted) {
   const place = el("span", { class: "place" });
-  const bars = { words: el("i", { class: "words" }), meaning: el("i", { class: "meaning" }), rest: el("i", { class: "rest" }) };
+  const bars = Object.fromEntries(["full_text", "semantic", "rest"].map((name) => [name, el("i", { class: name })]));
   const value = el("b", { class: "score" });
   const bar = el("div", { class: "split", role: "img" }, Object.values(bars));
   const table = el("tbody");
@@ -285,7 +285,7 @@ function makeHit(hit, wanted) {
       el(
         "table",
         { class: "numbers" },
-        el("thead", null, el("tr", null, ["part", "rank", "raw", "weight", "adds"].map((head) => el("th", { scope: "col" }, head)))),
+        el("thead", null, el("tr", null, ["part", "rank", "score", "weight", "weighted"].map((head) => el("th", { scope: "col" }, head)))),
         table,
       ),
       whole,
@@ -314,19 +314,19 @@ function makeHit(hit, wanted) {
       say(place, String(number));
       say(value, total(now).toFixed(3));
       for (const [name, part] of Object.entries(bars)) part.style.setProperty("--share", Math.max(0, now[name]) / top);
-      bar.setAttribute("aria-label", `words ${now.words.toFixed(3)}, meaning ${now.meaning.toFixed(3)}${now.rest ? `, other ${now.rest.toFixed(3)}` : ""}`);
+      bar.setAttribute("aria-label", `full text ${now.full_text.toFixed(3)}, semantic ${now.semantic.toFixed(3)}${now.rest ? `, other ${now.rest.toFixed(3)}` : ""}`);
       const rows = [
-        ["words", changed.full_text_rank, changed.full_text_score, weights.words, now.words],
-        ["meaning", changed.semantic_rank, changed.semantic_score, weights.meaning, now.meaning],
+        [NAMES.full_text, changed.full_text_rank, changed.full_text_score, weights.full_text, now.full_text],
+        [NAMES.semantic, changed.semantic_rank, changed.semantic_score, weights.semantic, now.semantic],
       ];
-      if (now.rest) rows.push(["age and own score", null, now.rest, 1, now.rest]);
+      if (now.rest) rows.push(["Age and static score", null, now.rest, 1, now.rest]);
       table.replaceChildren(
-        ...rows.map(([name, rank, raw, weight, adds]) =>
+        ...rows.map(([name, rank, score, weight, weighted]) =>
           el(
             "tr",
             null,
             el("th", { scope: "row" }, name),
-            [rank === null ? "–" : `#${rank}`, raw === null ? "–" : raw.toFixed(4), weight.toFixed(2), adds.toFixed(4)].map((cell) => el("td", { class: "number" }, cell)),
+            [rank === null ? "–" : `#${rank}`, score === null ? "–" : score.toFixed(4), weight.toFixed(2), weighted.toFixed(4)].map((cell) => el("td", { class: "number" }, cell)),
           ),
         ),
       );
@@ -334,18 +334,19 @@ function makeHit(hit, wanted) {
   };
 }
 
-/** One leg alone; each row says where the other leg has it. */
-function column(title, own, other, leg, wanted) {
+/** The hits of one ranking; each says at which place the other ranking has it. */
+function column(name, own, otherName, other, wanted) {
   const ranks = new Map(other.hits.map((hit, place) => [hit.id, place + 1]));
-  const score = leg === "words" ? "full_text_score" : "semantic_score";
+  const title = `${NAMES[name]} only`;
+  const score = `${name}_score`;
+  const elsewhere = (place) => (place ? `#${place} in ${NAMES[otherName].toLowerCase()}` : `not in ${NAMES[otherName].toLowerCase()}`);
   const lines = own.hits.slice(0, SHOWN).map((hit, place) => {
-    const there = ranks.get(hit.id);
-    const bar = el("div", { class: "split", "aria-hidden": "true" }, el("i", { class: leg, vars: { "--share": hit[score] ?? 0 } }));
+    const bar = el("div", { class: "split", "aria-hidden": "true" }, el("i", { class: name, vars: { "--share": hit[score] ?? 0 } }));
     return el(
       "li",
       { "data-id": hit.id },
       el("span", { class: "place" }, String(place + 1)),
-      el("div", { class: "found" }, el("h4", null, marked(labelOf(hit), wanted)), el("p", { class: "dim" }, there ? `#${there} by ${leg === "words" ? "meaning" : "words"}` : `not found by ${leg === "words" ? "meaning" : "words"}`)),
+      el("div", { class: "found" }, el("h4", null, marked(labelOf(hit), wanted)), el("p", { class: "dim" }, elsewhere(ranks.get(hit.id)))),
       el("div", { class: "scored" }, el("b", { class: "score" }, (hit[score] ?? 0).toFixed(3)), bar),
     );
   });

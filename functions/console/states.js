@@ -3,6 +3,9 @@
 import { ApiError, ServerGone, hasKey, useKey } from "./api.js";
 import { button, el } from "./dom.js";
 
+/** Said where a search could not embed its query. */
+export const DEGRADED = "The embedding provider does not answer, so only full-text search was used.";
+
 /** A titled note with the commands that lead on. */
 export function note(title, text, ...commands) {
   return el("div", { class: "note" }, el("h3", null, title), text && el("p", null, text), commands.map(command));

@@ -2,7 +2,7 @@
 
 import { ApiError, call, newest, path, post } from "./api.js";
 import { button, count, el, plural, say, timeOf, working } from "./dom.js";
-import { failure, fill, note } from "./states.js";
+import { DEGRADED, failure, fill, note } from "./states.js";
 
 const TYPING_MS = 150;
 const TASK_MS = 1000;
@@ -15,7 +15,7 @@ export function mountSynonyms(panel) {
   const state = el("div", { class: "synonym-state" });
   const found = el("ul", { class: "tags", "aria-label": "Tags found" });
   const status = el("p", { class: "dim status", role: "status" });
-  const warning = el("p", { class: "notice", hidden: true }, "The embedding provider does not answer, so only the words were searched.");
+  const warning = el("p", { class: "notice", hidden: true }, DEGRADED);
   const editor = el("div", { class: "editor" });
   panel.append(
     el("h2", { class: "sr" }, "Synonyms"),
@@ -72,12 +72,12 @@ export function mountSynonyms(panel) {
 
   function tagLine(tag) {
     const line = button("", () => read(tag.tag_type, tag.tag_name), { "aria-current": open && open.id === tag.id ? "true" : null, "data-tag": tag.tag_name });
-    line.append(el("b", null, tag.tag_name), el("span", { class: "chip" }, tag.tag_type), el("span", { class: "number dim" }, tag.hybrid_score.toFixed(3)));
+    line.append(el("b", null, tag.tag_name), el("span", { class: "chip" }, tag.tag_type), el("span", { class: "number dim" }, tag.score.toFixed(3)));
     line.append(el("span", { class: "terms dim" }, (tag.synonyms.search_terms ?? []).slice(0, 4).join(", ")));
     return el("li", null, line);
   }
 
-  /** Enter: the tag of that name. What is near it by meaning is listed beside, not opened in its stead. */
+  /** Enter opens the tag of that name. Tags that are only similar are listed, not opened. */
   async function lookUp() {
     const name = box.value.trim();
     if (!name) return;
@@ -255,7 +255,7 @@ export function mountSynonyms(panel) {
       });
       return [
         el("h3", null, "Tags"),
-        el("table", { class: "numbers" }, el("thead", null, el("tr", null, ["type", "tags", "with", "without", "parked"].map((head) => el("th", { scope: "col" }, head)))), el("tbody", null, coverage.map((row) => el("tr", null, el("th", { scope: "row" }, row.tag_type), [row.tags, row.active, row.without, row.failed].map((number) => el("td", { class: "number" }, count(number))))))),
+        el("table", { class: "numbers" }, el("thead", null, el("tr", null, ["type", "tags", "with", "without", "failed"].map((head) => el("th", { scope: "col" }, head)))), el("tbody", null, coverage.map((row) => el("tr", null, el("th", { scope: "row" }, row.tag_type), [row.tags, row.active, row.without, row.failed].map((number) => el("td", { class: "number" }, count(number))))))),
         generator
           ? without > 0 && el("div", { class: "row" }, button(`Write for ${plural(without, "tag")} without`, write), said)
           : el("p", { class: "dim" }, "No generator is set up: GENERATION_PROVIDER=ollama or openai in the server's environment. Writing by hand works without."),

@@ -1,9 +1,9 @@
-// Which words of a text match words of the query: the same stem, as the words leg compares them.
+// Marks the words of a text that have the same stem as a word of the query, as full-text search compares them.
 
 import { el } from "./dom.js";
 
 const WORD = /[\p{L}\p{N}]+/gu;
-// The words that PostgreSQL leaves out of an English text, and the commonest French ones: none of them found a row.
+// PostgreSQL's English stop words and the most common French ones. Full-text search ignores them.
 const STOP = new Set(
   `i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it its itself
    they them their theirs themselves what which who whom this that these those am is are was were be been being have has had

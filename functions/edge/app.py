@@ -30,7 +30,7 @@ def create_app(
     process = process or PROCESS
     app = _Application(
         title="Tonnetz",
-        summary="Rows in, vectors in, found by word and by meaning.",
+        summary="Keeps database rows embedded; full-text, semantic and hybrid search over them.",
         version="0.1.0",
         # Their pages load scripts from elsewhere.
         docs_url=None,

@@ -29,6 +29,16 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class ScoredHit(BaseModel):
+    """A hit's score and its two parts. A rank is null where that ranking does not hold the row."""
+
+    score: float
+    full_text_score: float | None
+    full_text_rank: int | None
+    semantic_score: float | None
+    semantic_rank: int | None
+
+
 class JsonBytes(Response):
     """JSON by orjson, numpy arrays included: a vector of 384 floats takes 20 µs, and no copy to a list."""
 

@@ -97,7 +97,7 @@ class SynonymStore:
         return row["outcome"], row["id"]
 
     def fail_synonym_tag(self, tag: Tag, error: str, *, final: bool) -> bool:
-        """Report a tag that no synonyms could be written for; True where it is failed now."""
+        """Report a tag that no synonyms could be written for; True if the tag has now failed."""
         arguments = {"tag_type": tag.tag_type, "tag_id": tag.tag_id, "error": error, "final": final}
         return self._call("fail_synonym_tag", arguments) == [True]
 

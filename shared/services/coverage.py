@@ -14,7 +14,7 @@ FAILURES = 20
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """Coverage of a collection, its latest parked rows with their errors, the runs at work on it, and its columns.
+    """Coverage of a collection, its latest failed rows with their errors, the runs at work on it, and its columns.
 
     `error`: why no row of it can be read, None where they can; then the counts are of vectors and of the queue alone.
     `label_column` is the one that names a row, None where there is none; `category_columns` have few values.
@@ -49,12 +49,12 @@ def list_collections(database: Database) -> list[CollectionStatus]:
 
 
 def list_failures(database: Database, collection: str, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """The latest parked rows, and how many there are. Raises NotFound for a collection that is not tracked."""
+    """The latest failed rows, and how many there are. Raises NotFound for a collection that is not tracked."""
     work = EmbeddingQueue(database, collection)
     return work.list_failed_embeddings(limit), work.embedding_queue().failed
 
 
 def retry_failures(database: Database, collection: str, row_ids: Sequence[str] | None) -> int:
-    """Queue parked rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
+    """Queue failed rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
     work = EmbeddingQueue(database, collection)
     return work.retry_failed_embeddings() if row_ids is None else work.retry_failed_rows(row_ids)

@@ -1,4 +1,4 @@
-"""Find rows by their words and by their meaning."""
+"""Hybrid search: rows ranked by full text and by semantic similarity."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from shared.database.base import Database
 from shared.database.queue import EmbeddingQueue
 from shared.database.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
-from shared.models import Caller, EmbeddingModel, Hit, SearchResult
+from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult
 from shared.retry import RetryPolicy
 from shared.services.patience import Deadline, answer_within
 from shared.services.query_cache import QueryCache
@@ -29,8 +29,6 @@ MODELS_SECONDS = 2.0
 QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
 # A provider that is there and says nothing; long enough for one that loads its model first.
 QUERY_SECONDS = 15.0
-
-_SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
 
 
 class SearchService:
@@ -74,8 +72,8 @@ class SearchService:
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
-        Where a provider fails, or cannot be made, the words (and the other model's rows) are searched and the result says
-        `degraded`. A collection without a model yet is searched by words.
+        Where a provider fails or cannot be built, the search is full-text (and semantic over the other model's rows),
+        and the result is `degraded`. A collection that has no model yet is searched by full text alone.
         With a `caller` the rows are read as them, under row level security. `options` are those of OPTIONS.
         Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
         """
@@ -105,8 +103,8 @@ class SearchService:
         hits = [
             Hit(
                 id=str(row["id"]),
-                **{name: row[name] for name in _SCORES},
-                row={name: value for name, value in row.items() if name not in ("id", *_SCORES)},
+                **{name: row[name] for name in SCORES},
+                row={name: value for name, value in row.items() if name not in ("id", *SCORES)},
             )
             for row in rows
         ]
@@ -122,8 +120,8 @@ class SearchService:
         deadline: Deadline,
     ) -> tuple[list[dict[str, Any]], bool]:
         vectors, degraded = self._embed(collection, models, query, deadline)
-        meaning = {"query_embeddings": vectors} if vectors else {}
-        return database.call(f"search_{collection}", {**arguments, **meaning}), degraded
+        semantic = {"query_embeddings": vectors} if vectors else {}
+        return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
 
     def _embed(
         self, collection: str, models: Sequence[EmbeddingModel], query: str, deadline: Deadline
@@ -144,7 +142,7 @@ class SearchService:
 
     def _query_vector(self, spec: EmbeddingModel, query: str) -> str:
         provider = self._provider_of(spec).with_spec(spec)
-        # Nobody waits long for a search: after a second try the words have to do.
+        # A search must answer quickly: after the second try it goes on without the vector.
         hasty = provider.with_retrier(provider.retrier.replace(policy=QUERY_RETRIES))
         return self._cache.embed(hasty, query)
 

@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 COLLECTION = "mir_synonyms"
 
-# Who writes synonyms is not kept waiting for their vector: until it is there, words find them.
+# How long a write waits for the vector of its synonyms. Until they are embedded, full-text search finds them.
 EMBED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class SynonymHits:
-    """Tags, best first, each with fts_score, vector_score and hybrid_score. `cached`: answered without a search."""
+    """Tags with their scores, best first. `cached`: answered without a search."""
 
     hits: list[dict[str, Any]]
     degraded: bool
@@ -34,7 +34,7 @@ class SynonymHits:
 
 
 class SynonymService:
-    """Over one database. What was written is embedded at once, where the provider is there; else it waits its turn."""
+    """Synonyms in one database. What is written is embedded at once if the provider answers; otherwise it stays pending."""
 
     def __init__(
         self,
@@ -75,19 +75,7 @@ class SynonymService:
         if known is None:
             filters = {"tag_type": tag_type} if tag_type else {}
             found = self._search.search(COLLECTION, query, match_count=limit, filters=filters, caller=caller)
-            hits = [
-                {
-                    "id": int(hit.id),
-                    **hit.row,
-                    "fts_score": hit.full_text_score,
-                    "fts_rank": hit.full_text_rank,
-                    "vector_score": hit.semantic_score,
-                    "vector_rank": hit.semantic_rank,
-                    "hybrid_score": hit.score,
-                }
-                for hit in found.hits
-            ]
-            known = {"hits": hits, "degraded": found.degraded}
+            known = {"hits": [hit.as_dict() | {"id": int(hit.id)} for hit in found.hits], "degraded": found.degraded}
             if not found.degraded:
                 self._cache.put(key, known)
         took_ms = round((time.perf_counter() - started) * 1000, 1)
@@ -126,7 +114,7 @@ class SynonymService:
         return self._embed(row)
 
     def deactivate(self, synonyms_id: int) -> dict[str, Any]:
-        """Switch synonyms off: nothing finds them any more. Raises NotFound."""
+        """Deactivate synonyms: no search finds them any more. Raises NotFound."""
         return self._store.update_synonyms(synonyms_id, is_active=False)
 
     def _embed(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -136,8 +124,8 @@ class SynonymService:
 
 
 def embed_synonyms(upsert: Callable[[], UpsertService], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
-    """Give a row its vector now. Should that fail, the row is pending, is found by its words, and waits its turn."""
+    """Embed a row now. If that fails, the row stays pending; until it is embedded, full-text search finds it."""
     try:
         upsert().upsert(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
     except AppError as error:
-        log.warning("synonyms %s wait for their vector: %s", synonyms_id, error.message)
+        log.warning("synonyms %s stay pending: %s", synonyms_id, error.message)

@@ -1,4 +1,4 @@
-"""The coverage panel: counts, a backfill as it runs, a switch of models, parked rows and their retry."""
+"""The coverage panel: counts, a backfill as it runs, a switch of models, failed rows and their retry."""
 
 import re
 import threading
@@ -40,7 +40,7 @@ def test_a_card_a_collection_says_how_much_is_embedded_and_what_the_last_run_did
 ) -> None:
     page = tab(reading.url).open()
     expect(page.locator(".card")).to_have_count(4)
-    assert figures(page) == {"rows": "80", "embedded": "80", "pending": "0", "parked": "0"}
+    assert figures(page) == {"rows": "80", "embedded": "80", "pending": "0", "failed": "0"}
     card = page.locator(CARD)
     expect(card.locator(".legend li")).to_have_text(re.compile("all-minilm.*100.%"))
     card.locator("summary:visible").click()
@@ -63,7 +63,7 @@ def test_a_backfill_is_seen_as_it_runs(own: Console, rows: Connection, ollama: P
     ollama.latency = 0
     expect(card.locator(".chip")).to_have_text("up to date", timeout=60_000)
     expect(live).to_be_hidden()
-    assert figures(page) == {"rows": "1,580", "embedded": "1,580", "pending": "0", "parked": "0"}
+    assert figures(page) == {"rows": "1,580", "embedded": "1,580", "pending": "0", "failed": "0"}
 
 
 def test_during_a_switch_the_bar_has_a_part_for_each_model(
@@ -99,7 +99,7 @@ def test_a_table_that_cannot_be_read_any_more_says_what_to_do_and_the_others_go_
     expect(page.locator(f"{CARD}").get_by_role("alert")).to_be_hidden()
 
 
-def test_parked_rows_say_why_and_are_tried_again_one_or_all(
+def test_failed_rows_say_why_and_are_tried_again_one_or_all(
     own: Console, own_url: SecretStr, rows: Connection, ollama: ProtocolServer, tab: OpenTab
 ) -> None:
     add_rows(rows, 3, "poison {} in the well")
@@ -110,23 +110,23 @@ def test_parked_rows_say_why_and_are_tried_again_one_or_all(
             rows.execute("update embedding.queue set available_at = now() where failed_at is null")
     page = tab(own.url).open()
     card = page.locator(CARD)
-    expect(card.locator(".chip")).to_have_text("3 parked")
-    assert figures(page)["parked"] == "3"
-    card.locator(".parked summary").click()
-    parked = card.locator(".failures li")
-    expect(parked).to_have_count(3)
-    assert all("refused" in text or "not acceptable" in text for text in parked.all_inner_texts())
+    expect(card.locator(".chip")).to_have_text("3 failed")
+    assert figures(page)["failed"] == "3"
+    card.locator(".failed summary").click()
+    failed = card.locator(".failures li")
+    expect(failed).to_have_count(3)
+    assert all("refused" in text or "not acceptable" in text for text in failed.all_inner_texts())
 
-    parked.first.get_by_role("button").click()
-    expect(parked).to_have_count(2)
-    assert figures(page) == {"rows": "83", "embedded": "80", "pending": "1", "parked": "2"}
+    failed.first.get_by_role("button").click()
+    expect(failed).to_have_count(2)
+    assert figures(page) == {"rows": "83", "embedded": "80", "pending": "1", "failed": "2"}
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY", "the focus is not lost with the row"
-    card.get_by_role("button", name="Retry all parked rows of music_knowledge").click()
-    expect(card.locator(".parked")).to_be_hidden()
+    card.get_by_role("button", name="Retry all failed rows of music_knowledge").click()
+    expect(card.locator(".failed")).to_be_hidden()
     ollama.faults.clear()
     card.get_by_role("button", name="Embed now: music_knowledge").click()
     expect(card.locator(".chip")).to_have_text("up to date", timeout=60_000)
-    assert figures(page) == {"rows": "83", "embedded": "83", "pending": "0", "parked": "0"}
+    assert figures(page) == {"rows": "83", "embedded": "83", "pending": "0", "failed": "0"}
 
 
 def test_it_rests_while_nobody_looks(reading: Console, tab: OpenTab) -> None:

@@ -14,8 +14,8 @@ RANDOM_RANKING = """async () => {
     const ids = (hits) => hits.slice(0, 10).map((hit) => hit.id).join();
     const counts = { certain: 0, uncertain: 0, wrong: 0, different: 0 };
     for (let round = 0; round < 400; round++) {
-        const asked = { words: 0.3, meaning: 0.7 };
-        const weights = { words: random(), meaning: random() };
+        const asked = { full_text: 0.3, semantic: 0.7 };
+        const weights = { full_text: random(), semantic: random() };
         const bonus = round % 2;
         const rows = [...Array(120).keys()].map((number) => {
             const row = { id: String(number).padStart(4, "0"), full_text_score: random() ** 3, semantic_score: 0.5 + random() / 2 };
@@ -44,7 +44,7 @@ def test_a_ranking_is_called_certain_only_where_no_unlisted_row_could_come_in(re
 
 
 def test_words_are_stemmed_as_the_database_stems_them(reading: Console, tab: OpenTab) -> None:
-    """So a word is marked exactly where the words leg found it."""
+    """So a word is marked exactly where full-text search found it."""
     texts = [path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("supabase/seed*.sql"))]
     words = sorted({word.lower() for word in re.findall("[A-Za-z]+", " ".join(texts))})
     assert len(words) > 3000

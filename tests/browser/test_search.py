@@ -33,21 +33,21 @@ def ask(console: Console, query: str, collection: str = "music_knowledge", **bod
     return found
 
 
-def move(page: Page, words: float, meaning: float) -> None:
+def move(page: Page, full_text: float, semantic: float) -> None:
     """Set both sliders in one step, as far as the page can tell."""
     page.evaluate(
-        """([words, meaning]) => {
-            for (const [name, value] of [["words", words], ["meaning", meaning]]) {
+        """([full_text, semantic]) => {
+            for (const [name, value] of [["full_text", full_text], ["semantic", semantic]]) {
                 const slider = document.getElementById(`weight-${name}`);
                 slider.value = value;
                 slider.dispatchEvent(new Event("input", { bubbles: true }));
             }
         }""",
-        [words, meaning],
+        [full_text, semantic],
     )
 
 
-def test_results_come_as_one_types_with_marked_words_and_both_parts(reading: Console, tab: OpenTab) -> None:
+def test_results_come_while_typing_with_marked_words_and_both_parts(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     page.locator("#query").press_sequentially("vocals boomy", delay=30)
     expect(page.locator("#search ol.hits > li")).to_have_count(10)
@@ -61,8 +61,8 @@ def test_results_come_as_one_types_with_marked_words_and_both_parts(reading: Con
     first.locator("summary").click()
     cells = [row.split("\t") for row in first.locator("tbody tr").all_inner_texts()]
     assert [row[:4] for row in cells] == [
-        ["words", f"#{wanted[0]['full_text_rank']}", f"{wanted[0]['full_text_score']:.4f}", "0.30"],
-        ["meaning", f"#{wanted[0]['semantic_rank']}", f"{wanted[0]['semantic_score']:.4f}", "0.70"],
+        ["Full text", f"#{wanted[0]['full_text_rank']}", f"{wanted[0]['full_text_score']:.4f}", "0.30"],
+        ["Semantic", f"#{wanted[0]['semantic_rank']}", f"{wanted[0]['semantic_score']:.4f}", "0.70"],
     ]
     expect(page.locator("#search .status")).to_contain_text(re.compile(r"rows · [\d.]+ ms"))
 
@@ -75,16 +75,16 @@ def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, co
     query = {"music_knowledge": QUESTION, "mir_synonyms": "soft jazz guitar", "datasets": "piano and drum recordings"}
     page.fill("#query", query[collection])
     expect(page.locator("#search ol.hits > li").first).to_be_visible()
-    for words, meaning in itertools.chain([(0.3, 0.7)], itertools.product((0.05, 0.5, 1.0), (0.05, 0.45, 1.0))):
-        move(page, words, meaning)
+    for full_text, semantic in itertools.chain([(0.3, 0.7)], itertools.product((0.05, 0.5, 1.0), (0.05, 0.45, 1.0))):
+        move(page, full_text, semantic)
         # What could not be told from the answer at hand is asked of the server once the slider rests.
         page.wait_for_timeout(250)
         expect(page.locator("#search")).not_to_have_attribute("aria-busy", "true")
         wanted = ask(
-            reading, query[collection], collection, full_text_weight=words, semantic_weight=meaning, match_count=10
+            reading, query[collection], collection, full_text_weight=full_text, semantic_weight=semantic, match_count=10
         )
         expect(page.locator("#search ol.hits > li").first).to_have_attribute("data-id", wanted[0]["id"])
-        assert hits(page) == [hit["id"] for hit in wanted], f"at {words} and {meaning}"
+        assert hits(page) == [hit["id"] for hit in wanted], f"at {full_text} and {semantic}"
         shown = page.locator("#search .score").all_inner_texts()
         assert shown == [f"{hit['score']:.3f}" for hit in wanted]
 
@@ -108,7 +108,7 @@ def test_a_slider_ranks_at_once_without_asking(reading: Console, tab: OpenTab) -
 
 
 def test_a_leg_that_is_switched_off_is_asked_of_the_server(reading: Console, tab: OpenTab) -> None:
-    """With a weight of zero the server leaves the leg out, which no re-ranking of another answer can know."""
+    """With a weight of zero the server leaves the ranking out, which no re-ranking of another answer can know."""
     page = tab(reading.url).open("search")
     page.fill("#query", QUESTION)
     expect(page.locator("#search ol.hits > li").first).to_be_visible()
@@ -119,17 +119,17 @@ def test_a_leg_that_is_switched_off_is_asked_of_the_server(reading: Console, tab
     assert hits(page) == [hit["id"] for hit in wanted]
 
 
-def test_words_and_meaning_side_by_side(reading: Console, tab: OpenTab) -> None:
+def test_full_text_and_semantic_side_by_side(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     page.fill("#query", QUESTION)
     page.get_by_role("button", name="Side by side").click()
     expect(page.locator(".pair ol.hits")).to_have_count(2)
-    for title, weights in (("Words only", (1, 0)), ("Meaning only", (0, 1))):
+    for title, weights in (("Full text only", (1, 0)), ("Semantic only", (0, 1))):
         shown = page.get_by_role("region", name=title).locator("ol > li")
         wanted = ask(reading, QUESTION, full_text_weight=weights[0], semantic_weight=weights[1])
         assert [item.get_attribute("data-id") for item in shown.all()] == [hit["id"] for hit in wanted]
-    expect(page.locator("#weight-words")).to_be_disabled()
-    page.get_by_role("button", name="Together").click()
+    expect(page.locator("#weight-full_text")).to_be_disabled()
+    page.get_by_role("button", name="Hybrid").click()
     expect(page.locator("#search .results > ol.hits > li")).to_have_count(10)
     assert hits(page) == [hit["id"] for hit in ask(reading, QUESTION)]
 
@@ -156,14 +156,14 @@ def test_an_answer_that_comes_late_is_dropped(reading: Console, tab: OpenTab) ->
     assert hits(page) == wanted
 
 
-def test_without_the_provider_the_words_are_searched_and_the_page_says_so(
+def test_without_the_provider_the_search_is_full_text_only_and_the_page_says_so(
     reading: Console, ollama: ProtocolServer, tab: OpenTab
 ) -> None:
     ollama.fail("status", times=None, status=500)
     page = tab(reading.url).open("search")
     page.fill("#query", "ghost notes while it is down")
     notice = page.locator("#search .notice")
-    expect(notice).to_contain_text("only the words were searched")
+    expect(notice).to_contain_text("only full-text search was used")
     expect(page.locator("#search ol.hits h3").first).to_contain_text("ghost notes")
     ollama.faults.clear()
     page.fill("#query", "ghost notes when it is back")

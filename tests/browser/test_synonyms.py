@@ -83,7 +83,7 @@ def test_a_tag_without_synonyms_is_offered_its_first(own: Console, own_url: Secr
     page = opened.open("synonyms")
     expect(page.locator(".synonym-state")).to_contain_text("Write for 1 tag without")
     page.select_option("#tag-type", "genre")
-    # Nothing is near it by words; what is near by meaning is another tag, and is not opened in its stead.
+    # Full-text search finds nothing. The semantic hits are other tags, and none of them is opened.
     look_up(page, "zouk")
     page.get_by_role("button", name="Write synonyms for the genre").click()
     expect(page.locator("#terms-search-terms")).to_have_value("zouk")

@@ -69,13 +69,13 @@ def judged_set(tmp_path: Path) -> Path:
     return folder
 
 
-def test_words_that_name_their_row_find_it(command: Command, judged_set: Path) -> None:
+def test_full_text_search_finds_the_row_that_holds_the_words(command: Command, judged_set: Path) -> None:
     result = command("evaluate.py", "--dataset", str(judged_set), "--limit", "40", "--json")
     assert result.code == 0, result.stderr
-    assert result.report["keyword"]["ndcg@10"] == 1.0
+    assert result.report["full_text"]["ndcg@10"] == 1.0
     assert result.report["hybrid"]["ndcg@10"] == 1.0
     # The small engine's weights are random: what it finds is no better than chance.
-    assert result.report["vector"]["ndcg@10"] < 0.9
+    assert result.report["semantic"]["ndcg@10"] < 0.9
     refused = command("evaluate.py", "--dataset", str(judged_set), "--fail-under", "1.01")
     assert refused.code == 1
     assert "below 1.01" in refused.stderr

@@ -216,7 +216,7 @@ def test_a_width_that_nobody_knows_is_not_waited_for_either(
     assert_unavailable(client.get("/api/vectorization/status", headers=KEYS), "provider_unavailable")
 
 
-def test_a_search_does_not_wait_for_it_but_answers_by_words(
+def test_a_search_does_not_wait_for_it_but_answers_with_full_text(
     hung: httpx.Client,
     insert: Insert,
     provider: FakeProvider,
@@ -295,7 +295,7 @@ def test_rows_are_given_back_whatever_it_is_that_fails(
 def test_rows_that_were_saved_are_nobodys_to_give_back(
     serve: Serve, database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
-    """The refused row is parked; what fails after that does not take it from who has it meanwhile."""
+    """The refused row has failed; what fails after that does not take it from who has it meanwhile."""
     provider.wire.refuses.add("poison")
     refused, good = insert("poison"), insert("a harp")
     work = EmbeddingQueue(database, "music_knowledge")
@@ -303,7 +303,7 @@ def test_rows_that_were_saved_are_nobodys_to_give_back(
     class Meanwhile(_Failing):
         def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
             if function == "save_embeddings":
-                # Somebody wants the parked row tried again, and another worker has it.
+                # Somebody wants the failed row tried again, and another worker has it.
                 work.retry_failed_embeddings()
                 assert [named.state for named in work.claim_embedding_rows([refused], 60)] == ["claimed"]
             return super()._call(function, arguments)

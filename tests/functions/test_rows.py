@@ -23,7 +23,7 @@ HOOK = {"x-webhook-secret": WEBHOOK_SECRET}
 
 @pytest.fixture
 def state(owner: Connection) -> Callable[[str], tuple[Any, ...]]:
-    """(has a vector, is queued, is leased, is parked) of a row."""
+    """(has a vector, is queued, is leased, is failed) of a row."""
 
     def read(row_id: str) -> tuple[Any, ...]:
         row = owner.execute(
@@ -37,7 +37,7 @@ def state(owner: Connection) -> Callable[[str], tuple[Any, ...]]:
     return read
 
 
-DONE, PENDING, PARKED = (True, False, False, False), (False, True, False, False), (False, True, False, True)
+DONE, PENDING, FAILED = (True, False, False, False), (False, True, False, False), (False, True, False, True)
 
 
 def upsert(client: httpx.Client, *rows: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_rows_fail_one_by_one_with_their_reasons(
     assert reasons[nobody] == reasons["not a uuid"] == "there is no such row"
     assert "no text" in reasons[empty]
     assert state(good) == DONE
-    assert state(poisoned) == PARKED
+    assert state(poisoned) == FAILED
 
 
 def test_a_given_text_must_be_the_rows_text(
@@ -119,7 +119,7 @@ def test_a_parked_row_is_tried_again_when_it_is_named(
     row = insert("poison")
     provider.wire.refuses.add("poison")
     upsert(keyed, {"id": row})
-    assert state(row) == PARKED
+    assert state(row) == FAILED
     provider.wire.refuses.clear()
     assert upsert(keyed, {"id": row})["updated"] == 1
 
@@ -258,7 +258,7 @@ def test_a_webhook_says_what_became_of_the_row(
     success, _, _, failed, message = tell(refused)
     assert (success, failed) == (False, [refused])
     assert message == "the row is not embedded: the provider refused the text"
-    assert state(refused) == PARKED
+    assert state(refused) == FAILED
     assert [named.state for named in EmbeddingQueue(database, "music_knowledge").claim_embedding_rows([held], 60)] == [
         "claimed"
     ]

@@ -146,7 +146,7 @@ def test_a_filter_holds_and_a_link_gives_the_same_hits(
     assert linked == posted
 
 
-def test_a_search_goes_on_by_words_when_the_embedder_is_down(
+def test_a_search_goes_on_with_full_text_when_the_provider_is_down(
     client: httpx.Client, insert: Insert, embedded: Callable[[], None], provider: FakeProvider
 ) -> None:
     row = insert("a harp solo")
@@ -158,7 +158,7 @@ def test_a_search_goes_on_by_words_when_the_embedder_is_down(
     assert answer["hits"][0]["semantic_score"] == 0
 
 
-def test_a_search_goes_on_by_words_when_the_embedder_cannot_even_be_made(
+def test_a_search_goes_on_with_full_text_when_the_provider_cannot_be_built(
     serve: Serve,
     database: PostgresDatabase,
     insert: Insert,

@@ -61,9 +61,9 @@ def test_the_whole_life_of_rows(owner: Connection, database: Database, provider:
     assert work.fail_embeddings([(two, "no", True)]) == 1
     assert work.reuse_embeddings(provider.model, [by_id[one]]) == set()
     assert save(work, provider, [by_id[one]]) == (1, 0)
-    (parked,) = work.list_failed_embeddings()
-    assert (parked["row_id"], parked["attempts"], parked["error"]) == (two, 1, "no")
-    assert parked["failed_at"].startswith("20")
+    (failed,) = work.list_failed_embeddings()
+    assert (failed["row_id"], failed["attempts"], failed["error"]) == (two, 1, "no")
+    assert failed["failed_at"].startswith("20")
 
     edit(owner, two, "one")
     again = work.claim_embeddings(10, 60)
