@@ -102,7 +102,7 @@ def test_a_broken_table_is_named_with_the_fix_and_the_others_are_embedded(owner:
     assert "music_knowledge" in dry.stdout
 
 
-def test_a_row_whose_text_raises_is_parked_and_listed(owner: Connection, command: Command) -> None:
+def test_a_row_whose_text_raises_fails_and_is_listed(owner: Connection, command: Command) -> None:
     owner.execute("create table albums (id int primary key, body text, tracks int)")
     owner.execute(
         "create function embedding.document_text(n albums) returns text language sql stable"
@@ -118,7 +118,7 @@ def test_a_row_whose_text_raises_is_parked_and_listed(owner: Connection, command
     result = command("backfill.py", "--collection", "albums", "--reconcile", "--json")
     assert result.code == 1
     assert (result.report["embedded"], result.report["failed"]) == (8, 0)
-    assert "1 rows are parked" in result.stderr
+    assert "1 rows failed" in result.stderr
     assert "  3: embedding.document_text: division by zero (SQLSTATE 22012)" in result.stderr
 
 
@@ -162,7 +162,7 @@ def test_reconcile_queues_what_slipped_past(owner: Connection, command: Command)
     assert command("backfill.py", *MUSIC, "--json", "--reconcile").report["embedded"] == 3
 
 
-def test_parked_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Connection, command: Command) -> None:
+def test_failed_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Connection, command: Command) -> None:
     (row_id, *_) = add(owner, *texts(3))
     owner.execute(
         "update embedding.queue set failed_at = now(), error = 'refused for a reason' where row_id = %s", [row_id]
@@ -170,7 +170,7 @@ def test_parked_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Co
     result = command("backfill.py", *MUSIC, "--json")
     assert result.code == 1
     assert result.report["embedded"] == 2
-    assert "1 rows are parked" in result.stderr
+    assert "1 rows failed" in result.stderr
     assert f"{row_id}: refused for a reason" in result.stderr
     retried = command("backfill.py", *MUSIC, "--json", "--retry-failed")
     assert (retried.code, retried.report["embedded"]) == (0, 1)

@@ -17,9 +17,9 @@ SYNONYMS = '{"search_terms": ["cuban dance", "salsa dura", "son", "mambo", "timb
 
 
 def furnish(owner: Connection, database: Database, provider: FakeProvider) -> list[str]:
-    """Rows with vectors, one pending, one leased, one parked, tags with synonyms, chunks, a run; ids of the music rows."""
+    """Rows with vectors, one pending, one leased, one failed, tags with synonyms, chunks, a run; ids of the music rows."""
     ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(1, 7)]
-    texts = ["gain staging", "tritone substitution", "room modes", "pending", LEASED_TEXT, "parked"]
+    texts = ["gain staging", "tritone substitution", "room modes", "pending", LEASED_TEXT, "failed"]
     for row_id, text in zip(ids, texts, strict=True):
         owner.execute("insert into music_knowledge (id, topic, content) values (%s, '', %s)", [row_id, text])
     owner.execute("insert into genre_tags (name, description) values ('Salsa', 'dance'), ('Zouk', '')")

@@ -75,7 +75,7 @@ CASES = (
     Case("answers after 3 s", _fails("slow", times=4, seconds=3), 0, 40, length=Length.FULL),
     Case("no answer for 70 s, once", _fails("slow", times=1, seconds=70), 0, 40, length=Length.FULL),
     Case("an answer byte by byte, for minutes", _fails("dribble", times=1, seconds=1), 0, 40, length=Length.FULL),
-    # About one text: its row is parked, the others are embedded.
+    # About one text: its row fails, the others are embedded.
     Case(
         "one text refused",
         _fails("poison", containing="row 7 ", **ALWAYS),
@@ -235,8 +235,8 @@ def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> 
     for part in case.never:
         finding.expect(part not in told, f"it says {part!r}: {told[-300:]}")
     if whole:
-        parked = site.ask("select count(*) from embedding.queue where failed_at is not null or attempts > 1")
-        finding.expect(parked == 0, f"{parked} rows are blamed for what is not their fault")
+        blamed = site.ask("select count(*) from embedding.queue where failed_at is not null or attempts > 1")
+        finding.expect(blamed == 0, f"{blamed} rows are blamed for what is not their fault")
 
 
 # The functions

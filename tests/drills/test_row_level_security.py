@@ -75,14 +75,14 @@ def notes(owner: Connection, database: PostgresDatabase, provider: FakeProvider)
     return Notes(*ids)
 
 
-@pytest.mark.parametrize("legs", ["words", "meaning", "both"])
+@pytest.mark.parametrize("ranking", ["full-text", "semantic", "hybrid"])
 def test_row_level_security_of_a_tracked_table_holds_in_search(
-    notes: Notes, adapter: Database, as_user: Callable[[str], Database], provider: FakeProvider, legs: str
+    notes: Notes, adapter: Database, as_user: Callable[[str], Database], provider: FakeProvider, ranking: str
 ) -> None:
     arguments: dict[str, object] = {}
-    if legs != "meaning":
+    if ranking != "semantic":
         arguments["query_text"] = "the harp of bert"
-    if legs != "words":
+    if ranking != "full-text":
         # The very vector of a row that is another's.
         arguments["query_embedding"] = vector_text(provider.embed_query("the harp of bert"))
 

@@ -35,9 +35,9 @@ def search(client: httpx.Client, query: str, **body: Any) -> list[dict[str, Any]
     return results
 
 
-def by_words(client: httpx.Client, query: str, **body: Any) -> list[str]:
-    """The names of tags that a query's words find."""
-    return [hit["tag_name"] for hit in search(client, query, **body) if hit["fts_rank"] is not None]
+def by_full_text(client: httpx.Client, query: str, **body: Any) -> list[str]:
+    """The names of tags that full-text search finds."""
+    return [hit["tag_name"] for hit in search(client, query, **body) if hit["full_text_rank"] is not None]
 
 
 def write(client: httpx.Client, name: str, *terms: str, **body: Any) -> httpx.Response:

@@ -90,7 +90,7 @@ def test_a_run_is_seen_while_it_is_at_work(
     assert run["ended_at"] > run["started_at"]
 
 
-def test_parked_rows_are_listed_and_tried_again(keyed: httpx.Client, owner: Connection, provider: FakeProvider) -> None:
+def test_failed_rows_are_listed_and_tried_again(keyed: httpx.Client, owner: Connection, provider: FakeProvider) -> None:
     good, one, two = add(owner, "good", "bad one", "bad two")
     provider.wire.refuses = {"bad"}
     embed_all(keyed)

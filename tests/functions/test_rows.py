@@ -113,7 +113,7 @@ def test_a_given_text_must_be_the_rows_text(
     assert not any("another" in text or "theirs" in text for text in provider.wire.texts)
 
 
-def test_a_parked_row_is_tried_again_when_it_is_named(
+def test_a_failed_row_is_tried_again_when_it_is_named(
     keyed: httpx.Client, insert: Insert, provider: FakeProvider, state: Callable[[str], tuple[Any, ...]]
 ) -> None:
     row = insert("poison")

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS
-from tests.functions.synonym_tags import add_tag, by_words, deliver, search, write
+from tests.functions.synonym_tags import add_tag, by_full_text, deliver, search, write
 
 
 def test_without_a_generator_hand_made_synonyms_work_fully(client: httpx.Client, owner: Connection) -> None:
@@ -28,15 +28,15 @@ def test_without_a_generator_hand_made_synonyms_work_fully(client: httpx.Client,
         True,
     )
     (hit,) = search(client, "caribbean")
-    assert hit["vector_score"] > 0, "it is embedded at once"
+    assert hit["semantic_score"] > 0, "it is embedded at once"
     assert hit["confidence"] == pytest.approx(0.9)
 
     changed = client.put(
         f"/api/synonyms/{stored['id']}", json={"synonyms": {"search_terms": ["zouk", "antilles"]}}, headers=KEYS
     )
     assert changed.status_code == 200, changed.text
-    assert by_words(client, "caribbean") == []
-    assert by_words(client, "antilles") == ["Zouk"]
+    assert by_full_text(client, "caribbean") == []
+    assert by_full_text(client, "antilles") == ["Zouk"]
 
     gone = client.delete(f"/api/synonyms/{stored['id']}", headers=KEYS)
     assert (gone.status_code, gone.json()["is_active"]) == (200, False)
@@ -45,7 +45,7 @@ def test_without_a_generator_hand_made_synonyms_work_fully(client: httpx.Client,
 
     back = client.put(f"/api/synonyms/{stored['id']}", json={"is_active": True}, headers=KEYS)
     assert back.status_code == 200
-    assert by_words(client, "antilles") == ["Zouk"]
+    assert by_full_text(client, "antilles") == ["Zouk"]
 
 
 def test_what_is_there_is_not_overwritten_and_what_was_switched_off_is_revived(
@@ -59,7 +59,7 @@ def test_what_is_there_is_not_overwritten_and_what_was_switched_off_is_revived(
     client.delete(f"/api/synonyms/{first['id']}", headers=KEYS)
     revived = write(client, "Zouk", "two")
     assert (revived.status_code, revived.json()["id"]) == (201, first["id"])
-    assert by_words(client, "two") == ["Zouk"]
+    assert by_full_text(client, "two") == ["Zouk"]
 
 
 def test_an_edit_of_what_somebody_else_has_changed_is_refused(client: httpx.Client, owner: Connection) -> None:
@@ -119,23 +119,34 @@ def test_french_finds_english_tags_and_english_finds_french_ones(client: httpx.C
         more={"translations": {"fr": ["chanson des rues"], "en": ["street ballads", "torch singer"]}},
     )
     for query in ("mélancolique", "MELANCOLIQUES", "triste", "triste mélancolie", "wistful song"):
-        assert by_words(client, query)[0] == "Melancholic", query
+        assert by_full_text(client, query)[0] == "Melancholic", query
     for query in ("street ballad", "torch singers", "realiste", "rue"):
-        assert by_words(client, query)[0] == "Chanson réaliste", query
+        assert by_full_text(client, query)[0] == "Chanson réaliste", query
 
 
-def test_synonyms_can_be_searched_by_a_link(client: httpx.Client, owner: Connection) -> None:
+def test_three_routes_find_the_same_synonyms_with_the_same_scores(client: httpx.Client, owner: Connection) -> None:
     add_tag(owner, "Zouk")
     write(client, "Zouk", "caribbean dance")
-    answer = client.get("/api/synonyms/search", params={"q": "caribbean", "tag_type": "genre", "limit": 1}).json()
-    assert (answer["query"], answer["total"], answer["results"][0]["tag_name"]) == ("caribbean", 1, "Zouk")
-    general = client.post(
-        "/api/search/mir_synonyms", json={"query": "caribbean", "filter": {"tag_type": "genre"}}
-    ).json()
-    assert general["hits"][0]["tag_name"] == "Zouk"
+    by_url = client.get("/api/synonyms/search", params={"q": "caribbean", "tag_type": "genre", "limit": 1}).json()
+    assert (by_url["query"], by_url["total"], by_url["results"][0]["tag_name"]) == ("caribbean", 1, "Zouk")
+    assert search(client, "caribbean", tag_type="genre", limit=1) == by_url["results"]
+
+    (hit,) = by_url["results"]
+    body = {"query": "caribbean", "filter": {"tag_type": "genre"}}
+    (general,) = client.post("/api/search/mir_synonyms", json=body).json()["hits"]
+    assert hit.items() >= {**general, "id": int(general["id"])}.items()
+    older = {
+        "fts_score": "full_text_score",
+        "fts_rank": "full_text_rank",
+        "vector_score": "semantic_score",
+        "vector_rank": "semantic_rank",
+        "hybrid_score": "score",
+    }
+    assert {name: hit[name] for name in older} == {name: hit[standard] for name, standard in older.items()}
+    assert all(hit[name] for name in older), "each of them says something"
 
 
-def test_when_the_embedder_is_down_the_words_still_answer_and_nothing_of_it_is_kept(
+def test_without_the_provider_synonym_search_is_full_text_only_and_its_answer_is_not_kept(
     client: httpx.Client, owner: Connection, provider: FakeProvider
 ) -> None:
     from shared.errors import ProviderRejected

@@ -16,7 +16,7 @@ from shared.services.tasks import SYNONYMS_TASK_NAME
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Serve, make_settings, token
-from tests.functions.synonym_tags import HOOK, add_tag, by_words, deliver, search
+from tests.functions.synonym_tags import HOOK, add_tag, by_full_text, deliver, search
 from tests.functions.test_tasks import wait_for
 from tests.protocol_server import ProtocolServer
 
@@ -57,9 +57,9 @@ def test_a_new_genre_is_soon_found_by_a_word_that_is_not_in_its_name(
 
     (hit,) = search(writing, "caribbean")
     assert (hit["tag_type"], hit["tag_id"], hit["tag_name"], hit["source"]) == ("genre", tag_id, "Zouk", "generated")
-    assert hit["fts_score"] > 0
-    assert hit["vector_score"] > 0, "it has its vector as well"
-    assert hit["hybrid_score"] == pytest.approx(0.3 * hit["fts_score"] + 0.7 * hit["vector_score"])
+    assert hit["full_text_score"] > 0
+    assert hit["semantic_score"] > 0, "it has its vector as well"
+    assert hit["score"] == pytest.approx(0.3 * hit["full_text_score"] + 0.7 * hit["semantic_score"])
     assert search(writing, "caribbean", tag_type="mood") == []
     found = writing.get("/api/synonyms/genre/zouk").json()
     assert found["synonyms"]["search_terms"][1] == "caribbean love dance"
@@ -72,15 +72,15 @@ def test_a_renamed_genre_is_written_anew_and_its_old_words_find_nothing(
     chat.vocabulary["Polka"] = ["bohemian hop", "b", "c", "d"]
     tag_id = add_tag(owner, "Zouk")
     wait_for(writing, deliver(writing, "INSERT", tag_id, "Zouk")["task_id"], "completed")
-    assert by_words(writing, "caribbean") == ["Zouk"]
+    assert by_full_text(writing, "caribbean") == ["Zouk"]
 
     owner.execute("update genre_tags set name = 'Polka' where id = %s", [tag_id])
     assert search(writing, "caribbean") == [], "before the webhook has come"
     assert writing.get("/api/synonyms/genre/Zouk").status_code == 404
     assert writing.get("/api/synonyms/genre/Polka").status_code == 404
     wait_for(writing, deliver(writing, "UPDATE", tag_id, "Polka", old="Zouk")["task_id"], "completed")
-    assert by_words(writing, "bohemian") == ["Polka"]
-    assert by_words(writing, "caribbean zouk") == []
+    assert by_full_text(writing, "bohemian") == ["Polka"]
+    assert by_full_text(writing, "caribbean zouk") == []
 
 
 def test_a_webhook_that_comes_twice_or_late_does_no_harm(
@@ -99,7 +99,7 @@ def test_moods_have_synonyms_of_their_own(writing: httpx.Client, chat: ProtocolS
     chat.vocabulary["Jolly"] = ["merry", "gleeful", "sunny side", "laughing"]
     tag_id = add_tag(owner, "Jolly", "mood_tags")
     wait_for(writing, deliver(writing, "INSERT", tag_id, "Jolly", table="mood_tags")["task_id"], "completed")
-    assert by_words(writing, "gleeful", tag_type="mood") == ["Jolly"]
+    assert by_full_text(writing, "gleeful", tag_type="mood") == ["Jolly"]
     assert writing.get("/api/synonyms/mood/jolly").status_code == 200
     assert writing.get("/api/synonyms/genre/jolly").status_code == 404
 
@@ -147,7 +147,7 @@ def test_one_tag_is_written_again_and_its_neighbours_are_not(
     accepted = writing.post("/api/synonyms/generate", json=body, headers=KEYS).json()
     assert accepted["message"].startswith("1 tags queued")
     wait_for(writing, accepted["task_id"], "completed")
-    assert by_words(writing, "anew") == ["Zouk"]
+    assert by_full_text(writing, "anew") == ["Zouk"]
     assert writing.get("/api/synonyms/genre/Polka").json()["tag_id"] == polka
 
     # An id alone names no tag: genres and moods have their own.
