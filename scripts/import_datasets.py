@@ -21,6 +21,7 @@ from typing import Any
 import command
 
 from shared.database.base import Database
+from shared.database.shipped import needs_collection
 from shared.errors import ConfigurationError, DatabaseRejected
 from shared.settings import load_settings
 from shared.wiring import get_database
@@ -201,7 +202,8 @@ def write(database: Database, batch: list[tuple[int, dict[str, Any]]], counts: d
     if not batch:
         return
     try:
-        written = database.call("upsert_datasets", {"rows": [row for _, row in batch]})[0]
+        with needs_collection(database, "datasets"):
+            written = database.call("upsert_datasets", {"rows": [row for _, row in batch]})[0]
     except DatabaseRejected as error:
         if len(batch) == 1:
             report(batch[0][0], error.message, counts)

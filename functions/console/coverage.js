@@ -113,8 +113,8 @@ function empty(collections) {
   const title = collections.length ? "The collections are empty" : "No table is tracked yet";
   const text = collections.length
     ? `${collections.map((collection) => collection.collection).join(", ")} hold no rows. Load the sample rows and embed them, or write rows of your own: they show up here.`
-    : "Bring the database up to date, with or without sample rows.";
-  const first = note(title, text, collections.length ? "make demo" : ".venv/bin/python scripts/migrate.py --seed");
+    : "Add a shipped collection with its sample rows, or track a table of your own.";
+  const first = note(title, text, collections.length ? "make demo" : ".venv/bin/python scripts/migrate.py --seed --collections music_knowledge");
   first.append(own);
   return [first];
 }

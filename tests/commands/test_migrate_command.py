@@ -55,6 +55,19 @@ def test_a_data_folder_keeps_the_collections_it_was_set_up_with(embedded: Comman
     assert {report["collection"] for report in reports} == {"datasets", "code_chunks"}
 
 
+def test_without_any_collection_the_commands_say_what_is_missing(embedded: Command) -> None:
+    assert embedded("migrate.py", "--seed", "--collections", "none").stdout == "applied 1 migration\n"
+    result = embedded("backfill.py")
+    assert (result.code, result.stderr) == (
+        2,
+        "error: no table is tracked; track one with select track_embeddings('table_name')\n",
+    )
+    (embedded.folder / "sets.jsonl").write_text('{"title": "Drum hits"}\n')
+    result = embedded("import_datasets.py", "sets.jsonl")
+    assert result.code == 2
+    assert result.stderr.endswith("add it with scripts/migrate.py --collections datasets\n")
+
+
 def test_a_collection_that_is_not_shipped_is_refused_before_anything_starts(embedded: Command) -> None:
     result = embedded("migrate.py", "--collections", "datasets,books")
     assert result.code == 2
