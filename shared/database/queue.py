@@ -20,14 +20,13 @@ class EmbeddingQueue:
     def _call(self, function: str, **arguments: Any) -> list[Any]:
         return self.database.call(function, {"collection": self.collection, **arguments})
 
-    def register_embedding_model(self, spec: EmbeddingModel) -> EmbeddingModel:
-        """Register the model, or read it back: the stored prefixes win. Another width is refused."""
-        row = self.database.call_scalar("register_embedding_model", asdict(spec))
-        return _spec(row)
+    def register_embedding_model(self, spec: EmbeddingModel, *, use: bool = False) -> EmbeddingModel:
+        """Register the model, or read it back: the stored prefixes win. Another width is refused.
 
-    def use_collection_model(self, model: str) -> None:
-        """Set the collection's model if it has none; raises where it has another."""
-        self._call("use_collection_model", model=model)
+        With `use` the collection is set to the model if it has none; raises where it has another.
+        """
+        arguments = {**asdict(spec), "collection": self.collection if use else None}
+        return _spec(self.database.call_scalar("register_embedding_model", arguments))
 
     def claim_embeddings(self, batch_size: int, lease_seconds: int) -> list[ClaimedRow]:
         """Lease up to `batch_size` pending rows; an empty list means that none is claimable now."""
@@ -65,7 +64,7 @@ class EmbeddingQueue:
         return result["saved"], result["stale"]
 
     def fail_embeddings(self, failures: Sequence[tuple[str, str, bool]], retry_after_seconds: int = 30) -> int:
-        """Report (row_id, error, final); returns how many rows were parked."""
+        """Report (row_id, error, final); returns how many rows are failed now."""
         if not failures:
             return 0
         rows = [{"row_id": row_id, "error": error, "final": final} for row_id, error, final in failures]
@@ -80,7 +79,7 @@ class EmbeddingQueue:
         return int(self._call("renew_embeddings", row_ids=list(row_ids), lease_seconds=lease_seconds)[0])
 
     def embedding_queue(self) -> QueueState:
-        """How many rows are ready, leased, waiting and parked."""
+        """How many rows are ready, leased, waiting and failed."""
         row = self._call("embedding_queue")[0]
         return QueueState(ready=row["ready"], leased=row["leased"], waiting=row["waiting"], failed=row["failed"])
 
@@ -88,16 +87,12 @@ class EmbeddingQueue:
         """Queue pending rows that slipped past the triggers."""
         return int(self._call("reconcile_embeddings")[0])
 
-    def retry_failed_embeddings(self) -> int:
-        """Queue the parked rows again."""
-        return int(self._call("retry_failed_embeddings")[0])
-
-    def retry_failed_rows(self, row_ids: Sequence[str]) -> int:
-        """Queue these of the parked rows again; returns how many."""
-        return int(self._call("retry_failed_rows", row_ids=list(row_ids))[0])
+    def retry_failed_embeddings(self, row_ids: Sequence[str] | None = None) -> int:
+        """Queue failed rows again, all of them without `row_ids`; returns how many."""
+        return int(self._call("retry_failed_embeddings", row_ids=None if row_ids is None else list(row_ids))[0])
 
     def list_failed_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
-        """Parked rows and why, latest first."""
+        """Failed rows and why, latest first."""
         return self._call("list_failed_embeddings", max_rows=max_rows)
 
     def verify_embeddings(self) -> int:
@@ -124,13 +119,13 @@ class EmbeddingQueue:
         """The models that rows may be embedded with, the present one first."""
         return [_spec(row) for row in self._call("collection_models")]
 
-    def needs_embedding_index(self) -> bool:
-        """Whether there are enough vectors for an index, and none over them yet."""
-        return bool(self._call("needs_embedding_index")[0])
+    def create_embedding_index(self, model: str | None = None, *, min_rows: int = 0) -> str | None:
+        """Build the vector index of a model; returns its name.
 
-    def create_embedding_index(self, model: str | None = None) -> str:
-        """Build the vector index of a model; returns its name."""
-        return str(self._call("create_embedding_index", model=model)[0])
+        With `min_rows`, None where the index is there already or there are fewer vectors.
+        """
+        names = self._call("create_embedding_index", model=model, min_rows=min_rows)
+        return names[0] if names else None
 
     def record_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> str:
         """Begin a run (run_id None) or report on it; returns its id."""
@@ -149,11 +144,16 @@ def has_ready_embeddings(database: Database) -> bool:
 
 def broken_embedding_collections(database: Database) -> dict[str, str]:
     """The collections of which no row can be read: why, and what to do."""
-    return {row["collection"]: row["error"] for row in database.call("broken_embedding_collections")}
+    return {row["collection"]: row["error"] for row in describe_collections(database) if row["error"]}
 
 
 def _spec(row: dict[str, Any]) -> EmbeddingModel:
     return EmbeddingModel(**{field.name: row[field.name] for field in fields(EmbeddingModel)})
+
+
+def describe_collections(database: Database) -> list[dict[str, Any]]:
+    """The tracked tables: why no row of a table can be read, and the columns that describe a row."""
+    return database.call("list_embedding_collections", {"details": True})
 
 
 def list_embedding_collections(database: Database) -> dict[str, str]:

@@ -117,12 +117,18 @@ class SynonymStore:
         self, run_id: str | None, model: str | None, status: str, report: Mapping[str, Any] | None = None
     ) -> str:
         """Begin a run of the generator (run_id None) or report on it; returns its id."""
-        arguments = {"run_id": run_id, "model": model, "status": status, "report": dict(report or {})}
-        return str(self.database.call_scalar("record_generation_run", arguments))
+        arguments = {
+            "run_id": run_id,
+            "model": model,
+            "status": status,
+            "report": dict(report or {}),
+            "kind": "generation",
+        }
+        return str(self.database.call_scalar("record_embedding_run", arguments))
 
     def embedding_is_under_way(self) -> bool:
         """Whether a backfill is at work anywhere."""
-        return bool(self.database.call_scalar("embedding_is_under_way"))
+        return bool(self.database.call("running_embedding_runs"))
 
     def _row(self, function: str, **arguments: Any) -> dict[str, Any]:
         row: dict[str, Any] = self._call(function, arguments)[0]

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 SAVERS = 2
 # How often a run is recorded while it is at work: who watches it sees it move.
 REPORT_SECONDS = 2.0
+# Below this many vectors an exact scan is as good as an index.
+INDEX_MIN_ROWS = 10_000
 # A deadlock or a server that restarts is waited out for two minutes; then the run ends with its reason.
 DATABASE_RETRIES = RetryPolicy(max_attempts=100, max_seconds=120, base_wait=0.1, max_wait=5)
 
@@ -146,7 +148,7 @@ def build_index(database: Database, collection: str) -> str | None:
     Raises DatabaseTimeout where the API's statement timeout ends it.
     """
     work = EmbeddingQueue(database, collection)
-    return work.create_embedding_index() if work.needs_embedding_index() else None
+    return work.create_embedding_index(min_rows=INDEX_MIN_ROWS)
 
 
 def switch_model(database: Database, provider: EmbeddingProvider, collection: str) -> int:
@@ -175,8 +177,7 @@ def backfill(
     the first row: an unknown collection, another model, an unreachable database.
     """
     work = EmbeddingQueue(database, options.collection)
-    registered = work.register_embedding_model(provider.spec)
-    work.use_collection_model(registered.name)
+    registered = work.register_embedding_model(provider.spec, use=True)
     return _Run(work, provider.with_spec(registered), options, stop or threading.Event(), on_progress).run(run_id)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue, broken_embedding_collections, embedding_coverage
+from shared.database.queue import EmbeddingQueue, describe_collections, embedding_coverage
 from shared.models import Coverage
 from shared.services.runs import Running, running_by_collection
 
@@ -32,17 +32,16 @@ def list_collections(database: Database) -> list[CollectionStatus]:
     """All collections, counted from their tables."""
     coverages = embedding_coverage(database)
     running = running_by_collection(database, {one.collection: one.pending for one in coverages})
-    broken = broken_embedding_collections(database)
-    columns = {row["collection"]: row for row in database.call("list_collection_columns")}
+    # A collection may have been tracked between one call and the other.
+    details = {row["collection"]: row for row in describe_collections(database)}
     return [
         CollectionStatus(
             coverage,
-            broken.get(coverage.collection),
+            details.get(coverage.collection, {}).get("error"),
             EmbeddingQueue(database, coverage.collection).list_failed_embeddings(FAILURES) if coverage.failed else [],
             running.get(coverage.collection),
-            # Tracked between one call and the other.
-            columns.get(coverage.collection, {}).get("label_column"),
-            columns.get(coverage.collection, {}).get("category_columns", ()),
+            details.get(coverage.collection, {}).get("label_column"),
+            details.get(coverage.collection, {}).get("category_columns", ()),
         )
         for coverage in coverages
     ]
@@ -56,5 +55,4 @@ def list_failures(database: Database, collection: str, limit: int) -> tuple[list
 
 def retry_failures(database: Database, collection: str, row_ids: Sequence[str] | None) -> int:
     """Queue failed rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
-    work = EmbeddingQueue(database, collection)
-    return work.retry_failed_embeddings() if row_ids is None else work.retry_failed_rows(row_ids)
+    return EmbeddingQueue(database, collection).retry_failed_embeddings(row_ids)

@@ -53,7 +53,7 @@ class CollectionMap:
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
-    version: tuple[str | None, str]
+    version: str
     expires: float
     map: CollectionMap
 
@@ -75,30 +75,39 @@ class MapService:
         Raises NotFound for a collection that is not tracked, DatabaseRejected for a category that is no column
         to colour by.
         """
-        state = self._database.call("embedding_sample_version", {"collection": collection, "sample_size": limit})[0]
-        key, version = (collection, limit, category), (state["model"], state["version"])
+        key = (collection, limit, category)
         with self._lock:
             cached = self._maps.get(key)
-            if cached and not refresh and cached.version == version and self._clock() < cached.expires:
-                self._maps.move_to_end(key)
-                return cached.map
-        drawn = self._draw(collection, state["model"], limit, category)
+        fresh = cached if cached and not refresh and self._clock() < cached.expires else None
+        sample = self._database.call_scalar(
+            "sample_embeddings",
+            {
+                "collection": collection,
+                "sample_size": limit,
+                "category_column": category,
+                "known_version": fresh.version if fresh else None,
+            },
+        )
+        if fresh and sample["version"] == fresh.version:
+            with self._lock:
+                # Another thread may have dropped it meanwhile.
+                if key in self._maps:
+                    self._maps.move_to_end(key)
+            return fresh.map
+        drawn = self._draw(collection, sample, category)
         with self._lock:
-            self._maps[key] = _Cached(version, self._clock() + MAX_AGE_SECONDS, drawn)
+            self._maps[key] = _Cached(sample["version"], self._clock() + MAX_AGE_SECONDS, drawn)
             self._maps.move_to_end(key)
             while len(self._maps) > CACHED_MAPS:
                 self._maps.popitem(last=False)
         return drawn
 
-    def _draw(self, collection: str, model: str | None, limit: int, category: str | None) -> CollectionMap:
-        sample = self._database.call_scalar(
-            "sample_embeddings",
-            {"collection": collection, "model": model, "sample_size": limit, "category_column": category},
-        )
+    @staticmethod
+    def _draw(collection: str, sample: dict[str, Any], category: str | None) -> CollectionMap:
         positions, explained = project(decode_vectors(sample["vectors"], len(sample["ids"])))
         return CollectionMap(
             collection=collection,
-            model=model,
+            model=sample["model"],
             total=sample["total"],
             sampled=len(sample["ids"]),
             explained=explained,

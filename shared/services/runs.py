@@ -53,6 +53,8 @@ def running_by_collection(database: Database, pending: Mapping[str, int]) -> dic
     """Runs at work by collection; `pending` is how many rows each has left."""
     running = {}
     for row in database.call("running_embedding_runs"):
+        if row["collection"] is None:
+            continue  # a task over all collections, whose parts are runs of their own
         rate = row["rows_per_second"]
         remaining = pending.get(row["collection"], 0)
         running[row["collection"]] = Running(

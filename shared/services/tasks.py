@@ -57,11 +57,11 @@ class TaskService:
 
     def get(self, task_id: str) -> Mapping[str, Any]:
         """The run's row. Raises NotFound."""
-        row = self._database.call_scalar("get_embedding_run", {"run_id": task_id})
+        row = self._database.call_scalar("list_embedding_runs", {"of_run": task_id})
         if row is None:
             raise NotFound(f"there is no task {task_id}")
-        kind = self._database.call_scalar("get_run_kind", {"run_id": task_id})
-        return {**row, "task_name": SYNONYMS_TASK_NAME if kind == "generation" else TASK_NAME}
+        task_name = SYNONYMS_TASK_NAME if row["kind"] == "generation" else TASK_NAME
+        return {**row, "started_at": row["recorded_at"], "task_name": task_name}
 
 
 def record_run(

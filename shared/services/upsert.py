@@ -98,8 +98,7 @@ class UpsertService:
         """
         started = time.perf_counter()
         work = EmbeddingQueue(self._database, collection)
-        registered = work.register_embedding_model(answer_within(lambda: self._provider.spec, deadline))
-        work.use_collection_model(registered.name)
+        registered = work.register_embedding_model(answer_within(lambda: self._provider.spec, deadline), use=True)
         provider = self._provider.with_spec(registered)
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)

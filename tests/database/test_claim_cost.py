@@ -72,7 +72,7 @@ def filled(cluster: Cluster) -> Iterator[SecretStr]:
     with cluster.clone() as url:
         with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
             owner.execute("select register_embedding_model('fake', 'fake', %s)", [DIMENSIONS])
-            owner.execute("select use_collection_model('music_knowledge', 'fake')")
+            owner.execute("select embedding.check_model(embedding.get_collection('music_knowledge'), 'fake')")
             owner.execute(
                 "insert into music_knowledge (topic, content) select '', 'text ' || n from generate_series(1, %s) n",
                 [ROWS],
@@ -248,7 +248,7 @@ def test_vector_search_uses_the_index(owner: Connection, connect: Connect) -> No
         from generate_series(1, 3000) n"""
     )
     owner.execute("alter table music_knowledge enable trigger user")
-    owner.execute("select use_collection_model('music_knowledge', 'fake')")
+    owner.execute("select embedding.check_model(embedding.get_collection('music_knowledge'), 'fake')")
     index = owner.execute("select create_embedding_index('music_knowledge')").fetchone()
     assert index
     owner.execute("analyze music_knowledge")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.database.queue import EmbeddingQueue, describe_collections
 from shared.errors import NotFound
 from shared.services.backfill import BackfillOptions, backfill
 from shared.services.coverage import list_collections, list_failures, retry_failures
@@ -113,7 +113,10 @@ def test_costs_are_by_day_and_model_and_count_nothing_twice(
         run_id = begin(database, "completed", tokens=100, cost_usd=0.25, embedded=10)
         age(owner, run_id, started_at=days)
     begin(database, "completed", None, tokens=200, cost_usd=0.5)
-    database.call("record_generation_run", {"model": "writer", "status": "completed", "report": {"tokens": 7}})
+    database.call(
+        "record_embedding_run",
+        {"kind": "generation", "model": "writer", "status": "completed", "report": {"tokens": 7}},
+    )
     costs = list_costs(database, 30)
     today = [entry for entry in costs.entries if entry["day"] == costs.entries[0]["day"]]
     assert [(one["model"], one["runs"], one["embedded"], one["tokens"], one["cost"]) for one in today] == [
@@ -226,12 +229,12 @@ def test_a_few_rows_with_a_text_each_have_no_categories(owner: Connection, datab
     assert columns(database, MUSIC) == ("topic", [])
     # A table that was dropped is passed over.
     owner.execute("drop table music_knowledge cascade")
-    assert MUSIC not in [row["collection"] for row in database.call("list_collection_columns")]
+    assert MUSIC not in [row["collection"] for row in describe_collections(database)]
 
 
 def test_the_statistics_of_other_tables_are_not_read(owner: Connection, database: PostgresDatabase) -> None:
-    database.call("list_collection_columns")  # with the catalogue in memory
-    explained = owner.execute("explain (analyze, buffers, format json) select public.list_collection_columns()")
+    describe_collections(database)  # with the catalogue in memory
+    explained = owner.execute("explain (analyze, buffers, format json) select public.list_embedding_collections(true)")
     plan: Any = explained.fetchall()[0][0]
     # 100,000 where pg_stats is joined by a name that is found as it goes.
     assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 10_000

@@ -16,11 +16,14 @@ from tests.fake_provider import DIMENSIONS, FakeProvider
 
 def sample_of(database: PostgresDatabase, **options: Any) -> dict[str, Any]:
     found: dict[str, Any] = database.call_scalar("sample_embeddings", {"collection": MUSIC, "model": "fake", **options})
+    del found["version"]
     return found
 
 
 def version_of(database: PostgresDatabase, size: int = 2000) -> tuple[str | None, str]:
-    found = database.call("embedding_sample_version", {"collection": MUSIC, "sample_size": size})[0]
+    found = database.call_scalar("sample_embeddings", {"collection": MUSIC, "sample_size": size})
+    asked = {"collection": MUSIC, "sample_size": size, "known_version": found["version"]}
+    assert database.call_scalar("sample_embeddings", asked) == {"model": found["model"], "version": found["version"]}
     return found["model"], found["version"]
 
 
@@ -71,7 +74,7 @@ def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_
 def test_what_it_costs_to_ask_whether_the_sample_has_changed_does_not_grow_with_the_table(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
 ) -> None:
-    work.use_collection_model("fake")
+    work.register_embedding_model(provider.spec, use=True)
     owner.execute(
         "insert into music_knowledge (topic, content, embedding, embedding_model) select '', 'text ' || n,"
         " array_fill(1.0 / n, array[16])::extensions.vector, 'fake' from generate_series(1, 6000) n"
@@ -86,8 +89,14 @@ def test_what_it_costs_to_ask_whether_the_sample_has_changed_does_not_grow_with_
         return int(str(found[0])), int(str(found[1]))
 
     with owner.transaction():
+        known = owner.execute(
+            "select sample_embeddings('music_knowledge', sample_size => 100) ->> 'version'"
+        ).fetchone()
+        assert known is not None
         before = reads()
-        owner.execute("select * from embedding_sample_version('music_knowledge', 100)")
+        owner.execute(
+            "select sample_embeddings('music_knowledge', sample_size => 100, known_version => %s)", [known[0]]
+        )
         after = reads()
     assert after[0] == before[0], "the table is not scanned"
     assert 100 <= after[1] - before[1] < 500
@@ -141,8 +150,10 @@ def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatab
         database.call_scalar("sample_embeddings", {"collection": "nothing", "model": "fake"})
 
 
-def test_a_vector_of_any_length_is_drawn(owner: Connection, database: PostgresDatabase, work: EmbeddingQueue) -> None:
-    work.use_collection_model("fake")
+def test_a_vector_of_any_length_is_drawn(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+) -> None:
+    work.register_embedding_model(provider.spec, use=True)
     for number in (0.0, 1e-30, 1e30):
         owner.execute(
             "insert into music_knowledge (topic, content, embedding, embedding_model)"

@@ -147,9 +147,10 @@ def test_an_index_is_due_only_when_there_are_enough_vectors(
     database: PostgresDatabase, embedded: None, owner: Connection
 ) -> None:
     assert build_index(database, MUSIC) is None
-    assert owner.execute("select needs_embedding_index('music_knowledge', %s)", [ROWS]).fetchone() == (True,)
-    EmbeddingQueue(database, MUSIC).create_embedding_index()
-    assert owner.execute("select needs_embedding_index('music_knowledge', %s)", [ROWS]).fetchone() == (False,)
+    work = EmbeddingQueue(database, MUSIC)
+    assert work.create_embedding_index(min_rows=ROWS + 1) is None
+    assert work.create_embedding_index(min_rows=ROWS)
+    assert work.create_embedding_index(min_rows=ROWS) is None
 
 
 def test_the_registered_prefixes_win_over_the_configured_ones(database: PostgresDatabase, owner: Connection) -> None:

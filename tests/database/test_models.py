@@ -36,8 +36,8 @@ def embedded(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) ->
 
 def test_the_first_run_decides_the_model(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
     assert coverage_of(work.database).model is None
-    work.use_collection_model(provider.model)
-    work.use_collection_model(provider.model)
+    work.register_embedding_model(provider.spec, use=True)
+    work.register_embedding_model(provider.spec, use=True)
     assert coverage_of(work.database).model == provider.model
 
 
@@ -49,7 +49,7 @@ def test_another_model_is_refused_naming_both_and_the_switch(
     work.register_embedding_model(other.spec)
     message = rf'"fake".*"{other.model}".*set_collection_model\(\'music_knowledge\', \'{other.model}\'\)'
     with pytest.raises(DatabaseRejected, match=message):
-        work.use_collection_model(other.model)
+        work.register_embedding_model(other.spec, use=True)
     before = vector_of(owner, embedded)
     add(owner, "a new row")
     rows = work.claim_embeddings(10, 60)
@@ -66,8 +66,8 @@ def test_of_two_first_runs_at_once_the_second_is_refused(
 ) -> None:
     work.register_embedding_model(OTHER.spec)
     first = connect(autocommit=False)
-    first.execute("select use_collection_model('music_knowledge', 'fake')")
-    second = InThread(lambda: work.use_collection_model(OTHER.model))
+    first.execute("select embedding.check_model(embedding.get_collection('music_knowledge'), 'fake')")
+    second = InThread(lambda: work.register_embedding_model(OTHER.spec, use=True))
     wait_until_blocked(owner)
     first.commit()
     with pytest.raises(DatabaseRejected, match=r'"fake".*"other"'):
@@ -92,7 +92,7 @@ def test_a_vector_of_another_width_is_refused_and_nothing_of_the_batch_is_stored
 
 def test_an_unregistered_model_is_refused_and_the_registered_ones_are_listed(work: EmbeddingQueue) -> None:
     with pytest.raises(DatabaseRejected, match=r'"unheard-of" is not registered.*Registered are: fake'):
-        work.use_collection_model("unheard-of")
+        work.set_collection_model("unheard-of")
 
 
 def test_a_model_keeps_its_width_and_its_prefixes(work: EmbeddingQueue) -> None:
@@ -155,7 +155,7 @@ def test_rows_of_another_model_are_pending_from_the_moment_the_first_run_sets_on
         [vector_text(OTHER.embed_query("brought along"))],
     )
     assert queued(owner) == set()
-    work.use_collection_model(provider.model)
+    work.register_embedding_model(provider.spec, use=True)
     assert len(queued(owner)) == 1
     assert embed_all(work, provider) == 1
 

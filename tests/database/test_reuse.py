@@ -7,7 +7,7 @@ from tests.fake_provider import FakeProvider
 
 
 def claim_and_reuse(work: EmbeddingQueue, provider: FakeProvider) -> tuple[list[ClaimedRow], set[str]]:
-    work.use_collection_model(provider.model)
+    work.register_embedding_model(provider.spec, use=True)
     rows = work.claim_embeddings(100, 60)
     return rows, work.reuse_embeddings(provider.model, rows)
 
@@ -56,7 +56,7 @@ def test_a_row_whose_text_changed_after_the_claim_is_not_filled(
     add(owner, "one")
     embed_all(work, provider)
     (late,) = add(owner, "one")
-    work.use_collection_model(provider.model)
+    work.register_embedding_model(provider.spec, use=True)
     rows = work.claim_embeddings(100, 60)
     edit(owner, late, "changed meanwhile")
     assert work.reuse_embeddings(provider.model, rows) == set()

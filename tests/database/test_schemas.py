@@ -91,7 +91,6 @@ def test_schemas_and_migrations_make_the_same_database(cluster: Cluster) -> None
 UNTIL_MERGED = pytest.mark.xfail(strict=True, reason="functions are still being merged and split")
 
 
-@UNTIL_MERGED
 def test_there_are_at_most_50_public_functions(owner: Connection) -> None:
     names = owner.execute(
         f"""select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace

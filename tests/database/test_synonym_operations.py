@@ -45,7 +45,7 @@ class Operations(RuleBasedStateMachine):
         self.work = EmbeddingQueue(self.database, "mir_synonyms")
         self.work.register_embedding_model(self.provider.spec)
         # Known from the start: a search looks for the models of a collection every two seconds only.
-        self.work.use_collection_model(self.provider.model)
+        self.work.register_embedding_model(self.provider.spec, use=True)
         # Lives through all operations, as a server's does.
         self.service = SynonymService(self.database, SearchService(self.database, self.provider), AnswerCache())
         self.tags: dict[int, Row] = {}

@@ -101,7 +101,7 @@ def test_a_column_of_any_name_is_a_column_and_not_the_row(
     owner.execute("update named set embedding_hash = null, embedding = null, embedding_model = null")
     own = EmbeddingQueue(work.database, "named")
     assert [row.text for row in own.claim_embeddings(10, 60)] == ["the first"]
-    owner.execute("delete from embedding.queue; select embedding.enqueue_pending(embedding.get_collection('named'))")
+    owner.execute("delete from embedding.queue; select embedding.queue_pending_rows(embedding.get_collection('named'))")
     assert embed_all(own, provider) == 1
     assert own.verify_embeddings() == 0
 

@@ -200,7 +200,6 @@ _BY_FUNCTION: Mapping[tuple[str, str], object] = {
     ("create_synonyms", "tag_id"): 2,
     ("fail_embeddings", "rows"): [{"row_id": LEASED_ID, "error": "no", "final": False}],
     ("record_embedding_run", "report"): _REPORT,
-    ("record_generation_run", "report"): _REPORT,
     ("reuse_embeddings", "rows"): [{"row_id": LEASED_ID, "text_hash": LEASED_HASH}],
     ("save_embeddings", "rows"): [{"row_id": LEASED_ID, "text_hash": LEASED_HASH, "embedding": _VECTOR}],
     ("set_dataset_scores", "rows"): [{"id": LEASED_ID, "static_score": 0.5}],

@@ -35,7 +35,7 @@ def furnish(owner: Connection, database: Database, provider: FakeProvider) -> li
     for collection in ("mir_synonyms", "datasets", "code_chunks"):
         embed_all(EmbeddingQueue(database, collection), provider)
 
-    work.use_collection_model(provider.model)
+    work.register_embedding_model(provider.spec, use=True)
     rows = {row.row_id: row for row in work.claim_embeddings(100, 3600)}
     save(work, provider, [rows[row_id] for row_id in ids[:3]])
     work.release_embeddings([ids[3]])

@@ -144,7 +144,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     ),
     "a collection that is made up": (
         "create cast (pg_temp.lure as text) with inout as implicit",
-        f"select embedding.enqueue_pending({_COLLECTION})",
+        f"select embedding.queue_pending_rows({_COLLECTION})",
     ),
     "a collection that lies elsewhere": (
         "create table pg_temp.mine (like public.notes); create trigger embedding_check_insert after insert on pg_temp.mine"

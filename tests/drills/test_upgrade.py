@@ -74,7 +74,7 @@ def write_something(owner: Connection, step: str, provider: FakeProvider) -> Non
         return
     owner.execute("select register_embedding_model(%s, %s, %s)", [provider.model, "fake", provider.dimensions])
     for (collection,) in owner.execute("select name from embedding.collections").fetchall():
-        owner.execute("select use_collection_model(%s, %s)", [collection, provider.model])
+        owner.execute("select embedding.check_model(embedding.get_collection(%s), %s)", [collection, provider.model])
         rows = owner.execute(
             "select row_id, text, text_hash from claim_embeddings(%s, 2, 3600)", [collection]
         ).fetchall()

@@ -133,7 +133,7 @@ def test_what_is_pending_is_estimated_without_a_call(
 
 def test_an_estimate_for_another_model_names_both(keyed: httpx.Client, owner: Connection) -> None:
     owner.execute("select register_embedding_model('other', 'ollama', 8)")
-    owner.execute("select use_collection_model('music_knowledge', 'other')")
+    owner.execute("select embedding.check_model(embedding.get_collection('music_knowledge'), 'other')")
     refused = keyed.get(f"{MUSIC}/estimate")
     assert refused.status_code == 409
     assert '"other"' in refused.json()["error"]["message"]

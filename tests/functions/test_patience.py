@@ -226,7 +226,7 @@ def test_a_search_does_not_wait_for_it_but_answers_with_full_text(
     monkeypatch.setattr(search, "QUERY_SECONDS", 0.5)
     row = insert("a harp")
     work = EmbeddingQueue(database, "music_knowledge")
-    work.use_collection_model(work.register_embedding_model(provider.spec).name)
+    work.register_embedding_model(provider.spec, use=True)
     answer = hung.get("/api/search/music_knowledge?q=harp").json()
     assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
     assert provider.wire.requests, "it was asked"

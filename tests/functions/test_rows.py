@@ -188,8 +188,7 @@ def test_another_model_is_refused_by_both_names(
     keyed: httpx.Client, insert: Insert, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     work = EmbeddingQueue(database, "music_knowledge")
-    work.register_embedding_model(EmbeddingModel("another", "fake", 16))
-    work.use_collection_model("another")
+    work.register_embedding_model(EmbeddingModel("another", "fake", 16), use=True)
     answer = keyed.post("/api/upsert-embeddings", json={"rows": [{"id": insert("a")}]})
     assert answer.status_code == 422
     assert "another" in answer.json()["error"]["message"]
@@ -343,7 +342,7 @@ def test_the_trigger_announces_rows_that_wait_and_only_those(
     assert deliver() == []
     owner.execute("update public.music_knowledge set content = 'a viola' where id = %s", [row])
     assert sum(deliver()) == 1
-    database.call("drop_embedding_webhook", {"collection": "music_knowledge"})
+    owner.execute("drop trigger embedding_webhook on music_knowledge")
     insert("a drum")
     assert deliver() == []
 

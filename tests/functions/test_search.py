@@ -9,8 +9,10 @@ from pydantic import SecretStr
 
 from functions.edge.process import Process
 from shared.database.postgres import PostgresDatabase
+from shared.database.queue import EmbeddingQueue
 from shared.database.supabase import SupabaseDatabase
 from shared.errors import ProviderUnavailable
+from shared.models import EmbeddingModel
 from shared.services.backfill import BackfillOptions, backfill
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
@@ -174,7 +176,7 @@ def test_a_search_goes_on_with_full_text_when_the_provider_cannot_be_built(
     client = serve(process=Process(settings, database=database, long_lived=True))
     synonyms = {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["caribbean dance"]}}
     assert client.post("/api/synonyms", json=synonyms, headers=KEYS).status_code == 201
-    database.call("use_collection_model", {"collection": "mir_synonyms", "model": "fake"})
+    EmbeddingQueue(database, "mir_synonyms").register_embedding_model(EmbeddingModel("fake", "fake", 16), use=True)
     answer = client.get("/api/search/music_knowledge?q=harp").json()
     assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
     found = client.post("/api/mir/synonyms/search", json={"query": "caribbean"}).json()

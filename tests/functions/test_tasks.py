@@ -85,7 +85,7 @@ def test_a_task_fails_with_the_reason_when_the_collection_has_another_model(
 ) -> None:
     insert("a harp")
     owner.execute("select register_embedding_model('another', 'fake', 16)")
-    owner.execute("select use_collection_model('music_knowledge', 'another')")
+    owner.execute("select embedding.check_model(embedding.get_collection('music_knowledge'), 'another')")
     task = wait_for(client, start(client, collection="music_knowledge"), "failed")
     assert "another" in task["error"]
     assert "fake" in task["error"]

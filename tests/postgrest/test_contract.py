@@ -38,7 +38,7 @@ def test_the_whole_life_of_rows(owner: Connection, database: Database, provider:
     work = EmbeddingQueue(database, MUSIC)
     assert work.register_embedding_model(provider.spec) == provider.spec
     assert work.register_embedding_model(EmbeddingModel("n", "o", 768, "d: ", "q: ", 2048)).max_tokens == 2048
-    assert work.use_collection_model(provider.model) is None  # type: ignore[func-returns-value]
+    assert work.register_embedding_model(provider.spec, use=True) == provider.spec
     one, two, three = add(owner, "one", "two", "three — ünïcödé \\ \" ' %s {x}")
 
     rows = work.claim_embeddings(2, 60)
@@ -87,8 +87,6 @@ def test_the_whole_life_of_rows(owner: Connection, database: Database, provider:
         work.record_embedding_run(run_id, "fake", "completed", {"embedded": 3, "cost_usd": 0.25, "error": None})
         == run_id
     )
-    drop = {"collection": MUSIC, "model": "fake"}
-    assert [database.call("drop_embedding_index", drop) for _ in range(2)] == [[True], [False]]
 
 
 def test_scalars_tables_and_nothing_look_alike(database: Database) -> None:
@@ -98,8 +96,8 @@ def test_scalars_tables_and_nothing_look_alike(database: Database) -> None:
     assert database.call("list_failed_embeddings", {"collection": MUSIC, "max_rows": None}) == []
     registered = database.call("register_embedding_model", {"name": "m", "provider": "p", "dimensions": 3})
     assert [row["dimensions"] for row in registered] == [3]
-    assert database.call("use_collection_model", {"collection": MUSIC, "model": "m"}) == []
-    assert database.call_scalar("use_collection_model", {"collection": MUSIC, "model": "m"}) is None
+    assert database.call("release_synonym_tag", {"tag_type": "genre", "tag_id": 1}) == []
+    assert database.call_scalar("release_synonym_tag", {"tag_type": "genre", "tag_id": 1}) is None
 
 
 def test_vectors_are_accepted_as_text_and_as_numbers(

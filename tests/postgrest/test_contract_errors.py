@@ -85,10 +85,9 @@ def test_a_wrong_width_is_rejected_naming_both(owner: Connection, database: Data
 
 def test_another_model_is_rejected_naming_both_and_the_switch(database: Database, provider: FakeProvider) -> None:
     work = register(database, provider)
-    work.use_collection_model("fake")
-    work.register_embedding_model(EmbeddingModel("other", "fake", DIMENSIONS))
+    work.register_embedding_model(provider.spec, use=True)
     with pytest.raises(DatabaseRejected, match=r'"fake", not "other".*set_collection_model'):
-        work.use_collection_model("other")
+        work.register_embedding_model(EmbeddingModel("other", "fake", DIMENSIONS), use=True)
 
 
 def test_a_missing_function_names_the_command(database: Database, kind: str) -> None:

@@ -45,7 +45,7 @@ def test_a_tag_from_request_to_search(adapter: Database, owner: Connection, prov
     assert store.store_generated_synonyms(tag, synonyms("Zouk", {}), "m")[0] == "stored"
     run_id = store.record_generation_run(None, "m", "running")
     assert store.record_generation_run(run_id, "m", "completed", {"embedded": 1}) == run_id
-    assert adapter.call_scalar("get_run_kind", {"run_id": run_id}) == "generation"
+    assert adapter.call_scalar("list_embedding_runs", {"of_run": run_id})["kind"] == "generation"
     assert store.embedding_is_under_way() is False
     assert store.list_failed_synonyms() == []
 
