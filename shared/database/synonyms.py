@@ -110,7 +110,7 @@ class SynonymStore:
         return self._call("synonym_coverage")
 
     def list_failed_synonyms(self, max_rows: int = 100) -> list[dict[str, Any]]:
-        """Parked tags and why, latest first."""
+        """Failed tags and why, latest first."""
         return self._call("list_failed_synonyms", {"max_rows": max_rows})
 
     def record_generation_run(

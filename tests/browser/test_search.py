@@ -107,7 +107,7 @@ def test_a_slider_ranks_at_once_without_asking(reading: Console, tab: OpenTab) -
     assert page.locator("#search .score").all_inner_texts() == before
 
 
-def test_a_leg_that_is_switched_off_is_asked_of_the_server(reading: Console, tab: OpenTab) -> None:
+def test_a_ranking_that_is_switched_off_is_asked_of_the_server(reading: Console, tab: OpenTab) -> None:
     """With a weight of zero the server leaves the ranking out, which no re-ranking of another answer can know."""
     page = tab(reading.url).open("search")
     page.fill("#query", QUESTION)

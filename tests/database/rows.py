@@ -60,7 +60,7 @@ def vector_of(connection: Connection, row_id: str, table: str = MUSIC) -> tuple[
 
 
 def queued(connection: Connection, collection: str = MUSIC) -> set[str]:
-    """Ids of every row in the queue, parked ones too."""
+    """Ids of every row in the queue, failed ones too."""
     rows = connection.execute(
         "select q.row_id from embedding.queue q join embedding.collections c on c.id = q.collection_id where c.name = %s",
         [collection],

@@ -42,10 +42,10 @@ def ids(found: list[dict[str, Any]]) -> list[int]:
     return [int(hit["row_id"]) for hit in found]
 
 
-def add_up(found: list[dict[str, Any]], words: float = 0.3, meaning: float = 0.7) -> None:
+def add_up(found: list[dict[str, Any]], full_text: float = 0.3, semantic: float = 0.7) -> None:
     for hit in found:
         assert hit["score"] == pytest.approx(
-            words * hit["full_text_score"] + meaning * hit["semantic_score"], abs=1e-12
+            full_text * hit["full_text_score"] + semantic * hit["semantic_score"], abs=1e-12
         )
     assert [(-hit["score"], int(hit["row_id"])) for hit in found] == sorted(
         (-hit["score"], int(hit["row_id"])) for hit in found

@@ -23,7 +23,7 @@ from tests.fake_provider import FakeProvider
 from tests.postgres_cluster import Cluster
 
 
-def test_refused_rows_are_parked_and_the_others_saved(
+def test_refused_rows_fail_and_the_others_are_saved(
     owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
 ) -> None:
     ids = add(owner, *texts(7), "poison one", *texts(7, "more"), "poison two", "poison two")
@@ -32,12 +32,12 @@ def test_refused_rows_are_parked_and_the_others_saved(
     assert not outcome.complete
     assert (outcome.report.embedded, outcome.report.failed, outcome.left.failed) == (14, 3, 3)
     assert outcome.error is None
-    parked = {row["row_id"]: row["error"] for row in work.list_failed_embeddings()}
-    assert set(parked) == {ids[7], ids[15], ids[16]}
-    assert set(parked.values()) == {"the provider refused the text"}
+    failed = {row["row_id"]: row["error"] for row in work.list_failed_embeddings()}
+    assert set(failed) == {ids[7], ids[15], ids[16]}
+    assert set(failed.values()) == {"the provider refused the text"}
     calls = len(provider.wire.requests)
     assert run().report.processed == 0
-    assert len(provider.wire.requests) == calls, "parked rows cost nothing"
+    assert len(provider.wire.requests) == calls, "failed rows cost nothing"
     provider.wire.refuses = set()
     assert work.retry_failed_embeddings() == 3
     assert run().report.embedded == 3

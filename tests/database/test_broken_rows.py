@@ -37,11 +37,11 @@ def test_a_row_that_never_keeps_its_vector_is_paid_for_a_bounded_number_of_times
         end_waits(owner)
     assert sum(text.startswith(f"{SECRET} 3") for text in provider.wire.texts) == 5, "max_attempts"
     work = EmbeddingQueue(database, "songs")
-    (parked,) = work.list_failed_embeddings()
-    assert (parked["row_id"], parked["attempts"]) == ("3", 5)
+    (failed,) = work.list_failed_embeddings()
+    assert (failed["row_id"], failed["attempts"]) == ("3", 5)
     expected = "could not be written: do not touch ..." if does == RAISES else "does not keep the vector"
-    assert expected in parked["error"]
-    assert SECRET not in parked["error"]
+    assert expected in failed["error"]
+    assert SECRET not in failed["error"]
     coverage = coverage_of(database, "songs")
     assert (coverage.embedded, coverage.pending, coverage.failed) == (19, 0, 1)
     owner.execute("drop trigger spoil on songs")
@@ -82,7 +82,7 @@ def test_a_row_that_does_not_keep_its_vector_may_be_asked_for_by_name_and_is_not
     for _ in range(10):
         report = service.upsert("songs", [RowToEmbed("1"), RowToEmbed("2")], "b")
         assert [row_id for row_id, _ in report.failed] == ["1"]
-    assert "does not keep" in dict(report.failed)["1"]
+    assert "removes or changes the vector" in dict(report.failed)["1"]
     assert provider.wire.texts.count("one") == 5
     owner.execute("drop trigger spoil on songs")
     owner.execute("update songs set body = 'one more'")
@@ -99,8 +99,8 @@ def test_a_text_that_is_another_one_each_time_is_given_up(
     outcome = run(database, provider)
     assert len(provider.wire.texts) == 5
     assert (outcome.report.embedded, outcome.left.pending, outcome.left.failed) == (0, 0, 1)
-    (parked,) = EmbeddingQueue(database, "songs").list_failed_embeddings()
-    assert "must return the same text for the same row" in parked["error"]
+    (failed,) = EmbeddingQueue(database, "songs").list_failed_embeddings()
+    assert "must return the same text for the same row" in failed["error"]
 
 
 def test_what_every_row_of_a_batch_meets_ends_the_run_and_is_counted_against_none(
@@ -132,7 +132,7 @@ def raising(owner: Connection) -> None:
 # Rows that cannot be read
 
 
-def test_a_row_whose_text_raises_is_parked_with_its_error_and_the_others_are_embedded(
+def test_a_row_whose_text_raises_fails_and_the_others_are_embedded(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
     outcome = run(database, provider)
@@ -146,7 +146,7 @@ def test_a_row_whose_text_raises_is_parked_with_its_error_and_the_others_are_emb
     }
     coverage = coverage_of(database, "songs")
     assert (coverage.total, coverage.embedded, coverage.pending, coverage.failed) == (30, 28, 0, 2)
-    assert work.reconcile_embeddings() == 0, "parked it stays"
+    assert work.reconcile_embeddings() == 0, "it stays failed"
     owner.execute("update words set word = '5' where song in (11, 17)")
     assert work.retry_failed_embeddings() == 2
     assert run(database, provider).complete
@@ -206,7 +206,7 @@ def test_coverage_verify_and_estimate_survive_a_row_that_raises(
     assert broken_embedding_collections(database) == {}
 
 
-def test_a_row_asked_for_by_name_is_parked_and_its_neighbours_are_embedded(
+def test_a_row_asked_for_by_name_fails_and_its_neighbours_are_embedded(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
     service = UpsertService(database, provider)
@@ -251,8 +251,8 @@ def test_a_single_row_that_names_what_there_is_not_is_no_broken_table(
     outcome = run(database, provider)
     assert (outcome.error, outcome.report.embedded, outcome.left.failed) == (None, 8, 1)
     assert broken_embedding_collections(database) == {}
-    (parked,) = work.list_failed_embeddings()
-    assert "SQLSTATE 42704" in parked["error"]
+    (failed,) = work.list_failed_embeddings()
+    assert "SQLSTATE 42704" in failed["error"]
     assert coverage_of(database, "songs").failed == 1
 
 

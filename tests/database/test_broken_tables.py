@@ -72,7 +72,7 @@ BREAKS = {
 def broken(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, request: pytest.FixtureRequest
 ) -> str:
-    """A tracked table with a row embedded, one parked and one pending, that cannot be read any more."""
+    """A tracked table with a row embedded, one failed and one pending, that cannot be read any more."""
     track(owner, "body text", "t.body")
     owner.execute("insert into songs values (1, 'one')")
     run(database, provider)

@@ -146,7 +146,7 @@ def test_so_does_a_session_whose_first_claims_met_an_empty_queue(owner: Connecti
 
 @full
 def test_whether_any_row_is_ready_is_one_look_at_the_index(owner: Connection, connect: Connect) -> None:
-    """With all rows leased, parked or ready."""
+    """With all rows leased, failed or ready."""
     worker = connect(autocommit=False)
     worker.execute("set role service_role")
     for change in ("leased_at = now(), available_at = now() + interval '1 hour'", "failed_at = now()"):
@@ -163,7 +163,7 @@ def test_whether_any_row_is_ready_is_one_look_at_the_index(owner: Connection, co
 
 
 @full
-def test_a_claim_behind_parked_and_waiting_rows_passes_over_them_in_the_index(
+def test_a_claim_behind_failed_and_waiting_rows_passes_over_them_in_the_index(
     owner: Connection, connect: Connect
 ) -> None:
     owner.execute(

@@ -161,10 +161,10 @@ def test_an_estimate_says_how_it_was_counted(
     assert estimate_collection(database, provider, MUSIC, price_is_set=True).cost == 0.0
 
 
-# Parked rows
+# Failed rows
 
 
-def test_only_the_parked_rows_that_are_named_are_tried_again(
+def test_only_the_failed_rows_that_are_named_are_tried_again(
     owner: Connection, database: PostgresDatabase, work: EmbeddingQueue
 ) -> None:
     one, two, three, four = add(owner, "one", "two", "three", "four")

@@ -143,7 +143,7 @@ def test_ready_is_what_a_claim_would_find(
     assert ready()
     work.fail_embeddings([(row.row_id, "refused", True)])
     end_waits(owner)
-    assert not ready(), "parked"
+    assert not ready(), "failed"
     work.retry_failed_embeddings()
     embed_all(work, provider)
     assert not ready(), "embedded"

@@ -181,7 +181,7 @@ def test_a_collection_of_another_model_is_searched_with_that_model(
     assert wide.wire.requests == []
 
 
-def test_a_model_that_nobody_can_serve_leaves_the_words(
+def test_a_model_without_a_provider_leaves_full_text_search(
     database: PostgresDatabase, embedded: None, wide: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = SearchService(database, wide).search(MUSIC, "song verse")

@@ -115,7 +115,7 @@ def test_a_change_that_is_rolled_back_leaves_the_queue_alone(
     assert work.verify_embeddings() == 0
 
 
-def test_a_changed_text_is_a_fresh_start_also_for_a_parked_row(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_changed_text_is_a_fresh_start_also_for_a_failed_row(owner: Connection, work: EmbeddingQueue) -> None:
     (row_id,) = add(owner, "refused")
     work.claim_embeddings(10, 60)
     assert work.fail_embeddings([(row_id, "no", True)]) == 1
@@ -126,7 +126,7 @@ def test_a_changed_text_is_a_fresh_start_also_for_a_parked_row(owner: Connection
     assert [row.text for row in work.claim_embeddings(10, 60)] == ["acceptable"]
 
 
-def test_a_parked_row_that_loses_its_text_is_forgotten(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_failed_row_that_loses_its_text_is_forgotten(owner: Connection, work: EmbeddingQueue) -> None:
     (row_id,) = add(owner, "refused")
     work.claim_embeddings(10, 60)
     work.fail_embeddings([(row_id, "no", True)])

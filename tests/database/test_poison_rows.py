@@ -1,4 +1,4 @@
-"""Invariant 5: one bad row never fails its batch. It backs off, is parked with its error, listed, and can be retried."""
+"""Invariant 5: one bad row never fails its batch. It backs off, then fails with its error, is listed, and can be retried."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_the_wait_is_never_longer_than_an_hour(owner: Connection, work: Embeddin
     assert found["wait"] == pytest.approx(3600, abs=3)
 
 
-def test_after_max_attempts_it_is_parked_and_claimed_no_more(owner: Connection, work: EmbeddingQueue) -> None:
+def test_after_max_attempts_it_fails_and_is_claimed_no_more(owner: Connection, work: EmbeddingQueue) -> None:
     (row_id,) = add(owner, "poison")
     for _ in range(4):
         assert fail(work, "first errors") == 0
@@ -74,7 +74,7 @@ def test_a_failed_row_does_not_hold_back_the_others(
     assert queued(owner) == {poison}
 
 
-def test_parked_rows_are_retried_with_all_their_attempts(
+def test_failed_rows_are_retried_with_all_their_attempts(
     owner: Connection, work: EmbeddingQueue, provider: FakeProvider
 ) -> None:
     add(owner, "one", "two")
@@ -85,14 +85,14 @@ def test_parked_rows_are_retried_with_all_their_attempts(
     assert [row.attempts for row in work.claim_embeddings(10, 60)] == [1, 1]
 
 
-def test_reconcile_leaves_parked_rows_parked(owner: Connection, work: EmbeddingQueue) -> None:
+def test_reconcile_leaves_failed_rows_failed(owner: Connection, work: EmbeddingQueue) -> None:
     add(owner, "poison")
     fail(work, final=True)
     assert work.reconcile_embeddings() == 0
     assert work.claim_embeddings(10, 60) == []
 
 
-def test_a_row_whose_workers_all_die_is_parked_in_the_end(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_row_whose_workers_all_die_fails_in_the_end(owner: Connection, work: EmbeddingQueue) -> None:
     """Not after max_attempts: most rows of a dead worker's batch are innocent."""
     killer, innocent = add(owner, "killer", "innocent")
     for attempt in range(1, 21):

@@ -96,12 +96,12 @@ def selective(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -
     return ids
 
 
-@pytest.mark.parametrize("legs", ["words", "meaning", "both"])
+@pytest.mark.parametrize("ranking", ["full-text", "semantic", "hybrid"])
 def test_a_search_finds_what_its_caller_may_see(
-    selective: list[str], provider: FakeProvider, role: Role, legs: str
+    selective: list[str], provider: FakeProvider, role: Role, ranking: str
 ) -> None:
-    words = "chord progression" if legs != "meaning" else None
-    vector = vector_text(provider.embed_query("a secret chord progression")) if legs != "words" else None
+    words = "chord progression" if ranking != "semantic" else None
+    vector = vector_text(provider.embed_query("a secret chord progression")) if ranking != "full-text" else None
 
     def search(connection: Connection) -> set[str]:
         found = connection.execute(

@@ -9,7 +9,7 @@ import pytest
 from tests.database.rows import Connection
 from tests.database.search_rows import EAST, UP, add_notes, hits, ids, trio
 
-# Meaning
+# Semantic ranking
 
 
 @pytest.mark.parametrize(

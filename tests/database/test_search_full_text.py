@@ -69,7 +69,7 @@ def bm25(bodies: dict[int, str], query: list[str]) -> dict[int, float]:
 
 @pytest.mark.parametrize("analyzed", [False, True], ids=["no statistics", "statistics"])
 @pytest.mark.parametrize("caller", ["owner", "all rows visible", "half the rows visible"])
-def test_the_score_of_words_is_bm25_over_the_rows_that_the_caller_sees(
+def test_the_full_text_score_is_bm25_over_the_rows_that_the_caller_sees(
     notes: Connection, role: Callable[..., Any], caller: str, analyzed: bool
 ) -> None:
     bodies = dict(enumerate(orchestra(300)))

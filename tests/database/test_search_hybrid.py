@@ -19,17 +19,17 @@ def chorus(connection: Connection, exact: str) -> None:
     connection.execute("analyze notes")
 
 
-def test_a_query_of_one_exact_word_is_not_drowned_by_meaning(notes: Connection) -> None:
+def test_a_query_of_one_exact_word_is_not_drowned_by_semantic_hits(notes: Connection) -> None:
     chorus(notes, "shoegaze")
     (first, second, *_) = hits(notes, "shoegaze", EAST)
     assert first["row_id"] == "777"
     assert first["semantic_score"] < second["semantic_score"]
 
 
-def test_one_frequent_word_of_a_question_does_not_overrule_meaning(notes: Connection) -> None:
+def test_one_frequent_word_of_a_question_does_not_overrule_the_semantic_ranking(notes: Connection) -> None:
     chorus(notes, "shoegaze")
     found = hits(notes, "what makes such songs sound so warm and distant to us listeners", EAST, match_count=200)
-    # Every row holds "song", and row 777 little else: by words alone it is far ahead. But they tell next to nothing.
+    # Every row holds "song", and row 777 little else: by full text alone it is far ahead, although the word is in every row.
     assert found[0]["row_id"] != "777"
     assert max(hit["full_text_trust"] or 0 for hit in found) < 0.05
 
@@ -46,7 +46,7 @@ def test_words_are_trusted_by_their_rarity_and_by_how_many_a_row_holds(notes: Co
     assert hits(notes, "song")[0]["full_text_trust"] == 1
 
 
-def test_a_row_that_is_not_embedded_yet_is_found_by_its_words_among_rows_that_are(notes: Connection) -> None:
+def test_a_row_that_is_not_embedded_yet_is_found_by_full_text_among_rows_that_are(notes: Connection) -> None:
     chorus(notes, "dreampop")
     add_notes(notes, (888, "shoegaze", "new", 0, None, None), (999, "a song", "new", 0, None, None))
     notes.execute("analyze notes")
@@ -63,7 +63,7 @@ def test_a_row_that_is_not_embedded_yet_is_found_by_its_words_among_rows_that_ar
     assert new["semantic_score"] == 0
 
 
-def test_either_leg_works_alone_and_a_row_of_one_leg_is_scored_by_both(notes: Connection) -> None:
+def test_either_ranking_works_alone_and_a_row_of_one_ranking_is_scored_by_both(notes: Connection) -> None:
     trio(notes)
     assert ids(hits(notes, "piano")) == [1, 2]
     assert {hit["semantic_rank"] for hit in hits(notes, "piano")} == {None}
@@ -77,7 +77,7 @@ def test_either_leg_works_alone_and_a_row_of_one_leg_is_scored_by_both(notes: Co
     assert {hit["row_id"]: hit["full_text_rank"] for hit in mixed} == {"1": 1, "2": None, "3": None}
 
 
-def test_a_leg_of_weight_zero_is_not_asked(notes: Connection) -> None:
+def test_a_ranking_of_weight_zero_is_left_out(notes: Connection) -> None:
     trio(notes)
     assert ids(hits(notes, "sonata", UP, full_text_weight=0.0)) == [3, 1, 2]
     assert ids(hits(notes, None, UP, full_text_weight=0.0, semantic_weight=1.0)) == [3, 1, 2]
@@ -88,8 +88,8 @@ def test_a_leg_of_weight_zero_is_not_asked(notes: Connection) -> None:
 
 def test_weights_decide_and_scores_add_up_under_them(notes: Connection) -> None:
     trio(notes)
-    for words, meaning in ((0.9, 0.1), (0.0, 1.0), (0.5, 0.5), (2.0, 3.0)):
-        add_up(hits(notes, "sonata", UP, full_text_weight=words, semantic_weight=meaning), words, meaning)
+    for full_text, semantic in ((0.9, 0.1), (0.0, 1.0), (0.5, 0.5), (2.0, 3.0)):
+        add_up(hits(notes, "sonata", UP, full_text_weight=full_text, semantic_weight=semantic), full_text, semantic)
     assert ids(hits(notes, "sonata", UP, full_text_weight=0.9, semantic_weight=0.1))[0] == 1
     assert ids(hits(notes, "sonata", UP, full_text_weight=0.1, semantic_weight=0.9))[0] == 3
     given_null = hits(notes, "sonata", UP, full_text_weight=None, semantic_weight=None, fusion=None, match_count=None)

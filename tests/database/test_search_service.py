@@ -111,7 +111,7 @@ def test_it_is_not_tried_for_every_query(
     assert make.calls == 1
 
 
-def test_before_the_first_backfill_words_are_searched(
+def test_before_the_first_backfill_a_search_is_full_text_only(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     add(owner, "gain staging")

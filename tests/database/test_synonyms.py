@@ -112,7 +112,7 @@ def test_a_tag_has_one_row_and_a_row_has_a_tag(owner: Connection) -> None:
 # What follows a tag
 
 
-def test_what_is_switched_off_loses_its_vector_and_its_words(
+def test_what_is_switched_off_loses_its_vector_and_its_fts(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     tag_id = add(owner, "Zouk", "dance")

@@ -32,7 +32,7 @@ def test_a_tables_own_before_trigger_decides_the_text_that_is_embedded(
     assert owner.execute("select fts @@ 'fort' from shouts").fetchone() == (True,)
 
 
-def test_words_are_kept_for_a_table_without_an_fts_column(
+def test_fts_is_kept_for_a_table_without_that_column(
     owner: Connection, work: EmbeddingQueue, provider: FakeProvider
 ) -> None:
     make(owner, "notes")
@@ -47,7 +47,7 @@ def test_words_are_kept_for_a_table_without_an_fts_column(
     assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",), "not to be written past the text"
 
 
-def test_words_are_taken_in_the_language_that_was_asked_for(owner: Connection) -> None:
+def test_fts_is_made_in_the_language_that_was_asked_for(owner: Connection) -> None:
     owner.execute("create table chansons (id int primary key, body text)")
     owner.execute(
         "create function embedding.document_text(t chansons) returns text language sql immutable return t.body"
@@ -163,7 +163,7 @@ def test_a_shipped_table_takes_a_text_of_any_length_or_names_what_is_too_long(
     owner.execute("insert into code_chunks (id, path, content) values ('c', 'c.py', %s)", [odd])
 
 
-def test_words_are_made_anew_after_a_copy_also_of_long_texts(owner: Connection) -> None:
+def test_fts_is_computed_again_after_a_copy_also_of_long_texts(owner: Connection) -> None:
     owner.execute("create table long (id int primary key, d text, body text)")
     owner.execute("create function embedding.document_text(t long) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('long')")

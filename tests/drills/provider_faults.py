@@ -243,7 +243,7 @@ def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> 
 
 
 def search_while_it_fails(cluster: Cluster, length: Length) -> Finding:
-    """Whatever the provider does, a search is answered by its words and says so; and by meaning once it is well."""
+    """Whatever the provider does, a search is answered with full-text hits and says so; semantic hits return with the provider."""
     del length
     kinds = ("reset", "half", "html", "deep", "quota", "short", "wrong_width", "all_nan", "redirect")
     finding = Finding(f"the provider fails under python -m functions.local: {', '.join(kinds)}")

@@ -33,7 +33,7 @@ from tests.drills.upgrade_older import (
     sequences,
     start,
     stop,
-    without_words,
+    without_full_text,
 )
 from tests.fake_provider import FakeProvider
 from tests.postgres_cluster import Cluster
@@ -60,14 +60,14 @@ OWN_TABLE = """
 
 
 def write_something(owner: Connection, step: str, provider: FakeProvider) -> None:
-    """Rows in every table there is by now; of each collection one saved and one parked, where the functions are there."""
+    """Rows in every table there is by now; of each collection one saved and one failed, where the functions are there."""
     present = "select proname from pg_proc where pronamespace = 'public'::regnamespace"
     there = {name for (name,) in owner.execute(present)}
     if "track_embeddings" in there and owner.execute("select to_regclass('public.articles')").fetchone() == (None,):
         owner.execute(OWN_TABLE)
     for table, insert in ROWS.items():
         if owner.execute("select to_regclass(%s)", [table]).fetchone() != (None,):
-            # One to be saved, one to be parked.
+            # One to be saved, one to fail.
             owner.execute(insert.replace("{step}", f"{step}.1"))
             owner.execute(insert.replace("{step}", f"{step}.2"))
     if "save_embeddings" not in there:
@@ -80,8 +80,8 @@ def write_something(owner: Connection, step: str, provider: FakeProvider) -> Non
         ).fetchall()
         for place, (row_id, text, text_hash) in enumerate(rows):
             if place:
-                parked = json.dumps([{"row_id": row_id, "error": "no", "final": True}])
-                owner.execute("select fail_embeddings(%s, %s)", [collection, parked])
+                failed = json.dumps([{"row_id": row_id, "error": "no", "final": True}])
+                owner.execute("select fail_embeddings(%s, %s)", [collection, failed])
             else:
                 vector = str(provider.embed_query(text).tolist())
                 saved = json.dumps([{"row_id": row_id, "text_hash": text_hash, "embedding": vector}])
@@ -93,7 +93,7 @@ def write_something(owner: Connection, step: str, provider: FakeProvider) -> Non
 def test_every_migration_keeps_what_was_written_before_it(
     cluster: Cluster, provider: FakeProvider, tmp_path: Path
 ) -> None:
-    """One database grows up: before each migration rows are written, claimed, saved and parked by what is there then."""
+    """One database grows up: before each migration rows are written, claimed, saved and failed by what is there then."""
     with cluster.empty() as url, psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
         for migration in list_migrations():
             schema = owner.execute("select to_regnamespace('embedding') is not null").fetchone()
@@ -225,7 +225,7 @@ def test_the_documented_commands_bring_over_all_that_an_older_postgresql_held(
 
     url = start_embedded(older)
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
-        assert without_words(contents(owner)) == without_words(before)
+        assert without_full_text(contents(owner)) == without_full_text(before)
         assert catalogue(url) == schema
         assert sequences(owner) == counted
         assert analyzed(owner) == statistics
@@ -240,7 +240,7 @@ def test_the_documented_commands_bring_over_all_that_an_older_postgresql_held(
             " where a.amname = 'hnsw'"
         )
         assert vectors.fetchall() == [(False,)]
-        # Only what was pending, parked or leased is still to be paid for.
+        # Only what was pending, failed or leased is still to be paid for.
         end_leases(owner)
         work = EmbeddingQueue(database, MUSIC)
         assert work.retry_failed_embeddings() == 1

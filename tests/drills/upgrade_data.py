@@ -32,18 +32,18 @@ def missing_from(before: Rows, after: Rows) -> list[str]:
 
 
 def answers(database: Database, provider: FakeProvider) -> Mapping[str, list[str]]:
-    """The ids that each search finds, best first, by words, by meaning and by both."""
+    """The ids that each search finds, best first, by full-text, semantic and hybrid search."""
     vector = vector_text(provider.embed_query("gain staging of drums and salsa, def parse"))
     text = "gain staging drums salsa parse modes"
-    legs: Mapping[str, dict[str, object]] = {
-        "words": {"query_text": text},
-        "meaning": {"query_embedding": vector},
-        "both": {"query_text": text, "query_embedding": vector},
+    rankings: Mapping[str, dict[str, object]] = {
+        "full-text": {"query_text": text},
+        "semantic": {"query_embedding": vector},
+        "hybrid": {"query_text": text, "query_embedding": vector},
     }
     return {
-        f"{collection} by {leg}": [str(row["id"]) for row in database.call(f"search_{collection}", arguments)]
+        f"{collection} by {ranking}": [str(row["id"]) for row in database.call(f"search_{collection}", arguments)]
         for collection in ("music_knowledge", "mir_synonyms", "datasets", "code_chunks")
-        for leg, arguments in legs.items()
+        for ranking, arguments in rankings.items()
     }
 
 

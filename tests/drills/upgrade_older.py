@@ -91,7 +91,7 @@ def sequences(owner: Connection) -> list[tuple[Any, ...]]:
     return owner.execute("select schemaname, sequencename, last_value from pg_sequences order by 1, 2").fetchall()
 
 
-def without_words(rows: Rows) -> Rows:
+def without_full_text(rows: Rows) -> Rows:
     """All but `fts`, which another PostgreSQL may stem otherwise."""
     return {
         table: [{name: value for name, value in row.items() if name != "fts"} for row in found]
