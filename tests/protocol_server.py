@@ -59,6 +59,8 @@ class ProtocolServer:
     def __init__(self, *, api_key: str | None = None, latency: float = 0.0, port: int = 0, pool: int = 0) -> None:
         self.api_key = api_key
         self.latency = latency
+        # Each answer waits here, if it is set to one that is closed.
+        self.gate: threading.Event | None = None
         self.pool = pool
         self.calls: list[Call] = []
         self.faults: list[Fault] = []
@@ -178,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         call = Call(arrived, self.path, inputs, sum(len(tokenize(text)) for text in inputs), body)
         owner = self.server.owner
         fault = owner.record(call)
+        if owner.gate is not None:
+            owner.gate.wait(60)
         time.sleep(owner.latency + (fault.options.get("seconds", 1.0) if fault and fault.kind == "slow" else 0))
         if fault and fault.kind == "reset":
             self._reset()

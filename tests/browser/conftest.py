@@ -32,9 +32,9 @@ from tests.protocol_server import ProtocolServer
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = "/usr/bin/chromium"
-INSTALL_CHROMIUM = "apt-get install chromium"
+INSTALL_CHROMIUM = "apt-get install -y chromium"
 AXE = ROOT / ".tools/browser/node_modules/axe-core/axe.min.js"
-INSTALL_AXE = "install npm, then run scripts/install_axe.sh"
+INSTALL_AXE = "apt-get install -y npm, then run scripts/install_axe.sh"
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",

@@ -55,14 +55,14 @@ def test_the_tests_are_told_how_long_they_may_take(drill: Any, tmp_path: Path) -
     assert run_tests(drill, tmp_path, code, Length.FULL).verdict == drill.FAILED
 
 
-@pytest.mark.parametrize(("required", "verdict"), [("0", "SKIPPED"), ("1", "FAILED")])
-def test_a_drill_without_its_tool_fails_where_tools_are_required(
-    drill: Any, required: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("skip", "verdict"), [("1", "SKIPPED"), ("0", "FAILED")])
+def test_a_drill_without_its_tool_fails_unless_it_may_be_skipped(
+    drill: Any, skip: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lacks(*_: object) -> None:
         raise Skipped("install it")
 
-    monkeypatch.setenv("TONNETZ_REQUIRE_TOOLS", required)
+    monkeypatch.setenv("TONNETZ_SKIP_TOOLS", skip)
     row = drill.run(drill.Drill("it", lacks), Length.SHORT)
     assert (row.verdict, row.problems) == (getattr(drill, verdict), ["install it"])
 

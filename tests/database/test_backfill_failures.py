@@ -119,11 +119,10 @@ def test_a_stop_ends_a_wait_for_the_provider_at_once(owner: Connection, run: Run
     provider.wire.down = ProviderUnavailable("come again", retry_after=4.0)
     stop = threading.Event()
     running = InThread(lambda: run(stop=stop))
-    provider.wire.arrived.wait(10)
-    started = time.monotonic()
+    assert provider.wire.arrived.wait(10)
     stop.set()
     outcome = running.result()
-    assert time.monotonic() - started < 2
+    assert len(provider.wire.requests) == 1, "after the wait it would have asked again"
     assert (outcome.interrupted, outcome.error, outcome.left.ready) == (True, None, 10)
 
 
@@ -132,9 +131,17 @@ def test_leases_are_renewed_for_as_long_as_the_provider_takes(
 ) -> None:
     add(owner, *texts(10))
     provider.wire.gate = threading.Event()
-    running = InThread(lambda: run(lease_seconds=2))
+    running = InThread(lambda: run(lease_seconds=6))
     assert provider.wire.arrived.wait(10)
-    time.sleep(3)
+    ends = "select min(available_at) from embedding.queue where leased_at is not null"
+    first = owner.execute(ends).fetchone()
+    deadline = time.monotonic() + 30
+    while (renewed := owner.execute(ends).fetchone()) == first:
+        assert time.monotonic() < deadline, "the leases are not renewed"
+        time.sleep(0.05)
+    assert renewed
+    assert first
+    assert renewed[0] > first[0]
     assert work.claim_embeddings(10, 60) == []
     provider.wire.gate.set()
     assert running.result().report.embedded == 10
@@ -185,9 +192,7 @@ def test_a_database_that_stays_away_ends_the_run_with_its_reason(
             [name],
         )
     provider.wire.gate.set()
-    started = time.monotonic()
     outcome = running.result(60)
-    assert time.monotonic() - started < 10
     with cluster.admin() as admin:
         admin.execute(f"alter database {name} with allow_connections true")
     assert isinstance(outcome.error, DatabaseUnavailable)

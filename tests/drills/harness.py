@@ -47,8 +47,8 @@ class Skipped(Exception):
 
 
 def tools_are_required() -> bool:
-    """Whether a missing tool is a failure, as in CI."""
-    return os.environ.get("TONNETZ_REQUIRE_TOOLS") == "1"
+    """Whether a missing tool is a failure."""
+    return os.environ.get("TONNETZ_SKIP_TOOLS") != "1"
 
 
 def environment_of_tests(length: Length) -> dict[str, str]:

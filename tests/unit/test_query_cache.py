@@ -20,7 +20,7 @@ from tests.fake_provider import FakeProvider
 def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SecretStr]:
     """A real redis-server on a unix socket, ended by its process."""
     if shutil.which("redis-server") is None:
-        missing_tool(request, "needs a real Redis: apt-get install redis-server")
+        missing_tool(request, "needs a real Redis: apt-get install -y redis-server")
     socket = tmp_path / "redis.sock"
     process = subprocess.Popen(
         ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)],

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Says at once which programs the tests lack and how to install them. TONNETZ_SKIP_TOOLS=1 skips the tests that need them.
+set -eu
+missing=()
+# Program, and Debian's package that brings it.
+while read -r program package; do
+  command -v "$program" >/dev/null || missing+=("$package")
+done <<'PROGRAMS'
+redis-server redis-server
+chromium chromium
+npm npm
+curl curl
+PROGRAMS
+no_postgrest=
+[ "$(uname -sm)" = "Linux x86_64" ] || no_postgrest="npm has no PostgREST for $(uname -sm)"
+if [ "${#missing[@]}" = 0 ] && [ -z "$no_postgrest" ]; then exit 0; fi
+if [ "${TONNETZ_SKIP_TOOLS:-}" = 1 ]; then
+  echo "TONNETZ_SKIP_TOOLS=1: skipping the tests that need ${missing[*]:-}${no_postgrest:+ PostgREST ($no_postgrest)}" >&2
+  exit 0
+fi
+if [ "${#missing[@]}" != 0 ]; then
+  echo "the tests need: ${missing[*]}" >&2
+  echo "  apt-get install -y --no-install-recommends ${missing[*]}" >&2
+fi
+if [ -n "$no_postgrest" ]; then echo "the tests need PostgREST: $no_postgrest" >&2; fi
+echo "or skip the tests that need them: TONNETZ_SKIP_TOOLS=1 make test" >&2
+exit 1
