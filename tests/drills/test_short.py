@@ -17,7 +17,14 @@ def drilled() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("drill", [one for one in DRILLS if one.shortest is Length.SHORT], ids=lambda one: one.name)
+SHORT = [
+    pytest.param(one, id=one.name, marks=[pytest.mark.drill] if one.long else [])
+    for one in DRILLS
+    if one.shortest is Length.SHORT
+]
+
+
+@pytest.mark.parametrize("drill", SHORT)
 def test_nothing_is_lost_in_the_short_form(drill: Drill, drilled: Cluster, request: pytest.FixtureRequest) -> None:
     try:
         finding = drill.run(drilled, Length.SHORT)
