@@ -537,18 +537,6 @@ comment on function embedding.check_lease is 'How long a lease runs: from one se
 revoke all on function embedding.check_lease from public, anon, authenticated, service_role;
 grant execute on function embedding.check_lease to service_role;
 
-create function embedding.retry_delay(attempts integer, first_seconds integer default 30)
-returns interval
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select least(make_interval(secs => greatest(first_seconds, 0) * 2.0 ^ greatest(least(attempts, 20) - 1, 0)), interval '1 hour')
-$$;
-comment on function embedding.retry_delay is 'How long a row waits after so many failed attempts: doubles with each, an hour at most.';
-revoke all on function embedding.retry_delay from public, anon, authenticated, service_role;
-grant execute on function embedding.retry_delay to service_role;
-
 create function public.embedding_queue(collection text)
 returns table (ready bigint, leased bigint, waiting bigint, failed bigint, next_available_at timestamptz)
 language plpgsql
@@ -606,59 +594,6 @@ comment on function public.has_ready_embeddings is
   'Whether a row of any collection could be claimed now: neither leased, nor waiting for its next attempt, nor failed.';
 revoke all on function public.has_ready_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.has_ready_embeddings to service_role;
-
-create function public.list_failed_embeddings(collection text, max_rows integer default 100)
-returns table (row_id text, attempts integer, failed_at timestamptz, error text)
-language plpgsql
-stable
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-  c embedding.tracked_tables := embedding.get_collection(collection);
-begin
-  return query
-  select q.row_id, q.attempts, q.failed_at, q.error
-  from embedding.queue q
-  where q.collection_id = c.id and q.failed_at is not null
-  order by q.failed_at desc, q.row_id
-  limit coalesce(max_rows, 100);
-end;
-$$;
-comment on function public.list_failed_embeddings is 'Failed rows and why, latest first.';
-revoke all on function public.list_failed_embeddings from public, anon, authenticated, service_role;
-grant execute on function public.list_failed_embeddings to service_role;
-
-create function public.retry_failed_embeddings(collection text, row_ids text[] default null)
-returns bigint
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-  c embedding.tracked_tables := embedding.get_collection(collection);
-  requeued bigint;
-begin
-  with held as materialized (
-    select q.row_id from embedding.queue q
-    where q.collection_id = c.id and (row_ids is null or q.row_id = any (row_ids)) and q.failed_at is not null
-    order by q.row_id
-    for update
-  )
-  update embedding.queue q
-  set failed_at = null, leased_at = null, attempts = 0, available_at = clock_timestamp()
-  from held h
-  where q.collection_id = c.id and q.row_id = h.row_id and q.failed_at is not null;
-  get diagnostics requeued = row_count;
-  return requeued;
-end;
-$$;
-comment on function public.retry_failed_embeddings is
-  'Queue failed rows again, with all their attempts: those in row_ids, or all of them (null). Returns how many.';
-revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
-grant execute on function public.retry_failed_embeddings to service_role;
 
 create function embedding.queue_pending_rows(c embedding.tracked_tables)
 returns bigint
@@ -1058,36 +993,6 @@ comment on function embedding.check_model is
 revoke all on function embedding.check_model from public, anon, authenticated, service_role;
 grant execute on function embedding.check_model to service_role;
 
--- Saving
-create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
-returns void
-language sql
-security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-  insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
-  select
-    c.id, r.row_id, r.attempts, r.reason,
-    case when r.attempts >= c.max_attempts then clock_timestamp() end,
-    clock_timestamp() + embedding.retry_delay(r.attempts)
-  from (
-    select u.row_id, greatest(max(u.attempts), 1) as attempts, min(u.reason) as reason
-    from unnest(row_ids, tried, reasons) u (row_id, attempts, reason)
-    group by u.row_id
-    order by u.row_id
-  ) r
-  on conflict on constraint queue_pkey do update
-  set attempts = excluded.attempts,
-      error = excluded.error,
-      failed_at = excluded.failed_at,
-      leased_at = null,
-      available_at = excluded.available_at
-$$;
-comment on function embedding.refuse_rows is
-  'Rows that could not be given their vector, after so many attempts: they wait for their next attempt, or are failed when out of attempts.';
-revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
-grant execute on function embedding.refuse_rows to service_role;
-
 create function embedding.write_batch(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
 returns text[]
 language plpgsql
@@ -1351,6 +1256,52 @@ comment on function public.reuse_embeddings is
 revoke all on function public.reuse_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reuse_embeddings to service_role;
 
+-- 23_retry.sql
+
+-- The retry rule of every queue: what failed waits before it is tried again. The wait doubles with each attempt up to a
+-- longest one; after max_attempts the entry is failed and waits for a person.
+create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
+returns interval
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  -- Compared as seconds: an interval cannot hold every product. 2 ^ 19 is enough to reach any longest wait.
+  select make_interval(secs => least(
+    greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
+$$;
+comment on function embedding.backoff is
+  'How long to wait after this many failed attempts: first_seconds, then twice as long each time, never more than longest.';
+revoke all on function embedding.backoff from public, anon, authenticated, service_role;
+grant execute on function embedding.backoff to service_role;
+
+create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
+returns void
+language sql
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
+  select
+    c.id, r.row_id, r.attempts, r.reason,
+    case when r.attempts >= c.max_attempts then clock_timestamp() end,
+    clock_timestamp() + embedding.backoff(r.attempts, 30, interval '1 hour')
+  from (
+    select u.row_id, greatest(max(u.attempts), 1) as attempts, min(u.reason) as reason
+    from unnest(row_ids, tried, reasons) u (row_id, attempts, reason)
+    group by u.row_id
+    order by u.row_id
+  ) r
+  on conflict on constraint queue_pkey do update
+  set attempts = excluded.attempts,
+      error = excluded.error,
+      failed_at = excluded.failed_at,
+      leased_at = null,
+      available_at = excluded.available_at
+$$;
+comment on function embedding.refuse_rows is
+  'Rows that could not be given their vector, after so many attempts: they wait for their next attempt, or are failed when out of attempts.';
+revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
+grant execute on function embedding.refuse_rows to service_role;
+
 create function public.fail_embeddings(collection text, rows jsonb, retry_after_seconds integer default 30)
 returns integer
 language plpgsql
@@ -1381,7 +1332,7 @@ begin
         error = case when not h.stale then left(coalesce(f.error, 'unknown'), 2000) end,
         failed_at = case when not h.stale and (f.final or q.attempts >= c.max_attempts) then clock_timestamp() end,
         available_at = clock_timestamp()
-          + case when h.stale then interval '0' else embedding.retry_delay(q.attempts, coalesce(retry_after_seconds, 30)) end
+          + case when h.stale then interval '0' else embedding.backoff(q.attempts, coalesce(retry_after_seconds, 30), interval '1 hour') end
     from held h
     join failed f on f.row_id = h.row_id
     where q.collection_id = c.id and q.row_id = h.row_id
@@ -1396,22 +1347,58 @@ comment on function public.fail_embeddings is
 revoke all on function public.fail_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.fail_embeddings to service_role;
 
--- 23_retry.sql
-
--- The retry rule of every queue: what failed waits before it is tried again. The wait doubles with each attempt up to a
--- longest one; after max_attempts the entry is failed and waits for a person.
-create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
-returns interval
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+create function public.list_failed_embeddings(collection text, max_rows integer default 100)
+returns table (row_id text, attempts integer, failed_at timestamptz, error text)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
 as $$
-  -- Compared as seconds: an interval cannot hold every product. 2 ^ 19 is enough to reach any longest wait.
-  select make_interval(secs => least(
-    greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
+declare
+  c embedding.tracked_tables := embedding.get_collection(collection);
+begin
+  return query
+  select q.row_id, q.attempts, q.failed_at, q.error
+  from embedding.queue q
+  where q.collection_id = c.id and q.failed_at is not null
+  order by q.failed_at desc, q.row_id
+  limit coalesce(max_rows, 100);
+end;
 $$;
-comment on function embedding.backoff is
-  'How long to wait after this many failed attempts: first_seconds, then twice as long each time, never more than longest.';
-revoke all on function embedding.backoff from public, anon, authenticated, service_role;
-grant execute on function embedding.backoff to service_role;
+comment on function public.list_failed_embeddings is 'Failed rows and why, latest first.';
+revoke all on function public.list_failed_embeddings from public, anon, authenticated, service_role;
+grant execute on function public.list_failed_embeddings to service_role;
+
+create function public.retry_failed_embeddings(collection text, row_ids text[] default null)
+returns bigint
+language plpgsql
+security invoker
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  c embedding.tracked_tables := embedding.get_collection(collection);
+  requeued bigint;
+begin
+  with held as materialized (
+    select q.row_id from embedding.queue q
+    where q.collection_id = c.id and (row_ids is null or q.row_id = any (row_ids)) and q.failed_at is not null
+    order by q.row_id
+    for update
+  )
+  update embedding.queue q
+  set failed_at = null, leased_at = null, attempts = 0, available_at = clock_timestamp()
+  from held h
+  where q.collection_id = c.id and q.row_id = h.row_id and q.failed_at is not null;
+  get diagnostics requeued = row_count;
+  return requeued;
+end;
+$$;
+comment on function public.retry_failed_embeddings is
+  'Queue failed rows again, with all their attempts: those in row_ids, or all of them (null). Returns how many.';
+revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
+grant execute on function public.retry_failed_embeddings to service_role;
 
 -- 30_full_text_languages.sql
 

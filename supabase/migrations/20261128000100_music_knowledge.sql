@@ -38,6 +38,7 @@ grant select, insert, update, delete on public.music_knowledge to service_role;
 
 -- 61_music_knowledge_document_text.sql
 
+-- What is embedded for music_knowledge, and what full-text search finds it by: topic, category and content.
 create function embedding.document_text(document public.music_knowledge)
 returns text
 language sql stable parallel safe set search_path = pg_catalog, pg_temp
@@ -52,12 +53,12 @@ alter table public.music_knowledge add column fts tsvector generated always as (
   to_tsvector('english', topic || ' ' || category || ' ' || content)
 ) stored;
 
-comment on column public.music_knowledge.fts is 'The words of the text that is embedded, for keyword search.';
+comment on column public.music_knowledge.fts is 'The lexemes of the text that is embedded, for full-text search.';
 
 select public.track_embeddings('public.music_knowledge');
 
--- On insert alone, which an upsert is as well: with a BEFORE trigger on update every saved vector would parse its row's text
--- again (see create_tracking). An update is refused by PostgreSQL itself (54000).
+-- On insert only, which includes upserts: with a BEFORE UPDATE trigger PostgreSQL would compute fts again for every vector
+-- that is saved. An update with too many lexemes is refused by PostgreSQL itself (54000).
 create trigger check_lexeme_count before insert on public.music_knowledge for each row
 when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
 execute function embedding.check_lexeme_count('topic', 'category', 'content');

@@ -56,7 +56,7 @@ as $$
     from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '')
 $$;
 comment on function embedding.split_identifiers is
-  'Source code as words: separators become spaces, and the parts of camelCase names stand at the end.';
+  'Source code as plain text: separators become spaces, and the parts of camelCase names are appended.';
 revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 

@@ -151,11 +151,11 @@ class Operations(RuleBasedStateMachine):
                 assert tuple(self.service.get("genre", name)["synonyms"]["search_terms"]) == expected.words
         for word in (*NAMES, *WORDS):
             hits = self.service.search(word, limit=50).hits
-            by_words = {hit["tag_name"] for hit in hits if hit["fts_rank"] is not None}
-            by_meaning = {hit["tag_name"] for hit in hits if hit["vector_rank"] is not None}
+            by_full_text = {hit["tag_name"] for hit in hits if hit["full_text_rank"] is not None}
+            by_semantic = {hit["tag_name"] for hit in hits if hit["semantic_rank"] is not None}
             active = [row for row in self.tags.values() if row.active]
-            assert by_words == {row.name for row in active if word == row.name or word in (row.words or ())}
-            assert by_meaning == {row.name for row in active if row.embedded}
+            assert by_full_text == {row.name for row in active if word == row.name or word in (row.words or ())}
+            assert by_semantic == {row.name for row in active if row.embedded}
 
     @invariant()
     def no_vector_is_of_another_text(self) -> None:
