@@ -53,6 +53,9 @@ def judge_as(connection: Connection, role: str, function: Function, given: dict[
         state = error.sqlstate or type(error).__name__
         if state.startswith((*CODES, *DEFINITION_CODES.get(function.name, ()))):
             return None
+        # A constraint is named by the sentence that the caller reads; a missing value by its column.
+        if state == "23502" or (state == "23514" and " " in (error.diag.constraint_name or "")):
+            return None
         return f"{state} {error.diag.message_primary}"
     if '"NaN"' in answer or 'Infinity"' in answer:
         return "answered with numbers that are none"
