@@ -56,9 +56,7 @@ create function public.register_embedding_model(
   collection text default null
 )
 returns embedding.models
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   stored embedding.models;
@@ -91,9 +89,7 @@ grant execute on function public.register_embedding_model to service_role;
 
 create function embedding.get_model(model text)
 returns embedding.models
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   found_model embedding.models;
@@ -114,10 +110,7 @@ grant execute on function embedding.get_model to service_role;
 
 create function embedding.model_dimensions(model text)
 returns int
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select m.dimensions from embedding.models m where m.name = model_dimensions.model;
 $$;
@@ -177,9 +170,7 @@ grant select on embedding.tracked_tables to service_role;
 
 create function embedding.get_collection(collection text)
 returns embedding.tracked_tables
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   found_collection embedding.tracked_tables;
@@ -200,10 +191,7 @@ grant execute on function embedding.get_collection to service_role;
 
 create function public.list_embedding_collections(details boolean default false)
 returns table (collection text, key_column text, model text, error text, label_column text, category_columns text[])
-language plpgsql
-stable
-security invoker
-set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   c embedding.tracked_tables;
@@ -230,10 +218,7 @@ grant execute on function public.list_embedding_collections to service_role;
 
 create function embedding.describe_collection(source regclass)
 returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   -- Asked by table, so the trigger is looked up by its table: quicker than embedding.tracked_tables.
   select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig
@@ -250,9 +235,7 @@ grant execute on function embedding.describe_collection to anon, authenticated, 
 
 create function embedding.canonical_key(key text, key_type text)
 returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   canonical text;
@@ -289,9 +272,7 @@ grant execute on function embedding.canonical_key to service_role;
 -- Each tracked table adds an overload over its row type. This one exists so that the name does.
 create function embedding.document_text(document text)
 returns text
-language sql
-immutable parallel safe
-set search_path = pg_catalog, pg_temp
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select nullif(document, '')
 $$;
@@ -302,9 +283,7 @@ grant execute on function embedding.document_text(text) to service_role;
 
 create function embedding.text_hash(document text)
 returns bytea
-language sql
-immutable strict parallel safe
-set search_path = pg_catalog, pg_temp
+language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select sha256(convert_to(document, 'UTF8'))
 $$;
@@ -315,9 +294,7 @@ grant execute on function embedding.text_hash to service_role;
 
 create function embedding.error_scope(state text)
 returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     -- connection, read-only, locks, resources, shutdown, and errors that these functions raise themselves
@@ -333,9 +310,7 @@ grant execute on function embedding.error_scope to service_role;
 
 create function embedding.error_reason(state text, message text, document jsonb)
 returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- PostgreSQL quotes the value that it could not read.
@@ -359,9 +334,7 @@ revoke all on function embedding.error_reason from public, anon, authenticated, 
 grant execute on function embedding.error_reason to service_role;
 
 create function embedding.try_document_text(document anyelement, out text text, out error text, out state text)
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   text := embedding.document_text(document);
@@ -383,10 +356,7 @@ grant execute on function embedding.try_document_text to service_role;
 
 create function embedding.collection_error(c embedding.tracked_tables)
 returns text
-language plpgsql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   readable boolean;
@@ -426,9 +396,7 @@ grant execute on function embedding.collection_error to service_role;
 
 create function embedding.collection_remedy(c embedding.tracked_tables)
 returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select format('Mend the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to give it up: select untrack_embeddings(%3$L).',
     c.source::text, c.source::text, c.name)
@@ -439,10 +407,7 @@ grant execute on function embedding.collection_remedy to service_role;
 
 create function embedding.concerns_rows(c embedding.tracked_tables, state text, message text)
 returns boolean
-language plpgsql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   if embedding.error_scope(state) = 'passing' then
@@ -462,9 +427,7 @@ grant execute on function embedding.concerns_rows to service_role;
 
 create function embedding.read_table(c embedding.tracked_tables, statement text, arguments jsonb default '{}', parts text[] default '{}')
 returns record
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   names constant text[] := array[c.key_column::text, c.source::text];
@@ -522,9 +485,7 @@ grant select, insert, update, delete on embedding.queue to service_role;
 
 create function embedding.check_lease(lease_seconds integer)
 returns interval
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if lease_seconds between 1 and 86400 then
@@ -539,10 +500,7 @@ grant execute on function embedding.check_lease to service_role;
 
 create function public.embedding_queue(collection text)
 returns table (ready bigint, leased bigint, waiting bigint, failed bigint, next_available_at timestamptz)
-language plpgsql
-stable
-security invoker
-set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -567,11 +525,7 @@ grant execute on function public.embedding_queue to service_role;
 -- The schedule asks this first, so that it records no run where there is nothing to do.
 create function public.has_ready_embeddings()
 returns boolean
-language plpgsql
-stable
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   present timestamptz := clock_timestamp();
@@ -597,9 +551,7 @@ grant execute on function public.has_ready_embeddings to service_role;
 
 create function embedding.queue_pending_rows(c embedding.tracked_tables)
 returns bigint
-language sql
-security invoker
-set search_path = pg_catalog, pg_temp
+language sql security invoker set search_path = pg_catalog, pg_temp
 as $$
   select r.queued
   from embedding.read_table(c, $sql$
@@ -624,9 +576,7 @@ grant execute on function embedding.queue_pending_rows to service_role;
 
 create function public.reconcile_embeddings(collection text)
 returns bigint
-language sql
-security invoker
-set search_path = ''
+language sql security invoker set search_path = ''
 as $$
   select embedding.queue_pending_rows(embedding.get_collection(collection))
 $$;
@@ -652,10 +602,7 @@ create function public.claim_embeddings(
   lease_seconds integer default 300
 )
 returns table (row_id text, text text, text_hash text, attempts integer)
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
@@ -702,9 +649,7 @@ grant execute on function public.claim_embeddings to service_role;
 
 create function embedding.lease_next_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz)
 returns table (row_id text, text text, text_hash text, attempts integer)
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query execute format($sql$
@@ -767,10 +712,7 @@ grant execute on function embedding.lease_next_rows to service_role;
 
 create function public.claim_embedding_rows(collection text, row_ids text[], lease_seconds integer default 300)
 returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
@@ -796,9 +738,7 @@ grant execute on function public.claim_embedding_rows to service_role;
 
 create function embedding.lease_named_rows(c embedding.tracked_tables, row_ids text[], lease interval)
 returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query execute format($sql$
@@ -882,10 +822,7 @@ grant execute on function embedding.lease_named_rows to service_role;
 
 create function public.release_embeddings(collection text, row_ids text[])
 returns integer
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -912,10 +849,7 @@ grant execute on function public.release_embeddings to service_role;
 
 create function public.renew_embeddings(collection text, row_ids text[], lease_seconds integer default 300)
 returns integer
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -946,9 +880,7 @@ grant execute on function public.renew_embeddings to service_role;
 
 create function embedding.unkept_reason()
 returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select 'the table does not keep the vector: a trigger of its own drops it, or changes the text whenever the row is written'
 $$;
@@ -958,10 +890,7 @@ grant execute on function embedding.unkept_reason to service_role;
 
 create function embedding.check_model(c embedding.tracked_tables, model text)
 returns embedding.tracked_tables
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
   checked embedding.tracked_tables := c;
@@ -995,10 +924,7 @@ grant execute on function embedding.check_model to service_role;
 
 create function embedding.write_batch(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
 returns text[]
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
   written text[];
@@ -1072,10 +998,7 @@ grant execute on function embedding.write_batch to service_role;
 
 create function embedding.write_vectors_one_by_one(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
 returns text[]
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
   stored text[] := '{}';
@@ -1126,10 +1049,7 @@ create function embedding.write_vectors(
   vectors extensions.vector[]
 )
 returns text[]
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 begin
   return embedding.write_batch(c, model, row_ids, text_hashes, vectors);
@@ -1148,10 +1068,7 @@ grant execute on function embedding.write_vectors to service_role;
 
 create function public.save_embeddings(collection text, model text, rows jsonb)
 returns table (saved integer, stale integer)
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), save_embeddings.model);
@@ -1217,10 +1134,7 @@ grant execute on function public.save_embeddings to service_role;
 
 create function public.reuse_embeddings(collection text, model text, rows jsonb)
 returns setof text
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
@@ -2095,9 +2009,7 @@ to service_role;
 -- 40_coverage.sql
 
 create function embedding.count_vectors(c embedding.tracked_tables, out embedded bigint, out pending bigint, out models jsonb)
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   held_sql constant text := 'select s.embedding_model as model, count(*) as vectors from %2$s s where s.embedding is not null group by 1';
@@ -2150,10 +2062,7 @@ returns table (
   -- vectors by the model that made them; more than one key while a switch is under way
   models jsonb
 )
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select k.name, k.model, v.embedded + v.pending, v.embedded, v.pending - least(q.failed, v.pending), least(q.failed, v.pending), q.leased, v.models
   from embedding.tracked_tables k
@@ -2174,10 +2083,7 @@ grant execute on function public.embedding_coverage to service_role;
 
 create function public.estimate_embeddings(collection text, model text, sample_size integer default 1000)
 returns table (rows bigint, texts bigint, characters bigint, sample text[])
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select r.*
   from embedding.read_table(embedding.get_collection(collection), $sql$
@@ -2218,9 +2124,7 @@ grant execute on function public.estimate_embeddings to service_role;
 
 create function embedding.mismatched_rows(c embedding.tracked_tables, max_rows integer)
 returns table (row_id text, reason text, unreadable boolean)
-language sql
-security invoker
-set search_path = pg_catalog, pg_temp
+language sql security invoker set search_path = pg_catalog, pg_temp
 as $$
   select u.*
   from embedding.read_table(c, $sql$
@@ -2256,10 +2160,7 @@ grant execute on function embedding.mismatched_rows to service_role;
 
 create function public.mismatched_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, reason text)
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select r.row_id, r.reason from embedding.mismatched_rows(embedding.get_collection(collection), max_rows) r
 $$;
@@ -2270,10 +2171,7 @@ grant execute on function public.mismatched_embeddings to service_role;
 
 create function public.verify_embeddings(collection text)
 returns bigint
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select count(*) from embedding.mismatched_rows(embedding.get_collection(collection), null)
 $$;
@@ -2284,9 +2182,7 @@ grant execute on function public.verify_embeddings to service_role;
 
 create function public.repair_embeddings(collection text)
 returns bigint
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -2312,9 +2208,7 @@ grant execute on function public.repair_embeddings to service_role;
 
 create function embedding.vector_index_name(c embedding.tracked_tables, model text)
 returns name
-language sql
-stable
-set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select (left(r.relname, 32) || '_vector_' || left(md5(vector_index_name.model), 12) || '_idx')::name
   from pg_catalog.pg_class r where r.oid = c.source
@@ -2382,8 +2276,7 @@ grant execute on function public.create_embedding_index to service_role;
 
 create function embedding.drop_vector_index(c embedding.tracked_tables, model text)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute (
@@ -2401,9 +2294,7 @@ revoke all on function embedding.drop_vector_index from public, anon, authentica
 -- one replaces it, so at any moment each row is found by exactly one model: search asks each for its own.
 create function public.set_collection_model(collection text, model text)
 returns bigint
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -2468,10 +2359,7 @@ grant execute on function public.retire_models to service_role;
 
 create function public.collection_models(collection text)
 returns setof embedding.models
-language plpgsql
-stable
-security invoker
-set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -2540,9 +2428,7 @@ create function public.record_embedding_run(
   kind text default 'embedding'
 )
 returns uuid
-language plpgsql
-security invoker
-set search_path = ''
+language plpgsql security invoker set search_path = ''
 as $$
 declare
   recorded uuid := coalesce(run_id, gen_random_uuid());
@@ -2584,9 +2470,7 @@ grant execute on function public.record_embedding_run to service_role;
 
 create function embedding.run_status(r embedding.runs, silent_seconds integer)
 returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   -- A worker reports every few seconds; a task that waits is reported now and then.
   select case
@@ -2628,10 +2512,7 @@ returns table (
   ended_at timestamptz,
   seconds double precision
 )
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select
     r.id, r.kind, c.name, r.model, m.provider, r.state,
@@ -2660,10 +2541,7 @@ grant execute on function public.list_embedding_runs to service_role;
 
 create function public.running_embedding_runs(silent_seconds integer default 30)
 returns table (collection text, run_id uuid, started_at timestamptz, done bigint, rows_per_second double precision)
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select
     c.name,
@@ -2690,10 +2568,7 @@ grant execute on function public.running_embedding_runs to service_role;
 
 create function public.embedding_costs(days integer default 30)
 returns jsonb
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   -- One value: Supabase returns at most 1,000 rows of a call.
   select jsonb_build_object('entries', coalesce(jsonb_agg(to_jsonb(d) order by d.day desc, d.model), '[]'))
@@ -2722,10 +2597,7 @@ grant execute on function public.embedding_costs to service_role;
 -- A name that is known before the view is read goes into it, and one table's statistics are looked up.
 create function embedding.text_columns(c embedding.tracked_tables)
 returns table (attname name, attnum smallint, is_text boolean, reltuples real, null_frac real, n_distinct real)
-language sql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
   select a.attname, a.attnum, t.typcategory = 'S', r.reltuples, st.null_frac, st.n_distinct
   from pg_catalog.pg_attribute a
@@ -2753,10 +2625,7 @@ grant execute on function embedding.text_columns to service_role;
 -- Names: d.* is the row, whatever its columns are called.
 create function embedding.describing_columns(c embedding.tracked_tables)
 returns table (column_name name, is_text boolean, values_held double precision, distinct_values double precision)
-language plpgsql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   uncounted text;
@@ -2795,10 +2664,7 @@ revoke all on function embedding.describing_columns from public, anon, authentic
 grant execute on function embedding.describing_columns to service_role;
 
 create function embedding.collection_columns(c embedding.tracked_tables, out label_column text, out category_columns text[])
-language sql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
   select
     (array_agg(d.column_name::text order by array_position(array['title', 'name'], d.column_name::text), d.place)
@@ -2819,11 +2685,7 @@ grant execute on function embedding.collection_columns to service_role;
 
 create function embedding.sample_model(c embedding.tracked_tables, sample_size integer)
 returns text
-language plpgsql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
   found_model text;
@@ -2847,11 +2709,7 @@ grant execute on function embedding.sample_model to service_role;
 
 create function embedding.sample_version(c embedding.tracked_tables, model text, sample_size integer)
 returns text
-language plpgsql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
   version text;
@@ -2885,11 +2743,7 @@ create function public.sample_embeddings(
   known_version text default null
 )
 returns jsonb
-language plpgsql
-stable
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -3039,10 +2893,7 @@ grant execute on function public.create_embedding_webhook to service_role;
 
 create function public.ping_embeddings()
 returns boolean
-language sql
-stable
-security invoker
-set search_path = ''
+language sql stable security invoker set search_path = ''
 as $$
   select true
 $$;
