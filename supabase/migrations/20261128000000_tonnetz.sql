@@ -2904,29 +2904,34 @@ grant execute on function public.ping_embeddings to service_role;
 -- 50_bm25.sql
 
 -- BM25 for full-text search, in plain SQL: what the planner's statistics know about a table's lexemes, the weights of the
--- lexemes of a query, and the expression that scores a row.
+-- lexemes of a query, and the expression that scores a row. All are plpgsql, which keeps its plans for the session; an SQL
+-- function with a SET clause is planned anew for every search before PostgreSQL 18.
 
 -- Statistics of the whole table are read only for a role that sees every row, because they would tell it about the others.
 create function embedding.sees_every_row(source regclass, caller name)
 returns boolean
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-  select has_table_privilege(r.oid, t.oid, 'select') and (
-    not t.relrowsecurity
-    or r.rolsuper or r.rolbypassrls
-    or (not t.relforcerowsecurity and pg_has_role(r.oid, t.relowner, 'usage'))
-    or (
-      exists (
-        select from pg_catalog.pg_policy p
-        where p.polrelid = t.oid and p.polpermissive and p.polcmd in ('r', '*')
-          and pg_get_expr(p.polqual, p.polrelid) = 'true'
-          and exists (select from unnest(p.polroles) member
-                      where member = 0 or pg_has_role(r.oid, member, 'usage')))
-      and not exists (
-        select from pg_catalog.pg_policy p
-        where p.polrelid = t.oid and not p.polpermissive and p.polcmd in ('r', '*'))))
-  from pg_catalog.pg_class t, pg_catalog.pg_roles r
-  where t.oid = sees_every_row.source and r.rolname = sees_every_row.caller;
+begin
+  return (
+    select has_table_privilege(r.oid, t.oid, 'select') and (
+      not t.relrowsecurity
+      or r.rolsuper or r.rolbypassrls
+      or (not t.relforcerowsecurity and pg_has_role(r.oid, t.relowner, 'usage'))
+      or (
+        exists (
+          select from pg_catalog.pg_policy p
+          where p.polrelid = t.oid and p.polpermissive and p.polcmd in ('r', '*')
+            and pg_get_expr(p.polqual, p.polrelid) = 'true'
+            and exists (select from unnest(p.polroles) member
+                        where member = 0 or pg_has_role(r.oid, member, 'usage')))
+        and not exists (
+          select from pg_catalog.pg_policy p
+          where p.polrelid = t.oid and not p.polpermissive and p.polcmd in ('r', '*'))))
+    from pg_catalog.pg_class t, pg_catalog.pg_roles r
+    where t.oid = sees_every_row.source and r.rolname = sees_every_row.caller
+  );
+end;
 $$;
 comment on function embedding.sees_every_row is
   'Whether the role may read every row of the table: row level security does not apply to it, or a policy `using (true)` '
@@ -3001,8 +3006,6 @@ grant execute on function embedding.lexeme_statistics to anon, authenticated, se
 create function embedding.query_terms(source regclass, query_text text, text_config regconfig)
 returns table (terms text[], weights float8[], counts float8[], average_length float8, total_terms int, total_weight float8)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-set jit = off
-set max_parallel_workers_per_gather = 0
 as $$
 declare
   longest_text constant int := 24000;    -- characters read: at least 3,000 words, far below the limits of a tsvector
@@ -3088,15 +3091,19 @@ grant execute on function embedding.query_terms to anon, authenticated, service_
 
 create function embedding.bm25_expression(terms text[], weights float8[])
 returns text
-language sql immutable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp
 as $$
+begin
   -- tf is how often the row contains the lexeme. BM25's tf * (k1 + 1) / (tf + k) equals 2.2 * (1 - k / (k + tf)).
   -- ts_rank of one lexeme is (1 + 1/4 + ... + 1/tf^2) / 1.645, from which the expression computes tf exactly. This takes a third
   -- of the time of unnest(fts), because ts_rank does not unpack the row's other lexemes.
-  select string_agg(
-    format('%s * (1 - d.k / (d.k + round(1 / (1.64493406685 * (1 - ts_rank(''{1,1,1,1}'', d.fts, %L::tsquery))) - 0.5)))',
-      2.2 * t.weight, t.term), ' + ')
-  from unnest(terms, weights) t (term, weight);
+  return (
+    select string_agg(
+      format('%s * (1 - d.k / (d.k + round(1 / (1.64493406685 * (1 - ts_rank(''{1,1,1,1}'', d.fts, %L::tsquery))) - 0.5)))',
+        2.2 * t.weight, t.term), ' + ')
+    from unnest(terms, weights) t (term, weight)
+  );
+end;
 $$;
 comment on function embedding.bm25_expression is
   'SQL for the BM25 score (k1 = 1.2, b = 0.75) of d.fts, with d.k = k1 * (1 - b + b * length / mean length).';
