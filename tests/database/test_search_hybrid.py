@@ -34,7 +34,7 @@ def test_one_frequent_word_of_a_question_does_not_overrule_the_semantic_ranking(
     assert max(hit["full_text_trust"] or 0 for hit in found) < 0.05
 
 
-def test_words_are_trusted_by_their_rarity_and_by_how_many_a_row_holds(notes: Connection) -> None:
+def test_full_text_trust_rises_with_rarity_and_with_the_number_of_words_that_a_row_holds(notes: Connection) -> None:
     chorus(notes, "shoegaze dreampop")
 
     def trust(query: str) -> float:
