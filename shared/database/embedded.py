@@ -140,7 +140,7 @@ def _way_out(version: int) -> str:
     # Not pg_upgrade: it would keep lexemes that the older PostgreSQL stemmed in another way.
     return (
         f"end all programs on it, rename its folder postgres to postgres-{version} and run "
-        f"scripts/migrate.py --from TONNETZ_DATA_DIR/postgres-{version} (README.md, Upgrade)"
+        f"scripts/migrate.py --from TONNETZ_DATA_DIR/postgres-{version} (docs/upgrade.md)"
     )
 
 

@@ -1,4 +1,4 @@
-"""`make demo` prints what the README shows."""
+"""`make demo` prints what docs/collections.md shows."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from shared.database.migrations import migrate
 from tests.commands.conftest import ROOT, Command
 from tests.postgres_cluster import Cluster
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "collections.md"
 CUT = "[two more searches]"
 
 
@@ -21,8 +21,8 @@ def lines_of(text: str) -> list[str]:
     return [shape(line) for line in text.splitlines() if line.strip()]
 
 
-def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    block = next(part for part in README.read_text("utf-8").split("```") if CUT in part)
+def test_the_demo_prints_what_its_page_shows(tmp_path: Path) -> None:
+    block = next(part for part in PAGE.read_text("utf-8").split("```") if CUT in part).removeprefix("text\n")
     command = Command(tmp_path, {})
     try:
         result = command.finish(command.start("demo.py"), timeout=240)

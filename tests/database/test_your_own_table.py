@@ -11,11 +11,12 @@ from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
 from shared.services.backfill import BackfillOptions, backfill
 from tests.database.rows import Connection
+from tests.documents import blocks
 from tests.fake_provider import FakeProvider
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/your-own-table.md"
-TRACK, SEARCH, FILTER, PUBLISH, OWN_VECTORS, LANGUAGES = re.findall(
-    r"^```sql\n(.*?)^```", PAGE.read_text(), re.M | re.S
+TRACK, SEARCH, FILTER, PUBLISH, OWN_VECTORS, LANGUAGES, UNTRACK = (
+    block.text for block in blocks(PAGE) if block.language == "sql"
 )
 
 KEYS = {
@@ -70,7 +71,7 @@ def test_it_takes_less_than_fifteen_lines_of_sql() -> None:
     assert len((without_rows + SEARCH).splitlines()) < 15
 
 
-def test_vectors_of_ones_own(owner: Connection, database: PostgresDatabase) -> None:
+def test_vectors_of_ones_own(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> None:
     assert [row[0] for row in rows(owner, OWN_VECTORS)] == ["a red bicycle", "a blue boat"]
     work = EmbeddingQueue(database, "pictures")
     assert work.embedding_queue().pending == 0
@@ -78,6 +79,10 @@ def test_vectors_of_ones_own(owner: Connection, database: PostgresDatabase) -> N
     assert work.embedding_queue().pending == 1, "the vector was of another text"
     assert work.verify_embeddings() == 0
     assert len(OWN_VECTORS.splitlines()) < 15
+    # A backfill with another model takes none of them.
+    assert backfill(database, provider, BackfillOptions("pictures")).error is not None
+    kept = owner.execute("select embedding_model, count(*) from pictures where embedding is not null group by 1")
+    assert kept.fetchall() == [("my-clip", 1)]
 
 
 def test_several_languages(owner: Connection) -> None:
@@ -85,3 +90,12 @@ def test_several_languages(owner: Connection) -> None:
     asked = "select h.row_id from embedding.search_hits('public.places', embedding.query_lexemes(%s, 'english', 'french')) h"
     for query, expected in (("théâtres", "p2"), ("villes", "p2"), ("hall", "p1"), ("concerts", "p1"), ("towns", "p1")):
         assert owner.execute(asked, [query]).fetchall() == [(expected,)], query
+
+
+def test_an_untracked_table_keeps_its_columns_and_loses_its_triggers(owner: Connection) -> None:
+    rows(owner, LANGUAGES)
+    rows(owner, UNTRACK)
+    count = "select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid where t.tgrelid = 'places'::regclass and p.pronamespace = 'embedding'::regnamespace"
+    assert owner.execute(count).fetchone() == (0,)
+    assert owner.execute("select count(*) from places where fts is not null").fetchone() == (2,)
+    assert owner.execute("select list_embedding_collections()").fetchall().count(("places",)) == 0

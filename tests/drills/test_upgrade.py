@@ -184,7 +184,7 @@ def test_a_command_says_so_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
         (line,) = ended.stderr.strip().splitlines()
         assert line.startswith("error: TONNETZ_DATA_DIR holds a database of PostgreSQL 16")
         assert "scripts/migrate.py --from" in line
-        assert "(README.md, Upgrade)" in line
+        assert "(docs/upgrade.md)" in line
 
 
 # From an older PostgreSQL
@@ -251,7 +251,7 @@ def test_the_documented_commands_bring_over_all_that_an_older_postgresql_held(
 
 
 def run_documented(command: str, data_dir: Path, folder: Path) -> str:
-    """What a line of the README prints, with this interpreter and this data directory."""
+    """What a line of the page prints, with this interpreter and this data directory."""
     words = [word.replace(".tonnetz/", f"{data_dir}/") for word in shlex.split(command)]
     if words[0] == ".venv/bin/python":
         words[:2] = [sys.executable, str(ROOT / words[1])]

@@ -100,7 +100,6 @@ def without_full_text(rows: Rows) -> Rows:
 
 
 def documented_commands() -> list[str]:
-    """The lines of the README's section Upgrade, each a command."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Upgrade\n")[1].split("\n## ")[0]
-    block = section.split("```\n")[1]
-    return block.strip().splitlines()
+    """The lines of the section of docs/upgrade.md on an older embedded database, each a command."""
+    (block,) = (one for one in blocks(ROOT / "docs" / "upgrade.md") if one.test == "tests/drills/test_upgrade.py")
+    return block.text.strip().splitlines()

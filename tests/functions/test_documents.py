@@ -1,0 +1,135 @@
+"""The code blocks of README and docs, run as they are printed: each page on a database and a server of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from functions.edge.process import Process
+from shared.database.migrations import migrate
+from shared.database.postgres import PostgresDatabase
+from shared.database.queue import embedding_coverage
+from shared.providers.onnx import OnnxProvider
+from shared.services.backfill import BackfillOptions, backfill
+from tests.conftest import missing_tool
+from tests.documents import OUTPUT, PAGES, ROOT, RUN, Block, blocks
+from tests.functions.conftest import make_settings, serving
+from tests.postgres_cluster import Cluster
+
+ADDRESS = "localhost:8000"
+# Where the blocks begin with a project that has tables and no Tonnetz.
+EXISTING_PROJECT = """
+    create table public.articles (id bigint generated always as identity primary key, title text not null, body text not null);
+    insert into articles (title, body) values
+      ('Bread', 'Flour, water, salt and time.'), ('Tuning a guitar', 'Turn the pegs until the fifth fret matches.');
+"""
+EMPTY = {"README.md"}
+# What depends on the machine.
+TIMES = {"seconds", "took_ms"}
+
+
+@dataclass
+class Place:
+    """Where the blocks of a page are run."""
+
+    url: SecretStr
+    environment: dict[str, str]
+    address: str | None
+
+    def run(self, block: Block) -> str:
+        """Run a block; what it printed."""
+        if block.language == "sql":
+            with psycopg.connect(self.url.get_secret_value(), autocommit=True) as owner:
+                owner.execute(block.text)
+            return ""
+        program = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+        text = block.text.replace(".venv/bin/python", sys.executable)
+        if ADDRESS in text:
+            assert self.address, f"{block.place}: no server is up"
+            text = text.replace("curl -s ", "curl -s --fail-with-body ").replace(ADDRESS, self.address)
+        done = subprocess.run(
+            [*program, text], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, f"{block.place}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def engine(cache: Path) -> Iterator[OnnxProvider]:
+    with closing(OnnxProvider(cache_dir=cache / "models")) as provider:
+        yield provider
+
+
+@contextmanager
+def place_for(page: Path, cluster: Cluster, engine: OnnxProvider, cache: Path) -> Iterator[Place]:
+    """A database with the sample rows, embedded, and a server; or a project that does not know Tonnetz yet."""
+    with ExitStack() as stack:
+        empty = page.name in EMPTY
+        url = stack.enter_context(cluster.empty() if empty else cluster.clone())
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(cache),
+            "DATABASE_URL": url.get_secret_value(),
+            "TONNETZ_DATA_DIR": str(cache),
+        }
+        if empty:
+            with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
+                owner.execute(EXISTING_PROJECT)
+            yield Place(url, environment, None)
+            return
+        migrate(url, seed=True)
+        database = stack.enter_context(PostgresDatabase(url))
+        for coverage in embedding_coverage(database):
+            assert backfill(database, engine, BackfillOptions(coverage.collection)).complete
+        settings = make_settings(functions_api_key=None)
+        process = Process(settings, database=database, provider=engine, long_lived=True, open_on_loopback=True)
+        address = stack.enter_context(serving(process))
+        yield Place(url, environment, address.removeprefix("http://"))
+
+
+def to_run(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if not block.mark and block.language in (*RUN, OUTPUT)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)], ids=lambda page: page.name)
+def test_every_block_runs_and_prints_what_the_page_shows(
+    page: Path, cluster: Cluster, engine: OnnxProvider, cache: Path, request: pytest.FixtureRequest
+) -> None:
+    if shutil.which("curl") is None:
+        missing_tool(request, "needs curl")
+    with place_for(page, cluster, engine, cache) as place:
+        printed = ""
+        for block in to_run(page):
+            if block.language == OUTPUT:
+                compare(block, json.loads(printed.splitlines()[-1]))
+            else:
+                printed = place.run(block)
+
+
+def compare(block: Block, answer: dict[str, Any]) -> None:
+    """A search's answer is compared by its first hit, and by the fields that the page shows."""
+    shown = json.loads(block.text)
+    found = next(iter(answer.get("hits") or answer.get("results") or [answer]))
+    # The last digit depends on what the CPU computes in.
+    expected = {name: value for name, value in shown.items() if name not in TIMES}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01), block.place
+
+
+def test_an_answer_is_shown_and_compared_for_each_of_the_four_systems() -> None:
+    shown = [block for block in to_run(ROOT / "docs" / "collections.md") if block.language == OUTPUT]
+    assert len(shown) == 4
