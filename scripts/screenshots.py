@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pictures of the console into .screenshots/: every panel, light and dark, on a desk and on a phone."""
+"""Take pictures of the console: every panel, light and dark, wide and narrow, into .screenshots/; one for README."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ import command
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = "/usr/bin/chromium"
@@ -39,23 +39,28 @@ CHROMIUM_ARGUMENTS = [
 SIZES = {"1280": (1280, 860), "390": (390, 844)}
 THEMES = ("light", "dark")
 START_SECONDS = 120.0
+README_HEIGHT = 740
+README_PICTURE = ROOT / "docs" / "images" / "console.png"
 
 
 def main() -> int:
     arguments = parse_arguments()
-    folder: Path = arguments.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    if arguments.url:
-        shoot(arguments.url, folder)
-        return 0
-    with tempfile.TemporaryDirectory(prefix="tonnetz-screenshots-") as scratch, serving(Path(scratch)) as url:
-        shoot(url, folder)
+    with ExitStack() as stack:
+        url = arguments.url
+        if url is None:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="tonnetz-screenshots-"))
+            url = stack.enter_context(serving(Path(scratch)))
+        browser = stack.enter_context(open_browser())
+        shoot_for_readme(browser, url)
+        if not arguments.readme:
+            shoot(browser, url, arguments.folder)
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="of a server that runs; without it one with the sample rows is started")
+    parser.add_argument("--readme", action="store_true", help="only the picture of README, docs/images/console.png")
     parser.add_argument("--folder", type=Path, default=ROOT / ".screenshots", help="default: .screenshots")
     return parser.parse_args()
 
@@ -104,34 +109,53 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.2)
 
 
-def shoot(url: str, folder: Path) -> None:
-    """Take every picture of a server's console."""
+@contextmanager
+def open_browser() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     if shutil.which(CHROMIUM) is None:
         raise ConfigurationError(f"{CHROMIUM} is missing: apt-get install chromium")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        for size, (width, height) in SIZES.items():
-            for theme in THEMES:
-                page = browser.new_page(
-                    viewport={"width": width, "height": height},
-                    color_scheme="dark" if theme == "dark" else "light",
-                    device_scale_factor=2 if width < 500 else 1,
-                )
-                for name, prepare in PANELS.items():
-                    page.goto(f"{url}/#/{name.partition('-')[0]}")
-                    page.reload()
-                    prepare(page)
-                    # A header that sticks belongs to the top of a picture of the whole page.
-                    page.evaluate("scrollTo(0, 0)")
-                    # Bars and lists glide to where they belong.
-                    page.wait_for_timeout(700)
-                    path = folder / f"{name}-{theme}-{size}.png"
-                    page.screenshot(path=path, full_page=True)
-                    print(path)
-                page.close()
+        yield browser
         browser.close()
+
+
+def shoot(browser: "Browser", url: str, folder: Path) -> None:
+    """Take every picture of a server's console."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for size, (width, height) in SIZES.items():
+        for theme in THEMES:
+            page = browser.new_page(
+                viewport={"width": width, "height": height},
+                color_scheme="dark" if theme == "dark" else "light",
+                device_scale_factor=2 if width < 500 else 1,
+            )
+            for name in PANELS:
+                path = folder / f"{name}-{theme}-{size}.png"
+                open_panel(page, url, name)
+                page.screenshot(path=path, full_page=True)
+                print(path)
+            page.close()
+
+
+def shoot_for_readme(browser: "Browser", url: str) -> None:
+    """Take the picture of README: the first hits of a search, the best one with its score opened."""
+    page = browser.new_page(viewport={"width": 1280, "height": README_HEIGHT}, color_scheme="light")
+    open_panel(page, url, "search")
+    page.screenshot(path=README_PICTURE)
+    print(README_PICTURE)
+    page.close()
+
+
+def open_panel(page: "Page", url: str, name: str) -> None:
+    page.goto(f"{url}/#/{name.partition('-')[0]}")
+    page.reload()
+    PANELS[name](page)
+    # In a picture of the whole page the sticky header belongs at the top.
+    page.evaluate("scrollTo(0, 0)")
+    # Wait for the animations of bars and lists.
+    page.wait_for_timeout(700)
 
 
 def show_coverage(page: "Page") -> None:

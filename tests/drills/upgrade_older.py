@@ -13,6 +13,7 @@ from shared.database.migrations import migrate
 from shared.database.postgres import PostgresDatabase
 from shared.database.queue import EmbeddingQueue
 from tests.database.rows import MUSIC, Connection, embed_all
+from tests.documents import blocks
 from tests.drills.inputs_rows import furnish
 from tests.drills.upgrade_data import Rows
 from tests.fake_provider import FakeProvider

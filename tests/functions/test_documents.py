@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from shared.providers.onnx import OnnxProvider
 from shared.services.backfill import BackfillOptions, backfill
 from tests.conftest import missing_tool
 from tests.documents import OUTPUT, PAGES, ROOT, RUN, Block, blocks
-from tests.functions.conftest import make_settings, serving
+from tests.functions.conftest import Serve, make_settings, serving
 from tests.postgres_cluster import Cluster
 
 ADDRESS = "localhost:8000"
@@ -116,9 +117,19 @@ def test_every_block_runs_and_prints_what_the_page_shows(
         printed = ""
         for block in to_run(page):
             if block.language == OUTPUT:
-                compare(block, json.loads(printed.splitlines()[-1]))
+                compare(block, documents(printed)[-1])
             else:
                 printed = place.run(block)
+
+
+def documents(printed: str) -> list[dict[str, Any]]:
+    """The JSON documents that were printed one after the other."""
+    found, rest = [], printed.strip()
+    while rest:
+        document, end = json.JSONDecoder().raw_decode(rest)
+        found.append(document)
+        rest = rest[end:].lstrip()
+    return found
 
 
 def compare(block: Block, answer: dict[str, Any]) -> None:
@@ -128,6 +139,24 @@ def compare(block: Block, answer: dict[str, Any]) -> None:
     # The last digit depends on what the CPU computes in.
     expected = {name: value for name, value in shown.items() if name not in TIMES}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01), block.place
+
+
+def test_the_route_table_of_the_readme_says_who_may_call_each_route(serve: Serve) -> None:
+    schemes = {
+        "anyone": None,
+        "anyone, as the caller": [{}, {"CallerToken": []}],
+        "FUNCTIONS_API_KEY": [{"FunctionsKey": []}],
+        "WEBHOOK_SECRET": [{"WebhookSecret": []}],
+    }
+    rows = re.findall(r"^\| (`(?:GET|POST) /.*?) \| ([^|]*) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    shown = {route: schemes[who] for routes, who in rows for route in re.findall(r"`([A-Z]+ /[^`]*)`", routes)}
+    paths = serve().get("/openapi.json").json()["paths"]
+    served = {
+        f"{method.upper()} {path}": operation.get("security")
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    }
+    assert shown == served
 
 
 def test_an_answer_is_shown_and_compared_for_each_of_the_four_systems() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from shared.settings import Settings
+from tests.documents import OUTPUT, PAGES, ROOT, RUN, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
+# The lines that were broken for a drill are on record as they were then.
+DOCUMENTS = [page for page in PAGES if page.name != "drills.md"]
 
 
 def targets() -> dict[str, str]:
@@ -50,11 +51,41 @@ def test_every_target_says_what_it_does() -> None:
     assert [name for name in phony[1].split() if not targets().get(name)] == []
 
 
-def test_every_flag_of_the_backfill_that_the_readme_names_exists() -> None:
-    flags = set(re.findall(r"(?<!bench_)backfill\.py[^\n`]*?(--[a-z-]+)", README.read_text(encoding="utf-8")))
+def test_every_flag_of_the_backfill_that_the_pages_name_exists() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCUMENTS)
+    flags = set(re.findall(r"(?<!bench_)backfill\.py[^\n`]*?(--[a-z-]+)", text))
     source = (ROOT / "scripts/backfill.py").read_text(encoding="utf-8")
     # --help is argparse's own.
     assert [flag for flag in sorted(flags - {"--help"}) if f'"{flag}"' not in source] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    found = blocks(page)
+    fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * len(found), "a fence that is no block"
+    before = None
+    for block in found:
+        if block.test:
+            test = (ROOT / block.test).read_text(encoding="utf-8")
+            assert str(page.relative_to(ROOT)) in test, f"{block.place}: {block.test} does not name the page"
+        elif block.mark:
+            assert block.reason, f"{block.place}: the mark is `not run: REASON` or `run by TEST`"
+        elif block.language == OUTPUT:
+            assert before in RUN, f"{block.place}: the answer of no block"
+        else:
+            assert block.language in RUN, f"{block.place}: {block.language or 'no language'} is not run, mark it"
+        before = block.language if not block.mark else None
+
+
+def test_the_readme_is_short_and_its_picture_small() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 150
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text(encoding="utf-8"))
+    assert (ROOT / picture).stat().st_size < 300_000
+
+
+def test_the_changelog_is_short() -> None:
+    assert len((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()) <= 20
 
 
 def code_of(document: Path) -> list[str]:
