@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,7 +17,7 @@ from shared.database.queue import EmbeddingQueue
 from shared.database.supabase import SupabaseDatabase
 from tests.fake_provider import FakeProvider
 from tests.gateway import Gateway
-from tests.postgres_cluster import Cluster, as_role, remove
+from tests.postgres_cluster import Cluster, as_role, make_directory, remove
 from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -64,8 +63,7 @@ def logs_as_they_were() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """An empty PostgreSQL server, this worker's own; gone when the tests end."""
-    # Not tmp_path: a unix socket's path may have 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="tonnetz-tests-"))
+    directory = make_directory("tonnetz-tests-")
     try:
         with Cluster(directory) as running:
             yield running
