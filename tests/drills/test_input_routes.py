@@ -146,6 +146,7 @@ def tried(operation: Operation) -> Iterator[tuple[str, str, bytes | None]]:
             yield f"body {raw[:40]!r}", fine_url, raw
 
 
+@pytest.mark.drill
 def test_every_route_refuses_each_hostile_value_in_each_place(server: Server) -> None:
     problems, requests = [], 0
     for operation in server.operations:
@@ -181,6 +182,7 @@ def hold_route(server: Server, operation: Operation) -> None:
     check()
 
 
+@pytest.mark.drill
 def test_hypothesis_finds_no_body_that_a_route_cannot_refuse(server: Server) -> None:
     for operation in server.operations:
         if operation.has_body:

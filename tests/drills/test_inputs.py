@@ -69,6 +69,7 @@ def describe(function: Function, changed: str, value: object, problem: str) -> s
 # SQL functions
 
 
+@pytest.mark.drill
 def test_every_function_refuses_each_hostile_value_in_each_argument(furnished: Connection) -> None:
     before = fingerprint(furnished)
     problems, calls = [], 0
@@ -122,6 +123,7 @@ def hold(connection: Connection, function: Function) -> None:
     check()
 
 
+@pytest.mark.drill
 def test_hypothesis_finds_no_combination_that_a_function_cannot_refuse(furnished: Connection) -> None:
     before = fingerprint(furnished)
     for function in public_functions(furnished):
