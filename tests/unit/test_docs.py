@@ -12,6 +12,12 @@ README = ROOT / "README.md"
 # The lines that were broken for a drill are on record as they were then.
 DOCUMENTS = [page for page in PAGES if page.name != "drills.md"]
 
+# Former names of full-text search, semantic search and failed rows.
+FORMER_NAMES = re.compile(
+    r"\b(parked|legs?|keyword (search|score)|(search|found|ranked|hits?) by (its |their )?(words?|meaning))\b",
+    re.IGNORECASE,
+)
+
 
 def targets() -> dict[str, str]:
     """The Makefile's targets and what `make help` says of each."""
@@ -43,6 +49,20 @@ def test_every_link_leads_to_a_file(document: Path) -> None:
 def test_every_setting_is_documented() -> None:
     text = README.read_text(encoding="utf-8") + (ROOT / ".env.example").read_text(encoding="utf-8")
     assert [name.upper() for name in Settings.model_fields if name.upper() not in text] == []
+
+
+def test_nothing_uses_a_former_name() -> None:
+    folders = ("functions", "shared", "scripts", "docs")
+    files = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    kinds = {".py", ".sql", ".js", ".css", ".html", ".md"}
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in files
+        if path.suffix in kinds
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if FORMER_NAMES.search(line)
+    ]
+    assert not found
 
 
 def test_every_target_says_what_it_does() -> None:
