@@ -11,10 +11,6 @@ create schema if not exists extensions;
 
 create extension if not exists vector with schema extensions;
 
--- Loads it: a function may be given one of its settings (hnsw.*) only where they are known, or by a superuser,
--- whom Supabase does not have.
-select '[0]'::extensions.vector is not null;
-
 create schema embedding;
 
 comment on schema embedding is 'What keeps tracked tables embedded. Private: clients use the functions in public.';
