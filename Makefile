@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DRILL_ARGS ?=
 
-.PHONY: help demo serve migrations test drill check format bench bench-engine bench-queue bench-search screenshots lock clean
+.PHONY: help demo serve migrations test drill check format bench bench-engine bench-queue bench-search bench-writes screenshots lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ bench-engine: .venv/installed ## The engine against sentence-transformers and pl
 
 bench-queue: .venv/installed ## What a claim costs at 1,000 and at 1,000,000 pending rows; backfill against the bare engine
 	@$(BIN)/python scripts/bench_queue.py
+
+bench-writes: .venv/installed ## What tracking a table costs its writers: insert, COPY, update
+	@$(BIN)/python scripts/bench/writes.py
 
 bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, sizes; beside the guide's recipe and bare pgvector
 	@$(BIN)/python scripts/bench_search.py --keep

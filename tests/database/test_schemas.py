@@ -88,9 +88,6 @@ def test_schemas_and_migrations_make_the_same_database(cluster: Cluster) -> None
         assert found[name] == wanted[name], name
 
 
-UNTIL_MERGED = pytest.mark.xfail(strict=True, reason="functions are still being merged and split")
-
-
 def test_there_are_at_most_50_public_functions(owner: Connection) -> None:
     names = owner.execute(
         f"""select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -99,7 +96,6 @@ def test_there_are_at_most_50_public_functions(owner: Connection) -> None:
     assert len(names) <= MAX_PUBLIC_FUNCTIONS, [name for (name,) in names]
 
 
-@UNTIL_MERGED
 def test_no_function_is_longer_than_120_lines(owner: Connection) -> None:
     functions = owner.execute(
         f"""select p.oid::regprocedure::text, pg_get_functiondef(p.oid)

@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""What tracking costs a writer: the same writes into untracked and tracked tables, in turn; medians and their ratios.
+
+Four tables with the same columns, those of the vectors too, and the same primary key. All rows that are updated have
+their vector, and the update changes a column that is not part of the text.
+
+- bare: untracked, without full-text search (`fts` is an empty column)
+- untracked: with a generated column `fts` and its index; what a table with full-text search costs without tracking
+- tracked: the same, tracked. Compare it with `untracked`
+- tracked, fts by trigger: tracked without a generated column: the text is parsed by a trigger. Compare it with
+  `untracked`, and with `bare` for the price of tracking and full-text search together
+
+Beside the time of a statement stands the processor time of its server process, which says more on a busy machine: it
+leaves out the wait for the disk at each commit. (Linux only.)
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# What the benchmarks share lies in the folder above.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import command
+import psycopg
+from bench_database import scratch_database
+
+from shared.database.postgres import connect
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+DIMENSIONS = 384
+GENERATED_FTS = "tsvector generated always as (to_tsvector('english', title || ' ' || content)) stored"
+SIDES = {
+    "bare": "writes_bare",
+    "untracked": "writes_untracked",
+    "tracked": "writes_tracked",
+    "tracked, fts by trigger": "writes_fts_by_trigger",
+}
+TARGETS = {"update": 1.5, "insert": 3.0, "copy": 3.0}
+
+
+class Spent(NamedTuple):
+    """Milliseconds."""
+
+    wall: float
+    cpu: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=30_000, help="rows of a statement that writes many")
+    parser.add_argument("--singles", type=int, default=200, help="statements of one row, in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--words", type=int, default=40, help="words of a row's text")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if min(arguments.rows, arguments.singles, arguments.rounds, arguments.words) < 1:
+        parser.error("--rows, --singles, --rounds and --words must be at least 1")
+
+    spent: dict[str, dict[str, list[Spent]]] = {}
+    with scratch_database("bench_writes") as url, connect(url) as owner:
+        make_tables(owner, arguments.rows, arguments.words)
+        for number in range(arguments.rounds):
+            # Another side first in each round.
+            for side in list(SIDES)[number % len(SIDES) :] + list(SIDES)[: number % len(SIDES)]:
+                for operation, cost in write(owner, SIDES[side], arguments.rows, arguments.singles).items():
+                    spent.setdefault(operation, {}).setdefault(side, []).append(cost)
+
+    medians = {operation: {side: middle(by_side[side]) for side in SIDES} for operation, by_side in spent.items()}
+    print(
+        f"medians of {arguments.rounds} rounds in milliseconds, {os.cpu_count()} cores; {arguments.words} words a row,"
+        f" vectors of {DIMENSIONS} dimensions; x: times `untracked`"
+    )
+    print_table("time", {name: {side: cost.wall for side, cost in sides.items()} for name, sides in medians.items()})
+    print_table(
+        "processor time", {name: {side: cost.cpu for side, cost in sides.items()} for name, sides in medians.items()}
+    )
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "cores": os.cpu_count(),
+                    "rows": arguments.rows,
+                    "words": arguments.words,
+                    "milliseconds": {
+                        name: {side: cost._asdict() for side, cost in sides.items()} for name, sides in medians.items()
+                    },
+                }
+            )
+        )
+    return 0
+
+
+def make_tables(owner: Connection, rows: int, words_per_row: int) -> None:
+    generator = random.Random(1)
+    vocabulary = ["".join(generator.choices("abcdefghiklmnoprstuvw", k=7)) for _ in range(5_000)]
+    owner.execute("create table texts (number int primary key, title text, content text, embedding extensions.vector)")
+    with owner.cursor().copy("copy texts (number, title, content) from stdin") as copy:
+        for number in range(rows):
+            words = generator.choices(vocabulary, k=words_per_row)
+            copy.write_row((number, " ".join(words[:4]), " ".join(words[4:])))
+    owner.execute(
+        "update texts set embedding = (select array_agg(random()) from generate_series(1, %s) where number is not null)"
+        "::extensions.vector",
+        [DIMENSIONS],
+    )
+    owner.execute("select register_embedding_model('bench', 'bench', %s)", [DIMENSIONS])
+    for side, table in SIDES.items():
+        fts = GENERATED_FTS if side in ("untracked", "tracked") else "tsvector"
+        owner.execute(
+            f"create table {table} (id bigint generated always as identity primary key, title text not null,"
+            " content text not null, views integer not null default 0, embedding extensions.vector,"
+            f" embedding_model text, embedding_hash bytea, fts {fts})"
+        )
+        if side == "untracked":
+            owner.execute(f"create index on {table} using gin (fts)")
+        if side.startswith("tracked"):
+            owner.execute(
+                f"create function embedding.document_text(t {table}) returns text language sql immutable"
+                " as $$ select t.title || ' ' || t.content $$"
+            )
+            owner.execute("select track_embeddings(%s, model => 'bench')", [table])
+
+
+def write(owner: Connection, table: str, rows: int, singles: int) -> dict[str, Spent]:
+    """What each kind of write costs, for one statement."""
+    lines = [
+        f"{title}\t{content}\n".encode()
+        for title, content in owner.execute("select title, content from texts order by number").fetchall()
+    ]
+    spent = {}
+
+    def copy() -> None:
+        with owner.cursor().copy(f"copy {table} (title, content) from stdin") as stream:
+            for line in lines:
+                stream.write(line)
+
+    clear = f"truncate {table} restart identity"
+    owner.execute(clear)
+    spent[f"copy, {rows:,} rows"] = measure(owner, copy)
+    owner.execute(clear)
+    spent[f"insert, {rows:,} rows"] = measure(
+        owner,
+        lambda: owner.execute(f"insert into {table} (title, content) select title, content from texts order by number"),
+    )
+    owner.execute(clear)
+    spent["insert, one row"] = measure_each(
+        owner,
+        f"insert into {table} (title, content) select title, content from texts where number = %s",
+        [number % rows for number in range(singles)],
+    )
+
+    owner.execute(clear)
+    owner.execute(
+        f"insert into {table} (title, content, embedding, embedding_model, embedding_hash)"
+        " select title, content, embedding, 'bench', embedding.text_hash(title || ' ' || content) from texts order by number"
+    )
+    owner.execute(f"vacuum analyze {table}")
+    spent[f"update, {rows:,} rows"] = measure(owner, lambda: owner.execute(f"update {table} set views = views + 1"))
+    owner.execute(f"vacuum analyze {table}")
+    spent["update, one row"] = measure_each(
+        owner,
+        f"update {table} set views = views + 1 where id = %s",
+        [1 + number * 37 % rows for number in range(singles)],
+    )
+    return spent
+
+
+def measure(owner: Connection, action: Callable[[], object]) -> Spent:
+    cpu, started = processor_milliseconds(owner), time.perf_counter()
+    action()
+    return Spent(1000 * (time.perf_counter() - started), processor_milliseconds(owner) - cpu)
+
+
+def measure_each(owner: Connection, statement: str, keys: list[int]) -> Spent:
+    """The median of statements of one row, each its own transaction."""
+    return middle([measure(owner, lambda key=key: owner.execute(statement, [key])) for key in keys])  # type: ignore[misc]
+
+
+def processor_milliseconds(owner: Connection) -> float:
+    """Of the server process of this connection, since it started."""
+    try:
+        return int(Path(f"/proc/{owner.info.backend_pid}/schedstat").read_text().split()[0]) / 1e6
+    except OSError:
+        return float("nan")
+
+
+def middle(costs: list[Spent]) -> Spent:
+    return Spent(statistics.median(cost.wall for cost in costs), statistics.median(cost.cpu for cost in costs))
+
+
+def print_table(title: str, medians: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title:22} {'bare':>9} {'untracked':>10} {'tracked':>18} {'fts by trigger':>20}   target")
+    for operation, by_side in medians.items():
+        bare, untracked, tracked, by_trigger = (by_side[side] for side in SIDES)
+        digits = 0 if untracked >= 20 else 2
+        print(
+            f"{operation:22} {bare:9.{digits}f} {untracked:10.{digits}f}"
+            f" {tracked:9.{digits}f} ({tracked / untracked:4.1f} x) {by_trigger:11.{digits}f} ({by_trigger / untracked:4.1f} x)"
+            f" {TARGETS[operation.split(',')[0]]:6.1f} x"
+        )
+
+
+if __name__ == "__main__":
+    command.run(main)
