@@ -68,7 +68,7 @@ bench-writes: .venv/installed ## What tracking a table costs its writers: insert
 bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, sizes; beside the guide's recipe and bare pgvector
 	@$(BIN)/python scripts/bench_search.py --keep
 
-screenshots: .venv/installed-dev ## Pictures of the console into .screenshots (needs Debian's chromium)
+screenshots: .venv/installed-dev ## Pictures of the console into .screenshots, and the one of README (needs Debian's chromium)
 	@$(BIN)/python scripts/screenshots.py
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml

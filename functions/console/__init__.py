@@ -67,7 +67,7 @@ class Problem(BaseModel):
 class ConsoleStart(BaseModel):
     """What the page needs before it has a key. `model` and `dimensions` are null while the provider has not said."""
 
-    version: str = Field(examples=["0.1.0"])
+    version: str = Field(examples=["0.2.0"])
     needs_key: bool
     provider: str = Field(examples=["onnx"])
     model: str | None = Field(examples=["all-MiniLM-L6-v2"])

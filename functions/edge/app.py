@@ -31,7 +31,7 @@ def create_app(
     app = _Application(
         title="Tonnetz",
         summary="Keeps database rows embedded; full-text, semantic and hybrid search over them.",
-        version="0.1.0",
+        version="0.2.0",
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,

@@ -126,7 +126,7 @@ def test_a_server_that_serves_it_may_be_told_not_to() -> None:
 
 def test_the_page_learns_what_it_needs_without_a_key(client: httpx.Client) -> None:
     assert client.get("/api/console").json() == {
-        "version": "0.1.0",
+        "version": "0.2.0",
         "needs_key": True,
         "provider": "onnx",
         "model": "fake",
