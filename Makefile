@@ -57,16 +57,16 @@ format: .venv/installed-dev ## Format the code
 bench: bench-engine bench-queue ## Measure: the engine against its peers, claims and backfill
 
 bench-engine: .venv/installed ## The engine against sentence-transformers and plain onnxruntime, interleaved
-	@$(BIN)/python scripts/bench_engine.py
+	@$(BIN)/python scripts/bench/engine.py
 
 bench-queue: .venv/installed ## What a claim costs at 1,000 and at 1,000,000 pending rows; backfill against the bare engine
-	@$(BIN)/python scripts/bench_queue.py
+	@$(BIN)/python scripts/bench/claims.py
 
 bench-writes: .venv/installed ## What tracking a table costs its writers: insert, COPY, update
 	@$(BIN)/python scripts/bench/writes.py
 
 bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, sizes; beside the guide's recipe and bare pgvector
-	@$(BIN)/python scripts/bench_search.py --keep
+	@$(BIN)/python scripts/bench/search.py --keep
 
 screenshots: .venv/installed-dev ## Pictures of the console into .screenshots, and the one of README (needs Debian's chromium)
 	@$(BIN)/python scripts/screenshots.py

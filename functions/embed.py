@@ -7,12 +7,12 @@ from fastapi import APIRouter
 from mangum import Mangum
 from pydantic import BaseModel, Field, model_validator
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.patience import DeadlineOf, wait_for
-from functions.edge.schemas import Body, JsonBytes, SomeText, Text
-from shared.services.chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
-from shared.services.embedding import InputKind
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.deadlines import DeadlineOf, wait_for
+from functions.http.schemas import Body, JsonBytes, SomeText, Text
+from shared.embedding.code_chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
+from shared.embedding.texts import InputKind
 
 router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Response
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import ProcessOf
-from functions.edge.process import Process
+from functions.http.app import create_app
+from functions.http.auth import ProcessOf
+from functions.services import Process
 from shared.errors import AppError
 from shared.models import EmbeddingModel
 
@@ -53,7 +53,7 @@ def _loaded_model(process: Process) -> EmbeddingModel | None:
     if not process.provider_is_made:
         return None
     # Imported here: a probe on Lambda makes no provider.
-    from shared.services.patience import Deadline
+    from shared.embedding.patience import Deadline
 
     try:
         # A width that only Ollama knows is asked for once; a server that hangs must not make this hang.

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from mangum import Mangum
 
 from functions import (
+    collections,
     console,
-    coverage,
     embed,
     health,
     maps,
@@ -28,10 +28,10 @@ from functions import (
     vectorization,
     webhooks,
 )
-from functions.edge.app import create_app
-from functions.edge.metrics import Metrics
-from functions.edge.middleware import is_loopback
-from functions.edge.process import Process
+from functions.http.app import create_app
+from functions.http.metrics import Metrics
+from functions.http.middleware import is_loopback
+from functions.services import Process
 from shared.errors import AppError, ConfigurationError
 from shared.logs import configure_logs
 from shared.settings import Settings, load_settings
@@ -39,8 +39,8 @@ from shared.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 FUNCTIONS = (
+    collections,
     console,
-    coverage,
     embed,
     health,
     maps,

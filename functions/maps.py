@@ -7,10 +7,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.compress import compress
-from functions.edge.schemas import JsonBytes, Text
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.compress import compress
+from functions.http.schemas import JsonBytes, Text
 
 router = APIRouter(tags=["collections"], dependencies=[NeedsKey])
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from mangum import Mangum
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.patience import DeadlineOf, wait_for
-from functions.edge.schemas import JsonBytes, Text, check_text
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.deadlines import DeadlineOf, wait_for
+from functions.http.schemas import JsonBytes, Text, check_text
 from shared.errors import InvalidRequest, NotFound
 from shared.logs import request_id
 

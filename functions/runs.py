@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.schemas import CollectionName
-from shared.services.runs import list_costs, list_runs
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.schemas import CollectionName
+from shared.embedding.run_history import list_costs, list_runs
 
 router = APIRouter(tags=["runs"], dependencies=[NeedsKey])
 

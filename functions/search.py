@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path, Query
 from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import OPTIONAL_TOKEN, CallerOf, ProcessOf
-from functions.edge.schemas import Body, ScoredHit, SomeText, Text
+from functions.http.app import create_app
+from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ProcessOf
+from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from shared.models import SearchResult
 
 router = APIRouter(tags=["search"])

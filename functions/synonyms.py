@@ -7,11 +7,11 @@ from fastapi import APIRouter, Path, Query
 from mangum import Mangum
 from pydantic import BaseModel, Field, computed_field, model_validator
 
-from functions.edge.app import create_app
-from functions.edge.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ProcessOf
-from functions.edge.schemas import Body, ScoredHit, SomeText, Text
-from functions.edge.synonym_schemas import GenerationAccepted, TagType, accepted
-from shared.services.synonyms import SynonymHits
+from functions.http.app import create_app
+from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ProcessOf
+from functions.http.schemas import Body, ScoredHit, SomeText, Text
+from functions.http.synonym_schemas import GenerationAccepted, TagType, accepted
+from shared.synonyms.service import SynonymHits
 
 router = APIRouter(tags=["synonyms"])
 

@@ -5,12 +5,12 @@ from typing import Literal
 from fastapi import APIRouter
 from mangum import Mangum
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsWebhookSecret, ProcessOf
-from functions.edge.synonym_schemas import GenerationAccepted, TagType, accepted
+from functions.http.app import create_app
+from functions.http.auth import NeedsWebhookSecret, ProcessOf
+from functions.http.synonym_schemas import GenerationAccepted, TagType, accepted
 from functions.webhooks import DatabaseWebhook
+from shared.embedding.runs import SYNONYMS_TASK_NAME
 from shared.errors import InvalidRequest
-from shared.services.tasks import SYNONYMS_TASK_NAME
 
 router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.schemas import Body, CollectionName
-from shared.services.tasks import TASK_NAME
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.schemas import Body, CollectionName
+from shared.embedding.runs import TASK_NAME
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[NeedsKey])
 

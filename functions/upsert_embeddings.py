@@ -6,12 +6,12 @@ from fastapi import APIRouter
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.patience import DeadlineOf
-from functions.edge.schemas import Body, CollectionName, SomeText, Text
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.deadlines import DeadlineOf
+from functions.http.schemas import Body, CollectionName, SomeText, Text
+from shared.embedding.rows import RowToEmbed, UpsertReport
 from shared.logs import request_id
-from shared.services.upsert import RowToEmbed, UpsertReport
 
 router = APIRouter(tags=["rows"], dependencies=[NeedsKey])
 

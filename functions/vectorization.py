@@ -6,12 +6,12 @@ from fastapi import APIRouter
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsKey, ProcessOf
-from functions.edge.patience import DeadlineOf, wait_for
-from functions.edge.schemas import Body, JsonBytes, SomeText
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.deadlines import DeadlineOf, wait_for
+from functions.http.schemas import Body, JsonBytes, SomeText
+from shared.embedding.texts import InputKind
 from shared.logs import request_id
-from shared.services.embedding import InputKind
 
 router = APIRouter(prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey])
 

@@ -6,13 +6,13 @@ from fastapi import APIRouter
 from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import NeedsWebhookSecret, ProcessOf
-from functions.edge.patience import DeadlineOf
-from functions.edge.schemas import Text
+from functions.http.app import create_app
+from functions.http.auth import NeedsWebhookSecret, ProcessOf
+from functions.http.deadlines import DeadlineOf
+from functions.http.schemas import Text
 from functions.upsert_embeddings import FailedRow, UpsertAnswer
+from shared.embedding.webhooks import RowEvent
 from shared.logs import request_id
-from shared.services.webhooks import RowEvent
 
 router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
 

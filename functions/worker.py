@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from functions.edge.process import PROCESS, Process
+from functions.services import PROCESS, Process
+from shared.embedding.runs import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, TaskOutcome, drain_collections
 from shared.errors import AppError, InvalidRequest
 from shared.models import BackfillReport
-from shared.services.tasks import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, TaskOutcome, drain_collections
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,16 @@ from dataclasses import asdict
 import command
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue, broken_embedding_collections, embedding_coverage
+from shared.embedding.backfill import (
+    BackfillOptions,
+    BackfillOutcome,
+    Progress,
+    backfill,
+    build_index,
+    estimate,
+    switch_model,
+)
+from shared.embedding.collection import EmbeddingQueue, broken_embedding_collections, embedding_coverage
 from shared.errors import (
     ConfigurationError,
     DatabaseContractError,
@@ -26,15 +35,6 @@ from shared.errors import (
 )
 from shared.models import BackfillReport
 from shared.providers.base import EmbeddingProvider
-from shared.services.backfill import (
-    BackfillOptions,
-    BackfillOutcome,
-    Progress,
-    backfill,
-    build_index,
-    estimate,
-    switch_model,
-)
 from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, default_workers, get_database, get_provider
 

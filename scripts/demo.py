@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.database.base import Database
-from shared.database.queue import embedding_coverage, list_embedding_collections
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import embedding_coverage, list_embedding_collections
 from shared.models import Hit
-from shared.services.backfill import BackfillOptions, backfill
-from shared.services.search import SearchService
+from shared.search.search import SearchService
 from shared.settings import load_settings
 from shared.wiring import default_workers, get_database, get_provider, migrate_database
 

@@ -14,16 +14,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import command
-from bench_database import scratch_database
+from bench.scratch import scratch_database
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase, connect
-from shared.database.queue import vector_text
+from shared.embedding.backfill import BackfillOptions, backfill, build_index
+from shared.embedding.collection import vector_text
 from shared.errors import ConfigurationError
 from shared.models import EmbeddingModel
 from shared.providers.base import EmbeddingProvider
-from shared.services.backfill import BackfillOptions, backfill, build_index
-from shared.services.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
+from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
 from shared.settings import load_settings
 from shared.wiring import default_workers, get_database_url, get_provider
 

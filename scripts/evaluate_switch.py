@@ -23,11 +23,11 @@ from backfill import settings_for_model
 from evaluate import COLLECTIONS, loaded
 
 from shared.database.postgres import PostgresDatabase, connect
+from shared.embedding.backfill import BackfillOptions, backfill, switch_model
 from shared.errors import AppError, ConfigurationError
 from shared.providers.base import EmbeddingProvider
-from shared.services.backfill import BackfillOptions, backfill, switch_model
-from shared.services.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
-from shared.services.search import SearchService
+from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
+from shared.search.search import SearchService
 from shared.settings import load_settings
 from shared.wiring import default_workers, get_database_url, get_provider, get_search
 

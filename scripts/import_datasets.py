@@ -21,7 +21,7 @@ from typing import Any
 import command
 
 from shared.database.base import Database
-from shared.database.shipped import needs_collection
+from shared.embedding.shipped import needs_collection
 from shared.errors import ConfigurationError, DatabaseRejected
 from shared.settings import load_settings
 from shared.wiring import get_database

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import command
 
-from shared.database.migrations import parse_collections
-from shared.database.shipped import SHIPPED
+from shared.embedded.migrations import parse_collections
+from shared.embedding.shipped import SHIPPED
 from shared.wiring import migrate_database
 
 

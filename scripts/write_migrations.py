@@ -7,7 +7,7 @@ from pathlib import Path
 
 import command
 
-from shared.database.migrations import LOCK, MIGRATIONS, SCHEMAS
+from shared.embedded.migrations import LOCK, MIGRATIONS, SCHEMAS
 
 # Version and name of each migration, and the schema files it is made of: from the first to the last two-digit number.
 PARTS = (

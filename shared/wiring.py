@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from shared.database.base import Database
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
-    from shared.providers.generation.base import SynonymGenerator
-    from shared.services.answer_cache import AnswerCache
-    from shared.services.query_cache import QueryCache
-    from shared.services.search import SearchService
+    from shared.search.query_cache import QueryCache
+    from shared.search.search import SearchService
+    from shared.synonyms.answer_cache import AnswerCache
+    from shared.synonyms.generators.base import SynonymGenerator
 
 # How many requests each provider is given at once, where the user does not say. The engine in process
 # pools what its callers bring, so it needs a few; a remote one is waited for, so it can use more.
@@ -33,7 +33,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
     settings = settings or load_settings()
     price = settings.embedding_price_per_million
     if settings.embedding_provider == "onnx":
-        from shared.providers.onnx import OnnxProvider
+        from shared.providers.onnx.provider import OnnxProvider
 
         return OnnxProvider(
             source=settings.onnx_model or settings.embedding_model,
@@ -41,7 +41,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
             precision=settings.onnx_precision,
         )
     if settings.embedding_provider == "ollama":
-        from shared.providers.ollama import DEFAULT_MODEL, OllamaProvider
+        from shared.providers.ollama.provider import DEFAULT_MODEL, OllamaProvider
 
         return OllamaProvider(
             url=settings.ollama_url,
@@ -49,8 +49,8 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
             dimensions=settings.embedding_dimensions,
             price_per_million_tokens=price or 0.0,
         )
-    from shared.providers.openai import DEFAULT_MODEL as OPENAI_MODEL
-    from shared.providers.openai import OpenAIProvider
+    from shared.providers.openai.provider import DEFAULT_MODEL as OPENAI_MODEL
+    from shared.providers.openai.provider import OpenAIProvider
 
     return OpenAIProvider(
         # A compatible server may ask for no key; the client wants one to send.
@@ -66,7 +66,7 @@ def get_database_url(settings: Settings) -> SecretStr:
     """Where the owner of the schema connects: DATABASE_URL, or the embedded server, started if need be."""
     if settings.database_url is not None:
         return settings.database_url
-    from shared.database.embedded import start_embedded
+    from shared.embedded.server import start_embedded
 
     return start_embedded(settings.tonnetz_data_dir)
 
@@ -84,7 +84,7 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
 
     url = get_database_url(settings)
     if settings.database_url is None:
-        from shared.database.migrations import migrate
+        from shared.embedded.migrations import migrate
 
         migrate(url)
     return PostgresDatabase(url, max_connections=max_connections)
@@ -111,11 +111,11 @@ def migrate_database(
             "SUPABASE_URL: migrations need the database itself; run `supabase db push`, "
             "or set DATABASE_URL to the project's connection string"
         )
-    from shared.database.migrations import migrate
+    from shared.embedded.migrations import migrate
 
     url = get_database_url(settings)
     if source is not None:
-        from shared.database.transfer import transfer
+        from shared.embedded.transfer import transfer
 
         transfer(source, url)
     return migrate(url, collections=collections, seed=seed)
@@ -141,7 +141,7 @@ def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> 
 
 def _onnx_source(model: str, settings: Settings) -> str | None:
     """Where an ONNX model's files are: what is set, where it is that model's; None for the packaged one."""
-    from shared.providers.onnx_model import PACKAGED_MODEL, name_of
+    from shared.providers.onnx.model import PACKAGED_MODEL, name_of
 
     source = settings.onnx_model or (settings.embedding_model if settings.embedding_provider == "onnx" else None)
     if source is not None and name_of(source) == model:
@@ -153,22 +153,22 @@ def _onnx_source(model: str, settings: Settings) -> str | None:
 
 def get_query_cache(settings: Settings) -> QueryCache:
     """Query vectors, shared through REDIS_URL where it is set."""
-    from shared.services.query_cache import QueryCache
+    from shared.search.query_cache import QueryCache
 
     if settings.redis_url is None:
         return QueryCache()
-    from shared.database.redis_cache import RedisCache
+    from shared.cache import RedisCache
 
     return QueryCache(RedisCache(settings.redis_url))
 
 
 def get_answer_cache(settings: Settings) -> AnswerCache:
     """Answers about synonyms, shared through REDIS_URL where it is set."""
-    from shared.services.answer_cache import AnswerCache
+    from shared.synonyms.answer_cache import AnswerCache
 
     if settings.redis_url is None:
         return AnswerCache()
-    from shared.database.redis_cache import RedisCache
+    from shared.cache import RedisCache
 
     return AnswerCache(RedisCache(settings.redis_url))
 
@@ -177,13 +177,13 @@ def get_generator(settings: Settings | None = None) -> SynonymGenerator:
     """Who writes synonyms, by GENERATION_PROVIDER. Raises ConfigurationError where nobody is set."""
     settings = settings or load_settings()
     if settings.generation_provider == "ollama":
-        from shared.providers.generation.ollama import DEFAULT_MODEL as OLLAMA_CHAT
-        from shared.providers.generation.ollama import OllamaGenerator
+        from shared.synonyms.generators.ollama import DEFAULT_MODEL as OLLAMA_CHAT
+        from shared.synonyms.generators.ollama import OllamaGenerator
 
         return OllamaGenerator(url=settings.ollama_url, model=settings.generation_model or OLLAMA_CHAT)
     if settings.generation_provider == "openai":
-        from shared.providers.generation.openai import DEFAULT_MODEL as OPENAI_CHAT
-        from shared.providers.generation.openai import OpenAIGenerator
+        from shared.synonyms.generators.openai import DEFAULT_MODEL as OPENAI_CHAT
+        from shared.synonyms.generators.openai import OpenAIGenerator
 
         return OpenAIGenerator(
             api_key=settings.openai_api_key or SecretStr("none"),
@@ -203,7 +203,7 @@ def get_search(
 
     Those that are there already can be given; of a provider also what makes it, when the first search asks.
     """
-    from shared.services.search import SearchService
+    from shared.search.search import SearchService
 
     settings = settings or load_settings()
     return SearchService(

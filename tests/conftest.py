@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
 from shared.database.supabase import SupabaseDatabase
+from shared.embedding.collection import EmbeddingQueue
 from tests.fake_provider import FakeProvider
 from tests.gateway import Gateway
 from tests.postgres_cluster import Cluster, as_role, make_directory, remove

@@ -18,8 +18,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
-from shared.database.embedded import start_embedded
-from shared.database.migrations import migrate
+from shared.embedded.migrations import migrate
+from shared.embedded.server import start_embedded
 
 # No machine is going to lose its power, and no background worker may change what a test measures.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}

@@ -17,14 +17,14 @@ from fastapi import Path as PathParameter
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.edge.app import create_app
-from functions.edge.auth import ProcessOf
-from functions.edge.compress import accepts_gzip
-from functions.edge.process import Process
-from functions.edge.schemas import Text
-from shared.database.queue import list_embedding_collections
+from functions.http.app import create_app
+from functions.http.auth import ProcessOf
+from functions.http.compress import accepts_gzip
+from functions.http.schemas import Text
+from functions.services import Process
+from shared.embedding.collection import list_embedding_collections
 from shared.errors import AppError, ConfigurationError, NotFound, ProviderUnavailable
-from shared.services.searchable import FILTERS
+from shared.search.filters import FILTERS
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,9 @@ def profile(frame, event, argument):
     kept = seen.get(code)
     if kept is None:
         name = code.co_name
-        kept = seen[code] = code.co_filename.startswith(own) and bool(code.co_flags & 1) and name[0] != "<" or name == "<lambda>" and code.co_filename.startswith(own)
+        # Flag 1: a function, not the body of a module or a class.
+        is_function = code.co_flags & 1 and (name[0] != "<" or name == "<lambda>")
+        kept = seen[code] = bool(is_function) and code.co_filename.startswith(own)
     if kept:
         entered[code] = True
         # Each call of an SQL function goes through Database.call once.
@@ -132,7 +134,9 @@ def count(checkout: Path) -> dict[str, dict[str, Any]]:
         run("scripts/backfill.py")
         walks: dict[str, dict[str, Any]] = {}
         with served(python, checkout, environment, Path(folder) / "served") as walk:
-            walks["search"] = walk(lambda: post("/api/search/music_knowledge", {"query": f"warm {secrets.token_hex(4)}"}))
+            walks["search"] = walk(
+                lambda: post("/api/search/music_knowledge", {"query": f"warm {secrets.token_hex(4)}"})
+            )
             text = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": f"a text {secrets.token_hex(4)}"}]}
             walks["embed"] = walk(lambda: post("/embed", text))
             change(python, checkout, environment)
@@ -146,7 +150,18 @@ def count(checkout: Path) -> dict[str, dict[str, Any]]:
 @contextmanager
 def served(python: Path, checkout: Path, environment: dict[str, str], output: Path) -> Iterator[Any]:
     """A server of the checkout; what is yielded runs an action and returns what it entered."""
-    command = [python, "-c", TRACER, str(output), "-m", "functions.local", "--port", str(PORT), "--drain-minutes", "0"]
+    command = [
+        str(python),
+        "-c",
+        TRACER,
+        str(output),
+        "-m",
+        "functions.local",
+        "--port",
+        str(PORT),
+        "--drain-minutes",
+        "0",
+    ]
     server = subprocess.Popen(
         command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

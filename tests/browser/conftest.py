@@ -22,10 +22,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
-from shared.database.migrations import migrate
 from shared.database.postgres import PostgresDatabase
-from shared.providers.ollama import OllamaProvider
-from shared.services.backfill import BackfillOptions, backfill
+from shared.embedded.migrations import migrate
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.providers.ollama.provider import OllamaProvider
 from tests.conftest import Connection, missing_tool
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer

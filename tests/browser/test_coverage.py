@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.services.backfill import BackfillOptions, backfill, switch_model
+from shared.embedding.backfill import BackfillOptions, backfill, switch_model
 from tests.browser.conftest import Console, OpenTab, StartConsole, add_rows, provider_of
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider

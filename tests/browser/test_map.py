@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.services.backfill import BackfillOptions, backfill
+from shared.embedding.backfill import BackfillOptions, backfill
 from tests.browser.conftest import Console, OpenTab, StartConsole, provider_of
 from tests.protocol_server import ProtocolServer
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
-from shared.database.migrations import migrate
+from shared.embedded.migrations import migrate
 from tests.browser.conftest import API_KEY, DESK, PHONE, Console, OpenTab, StartConsole
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from shared.database.migrations import migrate
+from shared.embedded.migrations import migrate
 from tests.commands.conftest import ROOT, Command
 from tests.postgres_cluster import Cluster
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from tests.commands.conftest import Command
 from tests.conftest import Connection
 from tests.database.rows import embed_all

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-from shared.database.embedded import start_embedded
+from shared.embedded.server import start_embedded
 
 url = start_embedded(Path(sys.argv[1]))
 with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:

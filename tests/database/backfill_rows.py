@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from shared.services.backfill import BackfillOutcome
+from shared.embedding.backfill import BackfillOutcome
 from tests.database.rows import Connection
 
 Run = Callable[..., BackfillOutcome]

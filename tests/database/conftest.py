@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.services.backfill import BackfillOptions, BackfillOutcome, Progress, backfill
+from shared.embedding.backfill import BackfillOptions, BackfillOutcome, Progress, backfill
 from tests.database.backfill_rows import Run
 from tests.database.rows import MUSIC, Connection
 from tests.fake_provider import FakeProvider

@@ -9,11 +9,11 @@ from typing import Any
 import psycopg
 from pydantic import SecretStr
 
-from shared.database.embedded import client_binaries
-from shared.database.migrations import PROJECT, migrate
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, vector_text
-from shared.services.backfill import BackfillOptions, backfill
+from shared.embedded.migrations import PROJECT, migrate
+from shared.embedded.server import client_binaries
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from tests.database.rows import MUSIC
 from tests.drills.inputs_rows import SYNONYMS
 from tests.fake_provider import FakeProvider

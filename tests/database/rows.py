@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import psycopg
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue, embedding_coverage
+from shared.embedding.collection import EmbeddingQueue, embedding_coverage
 from shared.models import ClaimedRow, Coverage
 from tests.fake_provider import FakeProvider
 

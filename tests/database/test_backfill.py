@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.backfill import BackfillOptions, backfill, estimate
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import (
     ConfigurationError,
     DatabaseRejected,
@@ -17,7 +18,6 @@ from shared.errors import (
     ProviderUnavailable,
 )
 from shared.models import BackfillReport, EmbeddingModel
-from shared.services.backfill import BackfillOptions, backfill, estimate
 from tests.database.backfill_rows import Run, embedded, held, texts
 from tests.database.rows import MUSIC, Connection, InThread, add, queued
 from tests.fake_provider import FakeProvider

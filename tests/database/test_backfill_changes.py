@@ -7,8 +7,8 @@ from typing import Any
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
-from shared.services.backfill import BackfillOptions, Progress, backfill
+from shared.embedding.backfill import BackfillOptions, Progress, backfill
+from shared.embedding.collection import EmbeddingQueue
 from tests.database.backfill_rows import Run, texts
 from tests.database.rows import MUSIC, Connection, InThread, add, edit, embed_all, queued, vector_of
 from tests.fake_provider import FakeProvider

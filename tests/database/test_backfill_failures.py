@@ -8,15 +8,15 @@ import pytest
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding import backfill as service
+from shared.embedding.backfill import BackfillOptions, Progress, backfill
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import (
     DatabaseUnavailable,
     ProviderQuotaExceeded,
     ProviderUnavailable,
 )
 from shared.retry import RetryPolicy
-from shared.services import backfill as service
-from shared.services.backfill import BackfillOptions, Progress, backfill
 from tests.database.backfill_rows import Run, embedded, held, texts
 from tests.database.rows import MUSIC, Connection, InThread, add, end_leases, entry
 from tests.fake_provider import FakeProvider

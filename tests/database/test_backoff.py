@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from shared.models import ClaimedRow
 from tests.database.rows import Connection, end_waits, save
 from tests.database.tracked_songs import track

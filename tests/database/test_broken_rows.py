@@ -3,8 +3,8 @@
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, broken_embedding_collections
-from shared.services.upsert import RowToEmbed, UpsertService
+from shared.embedding.collection import EmbeddingQueue, broken_embedding_collections
+from shared.embedding.rows import RowToEmbed, UpsertService
 from tests.database.rows import Connection, coverage_of, end_waits, entry, queued, save
 from tests.database.tracked_songs import run, track
 from tests.fake_provider import FakeProvider

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, broken_embedding_collections, list_embedding_collections
+from shared.embedding.collection import EmbeddingQueue, broken_embedding_collections, list_embedding_collections
+from shared.embedding.coverage import list_collections
+from shared.embedding.rows import RowToEmbed, UpsertService
 from shared.errors import DatabaseContractError, DatabaseRejected, NotFound
-from shared.services.coverage import list_collections
-from shared.services.upsert import RowToEmbed, UpsertService
 from tests.database.rows import Connection, add, coverage_of, queued
 from tests.database.tracked_songs import run, track
 from tests.fake_provider import FakeProvider

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, describe_collections
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue, describe_collections
+from shared.embedding.coverage import list_collections, list_failures, retry_failures
+from shared.embedding.estimate import estimate_collection
+from shared.embedding.run_history import list_costs, list_runs, running_by_collection
+from shared.embedding.runs import record_run
 from shared.errors import NotFound
-from shared.services.backfill import BackfillOptions, backfill
-from shared.services.coverage import list_collections, list_failures, retry_failures
-from shared.services.estimate import estimate_collection
-from shared.services.runs import list_costs, list_runs, running_by_collection
-from shared.services.tasks import record_run
 from tests.database.rows import MUSIC, Connection, add, entry
 from tests.fake_provider import FakeProvider
 

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.runs import TaskService
 from shared.errors import DatabaseRejected
-from shared.services.backfill import BackfillOptions, backfill
-from shared.services.search import SearchService
-from shared.services.tasks import TaskService
+from shared.search.search import SearchService
 from tests.database.rows import Connection, embed_all, queued
 from tests.fake_provider import FakeProvider
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.database.embedded import start_embedded
 from shared.database.postgres import WAIT_FOR_CONNECTION, PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedded.server import start_embedded
+from shared.embedding.backfill import BackfillOutcome
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import DatabaseUnavailable
 from shared.models import BackfillReport, QueueState
-from shared.services.backfill import BackfillOutcome
 from tests.postgres_cluster import Cluster
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, has_ready_embeddings
+from shared.embedding.collection import EmbeddingQueue, has_ready_embeddings
 from shared.errors import DatabaseRejected
 from shared.models import ClaimedRow
 from tests.database.rows import (

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import DatabaseRejected, NotFound
-from shared.services.projection import MAX_AGE_SECONDS, MapService, decode_vectors
+from shared.search.map import MAX_AGE_SECONDS, MapService, decode_vectors
 from tests.database.rows import MUSIC, Connection, add, edit, embed_all
 from tests.fake_provider import DIMENSIONS, FakeProvider
 

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from shared.database.migrations import LOCK, MIGRATIONS, PROJECT, SEED, list_migrations, migrate, parse_collections
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
-from shared.database.shipped import SHIPPED
+from shared.embedded.migrations import LOCK, MIGRATIONS, PROJECT, SEED, list_migrations, migrate, parse_collections
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError
-from shared.services.backfill import BackfillOptions, backfill
-from shared.services.search import SearchService
+from shared.search.search import SearchService
 from tests.fake_provider import FakeProvider
 from tests.postgres_cluster import Cluster
 

@@ -5,12 +5,12 @@ import threading
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, embedding_coverage
+from shared.embedding.backfill import BackfillOptions, backfill, build_index, estimate, switch_model
+from shared.embedding.collection import EmbeddingQueue, embedding_coverage
 from shared.errors import ConfigurationError, DatabaseRejected
 from shared.models import EmbeddingModel
-from shared.services.backfill import BackfillOptions, backfill, build_index, estimate, switch_model
-from shared.services.query_cache import QueryCache
-from shared.services.search import SearchService
+from shared.search.query_cache import QueryCache
+from shared.search.search import SearchService
 from tests.database.rows import MUSIC, Connection, add
 from tests.fake_provider import FakeProvider
 

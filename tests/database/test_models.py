@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, vector_text
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from shared.errors import DatabaseRejected
 from shared.models import EmbeddingModel
 from tests.database.rows import (

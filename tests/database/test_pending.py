@@ -5,7 +5,7 @@ import uuid
 import psycopg
 import pytest
 
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from tests.database.rows import Connection, add, coverage_of, edit, embed_all, entry, queued
 from tests.fake_provider import FakeProvider
 

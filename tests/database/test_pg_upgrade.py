@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared.database.embedded import binaries
+from shared.embedded.server import binaries
 from tests.database.moved_data import check_moved, documented, fill, full_text, refresh_full_text, run_script
 from tests.drills.upgrade_older import start, stop
 from tests.fake_provider import FakeProvider

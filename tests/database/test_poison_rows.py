@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from tests.database.rows import Connection, add, coverage_of, embed_all, end_leases, end_waits, entry, queued
 from tests.fake_provider import FakeProvider
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.database.migrations import PROJECT
+from shared.embedded.migrations import PROJECT
 from tests.database.portability_rules import RULES, breaches
 from tests.database.rows import Connection
 

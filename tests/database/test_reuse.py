@@ -1,6 +1,6 @@
 """Invariant 8: pay once per distinct text. (test_backfill.py and test_search_service.py hold the rest of it.)"""
 
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from shared.models import ClaimedRow
 from tests.database.rows import Connection, add, edit, embed_all, queued, vector_of
 from tests.fake_provider import FakeProvider

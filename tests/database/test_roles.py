@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import psycopg
 import pytest
 
-from shared.database.queue import EmbeddingQueue, vector_text
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from tests.database.rows import Connection, add, embed_all, queued
 from tests.fake_provider import FakeProvider
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from shared.database.migrations import BOOTSTRAP, SCHEMAS, migrate
+from shared.embedded.migrations import BOOTSTRAP, SCHEMAS, migrate
 from tests.conftest import Connection
 from tests.database.catalog import QUERIES, describe
 from tests.postgres_cluster import Cluster

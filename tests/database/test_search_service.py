@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderUnavailable
-from shared.services.search import SearchService
+from shared.search.search import SearchService
 from tests.database.rows import Connection, add, embed_all
 from tests.fake_provider import FakeProvider
 
@@ -90,7 +90,7 @@ class Maker:
 def test_a_provider_that_could_not_be_made_is_made_later(
     service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.services.search.MODELS_SECONDS", 0)
+    monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 0)
     make = Maker(provider)
     service = SearchService(database, make)
     assert make.calls == 0, "a search that nobody asks for needs none"
@@ -103,7 +103,7 @@ def test_a_provider_that_could_not_be_made_is_made_later(
 def test_it_is_not_tried_for_every_query(
     service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.services.search.MODELS_SECONDS", 600)
+    monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 600)
     make = Maker(provider)
     service = SearchService(database, make)
     for _ in range(5):

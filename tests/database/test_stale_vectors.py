@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from psycopg.types.json import Jsonb
 
-from shared.database.queue import EmbeddingQueue, vector_text
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from tests.database.rows import (
     Connection,
     InThread,

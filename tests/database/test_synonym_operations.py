@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import Conflict, NotFound
-from shared.services.answer_cache import AnswerCache
-from shared.services.search import SearchService
-from shared.services.synonyms import SynonymService
+from shared.search.search import SearchService
+from shared.synonyms.answer_cache import AnswerCache
+from shared.synonyms.service import SynonymService
 from tests.database.rows import Connection, embed_all
 from tests.fake_provider import FakeProvider
 

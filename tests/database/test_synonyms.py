@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
-from shared.database.synonyms import SynonymStore
+from shared.embedding.collection import EmbeddingQueue
 from shared.models import Tag
+from shared.synonyms.store import SynonymStore
 from tests.database.rows import Connection, InThread, embed_all, queued, wait_until_blocked
 from tests.fake_provider import FakeProvider
 from tests.protocol_chat import synonyms

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from shared.database.queue import EmbeddingQueue, embedding_coverage, vector_text
+from shared.embedding.collection import EmbeddingQueue, embedding_coverage, vector_text
 from shared.errors import NotFound
 from tests.database.rows import Connection, coverage_of, embed_all, queued
 from tests.database.tracked_tables import TABLES, insert, make

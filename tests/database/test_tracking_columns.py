@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from shared.database.queue import EmbeddingQueue, vector_text
-from shared.database.transfer import REFRESH_FULL_TEXT
+from shared.embedded.transfer import REFRESH_FULL_TEXT
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from shared.errors import DatabaseRejected
 from tests.database.rows import Connection, embed_all, queued
 from tests.database.tracked_tables import insert, make

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import DatabaseRejected, NotFound
 from tests.database.rows import Connection
 

@@ -1,7 +1,7 @@
 """A table that can be broken, and a backfill over it."""
 
 from shared.database.postgres import PostgresDatabase
-from shared.services.backfill import BackfillOptions, BackfillOutcome, backfill
+from shared.embedding.backfill import BackfillOptions, BackfillOutcome, backfill
 from tests.database.rows import Connection
 from tests.fake_provider import FakeProvider
 

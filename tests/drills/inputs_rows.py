@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from tests.database.rows import MUSIC, Connection, embed_all, save
 from tests.fake_provider import FakeProvider
 

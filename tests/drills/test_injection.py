@@ -7,7 +7,7 @@ from psycopg import sql
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, vector_text
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from shared.errors import AppError, NotFound
 from shared.models import ANON, EmbeddingModel
 from tests.database.rows import Connection, embed_all

@@ -10,8 +10,8 @@ import orjson
 import pytest
 from hypothesis import strategies as st
 
-from functions.edge.middleware import MAX_BODY_BYTES
-from functions.edge.process import Process
+from functions.http.middleware import MAX_BODY_BYTES
+from functions.services import Process
 from shared.database.postgres import PostgresDatabase
 from tests.database.rows import Connection
 from tests.drills.inputs_hostile import FIELDS, SQL, UNSTORABLE

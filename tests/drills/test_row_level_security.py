@@ -7,8 +7,8 @@ import pytest
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, vector_text
 from shared.database.supabase import SupabaseDatabase
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from shared.models import ANON, Caller
 from tests.database.rows import Connection, embed_all
 from tests.drills.privileges_callers import ANNA, BERT

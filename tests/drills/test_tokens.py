@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.edge.process import Process
+from functions.services import Process
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase

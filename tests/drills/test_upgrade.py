@@ -13,13 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import shared.database.transfer
-from shared.database.embedded import start_embedded
-from shared.database.migrations import list_migrations, migrate
+import shared.embedded.transfer
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
-from shared.database.shipped import SHIPPED
-from shared.database.transfer import transfer
+from shared.embedded.migrations import list_migrations, migrate
+from shared.embedded.server import start_embedded
+from shared.embedded.transfer import transfer
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 from tests.database.rows import MUSIC, Connection, embed_all, end_leases
 from tests.drills.inputs_rows import SYNONYMS, unsound
@@ -268,7 +268,7 @@ def test_a_copy_that_fails_leaves_nothing_and_may_be_tried_again(
     failing = tmp_path / "last.sql"
     failing.write_text("select 1 / 0;")
     with monkeypatch.context() as patched:
-        patched.setattr(shared.database.transfer, "REFRESH_FULL_TEXT", failing)
+        patched.setattr(shared.embedded.transfer, "REFRESH_FULL_TEXT", failing)
         with pytest.raises(DatabaseContractError, match="division by zero") as failed:
             transfer(renamed, url)
     assert "\n" not in failed.value.message

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.database.base import Database
-from shared.database.queue import embedding_coverage, vector_text
+from shared.embedding.collection import embedding_coverage, vector_text
 from tests.database.rows import Connection
 from tests.drills.inputs_rows import tables
 from tests.fake_provider import FakeProvider

@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 from pydantic import SecretStr
 
-from shared.database.embedded import binaries, client_binaries
-from shared.database.migrations import migrate
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedded.migrations import migrate
+from shared.embedded.server import binaries, client_binaries
+from shared.embedding.collection import EmbeddingQueue
 from tests.database.rows import MUSIC, Connection, embed_all
 from tests.documents import blocks
 from tests.drills.inputs_rows import furnish

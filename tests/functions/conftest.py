@@ -14,8 +14,8 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from functions.edge.process import Process
 from functions.local import create_server
+from functions.services import Process
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.logs import JsonFormatter

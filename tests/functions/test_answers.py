@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from functions.edge.middleware import MAX_BODY_BYTES, Edge
-from functions.edge.process import Process
+from functions.http.middleware import MAX_BODY_BYTES, Edge
+from functions.services import Process
 from shared.database.base import Database
 from shared.errors import DatabaseContractError, DatabaseUnavailable
 from tests.fake_provider import FakeProvider

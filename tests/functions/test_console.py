@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.services import backfill as service
+from shared.embedding import backfill as service
 from tests.conftest import Connection
 from tests.database.rows import add
 from tests.fake_provider import FakeProvider

@@ -9,7 +9,7 @@ import pytest
 
 from functions import console
 from functions.console import MEDIA_TYPES, assets
-from functions.edge.process import Process
+from functions.services import Process
 from shared.database.postgres import PostgresDatabase
 from shared.errors import ConfigurationError, DatabaseUnavailable, ProviderRejected, ProviderUnavailable
 from tests.fake_provider import FakeProvider
@@ -210,7 +210,7 @@ def test_it_tells_nothing_of_rows_and_keys(client: httpx.Client, insert: Insert)
 def test_the_page_is_served_by_lambda_too() -> None:
     from mangum import Mangum
 
-    from functions.edge.app import create_app
+    from functions.http.app import create_app
 
     app = create_app("console", console.router, process=Process(make_settings()))
     event = {

@@ -16,12 +16,12 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from functions.edge.process import Process
-from shared.database.migrations import migrate
+from functions.services import Process
+from shared.embedded.migrations import migrate
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import embedding_coverage
-from shared.providers.onnx import OnnxProvider
-from shared.services.backfill import BackfillOptions, backfill
+from shared.embedding.collection import embedding_coverage
+from shared.providers.onnx.provider import OnnxProvider
+from shared.embedding.backfill import BackfillOptions, backfill
 from tests.conftest import missing_tool
 from tests.documents import OUTPUT, PAGES, ROOT, RUN, Block, blocks
 from tests.functions.conftest import Serve, make_settings, serving

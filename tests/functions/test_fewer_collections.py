@@ -10,11 +10,11 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from functions.edge.process import Process
+from functions.services import Process
 from functions.worker import run
-from shared.database.migrations import migrate
 from shared.database.postgres import PostgresDatabase
-from shared.services.tasks import drain_collections
+from shared.embedded.migrations import migrate
+from shared.embedding.runs import drain_collections
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Serve, make_settings
 from tests.postgres_cluster import Cluster

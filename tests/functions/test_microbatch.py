@@ -8,11 +8,11 @@ from concurrent.futures import Future, wait
 import numpy as np
 import pytest
 
+from shared.embedding import texts as embedding
+from shared.embedding.microbatch import MicroBatcher
+from shared.embedding.texts import EmbeddingService
 from shared.errors import Overloaded, ProviderInputRejected, ProviderUnavailable
 from shared.models import Embeddings
-from shared.services import embedding
-from shared.services.embedding import EmbeddingService
-from shared.services.microbatch import MicroBatcher
 from tests.fake_provider import FakeProvider
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.edge.process import Process
+from functions.services import Process
 from shared.database.postgres import PostgresDatabase
 from shared.errors import ConfigurationError, DatabaseUnavailable
 from shared.logs import HIDDEN, JsonFormatter

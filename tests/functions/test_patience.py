@@ -9,14 +9,16 @@ import httpx
 import openai
 import pytest
 
-from functions.edge.process import Process
+from functions.services import Process
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding import patience
+from shared.embedding import rows as upsert
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.patience import REQUEST_RETRIES
 from shared.errors import DatabaseUnavailable, ProviderUnavailable
 from shared.providers.job import PROBE
-from shared.services import patience, search, upsert
-from shared.services.patience import REQUEST_RETRIES
+from shared.search import search
 from tests.conftest import Connection
 from tests.drills.harness import wait_until
 from tests.fake_provider import FakeProvider

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
+from shared.embedding import rows as upsert_module
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import ProviderUnavailable
 from shared.models import EmbeddingModel
-from shared.services import upsert as upsert_module
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import WEBHOOK_SECRET, Insert

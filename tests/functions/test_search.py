@@ -7,13 +7,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.edge.process import Process
+from functions.services import Process
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue
 from shared.database.supabase import SupabaseDatabase
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue
 from shared.errors import ProviderUnavailable
 from shared.models import EmbeddingModel
-from shared.services.backfill import BackfillOptions, backfill
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, SERVICE_KEY, Insert, Output, Serve, make_settings, token

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from functions.edge.process import Process
+from functions.services import Process
 from functions.worker import run
 from shared.database.postgres import PostgresDatabase
-from shared.services.tasks import SYNONYMS_TASK_NAME
+from shared.embedding.runs import SYNONYMS_TASK_NAME
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Serve, make_settings, token

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.edge.process import Process
+from functions.services import Process
 from functions.worker import run, time_limit
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
+from shared.embedding import run_queue as task_thread
+from shared.embedding.run_queue import TaskThread
+from shared.embedding.runs import Task, TaskRunner, TaskService, drain_collections
 from shared.errors import InvalidRequest, Overloaded
-from shared.services import task_thread
-from shared.services.task_thread import TaskThread
-from shared.services.tasks import Task, TaskRunner, TaskService, drain_collections
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Insert, Output, Serve, make_settings
@@ -344,8 +344,8 @@ def test_a_task_is_a_run_under_its_own_id(
 
 
 def test_a_hundred_tasks_may_wait_and_no_more(database: PostgresDatabase, provider: FakeProvider) -> None:
+    from shared.embedding import run_queue as task_thread
     from shared.errors import Overloaded
-    from shared.services import task_thread
 
     thread = make_thread(database, provider)
     thread._stop.set()

@@ -1,7 +1,7 @@
 """What the tests of the contract share."""
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue
+from shared.embedding.collection import EmbeddingQueue
 from tests.database.rows import MUSIC
 from tests.fake_provider import FakeProvider
 

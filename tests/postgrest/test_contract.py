@@ -14,15 +14,15 @@ from pydantic import SecretStr
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.database.queue import EmbeddingQueue, vector_text
 from shared.database.supabase import SupabaseDatabase
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue, vector_text
 from shared.errors import (
     AppError,
     DatabaseRejected,
     DatabaseUnavailable,
 )
 from shared.models import EmbeddingModel
-from shared.services.backfill import BackfillOptions, backfill
 from tests.database.rows import MUSIC, Connection, InThread, add, coverage_of, edit, embed_all, end_waits, queued, save
 from tests.fake_provider import FakeProvider
 from tests.gateway import Fault, Gateway

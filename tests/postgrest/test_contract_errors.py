@@ -7,8 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from shared.database.base import Database
-from shared.database.queue import EmbeddingQueue
 from shared.database.supabase import SupabaseDatabase
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.coverage import list_collections, retry_failures
+from shared.embedding.run_history import list_costs, list_runs
 from shared.errors import (
     AppError,
     DatabaseContractError,
@@ -17,10 +20,7 @@ from shared.errors import (
     NotFound,
 )
 from shared.models import EmbeddingModel
-from shared.services.backfill import BackfillOptions, backfill
-from shared.services.coverage import list_collections, retry_failures
-from shared.services.projection import MapService
-from shared.services.runs import list_costs, list_runs
+from shared.search.map import MapService
 from tests.database.rows import MUSIC, Connection, add, edit
 from tests.fake_provider import DIMENSIONS, FakeProvider
 from tests.postgrest.contract import register

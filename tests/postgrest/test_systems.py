@@ -8,13 +8,13 @@ from pydantic import SecretStr
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
-from shared.database.synonyms import SynonymStore
+from shared.embedding.code_chunks import CodeChunk, store_chunks
+from shared.embedding.rows import UpsertService
 from shared.errors import Conflict, NotFound
 from shared.models import ANON, Tag
-from shared.services.chunks import CodeChunk, store_chunks
-from shared.services.search import SearchService
-from shared.services.synonyms import SynonymService
-from shared.services.upsert import UpsertService
+from shared.search.search import SearchService
+from shared.synonyms.service import SynonymService
+from shared.synonyms.store import SynonymStore
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.protocol_chat import synonyms

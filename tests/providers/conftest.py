@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from shared.providers.base import EmbeddingProvider
-from shared.providers.ollama import OllamaProvider
-from shared.providers.openai import OpenAIProvider
+from shared.providers.ollama.provider import OllamaProvider
+from shared.providers.openai.provider import OpenAIProvider
 from shared.retry import Retrier, RetryPolicy
 from tests.protocol_server import ProtocolServer
 

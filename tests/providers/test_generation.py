@@ -17,11 +17,11 @@ from shared.errors import (
     ProviderUnavailable,
 )
 from shared.models import Tag
-from shared.providers.generation.answers import SCHEMA, InvalidAnswer, read_synonyms
-from shared.providers.generation.base import MAX_ANSWERS, SynonymGenerator
-from shared.providers.generation.ollama import OllamaGenerator
-from shared.providers.generation.openai import OpenAIGenerator
 from shared.retry import Retrier, RetryPolicy
+from shared.synonyms.generators.answers import SCHEMA, InvalidAnswer, read_synonyms
+from shared.synonyms.generators.base import MAX_ANSWERS, SynonymGenerator
+from shared.synonyms.generators.ollama import OllamaGenerator
+from shared.synonyms.generators.openai import OpenAIGenerator
 from tests.protocol_chat import synonyms
 from tests.protocol_server import ProtocolServer
 

@@ -23,8 +23,8 @@ from shared.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
-from shared.providers.ollama import OllamaProvider
-from shared.providers.openai_errors import translate_openai_error
+from shared.providers.ollama.provider import OllamaProvider
+from shared.providers.openai.errors import translate_openai_error
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/embeddings")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx.provider import OnnxProvider
 from tests.unit.small_bert import write_model
 
 

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import SecretStr
 
-from shared.database.redis_cache import RedisCache
+from shared.cache import RedisCache
 from shared.models import ANON, Caller
-from shared.services.answer_cache import AnswerCache, cache_key
+from shared.synonyms.answer_cache import AnswerCache, cache_key
 from tests.unit.test_query_cache import redis_url  # noqa: F401 - a fixture
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.providers.bert_graph import build_graph, read_weights
-from shared.providers.int8_graph import quantize_graph
+from shared.providers.onnx.bert_graph import build_graph, read_weights
+from shared.providers.onnx.int8_graph import quantize_graph
 from tests.unit.small_bert import CONFIG, random_weights, reference, write_model
 
 onnxruntime = pytest.importorskip("onnxruntime")

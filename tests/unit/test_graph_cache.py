@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.providers import onnx as onnx_module
-from shared.providers.graph_cache import GraphCache
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx import provider as onnx_module
+from shared.providers.onnx.graph_cache import GraphCache
+from shared.providers.onnx.provider import OnnxProvider
 from tests.unit.onnx_texts import LOSSLESS, graphs
 from tests.unit.small_bert import random_weights, write_model
 

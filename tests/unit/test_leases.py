@@ -3,9 +3,9 @@
 import threading
 import time
 
+from shared.embedding.in_flight import Leases
+from shared.embedding.tally import Tally
 from shared.models import ClaimedRow
-from shared.services.leases import Leases
-from shared.services.tally import Tally
 
 
 def row(row_id: str, text: str = "text") -> ClaimedRow:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError, ProviderError
-from shared.providers import onnx_model
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx import model as onnx_model
+from shared.providers.onnx.provider import OnnxProvider
 from tests.unit.onnx_texts import graphs
 from tests.unit.small_bert import write_model
 
@@ -176,7 +176,7 @@ def test_a_program_that_ends_while_texts_are_embedded_ends_quietly(folder: Path,
         """
 import sys, threading, time
 from pathlib import Path
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx.provider import OnnxProvider
 provider = OnnxProvider(sys.argv[1], cache_dir=Path(sys.argv[2]))
 provider.embed_query("bass")
 def work():
@@ -200,7 +200,7 @@ def test_a_forked_child_loads_its_own_model(folder: Path, tmp_path: Path) -> Non
         """
 import os, sys, warnings
 from pathlib import Path
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx.provider import OnnxProvider
 warnings.simplefilter("ignore", DeprecationWarning)
 provider = OnnxProvider(sys.argv[1], cache_dir=Path(sys.argv[2]))
 before = provider.embed_query("bass")
@@ -221,7 +221,7 @@ assert before @ provider.embed_query("bass") > 0.999
 
 def test_importing_the_provider_imports_no_engine() -> None:
     done = run_program(
-        "import sys, shared.providers.onnx;"
+        "import sys, shared.providers.onnx.provider;"
         "print(sorted({'onnxruntime', 'onnx', 'tokenizers', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert done.stdout == "[]\n", done.stderr
@@ -233,7 +233,7 @@ def test_nothing_is_printed_while_a_model_loads_and_runs(folder: Path, tmp_path:
         """
 import sys
 from pathlib import Path
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx.provider import OnnxProvider
 provider = OnnxProvider(sys.argv[1], cache_dir=Path(sys.argv[2]))
 provider.embed_query("bass")
 """,

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ProviderInputRejected
-from shared.providers.onnx import OnnxProvider
-from shared.providers.token_encoder import TokenEncoder
+from shared.providers.onnx.provider import OnnxProvider
+from shared.providers.onnx.token_encoder import TokenEncoder
 from tests.unit.onnx_texts import ids_of, phrases
 from tests.unit.small_bert import MAX_TOKENS
 

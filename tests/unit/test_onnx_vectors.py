@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from shared.models import EmbeddingModel
-from shared.providers.bert_graph import build_graph, read_weights
-from shared.providers.onnx import OnnxProvider
+from shared.providers.onnx.bert_graph import build_graph, read_weights
+from shared.providers.onnx.provider import OnnxProvider
 from tests.unit.onnx_texts import LOSSLESS, ids_of, phrases
 from tests.unit.small_bert import CONFIG, random_weights, reference, write_model
 

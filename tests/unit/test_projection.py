@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shared.services.projection import decode_vectors, project
+from shared.search.map import decode_vectors, project
 
 
 def cloud(count: int, dimensions: int, seed: int = 1) -> NDArray[np.float64]:

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from shared.embedding import provider_check
+from shared.embedding.provider_check import BAD_SECONDS, GOOD_SECONDS, ProviderCheck
 from shared.errors import ConfigurationError, ProviderUnavailable
-from shared.services import provider_check
-from shared.services.provider_check import BAD_SECONDS, GOOD_SECONDS, ProviderCheck
 from tests.fake_provider import DIMENSIONS, FakeProvider
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from shared.database.redis_cache import RedisCache
+from shared.cache import RedisCache
 from shared.errors import ConfigurationError
-from shared.services.query_cache import QueryCache
+from shared.search.query_cache import QueryCache
 from tests.conftest import missing_tool
 from tests.fake_provider import FakeProvider
 

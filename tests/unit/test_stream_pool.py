@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import ProviderError
 from shared.models import Vectors
-from shared.providers.stream_pool import BATCH_TOKENS, WIDTH_STEP, WINDOW, StreamPool, Tokens
+from shared.providers.onnx.stream_pool import BATCH_TOKENS, WIDTH_STEP, WINDOW, StreamPool, Tokens
 
 PATIENCE = 10.0
 
@@ -230,7 +230,7 @@ def test_a_forked_child_does_not_wait_for_a_lock_that_its_parent_held(
 ) -> None:
     pool = StreamPool(forward, 1)
     with monkeypatch.context() as child, pool._lock:
-        child.setattr("shared.providers.stream_pool.os.getpid", lambda: -1)
+        child.setattr("shared.providers.onnx.stream_pool.os.getpid", lambda: -1)
         closing = threading.Thread(target=pool.close, daemon=True)
         closing.start()
         closing.join(PATIENCE)

@@ -1,0 +1,161 @@
+"""/api/collections: how much is embedded, what could not be, and what the rest will cost."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query
+from mangum import Mangum
+from pydantic import BaseModel, Field
+
+from functions.http.app import create_app
+from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.schemas import Body, Text
+from shared.embedding.coverage import CollectionStatus, list_collections, list_failures, retry_failures
+from shared.search.filters import FILTERS
+
+router = APIRouter(prefix="/api/collections", tags=["collections"], dependencies=[NeedsKey])
+
+MAX_ROWS = 1000
+
+Collection = Annotated[Text, Path(min_length=1, max_length=127, examples=["music_knowledge"])]
+RowId = Annotated[Text, Field(min_length=1, max_length=512)]
+
+
+class RowFailure(BaseModel):
+    """A failed row: it is tried again when its text changes, or after a retry."""
+
+    row_id: str
+    attempts: int
+    failed_at: datetime
+    error: str | None
+
+
+class RunningState(BaseModel):
+    """Runs at work on the collection now: `done` by them, `remaining` in all. The rate is null before a first report."""
+
+    run_id: str
+    started_at: datetime
+    done: int
+    remaining: int
+    rows_per_second: float | None
+    seconds_left: float | None
+
+
+class SearchRoute(BaseModel):
+    route: str = Field(examples=["/api/search/music_knowledge"])
+
+
+class CollectionCoverage(BaseModel):
+    """total = embedded + pending + failed. `models`: vectors by model, more than one while a switch is under way.
+
+    `error` says why no row of the table can be read, and what to do; then the counts are what is known without reading.
+    `search` is null where no search function is set up for the table. `label_column` names a row best (null: its
+    text has to do), `category_columns` have few values.
+    """
+
+    collection: str = Field(examples=["music_knowledge"])
+    model: str | None = Field(examples=["all-MiniLM-L6-v2"])
+    total: int
+    embedded: int
+    pending: int
+    failed: int
+    leased: int
+    models: dict[str, int]
+    error: str | None
+    failures: list[RowFailure]
+    search: SearchRoute | None
+    label_column: str | None = Field(examples=["topic"])
+    category_columns: list[str] = Field(examples=[["category"]])
+    running: RunningState | None
+
+
+class Collections(BaseModel):
+    collections: list[CollectionCoverage]
+
+
+class Failures(BaseModel):
+    """The latest failed rows, and how many there are."""
+
+    failures: list[RowFailure]
+    total: int
+
+
+class RetryRequest(Body):
+    """Without `row_ids`: all failed rows of the collection."""
+
+    row_ids: Annotated[list[RowId], Field(max_length=MAX_ROWS)] | None = None
+
+
+class Retried(BaseModel):
+    retried: int
+
+
+class CostEstimate(BaseModel):
+    """What embedding the pending rows would take; `cost` is in USD, null where the price is not known."""
+
+    collection: str
+    model: str = Field(examples=["all-MiniLM-L6-v2"])
+    rows: int
+    tokens: int
+    cost: float | None
+    counted: Literal["exact", "estimated"]
+    method: str = Field(examples=["the model's own tokenizer, on every text"])
+
+
+@router.get("")
+def collections(process: ProcessOf) -> Collections:
+    """Every tracked table, counted from its rows, with its latest failures and the runs at work on it."""
+    return Collections(collections=[_coverage(status) for status in list_collections(process.database)])
+
+
+@router.get("/{collection}/failures")
+def failures(
+    collection: Collection, process: ProcessOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
+) -> Failures:
+    """Failed rows and why, latest first."""
+    found, total = list_failures(process.database, collection, limit)
+    return Failures(failures=[RowFailure(**failure) for failure in found], total=total)
+
+
+@router.post("/{collection}/retry")
+def retry(collection: Collection, process: ProcessOf, body: RetryRequest | None = None) -> Retried:
+    """Queue failed rows again, with all their attempts; the next run takes them up."""
+    row_ids = body.row_ids if body else None
+    return Retried(retried=retry_failures(process.database, collection, row_ids))
+
+
+@router.get("/{collection}/estimate")
+def estimate(collection: Collection, process: ProcessOf) -> CostEstimate:
+    """Rows, tokens and cost of what is pending, without a call to the provider; failed rows are left out."""
+    # Imported here: it needs numpy, which coverage does not.
+    from shared.embedding.estimate import estimate_collection
+
+    price_is_set = process.settings.embedding_price_per_million is not None
+    expected = estimate_collection(process.database, process.provider, collection, price_is_set=price_is_set)
+    return CostEstimate(**asdict(expected))
+
+
+def _coverage(status: CollectionStatus) -> CollectionCoverage:
+    coverage = status.coverage
+    running: dict[str, Any] | None = asdict(status.running) if status.running else None
+    return CollectionCoverage(
+        collection=coverage.collection,
+        model=coverage.model,
+        total=coverage.total,
+        embedded=coverage.embedded,
+        pending=coverage.pending,
+        failed=coverage.failed,
+        leased=coverage.leased,
+        models=dict(coverage.models),
+        error=status.error,
+        failures=[RowFailure(**failure) for failure in status.failures],
+        search=SearchRoute(route=f"/api/search/{coverage.collection}") if coverage.collection in FILTERS else None,
+        label_column=status.label_column,
+        category_columns=list(status.category_columns),
+        running=RunningState(**running) if running else None,
+    )
+
+
+app = create_app("coverage", router)
+handler = Mangum(app, lifespan="off")

@@ -1,0 +1,56 @@
+"""Make the application of one function, or of several."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from functions.http import errors
+from functions.http.middleware import Edge, ObserveRequest
+from functions.services import PROCESS, Process
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_CALLER_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A Supabase user's token or the anon key; without one the search runs as anon.",
+}
+
+
+def create_app(
+    function: str,
+    *routers: APIRouter,
+    process: Process | None = None,
+    lifespan: Lifespan | None = None,
+    observe: ObserveRequest | None = None,
+) -> FastAPI:
+    """An application with these routes. `process` brings settings, database and provider of one's own."""
+    process = process or PROCESS
+    app = _Application(
+        title="Tonnetz",
+        summary="Keeps database rows embedded; full-text, semantic and hybrid search over them.",
+        version="0.2.0",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would name the address that the server believes it has.
+        redirect_slashes=False,
+        lifespan=lifespan,
+        responses=errors.ERROR_RESPONSES,
+    )
+    app.state.process = process
+    for router in routers:
+        app.include_router(router)
+    errors.install(app)
+    app.add_middleware(Edge, function=function, process=process, observe=observe)
+    return app
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        if any("/api/search" in path for path in document["paths"]):
+            document.setdefault("components", {}).setdefault("securitySchemes", {})["CallerToken"] = _CALLER_TOKEN
+        return document

@@ -1,0 +1,80 @@
+"""Who may call. Keys are compared in constant time; an answer never says how near a guess was."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
+
+from functions.services import Process
+from shared.errors import Unauthorized
+from shared.models import Caller
+from shared.tokens import matches
+
+# These describe the schemes in the OpenAPI document; the header is read below, in one place.
+_key_scheme: SecurityBase = HTTPBearer(
+    scheme_name="FunctionsKey", description="Authorization: Bearer FUNCTIONS_API_KEY", auto_error=False
+)
+_webhook_scheme: SecurityBase = HTTPBearer(
+    scheme_name="WebhookSecret",
+    description="Authorization: Bearer WEBHOOK_SECRET, or the header x-webhook-secret",
+    auto_error=False,
+)
+
+
+def get_process(request: Request) -> Process:
+    """What the application was made with."""
+    process: Process = request.app.state.process
+    return process
+
+
+async def _process(request: Request) -> Process:
+    # Not `def`: FastAPI would send that to a thread.
+    return get_process(request)
+
+
+async def _require_key(request: Request, _: Annotated[object, Security(_key_scheme)]) -> None:
+    process = get_process(request)
+    key = process.settings.functions_api_key
+    if key is None:
+        if process.open_on_loopback:
+            return
+        raise Unauthorized("this server has no FUNCTIONS_API_KEY, so nobody may call this route: set it")
+    token = bearer_token(request)
+    if token is None or not matches(token, key):
+        raise Unauthorized("this route needs Authorization: Bearer FUNCTIONS_API_KEY")
+
+
+async def _require_webhook_secret(request: Request, _: Annotated[object, Security(_webhook_scheme)]) -> None:
+    process = get_process(request)
+    secret = process.settings.webhook_secret
+    if secret is None:
+        if process.open_on_loopback and process.settings.functions_api_key is None:
+            return
+        raise Unauthorized("this server has no WEBHOOK_SECRET, so nobody may call this route: set it")
+    given = request.headers.get("x-webhook-secret") or bearer_token(request)
+    if given is None or not matches(given, secret):
+        raise Unauthorized("this route needs Authorization: Bearer WEBHOOK_SECRET, or the header x-webhook-secret")
+
+
+async def _caller(request: Request) -> Caller:
+    return get_process(request).callers.resolve(bearer_token(request))
+
+
+def bearer_token(request: Request) -> str | None:
+    """The token of the Authorization header, None without one. Raises Unauthorized for another scheme."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthorized("Authorization: only Bearer tokens are understood")
+    return token.strip()
+
+
+ProcessOf = Annotated[Process, Depends(_process)]
+CallerOf = Annotated[Caller, Depends(_caller)]
+NeedsKey = Depends(_require_key)
+NeedsWebhookSecret = Depends(_require_webhook_secret)
+# For the OpenAPI document: a token is welcome, and not needed.
+OPTIONAL_TOKEN: dict[str, list[dict[str, list[str]]]] = {"security": [{}, {"CallerToken": []}]}

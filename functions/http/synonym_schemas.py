@@ -1,0 +1,29 @@
+"""Schemas shared by the synonym routes and their webhook, so that neither imports the other's routes."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from shared.embedding.runs import SYNONYMS_TASK_NAME
+
+TagType = Literal["genre", "mood"]
+
+
+class GenerationAccepted(BaseModel):
+    """`task_id` is null where no tag needs synonyms."""
+
+    task_name: str = Field(examples=[SYNONYMS_TASK_NAME])
+    task_id: UUID | None
+    status: Literal["queued", "skipped"]
+    message: str
+
+
+def accepted(task_id: str | None, requested: int) -> GenerationAccepted:
+    """The answer to a request for synonyms."""
+    return GenerationAccepted(
+        task_name=SYNONYMS_TASK_NAME,
+        task_id=UUID(task_id) if task_id else None,
+        status="queued" if task_id else "skipped",
+        message=f"{requested} tags queued; see GET /api/tasks/{task_id}" if task_id else "no tag needs synonyms",
+    )

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Cold starts: a fresh interpreter's time to the first answer of each handler, against a bare FastAPI + Mangum app.
+
+Counted from the first line of the program: imports, settings, connecting, answering. The database is a server that
+runs already (DATABASE_URL, as on Lambda). What a function computes with is shown apart: the model, or numpy for a map.
+"""
+
+import argparse
+import compileall
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# What the benchmarks share lies in the folder above.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import command
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCRATCH = PROJECT / ".bench"
+KEY = secrets.token_hex(16)
+
+BARE = """
+from fastapi import FastAPI
+from mangum import Mangum
+from pydantic import BaseModel
+class Body(BaseModel):
+    text: str
+class Answer(BaseModel):
+    text: str
+app = FastAPI()
+@app.post("/bare")
+def bare(body: Body) -> Answer:
+    return Answer(text=body.text)
+handler = Mangum(app, lifespan="off")
+"""
+
+PROGRAM = """
+import time
+started, worked = time.perf_counter(), time.process_time()
+import json, sys
+name, event = sys.argv[1], json.loads(sys.argv[2])
+engine = engine_work = 0.0
+if name == "bare":
+    exec({bare!r})
+else:
+    import importlib
+    handler = importlib.import_module("functions." + name).handler
+    loading, working = time.perf_counter(), time.process_time()
+    if sys.argv[3] == "model":
+        from functions.services import PROCESS
+        PROCESS.provider.embed_query("music")
+    elif sys.argv[3]:
+        importlib.import_module(sys.argv[3])
+    engine, engine_work = time.perf_counter() - loading, time.process_time() - working
+class Context:
+    def get_remaining_time_in_millis(self):
+        return 900_000
+answer = handler(event, Context())
+total, work = time.perf_counter() - started, time.process_time() - worked
+assert answer["status"] == "completed" if name == "worker" else answer["statusCode"] < 300, answer
+print(json.dumps([total - engine, work - engine_work, engine]))
+""".replace("{bare!r}", repr(BARE))
+
+SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a text"}]}
+TAG_IS_GONE = {"type": "DELETE", "table": "genre_tags", "schema": "public"}
+# function: method, path, body, what it computes with
+CALLS: dict[str, tuple[str, str, Any, str]] = {
+    "bare": ("POST", "/bare", {"text": "a text"}, ""),
+    "health": ("GET", "/health", None, ""),
+    "coverage": ("GET", "/api/collections", None, ""),
+    "maps": ("GET", "/api/collections/music_knowledge/map", None, "numpy"),
+    "runs": ("GET", "/api/runs", None, ""),
+    "tasks": ("GET", "/api/tasks/{task}", None, ""),
+    "console": ("GET", "/api/console", None, "model"),
+    "synonyms": ("GET", "/api/synonyms/generation", None, ""),
+    "synonyms_webhook": ("POST", "/api/webhooks/synonyms", TAG_IS_GONE, ""),
+    "embed": ("POST", "/embed", EMBED, "model"),
+    "vectorization": ("POST", "/api/vectorization/embed", {"text": "a text"}, "model"),
+    "openai_embeddings": ("POST", "/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": "a text"}, "model"),
+    "search": ("POST", "/api/search/music_knowledge", {"query": "a text"}, "model"),
+    "upsert_embeddings": ("POST", "/api/upsert-embeddings", {"rows": [{"id": "nobody"}]}, "model"),
+    "webhooks": ("POST", "/api/webhooks/embeddings", {"type": "DELETE", "table": "music_knowledge"}, "model"),
+    # Not reached over HTTP: its event is the schedule's, and nothing is pending.
+    "worker": ("", "", SCHEDULE, "model"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved (default: 7)")
+    parser.add_argument("--json", action="store_true", help="one line of JSON besides")
+    arguments = parser.parse_args()
+    result = bench(arguments.rounds)
+    print(f"medians of {arguments.rounds} fresh interpreters each, ms")
+    print(
+        f"{'function':20} {'first answer':>12} {'against bare':>12} {'CPU time':>9} {'against bare':>12} {'the engine':>10}"
+    )
+    for name, row in result.items():
+        print(
+            f"{name:20} {row['ms']:12.0f} {row['ratio']:11.2f}x {row['cpu_ms']:9.0f} {row['cpu_ratio']:11.2f}x "
+            f"{row['engine_ms']:10.0f}"
+        )
+    if arguments.json:
+        print(json.dumps(result))
+    return 0
+
+
+def bench(rounds: int) -> dict[str, dict[str, float]]:
+    from shared.database.postgres import PostgresDatabase
+    from shared.embedded.migrations import migrate
+    from shared.embedded.server import start_embedded
+
+    url = start_embedded(SCRATCH)
+    migrate(url)
+    with PostgresDatabase(url) as database:
+        task = str(database.call_scalar("record_embedding_run", {"status": "completed"}))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+        "DATABASE_URL": url.get_secret_value(),
+        "TONNETZ_DATA_DIR": str(SCRATCH),
+        "EMBEDDING_PROVIDER": "onnx",
+        "FUNCTIONS_API_KEY": KEY,
+        "WEBHOOK_SECRET": KEY,
+        "CONSOLE": "true",
+        "LOG_LEVEL": "ERROR",
+    }
+    # As the image has them, and as packages are installed; a machine may be told to write no bytecode by itself.
+    for package in ("functions", "shared"):
+        compileall.compile_dir(PROJECT / package, quiet=1)
+    measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}
+    for number in range(rounds + 1):
+        for name, (method, path, body, engine) in CALLS.items():
+            event = json.dumps(http_event(method, path.format(task=task), body) if method else body)
+            done = subprocess.run(
+                [sys.executable, "-c", PROGRAM, name, event, engine],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise RuntimeError(f"{name}: {done.stderr[-1000:]}")
+            if number:
+                # The first round fills the caches of the file system.
+                measured[name].append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"round {number} of {rounds}", file=sys.stderr)
+    medians = {
+        name: [1000 * statistics.median(column) for column in zip(*times, strict=True)]
+        for name, times in measured.items()
+    }
+    bare_ms, bare_cpu, _ = medians["bare"]
+    return {
+        name: {
+            "ms": round(total, 1),
+            "ratio": round(total / bare_ms, 2),
+            "cpu_ms": round(work, 1),
+            "cpu_ratio": round(work / bare_cpu, 2),
+            "engine_ms": round(engine, 1),
+        }
+        for name, (total, work, engine) in medians.items()
+    }
+
+
+def http_event(method: str, path: str, body: Any) -> dict[str, Any]:
+    """An event of an HTTP API, payload format 2.0."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"host": "a.example", "content-type": "application/json", "authorization": f"Bearer {KEY}"},
+        "requestContext": {
+            "domainName": "a.example",
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "1.2.3.4", "userAgent": "b"},
+            "requestId": "r",
+            "stage": "$default",
+        },
+        "body": None if body is None else json.dumps(body),
+        "isBase64Encoded": False,
+    }
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,193 @@
+"""Bring a database up to date: the bootstrap, then supabase/migrations in order, recorded as the Supabase CLI does."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pydantic import SecretStr
+
+from shared.database.postgres import connect, translate
+from shared.embedding.shipped import SHIPPED
+from shared.errors import ConfigurationError, DatabaseContractError
+
+PROJECT = Path(__file__).resolve().parents[2]
+MIGRATIONS = PROJECT / "supabase" / "migrations"
+SCHEMAS = PROJECT / "supabase" / "schemas"
+SEED = PROJECT / "supabase" / "seed.sql"
+# The sample rows of each collection that has some, as in supabase/config.toml.
+SEEDS: Mapping[str, Path] = {
+    "music_knowledge": SEED,
+    "mir_synonyms": SEED.with_name("seed_tags.sql"),
+    "datasets": SEED.with_name("seed_datasets.sql"),
+}
+BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
+
+# "tonnetz" in ASCII: two programs that start at once migrate one after the other.
+LOCK = 0x746F6E6E65747A
+
+# The first migration of the layout that no release ever had; its databases cannot be brought up to date.
+_UNRELEASED = ("20261121090000", "create_embedding_schema")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """`collection` is the shipped collection that the migration belongs to: its name begins with it. None: the core."""
+
+    version: str
+    name: str
+    path: Path
+
+    @property
+    def collection(self) -> str | None:
+        return next((name for name in SHIPPED if self.name == name or self.name.startswith(f"{name}_")), None)
+
+
+def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
+    """The files `<timestamp>_<name>.sql`, oldest first. Raises DatabaseContractError where there are none."""
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        match = re.fullmatch(r"(\d{14})_(\w+)", path.stem)
+        if match:
+            found.append(Migration(match[1], match[2], path))
+    if not found:
+        raise DatabaseContractError(f"there are no migrations in {folder.name}/; run from a full checkout")
+    return found
+
+
+def parse_collections(text: str) -> list[str]:
+    """The shipped collections of a list such as `music_knowledge,datasets`; `none` is the empty list.
+
+    Raises ConfigurationError for a name that is not among them.
+    """
+    names = [name for name in (part.strip() for part in text.split(",")) if name]
+    if names == ["none"]:
+        return []
+    _check_collections(names)
+    if not names:
+        raise ConfigurationError(f"--collections: name some of {', '.join(SHIPPED)}, or none")
+    return names
+
+
+def migrate(
+    url: SecretStr, *, collections: Sequence[str] | None = None, seed: bool = False, folder: Path = MIGRATIONS
+) -> list[str]:
+    """Apply what is missing, and return the versions applied.
+
+    `collections` are the shipped ones to set up; those that are there already are kept up to date. Without it a new
+    database gets all of them, and an existing one no other than it has. On an up-to-date database nothing is locked.
+    Raises DatabaseError naming the file that failed, ConfigurationError for an unknown collection.
+    """
+    _check_collections(collections or ())
+    migrations = list_migrations(folder)
+    with connect(url, application_name="tonnetz-migrate") as connection:
+        # A transaction pooler may give every transaction another session.
+        connection.prepare_threshold = None
+        applied: list[str] = []
+        if missing(connection, migrations, collections):
+            with _locked(connection):
+                _run(connection, BOOTSTRAP)
+            while step := _apply_next(connection, migrations, collections):
+                applied += step
+            # Ask a PostgREST that listens to read the schema again.
+            connection.execute("notify pgrst, 'reload schema'")
+        if seed:
+            present = _collections(_recorded(connection), migrations)
+            for collection, path in SEEDS.items():
+                if collection in present:
+                    _run(connection, path)
+        return applied
+
+
+def missing(
+    connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None = None
+) -> list[Migration]:
+    """The migrations to apply, by what the database has recorded."""
+    recorded = _recorded(connection)
+    wanted = set(SHIPPED if collections is None and _is_new(recorded, migrations) else collections or ())
+    wanted |= _collections(recorded, migrations)
+    return [
+        migration
+        for migration in migrations
+        if migration.version not in recorded and (migration.collection is None or migration.collection in wanted)
+    ]
+
+
+def _recorded(connection: psycopg.Connection[Any]) -> set[str]:
+    """The versions that were applied. Raises DatabaseContractError for a database of the unreleased layout."""
+    if connection.execute("select to_regclass('supabase_migrations.schema_migrations')").fetchone() == (None,):
+        return set()
+    rows = connection.execute(
+        "select m.version, to_jsonb(m) ->> 'name' from supabase_migrations.schema_migrations m"
+    ).fetchall()
+    if _UNRELEASED in rows:
+        raise DatabaseContractError(
+            "the database was made by a state of this program from before its first release, and cannot be brought up to "
+            "date: move the folder .tonnetz (TONNETZ_DATA_DIR) aside, or set DATABASE_URL to a new database, and run again"
+        )
+    return {version for version, _ in rows}
+
+
+def _is_new(recorded: Iterable[str], migrations: list[Migration]) -> bool:
+    return not any(migration.version in recorded for migration in migrations)
+
+
+def _collections(recorded: Iterable[str], migrations: list[Migration]) -> set[str]:
+    """The shipped collections that the database has."""
+    return {migration.collection for migration in migrations if migration.collection and migration.version in recorded}
+
+
+def _check_collections(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in SHIPPED:
+            raise ConfigurationError(
+                f"--collections: {name!r} is not a shipped collection; choose from {', '.join(SHIPPED)}, or none"
+            )
+
+
+@contextmanager
+def _locked(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A transaction that no other program migrates beside."""
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
+        yield
+
+
+def _apply_next(
+    connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None
+) -> list[str]:
+    """Apply the next migration in one transaction; its version, or nothing where all are applied.
+
+    A new database gets its core and its collections in the same transaction: after an interruption it must not look
+    like one that was set up with fewer collections.
+    """
+    with _locked(connection):
+        # Read under the lock: another program may have been quicker.
+        todo = missing(connection, migrations, collections)
+        step = todo[:1]
+        if step and step[0].collection is None:
+            step += takewhile(lambda migration: migration.collection is not None, todo[1:])
+        for migration in step:
+            script = _run(connection, migration.path)
+            connection.execute(
+                "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",
+                [migration.version, migration.name, [script]],
+            )
+    return [migration.version for migration in step]
+
+
+def _run(connection: psycopg.Connection[Any], path: Path) -> str:
+    script = path.read_text(encoding="utf-8")
+    try:
+        # No parameters: psycopg sends the file as it is, all statements at once.
+        connection.execute(script)
+    except psycopg.Error as error:
+        if error.sqlstate is None:
+            raise translate(error) from None
+        # Not translated: the advice to run the migrations would be of no use here.
+        raise DatabaseContractError(f"{path.name} failed: {error.diag.message_primary}") from None
+    return script

@@ -1,0 +1,54 @@
+"""Pieces of code that keep the vectors they were just given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shared.database.base import Database
+from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.shipped import needs_collection
+from shared.models import Vectors
+
+if TYPE_CHECKING:
+    from shared.providers.base import EmbeddingProvider
+
+COLLECTION = "code_chunks"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChunk:
+    """A piece of code by its caller's id."""
+
+    id: str
+    content: str
+    path: str = ""
+    language: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_chunks_can_be_stored(database: Database) -> None:
+    """Raises NotFound where the database was set up without code_chunks: asked before a provider is paid."""
+    with needs_collection(database, COLLECTION):
+        EmbeddingQueue(database, COLLECTION).collection_models()
+
+
+def store_chunks(
+    database: Database, provider: "EmbeddingProvider", chunks: Sequence[CodeChunk], vectors: Vectors
+) -> int:
+    """Write chunk i with vector i; returns how many were new or changed.
+
+    Raises DatabaseRejected where the collection is embedded with another model.
+    """
+    registered = EmbeddingQueue(database, COLLECTION).register_embedding_model(provider.spec)
+    rows = [
+        {
+            "id": chunk.id,
+            "path": chunk.path,
+            "content": chunk.content,
+            "language": chunk.language,
+            "metadata": dict(chunk.metadata),
+            "embedding": vector_text(vector),
+        }
+        for chunk, vector in zip(chunks, vectors, strict=True)
+    ]
+    return int(database.call_scalar("store_code_chunks", {"model": registered.name, "rows": rows}))

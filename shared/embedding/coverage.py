@@ -1,0 +1,58 @@
+"""How much of each collection is embedded, and what could not be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.database.base import Database
+from shared.embedding.collection import EmbeddingQueue, describe_collections, embedding_coverage
+from shared.embedding.run_history import Running, running_by_collection
+from shared.models import Coverage
+
+FAILURES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStatus:
+    """Coverage of a collection, its latest failed rows with their errors, the runs at work on it, and its columns.
+
+    `error`: why no row of it can be read, None where they can; then the counts are of vectors and of the queue alone.
+    `label_column` is the one that names a row, None where there is none; `category_columns` have few values.
+    """
+
+    coverage: Coverage
+    error: str | None
+    failures: Sequence[Mapping[str, Any]]
+    running: Running | None
+    label_column: str | None
+    category_columns: Sequence[str]
+
+
+def list_collections(database: Database) -> list[CollectionStatus]:
+    """All collections, counted from their tables."""
+    coverages = embedding_coverage(database)
+    running = running_by_collection(database, {one.collection: one.pending for one in coverages})
+    # A collection may have been tracked between one call and the other.
+    details = {row["collection"]: row for row in describe_collections(database)}
+    return [
+        CollectionStatus(
+            coverage,
+            details.get(coverage.collection, {}).get("error"),
+            EmbeddingQueue(database, coverage.collection).list_failed_embeddings(FAILURES) if coverage.failed else [],
+            running.get(coverage.collection),
+            details.get(coverage.collection, {}).get("label_column"),
+            details.get(coverage.collection, {}).get("category_columns", ()),
+        )
+        for coverage in coverages
+    ]
+
+
+def list_failures(database: Database, collection: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """The latest failed rows, and how many there are. Raises NotFound for a collection that is not tracked."""
+    work = EmbeddingQueue(database, collection)
+    return work.list_failed_embeddings(limit), work.embedding_queue().failed
+
+
+def retry_failures(database: Database, collection: str, row_ids: Sequence[str] | None) -> int:
+    """Queue failed rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
+    return EmbeddingQueue(database, collection).retry_failed_embeddings(row_ids)

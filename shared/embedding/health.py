@@ -1,0 +1,42 @@
+"""Is the database there? Asked at most once at a time, and never waited for longer than a probe may."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from shared.database.base import Database
+from shared.embedding.background import in_background
+from shared.errors import AppError
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 3.0
+
+
+class HealthService:
+    """Probes the database. However many ask, one probe is under way: a dead database must not use up all threads."""
+
+    def __init__(self, database: Callable[[], Database]) -> None:
+        self._database = database
+        self._probe: Future[bool] | None = None
+        self._lock = threading.Lock()
+
+    def database_is_up(self) -> bool:
+        """Whether the database answers, with the migrations of this version, within PROBE_SECONDS."""
+        with self._lock:
+            if self._probe is None or self._probe.done():
+                self._probe = in_background(self._ping, "health")
+            probe = self._probe
+        try:
+            return probe.result(PROBE_SECONDS)
+        except FutureTimeout:
+            return False
+
+    def _ping(self) -> bool:
+        try:
+            return bool(self._database().call_scalar("ping_embeddings"))
+        except AppError as error:
+            log.warning("health: %s", error.message)
+            return False

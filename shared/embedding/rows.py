@@ -1,0 +1,263 @@
+"""Embed exactly the rows that somebody asks for, by key."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shared.database.base import Database
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.patience import Deadline, answer_within, hasten
+from shared.errors import AppError, ProviderInputRejected
+from shared.events import emit
+from shared.models import ClaimedRow, Embeddings
+
+if TYPE_CHECKING:
+    from shared.providers.base import EmbeddingProvider
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 300
+# Of an upsert with a deadline: should its process be killed, the rows are free soon after.
+SHORT_LEASE_SECONDS = 60
+BATCH_SIZE = 50
+# A row that another worker holds is done within moments, as a rule; it is waited for this long.
+PATIENCE_SECONDS = 5.0
+
+
+class Reason(StrEnum):
+    """Why a row that was asked for has no vector of its present text, as far as this upsert can tell."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    UNREADABLE = "unreadable"
+    UNKEPT = "unkept"
+    LEASED = "leased"
+    OTHER_TEXT = "other_text"
+    STALE = "stale"
+    REFUSED = "refused"
+
+
+# Of a refused row the provider says why.
+_TEXTS = {
+    Reason.MISSING: "there is no such row",
+    Reason.EMPTY: "the row has no text to embed",
+    Reason.UNREADABLE: "embedding.document_text raises for the row; the reason is listed with the failed rows",
+    Reason.UNKEPT: "a trigger on the table removes or changes the vector; the reason is listed with the failed rows",
+    Reason.LEASED: "another worker is embedding the row; it will have its vector without this request",
+    Reason.OTHER_TEXT: (
+        "the text given is not the row's text: a vector belongs to the row's own text, so update the row first"
+    ),
+    Reason.STALE: "the row was changed or deleted meanwhile; its new text is pending",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowToEmbed:
+    """A row's key and, where the caller knows it, the text that it must have."""
+
+    id: str
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertReport:
+    """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason in words)."""
+
+    processed: int
+    updated: int
+    failed: Sequence[tuple[str, str]]
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
+
+
+class UpsertService:
+    """Claims, embeds and saves named rows of one database with one provider.
+
+    `keeps_late_answers`: the process goes on after it has answered, as a server's does and Lambda's does not. A call
+    that outlasts its deadline is paid for all the same: what it brings is then saved when it comes.
+    """
+
+    def __init__(self, database: Database, provider: "EmbeddingProvider", *, keeps_late_answers: bool = False) -> None:
+        self._database = database
+        self._provider = provider
+        self._keeps_late_answers = keeps_late_answers
+
+    def upsert(
+        self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
+    ) -> UpsertReport:
+        """Give each row the vector of its present text; a row that has it costs nothing.
+
+        A vector belongs to its row's text: a row whose text is not the one that was given fails, and its
+        neighbours do not. With a `deadline` somebody waits: an outage is not waited out. Raises NotFound for
+        an untracked collection, DatabaseRejected for one that is embedded with another model, ProviderError
+        where no text can be embedded, or not in time; what was saved until then stays.
+        """
+        started = time.perf_counter()
+        work = EmbeddingQueue(self._database, collection)
+        registered = work.register_embedding_model(answer_within(lambda: self._provider.spec, deadline), use=True)
+        provider = self._provider.with_spec(registered)
+        common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
+        emit("embedding.batch_started.v1", **common)
+
+        run = _Upsert(work, provider, deadline, self._keeps_late_answers)
+        try:
+            for first in range(0, len(rows), BATCH_SIZE):
+                run.embed(rows[first : first + BATCH_SIZE])
+        except BaseException as error:
+            run.give_back()
+            code = error.code if isinstance(error, AppError) else "internal"
+            emit("embedding.batch_failed.v1", **common, duration_ms=_milliseconds_since(started), error=code)
+            raise
+        emit(
+            "embedding.batch_completed.v1",
+            **common,
+            duration_ms=_milliseconds_since(started),
+            model=provider.model,
+            tokens=run.tokens,
+            cost_usd=round(run.tokens * provider.price_per_million_tokens / 1e6, 6),
+        )
+        failed = [(row.id, run.failures[row.id]) for row in rows if row.id in run.failures]
+        return UpsertReport(len(rows), run.updated, failed, run.reasons)
+
+
+def _milliseconds_since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 1)
+
+
+class _Upsert:
+    """The state of one `upsert`."""
+
+    def __init__(
+        self,
+        work: EmbeddingQueue,
+        provider: "EmbeddingProvider",
+        deadline: Deadline | None,
+        keeps_late_answers: bool,
+    ) -> None:
+        self._work = work
+        self._provider = provider
+        self._deadline = deadline
+        self._keeps_late_answers = keeps_late_answers
+        self._lease_seconds = LEASE_SECONDS if deadline is None else SHORT_LEASE_SECONDS
+        self._patience = Deadline(PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline.left))
+        self._asked_as: dict[str, str] = {}
+        self._held: set[str] = set()
+        self.failures: dict[str, str] = {}
+        self.reasons: dict[str, Reason] = {}
+        self.updated = 0
+        self.tokens = 0
+
+    def embed(self, asked: Sequence[RowToEmbed]) -> None:
+        """Fill these rows: from an equal text's vector where there is one, else from the provider."""
+        if self._deadline is not None and not self._deadline.left:
+            raise self._deadline.passed()
+        rows = self._claim(asked)
+        reused = self._work.reuse_embeddings(self._provider.model, rows)
+        self._held -= reused
+        self.updated += len(reused)
+        self._ask_provider([row for row in rows if row.row_id not in reused])
+
+    def give_back(self) -> None:
+        """Release what is held: nothing is wrong with these rows, the next worker may have them at once."""
+        if not self._held:
+            return
+        try:
+            self._work.release_embeddings(sorted(self._held))
+        except AppError as error:
+            log.warning("%d rows stay leased for up to %d s: %s", len(self._held), self._lease_seconds, error.message)
+
+    def _fail(self, asked_id: str, reason: Reason, text: str | None = None) -> None:
+        self.reasons[asked_id] = reason
+        self.failures[asked_id] = text or _TEXTS[reason]
+
+    def _claim(self, asked: Sequence[RowToEmbed]) -> list[ClaimedRow]:
+        """Lease what is to be embedded of these rows, and note why the others are not."""
+        expected = {row.id: row.text for row in asked}
+        claimed: dict[str, ClaimedRow] = {}
+        wrong: dict[str, ClaimedRow] = {}
+        pending = list(expected)
+        while pending:
+            leased = []
+            for named in self._work.claim_embedding_rows(pending, self._lease_seconds):
+                row, text = named.row, expected[named.asked_id]
+                if named.state == "leased" and self._patience.left:
+                    leased.append(named.asked_id)
+                elif row is None or named.state == "leased":
+                    self._fail(named.asked_id, Reason(named.state))
+                else:
+                    if text is not None and text != row.text:
+                        self._fail(named.asked_id, Reason.OTHER_TEXT)
+                        wrong[row.row_id] = row
+                    if named.state == "claimed":
+                        claimed[row.row_id] = row
+                        self._held.add(row.row_id)
+                        self._asked_as[row.row_id] = named.asked_id
+            if leased:
+                time.sleep(0.1)
+            pending = leased
+        # Only after all of them: one row may have been asked for twice.
+        unwanted = [row_id for row_id in claimed if row_id in wrong]
+        if unwanted:
+            self._work.release_embeddings(unwanted)
+            self._held.difference_update(unwanted)
+        return [row for row_id, row in claimed.items() if row_id not in wrong]
+
+    def _ask_provider(self, rows: list[ClaimedRow]) -> None:
+        if not rows:
+            return
+        texts = list(dict.fromkeys(row.text for row in rows))
+        provider = self._provider if self._deadline is None else hasten(self._provider, self._deadline)
+        late = partial(self._leave, rows, texts) if self._keeps_late_answers else None
+        self._save(rows, texts, answer_within(lambda: provider.embed(texts, isolate=True), self._deadline, late=late))
+
+    def _leave(self, rows: list[ClaimedRow], texts: list[str], call: Future[Embeddings]) -> None:
+        """Nobody waits for these rows any more: they stay leased until the call has ended, and are saved then."""
+        row_ids = [row.row_id for row in rows]
+        self._work.renew_embeddings(row_ids, LEASE_SECONDS)
+        self._held.difference_update(row_ids)
+        call.add_done_callback(partial(self._save_late, rows, texts))
+
+    def _save_late(self, rows: list[ClaimedRow], texts: list[str], call: Future[Embeddings]) -> None:
+        try:
+            if call.exception() is not None:
+                self._work.release_embeddings([row.row_id for row in rows])
+            else:
+                self._save(rows, texts, call.result())
+                log.info("an answer that came late was saved: %d rows, %d tokens", len(rows), call.result().tokens)
+        except AppError as error:
+            log.warning("%d rows stay leased for up to %d s: %s", len(rows), LEASE_SECONDS, error.message)
+
+    def _save(self, rows: list[ClaimedRow], texts: list[str], answer: Embeddings) -> None:
+        place = {text: index for index, text in enumerate(texts)}
+        self.tokens += answer.tokens
+        good = [row for row in rows if place[row.text] not in answer.errors]
+        bad = [(row, answer.errors[place[row.text]]) for row in rows if place[row.text] in answer.errors]
+        if bad:
+            self._work.fail_embeddings(
+                [(row.row_id, error.message, isinstance(error, ProviderInputRejected)) for row, error in bad]
+            )
+            self._held.difference_update(row.row_id for row, _ in bad)
+            for row, error in bad:
+                self._fail(self._asked_as[row.row_id], Reason.REFUSED, error.message)
+        if good:
+            saved, stale = self._work.save_embeddings(
+                self._provider.model, good, answer.vectors[[place[row.text] for row in good]]
+            )
+            self._held.difference_update(row.row_id for row in good)
+            self.updated += saved
+            if stale:
+                self._report_stale(good)
+
+    def _report_stale(self, rows: list[ClaimedRow]) -> None:
+        # The save says how many; which ones is seen by asking again.
+        ids = [self._asked_as[row.row_id] for row in rows]
+        for named in self._work.claim_embedding_rows(ids, self._lease_seconds):
+            if named.state == "embedded":
+                continue
+            self._fail(named.asked_id, Reason.STALE)
+            if named.state == "claimed" and named.row is not None:
+                self._work.release_embeddings([named.row.row_id])

@@ -1,0 +1,66 @@
+"""A database webhook: a row was written, so embed it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.database.base import Database
+from shared.embedding.collection import list_embedding_collections
+from shared.embedding.patience import Deadline
+from shared.embedding.rows import Reason, RowToEmbed, UpsertReport, UpsertService
+from shared.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvent:
+    """What Supabase sends: `kind` is INSERT, UPDATE or DELETE; `record` is the row, None where it was deleted."""
+
+    kind: str
+    schema: str
+    table: str
+    record: Mapping[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """What became of the row, in words; `failed` is (id, reason) where the provider did not take its text."""
+
+    processed: int
+    updated: int
+    failed: Sequence[tuple[str, str]]
+    message: str
+
+
+class WebhookService:
+    """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
+
+    def __init__(self, database: Database, upsert: UpsertService) -> None:
+        self._database = database
+        self._upsert = upsert
+
+    def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
+        """Embed the row if it still wants it.
+
+        Raises InvalidRequest for a table that is not tracked, and what UpsertService.upsert raises.
+        """
+        collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
+        collections = list_embedding_collections(self._database)
+        if collection not in collections:
+            raise InvalidRequest(
+                f"table: {collection!r} is not tracked; track it with select track_embeddings('{collection}')"
+            )
+        if event.kind == "DELETE":
+            return EventReport(0, 0, [], "the row was deleted, and its vector with it")
+        key = collections[collection]
+        row_id = (event.record or {}).get(key)
+        if not isinstance(row_id, str | int) or isinstance(row_id, bool):
+            raise InvalidRequest(f"record.{key}: the row's key is missing")
+        report = self._upsert.upsert(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
+        # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
+        failed = [(row, text) for row, text in report.failed if report.reasons[row] is Reason.REFUSED]
+        return EventReport(report.processed, report.updated, failed, _describe(report))
+
+
+def _describe(report: UpsertReport) -> str:
+    for row_id, text in report.failed:
+        return f"the row is not embedded: {text}" if report.reasons[row_id] is Reason.REFUSED else text
+    return "the row has a new vector" if report.updated else "the row had its vector already"

@@ -1,0 +1,185 @@
+"""Hybrid search: rows ranked by full text and by semantic similarity."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from cachetools import TTLCache
+
+from shared.database.base import Database
+from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.patience import Deadline, answer_within
+from shared.embedding.shipped import needs_collection
+from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
+from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult
+from shared.retry import RetryPolicy
+from shared.search.filters import FILTERS, OPTIONS
+from shared.search.query_cache import QueryCache
+
+if TYPE_CHECKING:
+    from shared.providers.base import EmbeddingProvider
+
+log = logging.getLogger(__name__)
+
+# How long a search may go on asking the models it knew: a switch is noticed within seconds.
+MODELS_SECONDS = 2.0
+QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
+# A provider that is there and says nothing; long enough for one that loads its model first.
+QUERY_SECONDS = 15.0
+
+
+class SearchService:
+    """Hybrid search over one database.
+
+    `provider`, or what it makes at the first search, embeds the queries of collections that hold its model.
+    While a collection moves to another model, and for collections with another model, `provider_for` is asked
+    for the one that fits.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        provider: "EmbeddingProvider | Callable[[], EmbeddingProvider]",
+        cache: QueryCache | None = None,
+        *,
+        provider_for: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
+    ) -> None:
+        self._database = database
+        self._make = provider if callable(provider) else lambda: provider
+        self._cache = cache or QueryCache()
+        self._provider_for = provider_for
+        self._others: dict[str, EmbeddingProvider] = {}
+        self._models: TTLCache[str, list[EmbeddingModel]] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
+        # A provider that could not be made is not tried for each query anew, and is tried again before long.
+        self._broken: TTLCache[str, str] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
+        self._lock = Lock()
+
+    def search(
+        self,
+        collection: str,
+        query: str,
+        *,
+        match_count: int = 10,
+        filters: Mapping[str, str] | None = None,
+        full_text_weight: float | None = None,
+        semantic_weight: float | None = None,
+        fusion: str | None = None,
+        options: Mapping[str, float] | None = None,
+        caller: Caller | None = None,
+    ) -> SearchResult:
+        """The best `match_count` rows for the query, with every part of their score.
+
+        Where a provider fails or cannot be built, the search is full-text (and semantic over the other model's rows),
+        and the result is `degraded`. A collection that has no model yet is searched by full text alone.
+        With a `caller` the rows are read as them, under row level security. `options` are those of OPTIONS.
+        Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
+        """
+        started = time.perf_counter()
+        if collection not in FILTERS:
+            raise NotFound(f"collection: {collection!r} cannot be searched; choose one of {', '.join(FILTERS)}")
+        arguments: dict[str, object] = {"query_text": query, "match_count": match_count}
+        for name, value in (filters or {}).items():
+            if name not in FILTERS[collection]:
+                raise InvalidRequest(f"filter: {name!r} is not known; use one of {', '.join(FILTERS[collection])}")
+            arguments[f"filter_{name}"] = value
+        for name, number in (options or {}).items():
+            if name not in OPTIONS.get(collection, ()):
+                raise InvalidRequest(f"{name}: means nothing to a search of {collection}")
+            arguments[name] = number
+        optional = {"full_text_weight": full_text_weight, "semantic_weight": semantic_weight, "fusion": fusion}
+        arguments.update({name: value for name, value in optional.items() if value is not None})
+
+        database = self._database if caller is None else self._database.as_caller(caller)
+        deadline = Deadline(QUERY_SECONDS)
+        with needs_collection(self._database, collection):
+            models = self._collection_models(collection)
+            rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
+            # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
+            if len(rows) < match_count and (latest := self._read_models(collection)) != models:
+                rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
+        hits = [
+            Hit(
+                id=str(row["id"]),
+                **{name: row[name] for name in SCORES},
+                row={name: value for name, value in row.items() if name not in ("id", *SCORES)},
+            )
+            for row in rows
+        ]
+        return SearchResult(hits, degraded, round((time.perf_counter() - started) * 1000, 1))
+
+    def _ask(
+        self,
+        database: Database,
+        collection: str,
+        models: Sequence[EmbeddingModel],
+        query: str,
+        arguments: Mapping[str, object],
+        deadline: Deadline,
+    ) -> tuple[list[dict[str, Any]], bool]:
+        vectors, degraded = self._embed(collection, models, query, deadline)
+        semantic = {"query_embeddings": vectors} if vectors else {}
+        return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
+
+    def _embed(
+        self, collection: str, models: Sequence[EmbeddingModel], query: str, deadline: Deadline
+    ) -> tuple[dict[str, str], bool]:
+        """The query's vector in each of the models, and whether one is missing."""
+        vectors: dict[str, str] = {}
+        degraded = False
+        for spec in models:
+            try:
+                # A thread of its own only where somebody may keep us waiting.
+                vectors[spec.name] = self._cache.known(spec, query) or answer_within(
+                    partial(self._query_vector, spec, query), deadline
+                )
+            except (ProviderError, ConfigurationError) as error:
+                log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
+                degraded = True
+        return vectors, degraded
+
+    def _query_vector(self, spec: EmbeddingModel, query: str) -> str:
+        provider = self._provider_of(spec).with_spec(spec)
+        # A search must answer quickly: after the second try it goes on without the vector.
+        hasty = provider.with_retrier(provider.retrier.replace(policy=QUERY_RETRIES))
+        return self._cache.embed(hasty, query)
+
+    def _collection_models(self, collection: str) -> list[EmbeddingModel]:
+        """Those that the collection's rows are embedded with, as of the last seconds."""
+        with self._lock:
+            known = self._models.get(collection)
+        return self._read_models(collection) if known is None else known
+
+    def _read_models(self, collection: str) -> list[EmbeddingModel]:
+        models = EmbeddingQueue(self._database, collection).collection_models()
+        with self._lock:
+            self._models[collection] = models
+        return models
+
+    def _provider_of(self, spec: EmbeddingModel) -> "EmbeddingProvider":
+        with self._lock:
+            reason = self._broken.get(spec.name)
+        if reason is not None:
+            raise ConfigurationError(reason)
+        try:
+            return self._find_provider(spec)
+        except ConfigurationError as error:
+            with self._lock:
+                self._broken[spec.name] = error.message
+            raise
+
+    def _find_provider(self, spec: EmbeddingModel) -> "EmbeddingProvider":
+        provider = self._make()
+        if spec.name == provider.model:
+            return provider
+        if self._provider_for is None:
+            raise ConfigurationError(
+                f"the collection is embedded with {spec.name}, the provider is set to {provider.model}: "
+                "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
+            )
+        with self._lock:
+            if spec.name not in self._others:
+                self._others[spec.name] = self._provider_for(spec)
+            return self._others[spec.name]

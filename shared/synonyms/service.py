@@ -1,0 +1,131 @@
+"""Synonyms of genre and mood tags: read, searched, and written by hand."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.database.base import Database
+from shared.embedding.patience import Deadline
+from shared.embedding.rows import RowToEmbed, UpsertService
+from shared.errors import AppError, NotFound
+from shared.models import ANON, Caller
+from shared.search.search import SearchService
+from shared.synonyms.answer_cache import AnswerCache, cache_key
+from shared.synonyms.store import SynonymStore
+
+log = logging.getLogger(__name__)
+
+COLLECTION = "mir_synonyms"
+
+# How long a write waits for the vector of its synonyms. Until they are embedded, full-text search finds them.
+EMBED_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SynonymHits:
+    """Tags with their scores, best first. `cached`: answered without a search."""
+
+    hits: list[dict[str, Any]]
+    degraded: bool
+    cached: bool
+    took_ms: float
+
+
+class SynonymService:
+    """Synonyms in one database. What is written is embedded at once if the provider answers; otherwise it stays pending."""
+
+    def __init__(
+        self,
+        database: Database,
+        search: SearchService,
+        cache: AnswerCache | None = None,
+        *,
+        upsert: Callable[[], UpsertService] | None = None,
+    ) -> None:
+        self._database = database
+        self._store = SynonymStore(database)
+        self._search = search
+        self._cache = cache or AnswerCache()
+        self._upsert = upsert
+
+    def get(self, tag_type: str, tag_name: str, caller: Caller = ANON) -> dict[str, Any]:
+        """The active synonyms of a tag, by its name in any spelling. Raises NotFound."""
+        key = cache_key(self._store.synonyms_version(), caller, "get", tag_type, tag_name)
+        known = self._cache.get(key)
+        if known is None:
+            rows = self._database.as_caller(caller).call(
+                "search_mir_synonyms_by_tag", {"tag_type": tag_type, "tag_name": tag_name}
+            )
+            known = {"row": rows[0] if rows else None}
+            self._cache.put(key, known)
+        if known["row"] is None:
+            raise NotFound(f"there are no synonyms for the {tag_type} {tag_name!r}")
+        row: dict[str, Any] = known["row"]
+        return row
+
+    def search(self, query: str, *, tag_type: str | None = None, limit: int = 10, caller: Caller = ANON) -> SynonymHits:
+        """Tags by what people call them, in English or French. Raises what SearchService.search raises."""
+        started = time.perf_counter()
+        # Read before the search: an answer is kept under a version that is at most as new as its data.
+        key = cache_key(self._store.synonyms_version(), caller, "search", query, tag_type, limit)
+        known = self._cache.get(key)
+        cached = known is not None
+        if known is None:
+            filters = {"tag_type": tag_type} if tag_type else {}
+            found = self._search.search(COLLECTION, query, match_count=limit, filters=filters, caller=caller)
+            known = {"hits": [hit.as_dict() | {"id": int(hit.id)} for hit in found.hits], "degraded": found.degraded}
+            if not found.degraded:
+                self._cache.put(key, known)
+        took_ms = round((time.perf_counter() - started) * 1000, 1)
+        return SynonymHits(known["hits"], known["degraded"], cached, took_ms)
+
+    def create(
+        self,
+        tag_type: str,
+        synonyms: Mapping[str, Any],
+        *,
+        tag_id: int | None = None,
+        tag_name: str | None = None,
+        confidence: float | None = None,
+    ) -> dict[str, Any]:
+        """Write a tag's synonyms; deactivated ones are revived. Raises NotFound, Conflict where it has active ones."""
+        row = self._store.create_synonyms(tag_type, synonyms, tag_id=tag_id, tag_name=tag_name, confidence=confidence)
+        return self._embed(row)
+
+    def update(
+        self,
+        synonyms_id: int,
+        *,
+        synonyms: Mapping[str, Any] | None = None,
+        confidence: float | None = None,
+        is_active: bool | None = None,
+        expected_updated_at: str | None = None,
+    ) -> dict[str, Any]:
+        """Change what is given. Raises NotFound, Conflict where somebody else changed them meanwhile."""
+        row = self._store.update_synonyms(
+            synonyms_id,
+            synonyms=synonyms,
+            confidence=confidence,
+            is_active=is_active,
+            expected_updated_at=expected_updated_at,
+        )
+        return self._embed(row)
+
+    def deactivate(self, synonyms_id: int) -> dict[str, Any]:
+        """Deactivate synonyms: no search finds them any more. Raises NotFound."""
+        return self._store.update_synonyms(synonyms_id, is_active=False)
+
+    def _embed(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self._upsert is not None and row["is_active"]:
+            embed_synonyms(self._upsert, row["id"], deadline=Deadline(EMBED_SECONDS))
+        return row
+
+
+def embed_synonyms(upsert: Callable[[], UpsertService], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
+    """Embed a row now. If that fails, the row stays pending; until it is embedded, full-text search finds it."""
+    try:
+        upsert().upsert(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
+    except AppError as error:
+        log.warning("synonyms %s stay pending: %s", synonyms_id, error.message)
