@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import command
 import psycopg
-from bench_database import scratch_database
+from bench.scratch import scratch_database
 
 from shared.database.postgres import connect
 

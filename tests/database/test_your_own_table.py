@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from shared.database.postgres import PostgresDatabase
+from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import EmbeddingQueue
 from shared.errors import DatabaseRejected
-from shared.embedding.backfill import BackfillOptions, backfill
 from tests.database.rows import Connection
 from tests.documents import blocks
 from tests.fake_provider import FakeProvider

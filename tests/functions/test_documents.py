@@ -17,11 +17,11 @@ import pytest
 from pydantic import SecretStr
 
 from functions.services import Process
-from shared.embedded.migrations import migrate
 from shared.database.postgres import PostgresDatabase
+from shared.embedded.migrations import migrate
+from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import embedding_coverage
 from shared.providers.onnx.provider import OnnxProvider
-from shared.embedding.backfill import BackfillOptions, backfill
 from tests.conftest import missing_tool
 from tests.documents import OUTPUT, PAGES, ROOT, RUN, Block, blocks
 from tests.functions.conftest import Serve, make_settings, serving
