@@ -150,7 +150,7 @@ def test_migrations_of_another_project_are_left_alone(empty: SecretStr) -> None:
 
 def test_no_lock_outlives_a_transaction(empty: SecretStr) -> None:
     """Through a transaction pooler the next statement may run in another session."""
-    text = (PROJECT / "shared" / "database" / "migrations.py").read_text(encoding="utf-8")
+    text = (PROJECT / "shared" / "embedded" / "migrations.py").read_text(encoding="utf-8")
     assert "pg_advisory_lock" not in text
     for migration in list_migrations():
         statement = f"select pg_advisory_xact_lock({LOCK});"
