@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shared.database.base import Database
     from shared.embedding.health import HealthService
     from shared.embedding.provider_check import ProviderCheck
-    from shared.embedding.rows import UpsertService
+    from shared.embedding.rows import RowEmbedder
     from shared.embedding.run_queue import TaskThread
     from shared.embedding.runs import Task, TaskRunner, TaskService
     from shared.embedding.texts import EmbeddingService, Observe
@@ -202,11 +202,11 @@ class Process:
         return "generator" in self.made or self.settings.generation_provider is not None
 
     @_Lazy
-    def upsert(self) -> UpsertService:
+    def upsert(self) -> RowEmbedder:
         """Named rows to vectors."""
-        from shared.embedding.rows import UpsertService
+        from shared.embedding.rows import RowEmbedder
 
-        return UpsertService(self.database, self.provider, keeps_late_answers=self.long_lived)
+        return RowEmbedder(self.database, self.provider, keeps_late_answers=self.long_lived)
 
     @_Lazy
     def webhooks(self) -> WebhookService:

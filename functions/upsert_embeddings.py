@@ -10,7 +10,7 @@ from functions.http.app import create_app
 from functions.http.auth import NeedsKey, ProcessOf
 from functions.http.deadlines import DeadlineOf
 from functions.http.schemas import Body, CollectionName, SomeText, Text
-from shared.embedding.rows import RowToEmbed, UpsertReport
+from shared.embedding.rows import RowsReport, RowToEmbed
 from shared.logs import request_id
 
 router = APIRouter(tags=["rows"], dependencies=[NeedsKey])
@@ -49,10 +49,10 @@ class UpsertAnswer(BaseModel):
 def upsert_embeddings(body: UpsertRequest, process: ProcessOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed exactly these rows, now. A row that has its vector already costs nothing."""
     rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]
-    return upsert_answer(process.upsert.upsert(body.collection, rows, request_id.get() or "", deadline=deadline))
+    return upsert_answer(process.upsert.embed_rows(body.collection, rows, request_id.get() or "", deadline=deadline))
 
 
-def upsert_answer(report: UpsertReport) -> UpsertAnswer:
+def upsert_answer(report: RowsReport) -> UpsertAnswer:
     """The report in the words of this API."""
     done = report.processed - len(report.failed)
     return UpsertAnswer(

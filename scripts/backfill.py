@@ -24,7 +24,7 @@ from shared.embedding.backfill import (
     estimate,
     switch_model,
 )
-from shared.embedding.collection import EmbeddingQueue, broken_embedding_collections, embedding_coverage
+from shared.embedding.collection import Collection, broken_embedding_collections, embedding_coverage
 from shared.errors import (
     ConfigurationError,
     DatabaseContractError,
@@ -164,7 +164,7 @@ def run_one(
     stop: threading.Event,
     reports: list[BackfillReport],
 ) -> int:
-    work = EmbeddingQueue(database, name)
+    work = Collection(database, name)
     if arguments.retry_failed:
         say(f"{name}: {work.retry_failed_embeddings():,} failed rows queued again")
     if arguments.reconcile:
@@ -218,7 +218,7 @@ def describe(report: BackfillReport, price: float) -> str:
     return f"{report.collection} ({report.model}): " + ", ".join(parts)
 
 
-def explain(work: EmbeddingQueue, outcome: BackfillOutcome) -> int:
+def explain(work: Collection, outcome: BackfillOutcome) -> int:
     """Say on stderr what is left and why; return the exit code."""
     left = outcome.left
     code = 0
@@ -263,7 +263,7 @@ def index(database: Database, name: str) -> int:
     return 0
 
 
-def verify(work: EmbeddingQueue, *, repair: bool) -> int:
+def verify(work: Collection, *, repair: bool) -> int:
     wrong = work.verify_embeddings()
     say(f"{work.collection}: {wrong:,} vectors do not belong to their text or model")
     for row in work.mismatched_embeddings(10) if wrong else []:

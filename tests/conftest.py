@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.fake_provider import FakeProvider
 from tests.gateway import Gateway
 from tests.postgres_cluster import Cluster, as_role, make_directory, remove
@@ -118,9 +118,9 @@ def provider() -> FakeProvider:
 
 
 @pytest.fixture
-def work(database: PostgresDatabase, provider: FakeProvider) -> EmbeddingQueue:
+def work(database: PostgresDatabase, provider: FakeProvider) -> Collection:
     """The queue of music_knowledge, its model registered."""
-    queue = EmbeddingQueue(database, "music_knowledge")
+    queue = Collection(database, "music_knowledge")
     queue.register_embedding_model(provider.spec)
     return queue
 

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from functions.http.auth import NeedsKey
 from functions.services import Process
-from shared.embedding.collection import EmbeddingQueue, list_embedding_collections
+from shared.embedding.collection import Collection, list_embedding_collections
 from shared.errors import AppError
 from shared.models import BackfillReport
 
@@ -79,7 +79,7 @@ class _State(Collector):
         try:
             database = self._process.database
             for name in list_embedding_collections(database):
-                state = EmbeddingQueue(database, name).embedding_queue()
+                state = Collection(database, name).embedding_queue()
                 for label in ("ready", "leased", "waiting", "failed"):
                     queued.add_metric([name, label], getattr(state, label))
         except AppError:

@@ -17,7 +17,7 @@ import numpy as np
 from bench.scratch import scratch_database
 
 from shared.database.postgres import PostgresDatabase, connect
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.models import EmbeddingModel
 
 DIMENSIONS = 384
@@ -37,7 +37,7 @@ def main() -> int:
     random = np.random.default_rng(1)
 
     with scratch_database("bench_queue") as url, connect(url) as owner, PostgresDatabase(url) as database:
-        queues = {name: EmbeddingQueue(database, f"bench_{name}") for name in sizes}
+        queues = {name: Collection(database, f"bench_{name}") for name in sizes}
         for name, rows in sizes.items():
             seconds = fill(owner, f"bench_{name}", rows)
             print(f"{rows:>9,} rows inserted and queued in {seconds:.1f} s ({rows / seconds:,.0f} rows/s)")

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.in_flight import Leases
 from shared.embedding.tally import Tally
 from shared.errors import AppError, ConfigurationError, DatabaseError, Interrupted, ProviderInputRejected
@@ -119,7 +119,7 @@ def estimate(database: Database, provider: EmbeddingProvider, collection: str, *
     Texts are counted once, and not at all where the table holds their vector already. Tokens are counted
     on up to 1,000 of them and scaled by length beyond that.
     """
-    models = EmbeddingQueue(database, collection).collection_models()
+    models = Collection(database, collection).collection_models()
     if models and models[0].name != provider.model and not switching:
         raise ConfigurationError(
             f'collection "{collection}" is embedded with model "{models[0].name}", not "{provider.model}": '
@@ -147,7 +147,7 @@ def build_index(database: Database, collection: str) -> str | None:
     To be called after a run: an index that is there during a bulk load makes every row slower to save.
     Raises DatabaseTimeout where the API's statement timeout ends it.
     """
-    work = EmbeddingQueue(database, collection)
+    work = Collection(database, collection)
     return work.create_embedding_index(min_rows=INDEX_MIN_ROWS)
 
 
@@ -156,7 +156,7 @@ def switch_model(database: Database, provider: EmbeddingProvider, collection: st
 
     Search goes on: rows are found by the vector they have until the next backfill replaces it.
     """
-    work = EmbeddingQueue(database, collection)
+    work = Collection(database, collection)
     return work.set_collection_model(work.register_embedding_model(provider.spec).name)
 
 
@@ -176,7 +176,7 @@ def backfill(
     `run_id`, or under an id of its own. Raises AppError only for what is wrong before
     the first row: an unknown collection, another model, an unreachable database.
     """
-    work = EmbeddingQueue(database, options.collection)
+    work = Collection(database, options.collection)
     registered = work.register_embedding_model(provider.spec, use=True)
     return _Run(work, provider.with_spec(registered), options, stop or threading.Event(), on_progress).run(run_id)
 
@@ -184,7 +184,7 @@ def backfill(
 class _Run:
     def __init__(
         self,
-        work: EmbeddingQueue,
+        work: Collection,
         provider: EmbeddingProvider,
         options: BackfillOptions,
         stop: threading.Event,

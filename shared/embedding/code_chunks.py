@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from shared.embedding.shipped import needs_collection
 from shared.models import Vectors
 
@@ -29,7 +29,7 @@ class CodeChunk:
 def check_chunks_can_be_stored(database: Database) -> None:
     """Raises NotFound where the database was set up without code_chunks: asked before a provider is paid."""
     with needs_collection(database, COLLECTION):
-        EmbeddingQueue(database, COLLECTION).collection_models()
+        Collection(database, COLLECTION).collection_models()
 
 
 def store_chunks(
@@ -39,7 +39,7 @@ def store_chunks(
 
     Raises DatabaseRejected where the collection is embedded with another model.
     """
-    registered = EmbeddingQueue(database, COLLECTION).register_embedding_model(provider.spec)
+    registered = Collection(database, COLLECTION).register_embedding_model(provider.spec)
     rows = [
         {
             "id": chunk.id,

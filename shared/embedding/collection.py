@@ -1,4 +1,4 @@
-"""The queue of one collection: the SQL functions of the same names, with their types."""
+"""A collection as Python sees it: the SQL functions of the same names, with their types."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,8 +11,8 @@ from shared.models import ClaimedRow, Coverage, EmbeddingModel, NamedRow, QueueS
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingQueue:
-    """Claim, save, fail and release the pending rows of `collection`."""
+class Collection:
+    """One tracked table: its queue, models, vectors and runs."""
 
     database: Database
     collection: str

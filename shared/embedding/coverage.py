@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue, describe_collections, embedding_coverage
+from shared.embedding.collection import Collection, describe_collections, embedding_coverage
 from shared.embedding.run_history import Running, running_by_collection
 from shared.models import Coverage
 
@@ -38,7 +38,7 @@ def list_collections(database: Database) -> list[CollectionStatus]:
         CollectionStatus(
             coverage,
             details.get(coverage.collection, {}).get("error"),
-            EmbeddingQueue(database, coverage.collection).list_failed_embeddings(FAILURES) if coverage.failed else [],
+            Collection(database, coverage.collection).list_failed_embeddings(FAILURES) if coverage.failed else [],
             running.get(coverage.collection),
             details.get(coverage.collection, {}).get("label_column"),
             details.get(coverage.collection, {}).get("category_columns", ()),
@@ -49,10 +49,10 @@ def list_collections(database: Database) -> list[CollectionStatus]:
 
 def list_failures(database: Database, collection: str, limit: int) -> tuple[list[dict[str, Any]], int]:
     """The latest failed rows, and how many there are. Raises NotFound for a collection that is not tracked."""
-    work = EmbeddingQueue(database, collection)
+    work = Collection(database, collection)
     return work.list_failed_embeddings(limit), work.embedding_queue().failed
 
 
 def retry_failures(database: Database, collection: str, row_ids: Sequence[str] | None) -> int:
     """Queue failed rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
-    return EmbeddingQueue(database, collection).retry_failed_embeddings(row_ids)
+    return Collection(database, collection).retry_failed_embeddings(row_ids)

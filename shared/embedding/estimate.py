@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shared.database.base import Database
 from shared.embedding.backfill import estimate
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import Conflict
 from shared.providers.base import EmbeddingProvider
 
@@ -30,7 +30,7 @@ def estimate_collection(
     Raises NotFound for a collection that is not tracked, Conflict where it is embedded with another model than the
     provider's.
     """
-    models = EmbeddingQueue(database, collection).collection_models()
+    models = Collection(database, collection).collection_models()
     if models and models[0].name != provider.model:
         raise Conflict(
             f'collection "{collection}" is embedded with model "{models[0].name}", not "{provider.model}": '

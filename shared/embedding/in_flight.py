@@ -1,7 +1,7 @@
 """The rows a run holds: counted, so that it claims no more than it can work on."""
 
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from shared.models import ClaimedRow
 
@@ -24,7 +24,7 @@ class Leases:
         with self._changed:
             return self._changed.wait_for(lambda: not self._held or len(self._held) + rows <= self._capacity, timeout)
 
-    def wait_for_change(self, held: Collection[str], timeout: float) -> None:
+    def wait_for_change(self, held: Iterable[str], timeout: float) -> None:
         """Wait until these are no longer the rows held, or `timeout` seconds have passed."""
         with self._changed:
             self._changed.wait_for(lambda: self._held != set(held), timeout)

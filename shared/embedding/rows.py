@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.patience import Deadline, answer_within, hasten
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
@@ -65,7 +65,7 @@ class RowToEmbed:
 
 
 @dataclass(frozen=True, slots=True)
-class UpsertReport:
+class RowsReport:
     """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason in words)."""
 
     processed: int
@@ -74,7 +74,7 @@ class UpsertReport:
     reasons: Mapping[str, Reason] = field(default_factory=dict)
 
 
-class UpsertService:
+class RowEmbedder:
     """Claims, embeds and saves named rows of one database with one provider.
 
     `keeps_late_answers`: the process goes on after it has answered, as a server's does and Lambda's does not. A call
@@ -86,9 +86,9 @@ class UpsertService:
         self._provider = provider
         self._keeps_late_answers = keeps_late_answers
 
-    def upsert(
+    def embed_rows(
         self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
-    ) -> UpsertReport:
+    ) -> RowsReport:
         """Give each row the vector of its present text; a row that has it costs nothing.
 
         A vector belongs to its row's text: a row whose text is not the one that was given fails, and its
@@ -97,7 +97,7 @@ class UpsertService:
         where no text can be embedded, or not in time; what was saved until then stays.
         """
         started = time.perf_counter()
-        work = EmbeddingQueue(self._database, collection)
+        work = Collection(self._database, collection)
         registered = work.register_embedding_model(answer_within(lambda: self._provider.spec, deadline), use=True)
         provider = self._provider.with_spec(registered)
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
@@ -121,7 +121,7 @@ class UpsertService:
             cost_usd=round(run.tokens * provider.price_per_million_tokens / 1e6, 6),
         )
         failed = [(row.id, run.failures[row.id]) for row in rows if row.id in run.failures]
-        return UpsertReport(len(rows), run.updated, failed, run.reasons)
+        return RowsReport(len(rows), run.updated, failed, run.reasons)
 
 
 def _milliseconds_since(start: float) -> float:
@@ -133,7 +133,7 @@ class _Upsert:
 
     def __init__(
         self,
-        work: EmbeddingQueue,
+        work: Collection,
         provider: "EmbeddingProvider",
         deadline: Deadline | None,
         keeps_late_answers: bool,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from shared.database.base import Database
 from shared.embedding.collection import list_embedding_collections
 from shared.embedding.patience import Deadline
-from shared.embedding.rows import Reason, RowToEmbed, UpsertReport, UpsertService
+from shared.embedding.rows import Reason, RowEmbedder, RowsReport, RowToEmbed
 from shared.errors import InvalidRequest
 
 
@@ -33,14 +33,14 @@ class EventReport:
 class WebhookService:
     """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
 
-    def __init__(self, database: Database, upsert: UpsertService) -> None:
+    def __init__(self, database: Database, upsert: RowEmbedder) -> None:
         self._database = database
         self._upsert = upsert
 
     def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
         """Embed the row if it still wants it.
 
-        Raises InvalidRequest for a table that is not tracked, and what UpsertService.upsert raises.
+        Raises InvalidRequest for a table that is not tracked, and what RowEmbedder.embed_rows raises.
         """
         collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
         collections = list_embedding_collections(self._database)
@@ -54,13 +54,13 @@ class WebhookService:
         row_id = (event.record or {}).get(key)
         if not isinstance(row_id, str | int) or isinstance(row_id, bool):
             raise InvalidRequest(f"record.{key}: the row's key is missing")
-        report = self._upsert.upsert(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
+        report = self._upsert.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
         # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
         failed = [(row, text) for row, text in report.failed if report.reasons[row] is Reason.REFUSED]
         return EventReport(report.processed, report.updated, failed, _describe(report))
 
 
-def _describe(report: UpsertReport) -> str:
+def _describe(report: RowsReport) -> str:
     for row_id, text in report.failed:
         return f"the row is not embedded: {text}" if report.reasons[row_id] is Reason.REFUSED else text
     return "the row has a new vector" if report.updated else "the row had its vector already"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cachetools import TTLCache
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.patience import Deadline, answer_within
 from shared.embedding.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
@@ -153,7 +153,7 @@ class SearchService:
         return self._read_models(collection) if known is None else known
 
     def _read_models(self, collection: str) -> list[EmbeddingModel]:
-        models = EmbeddingQueue(self._database, collection).collection_models()
+        models = Collection(self._database, collection).collection_models()
         with self._lock:
             self._models[collection] = models
         return models

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
-from shared.embedding.rows import UpsertService
+from shared.embedding.rows import RowEmbedder
 from shared.embedding.runs import SYNONYMS_TASK_NAME, Task
 from shared.errors import (
     AppError,
@@ -64,7 +64,7 @@ class SynonymRunner:
         self,
         database: Database,
         generator: "Callable[[], SynonymGenerator]",
-        upsert: Callable[[], UpsertService],
+        upsert: Callable[[], RowEmbedder],
         *,
         rest_seconds: float = REST_SECONDS,
         on_start: Callable[[str], None] | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.database.base import Database
 from shared.embedding.patience import Deadline
-from shared.embedding.rows import RowToEmbed, UpsertService
+from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import AppError, NotFound
 from shared.models import ANON, Caller
 from shared.search.search import SearchService
@@ -42,7 +42,7 @@ class SynonymService:
         search: SearchService,
         cache: AnswerCache | None = None,
         *,
-        upsert: Callable[[], UpsertService] | None = None,
+        upsert: Callable[[], RowEmbedder] | None = None,
     ) -> None:
         self._database = database
         self._store = SynonymStore(database)
@@ -123,9 +123,9 @@ class SynonymService:
         return row
 
 
-def embed_synonyms(upsert: Callable[[], UpsertService], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
+def embed_synonyms(upsert: Callable[[], RowEmbedder], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
     """Embed a row now. If that fails, the row stays pending; until it is embedded, full-text search finds it."""
     try:
-        upsert().upsert(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
+        upsert().embed_rows(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
     except AppError as error:
         log.warning("synonyms %s stay pending: %s", synonyms_id, error.message)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.commands.conftest import Command
 from tests.conftest import Connection
 from tests.database.rows import embed_all
@@ -35,7 +35,7 @@ def test_ten_thousand_rows_twice_are_ten_thousand_rows_and_no_vector_is_made_aga
             }
             file.write(json.dumps(row) + "\n")
     assert run(command, path) == (0, {"inserted": 10_000, "updated": 0, "unchanged": 0, "bad": 0}, [])
-    work = EmbeddingQueue(database, "datasets")
+    work = Collection(database, "datasets")
     work.register_embedding_model(provider.spec)
     assert embed_all(work, provider) == 10_000
     sent = len(provider.wire.texts)

@@ -13,7 +13,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import PROJECT, migrate
 from shared.embedded.server import client_binaries
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from tests.database.rows import MUSIC
 from tests.drills.inputs_rows import SYNONYMS
 from tests.fake_provider import FakeProvider
@@ -71,7 +71,7 @@ def check_moved(url: SecretStr, provider: FakeProvider) -> None:
     assert migrate(url) == []
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
         for collection in COLLECTIONS:
-            assert EmbeddingQueue(database, collection).verify_embeddings() == 0
+            assert Collection(database, collection).verify_embeddings() == 0
             assert embed(database, provider, collection) == 0, "its vectors came along"
 
         # A changed text clears its vector and is queued; a backfill embeds it.
@@ -80,13 +80,13 @@ def check_moved(url: SecretStr, provider: FakeProvider) -> None:
         for collection in (MUSIC, "notes"):
             changed = f"select count(*) from {collection} where embedding is null and embedding_hash is null"
             assert owner.execute(changed).fetchone() == (1,)
-            assert EmbeddingQueue(database, collection).embedding_queue().pending == 1
+            assert Collection(database, collection).embedding_queue().pending == 1
             assert embed(database, provider, collection) == 1
-            assert EmbeddingQueue(database, collection).verify_embeddings() == 0
+            assert Collection(database, collection).verify_embeddings() == 0
         # A deleted row leaves the queue.
         owner.execute("insert into notes (body) values ('not for long')")
         owner.execute("delete from notes where body = 'not for long'")
-        assert EmbeddingQueue(database, "notes").embedding_queue().pending == 0
+        assert Collection(database, "notes").embedding_queue().pending == 0
 
         assert full_text(owner, "tritone") == ["tritone substitution"]
         vector = {"query_embedding": vector_text(provider.embed_query("tritone substitution"))}

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import psycopg
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue, embedding_coverage
+from shared.embedding.collection import Collection, embedding_coverage
 from shared.models import ClaimedRow, Coverage
 from tests.fake_provider import FakeProvider
 
@@ -31,12 +31,12 @@ def edit(connection: Connection, row_id: str, content: str) -> None:
     connection.execute("update music_knowledge set content = %s where id = %s", [content, row_id])
 
 
-def save(work: EmbeddingQueue, provider: FakeProvider, rows: Sequence[ClaimedRow]) -> tuple[int, int]:
+def save(work: Collection, provider: FakeProvider, rows: Sequence[ClaimedRow]) -> tuple[int, int]:
     """Embed and save claimed rows: (saved, stale)."""
     return work.save_embeddings(provider.model, rows, provider.embed_documents([row.text for row in rows]))
 
 
-def embed_all(work: EmbeddingQueue, provider: FakeProvider) -> int:
+def embed_all(work: Collection, provider: FakeProvider) -> int:
     """What a backfill does, in one thread. Returns the rows saved."""
     total = 0
     while rows := work.claim_embeddings(1000, 60):

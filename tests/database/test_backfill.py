@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill, estimate
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import (
     ConfigurationError,
     DatabaseRejected,
@@ -23,9 +23,7 @@ from tests.database.rows import MUSIC, Connection, InThread, add, queued
 from tests.fake_provider import FakeProvider
 
 
-def test_everything_pending_is_embedded(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
+def test_everything_pending_is_embedded(owner: Connection, run: Run, provider: FakeProvider, work: Collection) -> None:
     ids = add(owner, *texts(95))
     outcome = run()
     report = outcome.report
@@ -81,9 +79,7 @@ def test_as_many_requests_are_under_way_as_there_are_workers(
     assert running.result().report.embedded == 100
 
 
-def test_equal_texts_are_embedded_once(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
-) -> None:
+def test_equal_texts_are_embedded_once(owner: Connection, run: Run, provider: FakeProvider, work: Collection) -> None:
     """Within a batch, across batches under way at once, and after the first was saved."""
     add(owner, *["same"] * 35, *texts(20), *["same"] * 40)
     provider.wire.delay = 0.02
@@ -133,7 +129,7 @@ def test_an_estimate_counts_each_text_once_and_calls_nobody(
 
 
 def test_two_runs_at_once_embed_each_row_once_in_total(
-    owner: Connection, database_url: SecretStr, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database_url: SecretStr, provider: FakeProvider, work: Collection
 ) -> None:
     add(owner, *texts(400))
     provider.wire.delay = 0.01
@@ -151,7 +147,7 @@ def test_two_runs_at_once_embed_each_row_once_in_total(
     assert work.verify_embeddings() == 0
 
 
-def test_a_run_waits_for_the_rows_of_a_worker_that_died(owner: Connection, run: Run, work: EmbeddingQueue) -> None:
+def test_a_run_waits_for_the_rows_of_a_worker_that_died(owner: Connection, run: Run, work: Collection) -> None:
     add(owner, *texts(20))
     assert len(work.claim_embeddings(15, 1)) == 15
     seen: set[int] = set()
@@ -204,7 +200,7 @@ def test_another_model_is_refused_before_anything_is_paid(
 
 
 def test_prefixes_of_the_models_row_decide(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     work.register_embedding_model(EmbeddingModel("prefixed", "fake", 16, "passage: ", "query: "))
     add(owner, "one")

@@ -8,14 +8,14 @@ from typing import Any
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, Progress, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.database.backfill_rows import Run, texts
 from tests.database.rows import MUSIC, Connection, InThread, add, edit, embed_all, queued, vector_of
 from tests.fake_provider import FakeProvider
 
 
 def test_a_text_changed_while_it_is_embedded_is_embedded_again(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     (row_id, *_) = add(owner, *texts(5))
     provider.wire.gate = threading.Event()
@@ -98,7 +98,7 @@ def test_a_run_to_which_rows_come_is_recorded_though_it_found_none(
 
 
 def test_rows_written_while_the_run_goes_on_are_embedded_too(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     add(owner, *texts(20))
     provider.wire.delay = 0.3

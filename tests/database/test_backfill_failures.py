@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from shared.database.postgres import PostgresDatabase
 from shared.embedding import backfill as service
 from shared.embedding.backfill import BackfillOptions, Progress, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import (
     DatabaseUnavailable,
     ProviderQuotaExceeded,
@@ -24,7 +24,7 @@ from tests.postgres_cluster import Cluster
 
 
 def test_refused_rows_fail_and_the_others_are_saved(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     ids = add(owner, *texts(7), "poison one", *texts(7, "more"), "poison two", "poison two")
     provider.wire.refuses = {"poison"}
@@ -44,7 +44,7 @@ def test_refused_rows_fail_and_the_others_are_saved(
 
 
 def test_rows_with_a_useless_vector_are_tried_again_later(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     ids = add(owner, *texts(5), "sick", "well")
     provider.wire.spoils = {"sick"}
@@ -127,7 +127,7 @@ def test_a_stop_ends_a_wait_for_the_provider_at_once(owner: Connection, run: Run
 
 
 def test_leases_are_renewed_for_as_long_as_the_provider_takes(
-    owner: Connection, run: Run, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     add(owner, *texts(10))
     provider.wire.gate = threading.Event()

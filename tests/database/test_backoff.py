@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.models import ClaimedRow
 from tests.database.rows import Connection, end_waits, save
 from tests.database.tracked_songs import track
@@ -18,17 +18,17 @@ AN_HOUR = 3600
 
 
 @pytest.fixture
-def work(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> EmbeddingQueue:
+def work(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Collection:
     """The queue of a table with one row, which may be tried more often than usual."""
     track(owner, "body text", "t.body")
     owner.execute("insert into songs values (1, 'a text')")
     owner.execute("update embedding.collections set max_attempts = 30 where name = 'songs'")
-    queue = EmbeddingQueue(database, "songs")
+    queue = Collection(database, "songs")
     queue.register_embedding_model(provider.spec)
     return queue
 
 
-def waits(owner: Connection, work: EmbeddingQueue, fail: Fail, attempts: int) -> list[float]:
+def waits(owner: Connection, work: Collection, fail: Fail, attempts: int) -> list[float]:
     """Claim the row and fail it so many times; how long it had to wait after each."""
     found: list[float] = []
     for _ in range(attempts):
@@ -44,19 +44,19 @@ def waits(owner: Connection, work: EmbeddingQueue, fail: Fail, attempts: int) ->
     return found
 
 
-def test_the_wait_doubles_with_each_reported_failure(owner: Connection, work: EmbeddingQueue) -> None:
+def test_the_wait_doubles_with_each_reported_failure(owner: Connection, work: Collection) -> None:
     found = waits(owner, work, lambda row: work.fail_embeddings([(row.row_id, "refused", False)]), 4)
     # A statement may take seconds on a busy machine: the waits are still far apart.
     assert found == pytest.approx(DOUBLING, abs=14)
 
 
-def test_the_wait_that_a_provider_asked_for_doubles_too(owner: Connection, work: EmbeddingQueue) -> None:
+def test_the_wait_that_a_provider_asked_for_doubles_too(owner: Connection, work: Collection) -> None:
     found = waits(owner, work, lambda row: work.fail_embeddings([(row.row_id, "refused", False)], 100), 3)
     assert found == pytest.approx([100, 200, 400], abs=40)
 
 
 def test_the_wait_doubles_each_time_the_table_does_not_keep_the_vector(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     forget_vectors(owner)
     found = waits(owner, work, lambda row: save(work, provider, [row]), 4)
@@ -64,9 +64,7 @@ def test_the_wait_doubles_each_time_the_table_does_not_keep_the_vector(
 
 
 @pytest.mark.parametrize("way", ["reported", "not kept"])
-def test_no_wait_is_longer_than_an_hour(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, way: str
-) -> None:
+def test_no_wait_is_longer_than_an_hour(owner: Connection, work: Collection, provider: FakeProvider, way: str) -> None:
     if way == "not kept":
         forget_vectors(owner)
     owner.execute("update embedding.queue set attempts = 15")

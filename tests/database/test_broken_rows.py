@@ -3,8 +3,8 @@
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue, broken_embedding_collections
-from shared.embedding.rows import RowToEmbed, UpsertService
+from shared.embedding.collection import Collection, broken_embedding_collections
+from shared.embedding.rows import RowEmbedder, RowToEmbed
 from tests.database.rows import Connection, coverage_of, end_waits, entry, queued, save
 from tests.database.tracked_songs import run, track
 from tests.fake_provider import FakeProvider
@@ -36,7 +36,7 @@ def test_a_row_that_never_keeps_its_vector_is_paid_for_a_bounded_number_of_times
         assert outcome.left.pending == (1 if round_ < 5 else 0)
         end_waits(owner)
     assert sum(text.startswith(f"{SECRET} 3") for text in provider.wire.texts) == 5, "max_attempts"
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     (failed,) = work.list_failed_embeddings()
     assert (failed["row_id"], failed["attempts"]) == ("3", 5)
     expected = "could not be written: do not touch ..." if does == RAISES else "does not keep the vector"
@@ -65,7 +65,7 @@ def test_a_copied_vector_that_is_not_kept_counts_as_well(
         assert run(database, provider).report.embedded == 0
         end_waits(owner)
     assert provider.wire.texts.count("the same") <= 6
-    assert [row["row_id"] for row in EmbeddingQueue(database, "songs").list_failed_embeddings()] == ["2"]
+    assert [row["row_id"] for row in Collection(database, "songs").list_failed_embeddings()] == ["2"]
 
 
 def test_a_row_that_does_not_keep_its_vector_may_be_asked_for_by_name_and_is_not_paid_for_for_ever(
@@ -78,15 +78,15 @@ def test_a_row_that_does_not_keep_its_vector_may_be_asked_for_by_name_and_is_not
         "create trigger spoil before update on songs for each row when (old.id = 1) execute function spoil()"
     )
     owner.execute("insert into songs values (1, 'one'), (2, 'two')")
-    service = UpsertService(database, provider)
+    service = RowEmbedder(database, provider)
     for _ in range(10):
-        report = service.upsert("songs", [RowToEmbed("1"), RowToEmbed("2")], "b")
+        report = service.embed_rows("songs", [RowToEmbed("1"), RowToEmbed("2")], "b")
         assert [row_id for row_id, _ in report.failed] == ["1"]
     assert "removes or changes the vector" in dict(report.failed)["1"]
     assert provider.wire.texts.count("one") == 5
     owner.execute("drop trigger spoil on songs")
     owner.execute("update songs set body = 'one more'")
-    assert service.upsert("songs", [RowToEmbed("1")], "b").updated == 1
+    assert service.embed_rows("songs", [RowToEmbed("1")], "b").updated == 1
 
 
 def test_a_text_that_is_another_one_each_time_is_given_up(
@@ -99,7 +99,7 @@ def test_a_text_that_is_another_one_each_time_is_given_up(
     outcome = run(database, provider)
     assert len(provider.wire.texts) == 5
     assert (outcome.report.embedded, outcome.left.pending, outcome.left.failed) == (0, 0, 1)
-    (failed,) = EmbeddingQueue(database, "songs").list_failed_embeddings()
+    (failed,) = Collection(database, "songs").list_failed_embeddings()
     assert "must return the same text for the same row" in failed["error"]
 
 
@@ -138,7 +138,7 @@ def test_a_row_whose_text_raises_fails_and_the_others_are_embedded(
     outcome = run(database, provider)
     assert (outcome.error, outcome.report.embedded) == (None, 28)
     assert (outcome.left.pending, outcome.left.failed) == (0, 2)
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     errors = {row["row_id"]: row["error"] for row in work.list_failed_embeddings()}
     assert errors == {
         "11": "embedding.document_text: division by zero (SQLSTATE 22012)",
@@ -156,7 +156,7 @@ def test_no_row_is_handed_out_whose_lease_did_not_hold(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
     """The rows that were read before the one that raises are claimed once, not twice."""
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     rows = work.claim_embeddings(30, 60)
     assert sorted(int(row.row_id) for row in rows) == [n for n in range(1, 31) if n not in (11, 17)]
     assert {row.attempts for row in rows} == {1}
@@ -170,7 +170,7 @@ def test_a_call_parks_a_bounded_number_of_rows_and_the_next_one_goes_on(
     owner.execute("alter table songs disable trigger user")
     owner.execute("insert into songs select n, 'good' || n from generate_series(1, 61) n")
     owner.execute("alter table songs enable trigger user")
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     assert work.reconcile_embeddings() == 61
     owner.execute(
         "update embedding.queue set available_at = now() - interval '1 hour' + make_interval(secs => row_id::int)"
@@ -187,7 +187,7 @@ def test_coverage_verify_and_estimate_survive_a_row_that_raises(
 ) -> None:
     coverage = coverage_of(database, "songs")
     assert (coverage.total, coverage.pending, coverage.failed) == (30, 30, 0)
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     work.register_embedding_model(provider.spec)
     estimate = database.call_scalar("estimate_embeddings", {"collection": "songs", "model": "fake"})
     assert (estimate["rows"], estimate["texts"]) == (28, 28)
@@ -209,8 +209,8 @@ def test_coverage_verify_and_estimate_survive_a_row_that_raises(
 def test_a_row_asked_for_by_name_fails_and_its_neighbours_are_embedded(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
-    service = UpsertService(database, provider)
-    report = service.upsert("songs", [RowToEmbed(str(n)) for n in (10, 11, 12, 99)], "b")
+    service = RowEmbedder(database, provider)
+    report = service.embed_rows("songs", [RowToEmbed(str(n)) for n in (10, 11, 12, 99)], "b")
     assert report.updated == 2
     assert dict(report.failed).keys() == {"11", "99"}
     assert "document_text raises" in dict(report.failed)["11"]
@@ -223,7 +223,7 @@ def test_a_row_asked_for_by_name_fails_and_its_neighbours_are_embedded(
 def test_a_text_that_raises_only_when_it_is_saved_costs_an_attempt(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     work.register_embedding_model(provider.spec)
     rows = work.claim_embeddings(30, 60)
     owner.execute("update words set word = '0' where song = 5")
@@ -246,7 +246,7 @@ def test_a_single_row_that_names_what_there_is_not_is_no_broken_table(
         "insert into songs select n, 'row ' || n, case n when 2 then 'klingon' else 'english' end from generate_series(1, 9) n"
     )
     owner.execute("alter table songs enable trigger user")
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     assert work.reconcile_embeddings() == 9
     outcome = run(database, provider)
     assert (outcome.error, outcome.report.embedded, outcome.left.failed) == (None, 8, 1)
@@ -264,7 +264,7 @@ def test_a_moment_s_trouble_parks_nobody(owner: Connection, database: PostgresDa
         "create or replace function embedding.document_text(t songs) returns text language plpgsql stable as "
         "$$ begin raise exception 'no space left' using errcode = '53100'; end $$"
     )
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     with pytest.raises(Exception, match="no space left"):
         work.claim_embeddings(10, 60)
     with pytest.raises(Exception, match="no space left"):

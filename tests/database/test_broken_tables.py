@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue, broken_embedding_collections, list_embedding_collections
+from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
 from shared.embedding.coverage import list_collections
-from shared.embedding.rows import RowToEmbed, UpsertService
+from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import DatabaseContractError, DatabaseRejected, NotFound
 from tests.database.rows import Connection, add, coverage_of, queued
 from tests.database.tracked_songs import run, track
@@ -36,12 +36,14 @@ def test_a_column_may_have_the_name_of_any_alias(
     owner.execute("insert into songs (id, body) values (21, 'slipped past'), (22, 'asked for by name')")
     owner.execute("alter table songs enable trigger user")
     bodies = {"there before", "slipped past", "asked for by name", *(f"body {n}" for n in range(1, 21))}
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     assert coverage_of(database, "songs").pending == 23
     work.register_embedding_model(provider.spec)
     estimate = database.call_scalar("estimate_embeddings", {"collection": "songs", "model": "fake"})
     assert set(estimate["sample"]) == bodies
-    assert UpsertService(database, provider).upsert("songs", [RowToEmbed("22", "asked for by name")], "b").updated == 1
+    assert (
+        RowEmbedder(database, provider).embed_rows("songs", [RowToEmbed("22", "asked for by name")], "b").updated == 1
+    )
     assert work.reconcile_embeddings() == 1
 
     outcome = run(database, provider)
@@ -77,7 +79,7 @@ def broken(
     owner.execute("insert into songs values (1, 'one')")
     run(database, provider)
     owner.execute("insert into songs values (2, 'two'), (3, 'three')")
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     rows = work.claim_embeddings(1, 60)
     work.fail_embeddings([(row.row_id, "refused", True) for row in rows])
     owner.execute(BREAKS[request.param])
@@ -116,7 +118,7 @@ def test_a_run_over_a_broken_table_ends_with_the_fix_and_parks_nobody(
     assert "track_embeddings('public.songs')" in outcome.error.message
     assert (outcome.left.pending, outcome.left.failed) == (1, 1)
     assert len(provider.wire.texts) == sent
-    work = EmbeddingQueue(database, "songs")
+    work = Collection(database, "songs")
     calls: list[Callable[[], object]] = [
         work.verify_embeddings,
         work.repair_embeddings,
@@ -154,7 +156,7 @@ def test_a_column_that_is_gone_elsewhere_does_not_ask_for_a_migration(
     owner.execute("alter table songs drop column embedding_model cascade")
     owner.execute("update embedding.collections set retiring_models = '{fake}' where name = 'songs'")
     with pytest.raises(DatabaseContractError, match="track_embeddings") as raised:
-        EmbeddingQueue(database, "songs").retire_models()
+        Collection(database, "songs").retire_models()
     assert "migrate.py" not in raised.value.message
 
 
@@ -162,7 +164,7 @@ def test_a_table_that_was_dropped_is_listed_nowhere(owner: Connection, database:
     track(owner, "body text", "t.body")
     owner.execute("drop table songs cascade")
     with pytest.raises(NotFound, match='"songs" is not tracked') as raised:
-        EmbeddingQueue(database, "songs").claim_embeddings(10, 60)
+        Collection(database, "songs").claim_embeddings(10, 60)
     assert "music_knowledge" in raised.value.message
     assert "songs." not in raised.value.message.partition("Tracked are")[2]
     assert "songs" not in list_embedding_collections(database)

@@ -6,7 +6,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue, describe_collections
+from shared.embedding.collection import Collection, describe_collections
 from shared.embedding.coverage import list_collections, list_failures, retry_failures
 from shared.embedding.estimate import estimate_collection
 from shared.embedding.run_history import list_costs, list_runs, running_by_collection
@@ -165,7 +165,7 @@ def test_an_estimate_says_how_it_was_counted(
 
 
 def test_only_the_failed_rows_that_are_named_are_tried_again(
-    owner: Connection, database: PostgresDatabase, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, work: Collection
 ) -> None:
     one, two, three, four = add(owner, "one", "two", "three", "four")
     work.claim_embeddings(10, 60)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.runs import TaskService
 from shared.errors import DatabaseRejected
 from shared.search.search import SearchService
@@ -19,8 +19,8 @@ from tests.fake_provider import FakeProvider
 
 
 @pytest.fixture
-def datasets(database: PostgresDatabase, provider: FakeProvider) -> EmbeddingQueue:
-    queue = EmbeddingQueue(database, "datasets")
+def datasets(database: PostgresDatabase, provider: FakeProvider) -> Collection:
+    queue = Collection(database, "datasets")
     queue.register_embedding_model(provider.spec)
     return queue
 
@@ -41,7 +41,7 @@ def add(
 
 
 def test_only_enriched_and_active_rows_are_embedded(
-    owner: Connection, datasets: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, datasets: Collection, provider: FakeProvider
 ) -> None:
     wanted = add(owner, "Drums", "hits")
     for status in ("pending", "in_progress", "failed"):
@@ -52,7 +52,7 @@ def test_only_enriched_and_active_rows_are_embedded(
     assert owner.execute("select id::text from datasets where is_ready_for_search").fetchall() == [(wanted,)]
 
 
-def test_the_title_weighs_double(owner: Connection, datasets: EmbeddingQueue) -> None:
+def test_the_title_weighs_double(owner: Connection, datasets: Collection) -> None:
     add(owner, "Drums", "hits")
     (row,) = datasets.claim_embeddings(10, 60)
     assert row.text == "Drums\nDrums\nhits"
@@ -78,7 +78,7 @@ CHANGES = {
     )
 )
 def test_a_row_is_ready_exactly_when_it_is_active_enriched_and_embedded_with_its_present_text(
-    owner: Connection, datasets: EmbeddingQueue, provider: FakeProvider, changes: list[tuple[str, Any]]
+    owner: Connection, datasets: Collection, provider: FakeProvider, changes: list[tuple[str, Any]]
 ) -> None:
     owner.execute("delete from datasets")
     row_id = add(owner, "Drums", "hits")
@@ -99,7 +99,7 @@ def test_a_row_is_ready_exactly_when_it_is_active_enriched_and_embedded_with_its
 
 
 def test_a_text_that_slipped_past_the_triggers_is_not_ready(
-    owner: Connection, datasets: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, datasets: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "Drums")
     embed_all(datasets, provider)
@@ -109,7 +109,7 @@ def test_a_text_that_slipped_past_the_triggers_is_not_ready(
 
 
 def test_the_score_has_every_part_and_is_their_sum(
-    owner: Connection, database: PostgresDatabase, datasets: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, database: PostgresDatabase, datasets: Collection, provider: FakeProvider
 ) -> None:
     now = datetime.now(UTC)
     add(owner, "Drum hits", "snares and kicks", score=0.5, published_at=now - timedelta(days=100))
@@ -160,7 +160,7 @@ def test_a_better_score_wins_among_equals_and_a_tag_filters(owner: Connection, d
 
 
 def test_rows_that_are_not_to_be_found_are_not_found(
-    owner: Connection, database: PostgresDatabase, datasets: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, database: PostgresDatabase, datasets: Collection, provider: FakeProvider
 ) -> None:
     row_id = add(owner, "Drums", "hits")
     embed_all(datasets, provider)
@@ -174,7 +174,7 @@ def test_rows_that_are_not_to_be_found_are_not_found(
 
 
 def test_an_update_of_the_score_writes_no_entry_of_the_vector_index(
-    owner: Connection, database: PostgresDatabase, datasets: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, database: PostgresDatabase, datasets: Collection, provider: FakeProvider
 ) -> None:
     for number in range(300):
         add(owner, f"Drums {number}", "hits", score=0.5)

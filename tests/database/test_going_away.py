@@ -11,7 +11,7 @@ import pytest
 from shared.database.postgres import WAIT_FOR_CONNECTION, PostgresDatabase
 from shared.embedded.server import start_embedded
 from shared.embedding.backfill import BackfillOutcome
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import DatabaseUnavailable
 from shared.models import BackfillReport, QueueState
 from tests.postgres_cluster import Cluster
@@ -37,5 +37,5 @@ def test_a_database_that_is_gone_is_not_said_to_have_no_rows_left(
     report = BackfillReport("music_knowledge", "a-model", 5, 5, 0, 0, 0, 0, 9, 0.0, 1.0)
     unknown = QueueState(ready=0, leased=0, waiting=0, failed=0)
     outcome = BackfillOutcome(report, unknown, error=DatabaseUnavailable("nothing listens there"))
-    code = importlib.import_module("backfill").explain(EmbeddingQueue(database, "music_knowledge"), outcome)
+    code = importlib.import_module("backfill").explain(Collection(database, "music_knowledge"), outcome)
     assert (code, capsys.readouterr().err) == (1, "error: nothing listens there\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue, has_ready_embeddings
+from shared.embedding.collection import Collection, has_ready_embeddings
 from shared.errors import DatabaseRejected
 from shared.models import ClaimedRow
 from tests.database.rows import (
@@ -29,7 +29,7 @@ from tests.fake_provider import FakeProvider
 Connect = Callable[..., Connection]
 
 
-def test_a_claim_gives_text_hash_and_attempt(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_claim_gives_text_hash_and_attempt(owner: Connection, work: Collection) -> None:
     owner.execute("insert into music_knowledge (topic, category, content) values ('ii-V-I', 'harmony', 'Dm7 G7 Cmaj7')")
     (row,) = work.claim_embeddings(10, 60)
     assert row.text == "ii-V-I\nharmony\nDm7 G7 Cmaj7"
@@ -53,9 +53,7 @@ def test_two_claimers_at_once_get_different_rows_and_neither_waits(owner: Connec
     second.commit()
 
 
-def test_many_claimers_take_each_row_exactly_once(
-    owner: Connection, database_url: object, work: EmbeddingQueue
-) -> None:
+def test_many_claimers_take_each_row_exactly_once(owner: Connection, database_url: object, work: Collection) -> None:
     ids = add(owner, *(f"text {number}" for number in range(600)))
 
     def drain(_: int) -> list[str]:
@@ -72,7 +70,7 @@ def test_many_claimers_take_each_row_exactly_once(
     assert len(taken) + len(drain(0)) == 600
 
 
-def test_a_row_in_an_open_change_is_passed_over(owner: Connection, connect: Connect, work: EmbeddingQueue) -> None:
+def test_a_row_in_an_open_change_is_passed_over(owner: Connection, connect: Connect, work: Collection) -> None:
     busy, free = add(owner, "busy", "free")
     user = connect(autocommit=False)
     user.execute("update music_knowledge set content = 'being edited' where id = %s", [busy])
@@ -82,7 +80,7 @@ def test_a_row_in_an_open_change_is_passed_over(owner: Connection, connect: Conn
 
 
 def test_an_expired_lease_is_claimed_again_and_the_late_save_changes_nothing(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
     slow = work.claim_embeddings(10, 60)
@@ -98,7 +96,7 @@ def test_an_expired_lease_is_claimed_again_and_the_late_save_changes_nothing(
 
 
 def test_a_late_save_that_comes_first_ends_the_other_lease_too(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")
     slow = work.claim_embeddings(10, 60)
@@ -110,9 +108,7 @@ def test_a_late_save_that_comes_first_ends_the_other_lease_too(
     assert work.verify_embeddings() == 0
 
 
-def test_a_change_of_text_keeps_the_lease_of_the_worker_that_has_the_row(
-    owner: Connection, work: EmbeddingQueue
-) -> None:
+def test_a_change_of_text_keeps_the_lease_of_the_worker_that_has_the_row(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "one")
     work.claim_embeddings(10, 60)
     owner.execute("update music_knowledge set content = 'two'")
@@ -124,7 +120,7 @@ def test_a_change_of_text_keeps_the_lease_of_the_worker_that_has_the_row(
 
 
 def test_ready_is_what_a_claim_would_find(
-    owner: Connection, database: PostgresDatabase, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, database: PostgresDatabase, work: Collection, provider: FakeProvider
 ) -> None:
     def ready() -> bool:
         return has_ready_embeddings(database)
@@ -149,7 +145,7 @@ def test_ready_is_what_a_claim_would_find(
     assert not ready(), "embedded"
 
 
-def test_released_rows_are_free_at_once_and_the_attempt_is_given_back(owner: Connection, work: EmbeddingQueue) -> None:
+def test_released_rows_are_free_at_once_and_the_attempt_is_given_back(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "one")
     work.claim_embeddings(10, 60)
     assert work.release_embeddings([row_id]) == 1
@@ -157,9 +153,7 @@ def test_released_rows_are_free_at_once_and_the_attempt_is_given_back(owner: Con
     assert [(row.row_id, row.attempts) for row in work.claim_embeddings(10, 60)] == [(row_id, 1)]
 
 
-def test_a_lease_can_be_renewed_until_it_is_lost(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
-) -> None:
+def test_a_lease_can_be_renewed_until_it_is_lost(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     kept, saved = add(owner, "one", "two")
     rows = work.claim_embeddings(10, 2)
     save(work, provider, [row for row in rows if row.row_id == saved])
@@ -169,7 +163,7 @@ def test_a_lease_can_be_renewed_until_it_is_lost(
     assert found["wait"] > 400
 
 
-def test_no_transaction_stays_open_between_claim_and_save(owner: Connection, work: EmbeddingQueue) -> None:
+def test_no_transaction_stays_open_between_claim_and_save(owner: Connection, work: Collection) -> None:
     add(owner, "one")
     work.claim_embeddings(10, 60)
     open_ones = owner.execute(
@@ -179,13 +173,13 @@ def test_no_transaction_stays_open_between_claim_and_save(owner: Connection, wor
 
 
 @pytest.mark.parametrize(("batch", "lease"), [(0, 60), (1001, 60), (50, 0), (50, 86_401)])
-def test_claims_have_bounds(work: EmbeddingQueue, batch: int, lease: int) -> None:
+def test_claims_have_bounds(work: Collection, batch: int, lease: int) -> None:
     with pytest.raises(DatabaseRejected, match="must be between"):
         work.claim_embeddings(batch, lease)
 
 
 def test_a_run_that_renews_its_leases_while_it_saves_fails_and_releases_never_deadlocks(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     texts = [f"text {number}" for number in range(240)]
     ids = add(owner, *texts)
@@ -225,7 +219,7 @@ def test_a_run_that_renews_its_leases_while_it_saves_fails_and_releases_never_de
 
 
 def test_two_workers_that_save_the_same_rows_in_opposite_order_do_not_deadlock(
-    owner: Connection, database: PostgresDatabase, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, database: PostgresDatabase, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, *(f"text {number}" for number in range(300)))
     rows = work.claim_embeddings(300, 60)

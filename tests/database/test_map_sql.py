@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import DatabaseRejected, NotFound
 from shared.search.map import MAX_AGE_SECONDS, MapService, decode_vectors
 from tests.database.rows import MUSIC, Connection, add, edit, embed_all
@@ -27,7 +27,7 @@ def version_of(database: PostgresDatabase, size: int = 2000) -> tuple[str | None
     return found["model"], found["version"]
 
 
-def fill(owner: Connection, provider: FakeProvider, work: EmbeddingQueue, count: int) -> list[str]:
+def fill(owner: Connection, provider: FakeProvider, work: Collection, count: int) -> list[str]:
     ids = add(owner, *(f"text {number}" for number in range(count)))
     embed_all(work, provider)
     return ids
@@ -37,7 +37,7 @@ def fill(owner: Connection, provider: FakeProvider, work: EmbeddingQueue, count:
 
 
 def test_the_sample_holds_the_vectors_of_its_rows(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     owner.execute("insert into music_knowledge (topic, category, content) values (' ', 'c', %s)", ["x" * 300])
     fill(owner, provider, work, 20)
@@ -55,7 +55,7 @@ def test_the_sample_holds_the_vectors_of_its_rows(
 
 
 def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_grows(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     fill(owner, provider, work, 300)
     first = sample_of(database, sample_size=100)
@@ -72,7 +72,7 @@ def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_
 
 
 def test_what_it_costs_to_ask_whether_the_sample_has_changed_does_not_grow_with_the_table(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     work.register_embedding_model(provider.spec, use=True)
     owner.execute(
@@ -103,7 +103,7 @@ def test_what_it_costs_to_ask_whether_the_sample_has_changed_does_not_grow_with_
 
 
 def test_the_version_changes_with_a_row_of_the_sample_and_with_nothing_else(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     assert version_of(database)[0] is None
     ids = fill(owner, provider, work, 50)
@@ -125,7 +125,7 @@ def test_the_version_changes_with_a_row_of_the_sample_and_with_nothing_else(
 
 
 def test_during_a_switch_the_model_of_most_vectors_is_drawn(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     fill(owner, provider, work, 60)
     wide = FakeProvider("wide", 24)
@@ -151,7 +151,7 @@ def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatab
 
 
 def test_a_vector_of_any_length_is_drawn(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     work.register_embedding_model(provider.spec, use=True)
     for number in (0.0, 1e-30, 1e30):
@@ -176,7 +176,7 @@ class Clock:
 
 
 def test_a_map_is_drawn_once_until_rows_change_or_ten_minutes_pass(
-    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: EmbeddingQueue
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     ids = fill(owner, provider, work, 30)
     clock = Clock()

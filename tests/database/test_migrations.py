@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import LOCK, MIGRATIONS, PROJECT, SEED, list_migrations, migrate, parse_collections
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError
 from shared.search.search import SearchService
@@ -245,7 +245,7 @@ def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
         outcome = backfill(database, provider, BackfillOptions("music_knowledge"))
         assert outcome.complete
         assert outcome.report.embedded >= 60
-        work = EmbeddingQueue(database, "music_knowledge")
+        work = Collection(database, "music_knowledge")
         assert work.verify_embeddings() == 0
         assert work.create_embedding_index()
         assert SearchService(database, provider).search("music_knowledge", "reverb").hits

@@ -6,7 +6,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill, build_index, estimate, switch_model
-from shared.embedding.collection import EmbeddingQueue, embedding_coverage
+from shared.embedding.collection import Collection, embedding_coverage
 from shared.errors import ConfigurationError, DatabaseRejected
 from shared.models import EmbeddingModel
 from shared.search.query_cache import QueryCache
@@ -55,7 +55,7 @@ def test_another_model_is_refused_until_the_collection_is_switched(
 def test_rows_move_to_the_new_model_and_the_old_one_is_forgotten(
     database: PostgresDatabase, embedded: None, wide: FakeProvider
 ) -> None:
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     assert switch_model(database, wide, MUSIC) == ROWS
     assert [spec.name for spec in work.collection_models()] == ["wide", "narrow"]
     outcome = backfill(database, wide, OPTIONS)
@@ -129,13 +129,13 @@ def test_a_text_that_changes_during_a_switch_is_embedded_with_the_new_model(
     owner.execute("update music_knowledge set content = 'a new take' where content like 'take 3 %'")
     outcome = backfill(database, wide, OPTIONS)
     assert (outcome.report.embedded, models(database)) == (ROWS, {"wide": ROWS})
-    assert EmbeddingQueue(database, MUSIC).verify_embeddings() == 0
+    assert Collection(database, MUSIC).verify_embeddings() == 0
 
 
 def test_the_old_index_goes_with_the_last_row_of_its_model(
     database: PostgresDatabase, embedded: None, owner: Connection, wide: FakeProvider
 ) -> None:
-    old = EmbeddingQueue(database, MUSIC).create_embedding_index()
+    old = Collection(database, MUSIC).create_embedding_index()
     switch_model(database, wide, MUSIC)
     backfill(database, wide, BackfillOptions(MUSIC, batch_size=10, limit=20))
     assert owner.execute("select to_regclass(%s)", [old]).fetchone() != (None,)
@@ -147,14 +147,14 @@ def test_an_index_is_due_only_when_there_are_enough_vectors(
     database: PostgresDatabase, embedded: None, owner: Connection
 ) -> None:
     assert build_index(database, MUSIC) is None
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     assert work.create_embedding_index(min_rows=ROWS + 1) is None
     assert work.create_embedding_index(min_rows=ROWS)
     assert work.create_embedding_index(min_rows=ROWS) is None
 
 
 def test_the_registered_prefixes_win_over_the_configured_ones(database: PostgresDatabase, owner: Connection) -> None:
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     work.register_embedding_model(EmbeddingModel("fake", "fake", 16, "passage: ", "query: "))
     add(owner, "a song")
     provider = FakeProvider()

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from shared.errors import DatabaseRejected
 from shared.models import EmbeddingModel
 from tests.database.rows import (
@@ -28,13 +28,13 @@ WIDE = FakeProvider("wide", 24)
 
 
 @pytest.fixture
-def embedded(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> str:
+def embedded(owner: Connection, work: Collection, provider: FakeProvider) -> str:
     (row_id,) = add(owner, "a row of the first model")
     embed_all(work, provider)
     return row_id
 
 
-def test_the_first_run_decides_the_model(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_the_first_run_decides_the_model(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     assert coverage_of(work.database).model is None
     work.register_embedding_model(provider.spec, use=True)
     work.register_embedding_model(provider.spec, use=True)
@@ -43,7 +43,7 @@ def test_the_first_run_decides_the_model(owner: Connection, work: EmbeddingQueue
 
 @pytest.mark.parametrize("provider_of_another_model", [OTHER, WIDE])
 def test_another_model_is_refused_naming_both_and_the_switch(
-    owner: Connection, work: EmbeddingQueue, embedded: str, provider_of_another_model: FakeProvider
+    owner: Connection, work: Collection, embedded: str, provider_of_another_model: FakeProvider
 ) -> None:
     other = provider_of_another_model
     work.register_embedding_model(other.spec)
@@ -62,7 +62,7 @@ def test_another_model_is_refused_naming_both_and_the_switch(
 
 
 def test_of_two_first_runs_at_once_the_second_is_refused(
-    owner: Connection, connect: Callable[..., Connection], work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, connect: Callable[..., Connection], work: Collection, provider: FakeProvider
 ) -> None:
     work.register_embedding_model(OTHER.spec)
     first = connect(autocommit=False)
@@ -75,7 +75,7 @@ def test_of_two_first_runs_at_once_the_second_is_refused(
 
 
 def test_a_vector_of_another_width_is_refused_and_nothing_of_the_batch_is_stored(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     first, _ = add(owner, "one", "two")
     rows = sorted(work.claim_embeddings(10, 60), key=lambda row: row.row_id != first)
@@ -90,12 +90,12 @@ def test_a_vector_of_another_width_is_refused_and_nothing_of_the_batch_is_stored
     assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (0,)
 
 
-def test_an_unregistered_model_is_refused_and_the_registered_ones_are_listed(work: EmbeddingQueue) -> None:
+def test_an_unregistered_model_is_refused_and_the_registered_ones_are_listed(work: Collection) -> None:
     with pytest.raises(DatabaseRejected, match=r'"unheard-of" is not registered.*Registered are: fake'):
         work.set_collection_model("unheard-of")
 
 
-def test_a_model_keeps_its_width_and_its_prefixes(work: EmbeddingQueue) -> None:
+def test_a_model_keeps_its_width_and_its_prefixes(work: Collection) -> None:
     with pytest.raises(
         DatabaseRejected, match=rf'"fake" is registered with {DIMENSIONS} dimensions, not 32.*EMBEDDING_MODEL'
     ):
@@ -130,7 +130,7 @@ def test_a_vector_written_by_hand_is_checked_too(
 
 
 def test_a_vector_of_another_registered_model_is_kept_and_its_row_is_pending(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, embedded: str
+    owner: Connection, work: Collection, provider: FakeProvider, embedded: str
 ) -> None:
     work.register_embedding_model(OTHER.spec)
     owner.execute(
@@ -147,7 +147,7 @@ def test_a_vector_of_another_registered_model_is_kept_and_its_row_is_pending(
 
 
 def test_rows_of_another_model_are_pending_from_the_moment_the_first_run_sets_one(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     work.register_embedding_model(OTHER.spec)
     owner.execute(
@@ -161,7 +161,7 @@ def test_rows_of_another_model_are_pending_from_the_moment_the_first_run_sets_on
 
 
 def test_search_asks_each_model_only_for_the_rows_it_made(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, embedded: str, database: PostgresDatabase
+    owner: Connection, work: Collection, provider: FakeProvider, embedded: str, database: PostgresDatabase
 ) -> None:
     work.register_embedding_model(OTHER.spec)
     owner.execute(

@@ -5,12 +5,12 @@ import uuid
 import psycopg
 import pytest
 
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.database.rows import Connection, add, coverage_of, edit, embed_all, entry, queued
 from tests.fake_provider import FakeProvider
 
 
-def test_an_inserted_row_is_pending(owner: Connection, work: EmbeddingQueue) -> None:
+def test_an_inserted_row_is_pending(owner: Connection, work: Collection) -> None:
     ids = add(owner, "one", "two", "")
     assert queued(owner) == set(ids[:2]), "a row without a text is not to be embedded"
     assert work.embedding_queue().ready == 2
@@ -18,7 +18,7 @@ def test_an_inserted_row_is_pending(owner: Connection, work: EmbeddingQueue) -> 
     assert queued(owner) == set(ids)
 
 
-def test_nothing_is_left_when_all_is_embedded(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_nothing_is_left_when_all_is_embedded(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     add(owner, *(f"text {number}" for number in range(120)))
     assert embed_all(work, provider) == 120
     coverage = coverage_of(work.database)
@@ -34,7 +34,7 @@ def test_nothing_is_left_when_all_is_embedded(owner: Connection, work: Embedding
     ],
 )
 def test_reconcile_finds_rows_that_slipped_past_the_triggers(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, off: str, on: str
+    owner: Connection, work: Collection, provider: FakeProvider, off: str, on: str
 ) -> None:
     add(owner, "seen")
     owner.execute(off)
@@ -49,7 +49,7 @@ def test_reconcile_finds_rows_that_slipped_past_the_triggers(
     assert embed_all(work, provider) == 3
 
 
-def test_a_queue_that_was_lost_is_made_again(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_a_queue_that_was_lost_is_made_again(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     add(owner, "one", "two")
     embed_all(work, provider)
     add(owner, "three")
@@ -58,7 +58,7 @@ def test_a_queue_that_was_lost_is_made_again(owner: Connection, work: EmbeddingQ
 
 
 def test_an_entry_without_need_is_dropped_by_the_next_claim(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     done, pending = add(owner, "one", "two")
     embed_all(work, provider)
@@ -75,7 +75,7 @@ def test_an_entry_without_need_is_dropped_by_the_next_claim(
     assert queued(owner) == {pending}
 
 
-def test_delete_truncate_and_a_new_key_keep_the_queue_true(owner: Connection, work: EmbeddingQueue) -> None:
+def test_delete_truncate_and_a_new_key_keep_the_queue_true(owner: Connection, work: Collection) -> None:
     first, second, third = add(owner, "one", "two", "three")
     owner.execute("delete from music_knowledge where id = %s", [first])
     assert queued(owner) == {second, third}
@@ -88,13 +88,13 @@ def test_delete_truncate_and_a_new_key_keep_the_queue_true(owner: Connection, wo
 
 
 def test_two_rows_that_swap_their_keys_keep_their_vectors(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute("create table pairs (id int primary key deferrable initially deferred, body text)")
     owner.execute("create function embedding.document_text(p pairs) returns text language sql immutable return p.body")
     owner.execute("select track_embeddings('pairs')")
     owner.execute("insert into pairs values (1, 'first'), (2, 'second')")
-    pairs = EmbeddingQueue(work.database, "pairs")
+    pairs = Collection(work.database, "pairs")
     assert embed_all(pairs, provider) == 2
     owner.execute("update pairs set id = 3 - id")
     assert queued(owner, "pairs") == set()
@@ -103,7 +103,7 @@ def test_two_rows_that_swap_their_keys_keep_their_vectors(
 
 
 def test_a_change_that_is_rolled_back_leaves_the_queue_alone(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
     embed_all(work, provider)
@@ -115,7 +115,7 @@ def test_a_change_that_is_rolled_back_leaves_the_queue_alone(
     assert work.verify_embeddings() == 0
 
 
-def test_a_changed_text_is_a_fresh_start_also_for_a_failed_row(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_changed_text_is_a_fresh_start_also_for_a_failed_row(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "refused")
     work.claim_embeddings(10, 60)
     assert work.fail_embeddings([(row_id, "no", True)]) == 1
@@ -126,7 +126,7 @@ def test_a_changed_text_is_a_fresh_start_also_for_a_failed_row(owner: Connection
     assert [row.text for row in work.claim_embeddings(10, 60)] == ["acceptable"]
 
 
-def test_a_failed_row_that_loses_its_text_is_forgotten(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_failed_row_that_loses_its_text_is_forgotten(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "refused")
     work.claim_embeddings(10, 60)
     work.fail_embeddings([(row_id, "no", True)])
@@ -135,7 +135,7 @@ def test_a_failed_row_that_loses_its_text_is_forgotten(owner: Connection, work: 
     assert work.list_failed_embeddings() == []
 
 
-def test_a_bulk_insert_is_queued_by_one_statement(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_bulk_insert_is_queued_by_one_statement(owner: Connection, work: Collection) -> None:
     with owner.cursor().copy("copy music_knowledge (topic, content) from stdin") as copy:
         for number in range(1000):
             copy.write_row(("", f"text {number}"))

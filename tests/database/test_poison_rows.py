@@ -2,18 +2,18 @@
 
 import pytest
 
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.database.rows import Connection, add, coverage_of, embed_all, end_leases, end_waits, entry, queued
 from tests.fake_provider import FakeProvider
 
 
-def fail(work: EmbeddingQueue, error: str = "the provider choked", *, final: bool = False, after: int = 30) -> int:
+def fail(work: Collection, error: str = "the provider choked", *, final: bool = False, after: int = 30) -> int:
     rows = work.claim_embeddings(10, 60)
     assert rows
     return work.fail_embeddings([(row.row_id, error, final) for row in rows], after)
 
 
-def test_a_failed_row_backs_off_and_the_wait_doubles(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_failed_row_backs_off_and_the_wait_doubles(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "poison")
     waits = []
     for attempt in range(1, 5):
@@ -27,7 +27,7 @@ def test_a_failed_row_backs_off_and_the_wait_doubles(owner: Connection, work: Em
     assert waits == pytest.approx([40, 80, 160, 320], abs=3)
 
 
-def test_the_wait_is_never_longer_than_an_hour(owner: Connection, work: EmbeddingQueue) -> None:
+def test_the_wait_is_never_longer_than_an_hour(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "poison")
     fail(work, after=86_400)
     found = entry(owner, row_id)
@@ -35,7 +35,7 @@ def test_the_wait_is_never_longer_than_an_hour(owner: Connection, work: Embeddin
     assert found["wait"] == pytest.approx(3600, abs=3)
 
 
-def test_after_max_attempts_it_fails_and_is_claimed_no_more(owner: Connection, work: EmbeddingQueue) -> None:
+def test_after_max_attempts_it_fails_and_is_claimed_no_more(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "poison")
     for _ in range(4):
         assert fail(work, "first errors") == 0
@@ -51,20 +51,20 @@ def test_after_max_attempts_it_fails_and_is_claimed_no_more(owner: Connection, w
     assert (coverage.total, coverage.pending, coverage.failed) == (1, 0, 1)
 
 
-def test_a_collection_may_have_its_own_number_of_attempts(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_collection_may_have_its_own_number_of_attempts(owner: Connection, work: Collection) -> None:
     owner.execute("update embedding.collections set max_attempts = 1")
     add(owner, "poison")
     assert fail(work) == 1
 
 
-def test_a_final_error_parks_at_once(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_final_error_parks_at_once(owner: Connection, work: Collection) -> None:
     add(owner, "poison")
     assert fail(work, "refused for good", final=True) == 1
     assert [row["error"] for row in work.list_failed_embeddings()] == ["refused for good"]
 
 
 def test_a_failed_row_does_not_hold_back_the_others(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     poison, *_ = add(owner, "poison", "good", "better")
     rows = work.claim_embeddings(10, 60)
@@ -75,7 +75,7 @@ def test_a_failed_row_does_not_hold_back_the_others(
 
 
 def test_failed_rows_are_retried_with_all_their_attempts(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one", "two")
     assert fail(work, final=True) == 2
@@ -85,14 +85,14 @@ def test_failed_rows_are_retried_with_all_their_attempts(
     assert [row.attempts for row in work.claim_embeddings(10, 60)] == [1, 1]
 
 
-def test_reconcile_leaves_failed_rows_failed(owner: Connection, work: EmbeddingQueue) -> None:
+def test_reconcile_leaves_failed_rows_failed(owner: Connection, work: Collection) -> None:
     add(owner, "poison")
     fail(work, final=True)
     assert work.reconcile_embeddings() == 0
     assert work.claim_embeddings(10, 60) == []
 
 
-def test_a_row_whose_workers_all_die_fails_in_the_end(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_row_whose_workers_all_die_fails_in_the_end(owner: Connection, work: Collection) -> None:
     """Not after max_attempts: most rows of a dead worker's batch are innocent."""
     killer, innocent = add(owner, "killer", "innocent")
     for attempt in range(1, 21):
@@ -107,7 +107,7 @@ def test_a_row_whose_workers_all_die_fails_in_the_end(owner: Connection, work: E
     assert work.retry_failed_embeddings() == 1
 
 
-def test_abandoned_rows_alone_do_not_stop_a_claim(owner: Connection, work: EmbeddingQueue) -> None:
+def test_abandoned_rows_alone_do_not_stop_a_claim(owner: Connection, work: Collection) -> None:
     add(owner, *(f"text {number}" for number in range(8)))
     owner.execute("update embedding.queue set attempts = 20, available_at = now() - interval '1 hour'")
     (late,) = add(owner, "a good one behind them")
@@ -115,7 +115,7 @@ def test_abandoned_rows_alone_do_not_stop_a_claim(owner: Connection, work: Embed
     assert work.embedding_queue().failed == 8
 
 
-def test_an_error_is_kept_in_bounds_and_never_missing(owner: Connection, work: EmbeddingQueue) -> None:
+def test_an_error_is_kept_in_bounds_and_never_missing(owner: Connection, work: Collection) -> None:
     first, second = add(owner, "one", "two")
     work.claim_embeddings(10, 60)
     work.database.call(
@@ -132,7 +132,7 @@ def test_an_error_is_kept_in_bounds_and_never_missing(owner: Connection, work: E
 
 
 def test_a_row_that_is_embedded_after_failures_leaves_no_trace(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")
     fail(work)
@@ -141,7 +141,7 @@ def test_a_row_that_is_embedded_after_failures_leaves_no_trace(
     assert queued(owner) == set()
 
 
-def test_reports_about_rows_that_are_gone_are_harmless(owner: Connection, work: EmbeddingQueue) -> None:
+def test_reports_about_rows_that_are_gone_are_harmless(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "one")
     work.claim_embeddings(10, 60)
     owner.execute("delete from music_knowledge")

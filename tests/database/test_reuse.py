@@ -1,19 +1,19 @@
 """Invariant 8: pay once per distinct text. (test_backfill.py and test_search_service.py hold the rest of it.)"""
 
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.models import ClaimedRow
 from tests.database.rows import Connection, add, edit, embed_all, queued, vector_of
 from tests.fake_provider import FakeProvider
 
 
-def claim_and_reuse(work: EmbeddingQueue, provider: FakeProvider) -> tuple[list[ClaimedRow], set[str]]:
+def claim_and_reuse(work: Collection, provider: FakeProvider) -> tuple[list[ClaimedRow], set[str]]:
     work.register_embedding_model(provider.spec, use=True)
     rows = work.claim_embeddings(100, 60)
     return rows, work.reuse_embeddings(provider.model, rows)
 
 
 def test_a_text_that_the_table_holds_takes_its_vector(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (first,) = add(owner, "one")
     embed_all(work, provider)
@@ -26,7 +26,7 @@ def test_a_text_that_the_table_holds_takes_its_vector(
 
 
 def test_a_row_edited_and_edited_back_takes_a_neighbours_vector(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     first, _ = add(owner, "one", "one")
     embed_all(work, provider)
@@ -36,9 +36,7 @@ def test_a_row_edited_and_edited_back_takes_a_neighbours_vector(
     assert done == {first}
 
 
-def test_vectors_of_another_model_are_not_reused(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
-) -> None:
+def test_vectors_of_another_model_are_not_reused(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     add(owner, "one")
     embed_all(work, provider)
     other = FakeProvider("other")
@@ -51,7 +49,7 @@ def test_vectors_of_another_model_are_not_reused(
 
 
 def test_a_row_whose_text_changed_after_the_claim_is_not_filled(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")
     embed_all(work, provider)
@@ -65,7 +63,7 @@ def test_a_row_whose_text_changed_after_the_claim_is_not_filled(
 
 
 def test_nothing_is_written_twice_for_an_unchanged_row(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, *(f"text {number}" for number in range(5)))
     embed_all(work, provider)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import psycopg
 import pytest
 
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from tests.database.rows import Connection, add, embed_all, queued
 from tests.fake_provider import FakeProvider
 
@@ -50,7 +50,7 @@ CLOSED = (
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("statement", CLOSED)
-def test_api_callers_may_not(work: EmbeddingQueue, role: Role, caller: str, statement: str) -> None:
+def test_api_callers_may_not(work: Collection, role: Role, caller: str, statement: str) -> None:
     function = re.match(r"select \* from (\w+)\(", statement)
     # By the function's own grants, not by what it happens to call on its way.
     closed = f"for function {function[1]}" if function else "for (table|schema)"
@@ -58,7 +58,7 @@ def test_api_callers_may_not(work: EmbeddingQueue, role: Role, caller: str, stat
         connection.execute(statement)
 
 
-def test_service_role_may_do_all_of_it(owner: Connection, work: EmbeddingQueue, role: Role) -> None:
+def test_service_role_may_do_all_of_it(owner: Connection, work: Collection, role: Role) -> None:
     with role("service_role") as connection:
         for statement in CLOSED[:-2]:
             if "untrack" not in statement and "register" not in statement:
@@ -66,7 +66,7 @@ def test_service_role_may_do_all_of_it(owner: Connection, work: EmbeddingQueue, 
 
 
 def test_authenticated_writers_of_a_table_need_no_grant_on_the_queue(
-    owner: Connection, work: EmbeddingQueue, role: Role
+    owner: Connection, work: Collection, role: Role
 ) -> None:
     owner.execute("grant insert, update, delete on music_knowledge to authenticated")
     owner.execute('create policy "writes" on music_knowledge to authenticated using (true) with check (true)')
@@ -79,7 +79,7 @@ def test_authenticated_writers_of_a_table_need_no_grant_on_the_queue(
 
 
 @pytest.fixture
-def selective(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> list[str]:
+def selective(owner: Connection, work: Collection, provider: FakeProvider) -> list[str]:
     """Three rows of which anon may see the open one, and a user their own, too."""
     ids = add(owner, "a secret chord progression", "an open chord progression", "my own chord progression")
     embed_all(work, provider)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderUnavailable
 from shared.search.search import SearchService
 from tests.database.rows import Connection, add, embed_all
@@ -13,9 +13,7 @@ from tests.fake_provider import FakeProvider
 
 
 @pytest.fixture
-def service(
-    owner: Connection, work: EmbeddingQueue, database: PostgresDatabase, provider: FakeProvider
-) -> SearchService:
+def service(owner: Connection, work: Collection, database: PostgresDatabase, provider: FakeProvider) -> SearchService:
     add(owner, "gain staging before the compressor", "reverb gives space to a voice", "a jazz ballad in slow four")
     embed_all(work, provider)
     provider.wire.requests.clear()
@@ -54,8 +52,8 @@ def test_that_a_collection_has_no_model_yet_is_known_for_a_while_too(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(owner, *(f"reverb number {number}" for number in range(5)))
-    read, looks = EmbeddingQueue.collection_models, []
-    monkeypatch.setattr(EmbeddingQueue, "collection_models", lambda queue: looks.append(1) or read(queue))
+    read, looks = Collection.collection_models, []
+    monkeypatch.setattr(Collection, "collection_models", lambda queue: looks.append(1) or read(queue))
     service = SearchService(database, provider)
     for _ in range(3):
         assert len(service.search("music_knowledge", "reverb", match_count=5).hits) == 5

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from psycopg.types.json import Jsonb
 
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from tests.database.rows import (
     Connection,
     InThread,
@@ -25,7 +25,7 @@ GONE = (None, None, None)
 
 
 @pytest.fixture
-def embedded(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> str:
+def embedded(owner: Connection, work: Collection, provider: FakeProvider) -> str:
     """A row that has its vector."""
     (row_id,) = add(owner, "the dominant seventh wants to resolve")
     assert embed_all(work, provider) == 1
@@ -34,9 +34,7 @@ def embedded(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) ->
     return row_id
 
 
-def test_a_changed_text_clears_the_vector_and_is_pending(
-    owner: Connection, work: EmbeddingQueue, embedded: str
-) -> None:
+def test_a_changed_text_clears_the_vector_and_is_pending(owner: Connection, work: Collection, embedded: str) -> None:
     edit(owner, embedded, "something else")
     assert vector_of(owner, embedded) == GONE
     assert queued(owner) == {embedded}
@@ -58,7 +56,7 @@ def test_a_changed_text_clears_the_vector_and_is_pending(
     ],
 )
 def test_whatever_statement_changes_the_text(
-    owner: Connection, work: EmbeddingQueue, embedded: str, statement: str
+    owner: Connection, work: Collection, embedded: str, statement: str
 ) -> None:
     owner.execute(statement, {"id": embedded})
     assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (0,)
@@ -78,7 +76,7 @@ def test_whatever_statement_changes_the_text(
     ],
 )
 def test_a_change_that_leaves_the_text_keeps_the_vector_and_nothing_is_pending(
-    owner: Connection, work: EmbeddingQueue, embedded: str, change: str
+    owner: Connection, work: Collection, embedded: str, change: str
 ) -> None:
     before = vector_of(owner, embedded)
     owner.execute(f"update music_knowledge set {change}")
@@ -89,7 +87,7 @@ def test_a_change_that_leaves_the_text_keeps_the_vector_and_nothing_is_pending(
 
 
 def test_a_text_that_is_emptied_loses_its_vector_and_is_not_pending(
-    owner: Connection, work: EmbeddingQueue, embedded: str
+    owner: Connection, work: Collection, embedded: str
 ) -> None:
     edit(owner, embedded, "")
     assert vector_of(owner, embedded) == GONE
@@ -97,7 +95,7 @@ def test_a_text_that_is_emptied_loses_its_vector_and_is_not_pending(
     assert work.claim_embeddings(10, 60) == []
 
 
-def test_a_vector_without_a_text_is_not_kept(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_a_vector_without_a_text_is_not_kept(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     owner.execute(
         "insert into music_knowledge (topic, embedding, embedding_model) values ('', %s, %s)",
         [vector_text(provider.embed_query("x")), provider.model],
@@ -107,7 +105,7 @@ def test_a_vector_without_a_text_is_not_kept(owner: Connection, work: EmbeddingQ
 
 
 def test_text_changed_between_claim_and_save_drops_the_vector(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     changed, kept = add(owner, "one", "two")
     rows = work.claim_embeddings(10, 60)
@@ -123,7 +121,7 @@ def test_text_changed_between_claim_and_save_drops_the_vector(
 
 
 def test_text_changed_and_changed_back_is_not_stale(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
     rows = work.claim_embeddings(10, 60)
@@ -137,7 +135,7 @@ def test_text_changed_and_changed_back_is_not_stale(
 def test_save_waits_for_an_open_change_and_judges_by_its_outcome(
     owner: Connection,
     connect: Connect,
-    work: EmbeddingQueue,
+    work: Collection,
     provider: FakeProvider,
     end: str,
     expected: tuple[int, int],
@@ -157,7 +155,7 @@ def test_save_waits_for_an_open_change_and_judges_by_its_outcome(
 
 
 def test_a_change_that_waits_for_a_save_clears_what_was_just_saved(
-    owner: Connection, connect: Connect, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, connect: Connect, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
     (row,) = work.claim_embeddings(10, 60)
@@ -175,7 +173,7 @@ def test_a_change_that_waits_for_a_save_clears_what_was_just_saved(
 
 
 def test_a_row_deleted_while_it_is_embedded_is_stale_and_forgotten(
-    owner: Connection, connect: Connect, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, connect: Connect, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
     rows = work.claim_embeddings(10, 60)
@@ -189,7 +187,7 @@ def test_a_row_deleted_while_it_is_embedded_is_stale_and_forgotten(
 
 
 def test_a_key_changed_while_the_row_is_embedded_is_stale_and_pending_under_the_new_one(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")
     rows = work.claim_embeddings(10, 60)
@@ -200,7 +198,7 @@ def test_a_key_changed_while_the_row_is_embedded_is_stale_and_pending_under_the_
 
 
 def test_a_failure_of_the_old_text_says_nothing_of_the_new_one(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "a text that no provider takes")
     (row,) = work.claim_embeddings(10, 60)
@@ -213,7 +211,7 @@ def test_a_failure_of_the_old_text_says_nothing_of_the_new_one(
 
 
 def test_a_vector_brought_with_its_text_is_adopted(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, embedded: str
+    owner: Connection, work: Collection, provider: FakeProvider, embedded: str
 ) -> None:
     vector = vector_text(provider.embed_query("brought along"))
     owner.execute(
@@ -232,7 +230,7 @@ def test_a_vector_brought_with_its_text_is_adopted(
 
 
 def test_a_vector_brought_with_the_hash_of_another_text_is_dropped(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute(
         "insert into music_knowledge (topic, content, embedding, embedding_model, embedding_hash)"
@@ -244,7 +242,7 @@ def test_a_vector_brought_with_the_hash_of_another_text_is_dropped(
 
 
 def test_a_late_vector_written_by_hand_over_a_changed_text_does_not_last(
-    owner: Connection, work: EmbeddingQueue, embedded: str
+    owner: Connection, work: Collection, embedded: str
 ) -> None:
     """The unconditional `update ... where id` of many guides: the hash tells that the text is another one."""
     old = owner.execute("select embedding::text, embedding_model, embedding_hash from music_knowledge").fetchone()
@@ -259,7 +257,7 @@ def test_a_late_vector_written_by_hand_over_a_changed_text_does_not_last(
 
 
 def test_vectors_that_slipped_past_the_triggers_are_counted_and_repaired(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, embedded: str
+    owner: Connection, work: Collection, provider: FakeProvider, embedded: str
 ) -> None:
     owner.execute("alter table music_knowledge disable trigger user")
     edit(owner, embedded, "nobody noticed")
@@ -272,7 +270,7 @@ def test_vectors_that_slipped_past_the_triggers_are_counted_and_repaired(
     assert work.verify_embeddings() == 0
 
 
-def test_updated_at_is_touched_by_edits_only(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_updated_at_is_touched_by_edits_only(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     (row_id,) = add(owner, "one")
     read = "select updated_at from music_knowledge"
     inserted = owner.execute(read).fetchone()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import Conflict, NotFound
 from shared.search.search import SearchService
 from shared.synonyms.answer_cache import AnswerCache
@@ -42,7 +42,7 @@ class Operations(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.owner.execute("delete from genre_tags")
-        self.work = EmbeddingQueue(self.database, "mir_synonyms")
+        self.work = Collection(self.database, "mir_synonyms")
         self.work.register_embedding_model(self.provider.spec)
         # Known from the start: a search looks for the models of a collection every two seconds only.
         self.work.register_embedding_model(self.provider.spec, use=True)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.models import Tag
 from shared.synonyms.store import SynonymStore
 from tests.database.rows import Connection, InThread, embed_all, queued, wait_until_blocked
@@ -116,7 +116,7 @@ def test_what_is_switched_off_loses_its_vector_and_its_fts(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     tag_id = add(owner, "Zouk", "dance")
-    work = EmbeddingQueue(database, "mir_synonyms")
+    work = Collection(database, "mir_synonyms")
     work.register_embedding_model(provider.spec)
     embed_all(work, provider)
     assert state(owner, tag_id) == ("Zouk", True, None, True, True)

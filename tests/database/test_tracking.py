@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from shared.embedding.collection import EmbeddingQueue, embedding_coverage, vector_text
+from shared.embedding.collection import Collection, embedding_coverage, vector_text
 from shared.errors import NotFound
 from tests.database.rows import Connection, coverage_of, embed_all, queued
 from tests.database.tracked_tables import TABLES, insert, make
@@ -11,9 +11,9 @@ from tests.fake_provider import FakeProvider
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_whole_life_of_a_row(owner: Connection, work: EmbeddingQueue, provider: FakeProvider, table: str) -> None:
+def test_the_whole_life_of_a_row(owner: Connection, work: Collection, provider: FakeProvider, table: str) -> None:
     name = make(owner, table)
-    own = EmbeddingQueue(work.database, name)
+    own = Collection(work.database, name)
     insert(owner, table, "one", "two", "", "one")
     assert own.embedding_queue().ready == 3
     # One of the two equal texts takes the other's vector.
@@ -40,23 +40,21 @@ def test_the_whole_life_of_a_row(owner: Connection, work: EmbeddingQueue, provid
     owner.execute(f"truncate {table}")
 
 
-def test_rows_that_were_there_before_are_queued(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
-) -> None:
+def test_rows_that_were_there_before_are_queued(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     owner.execute("create table old (id int primary key, body text)")
     owner.execute("insert into old select n, 'text ' || n from generate_series(1, 10) n")
     owner.execute("create function embedding.document_text(t old) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('old')")
-    own = EmbeddingQueue(work.database, "old")
+    own = Collection(work.database, "old")
     assert own.embedding_queue().ready == 10
     assert owner.execute("select count(*) from old where fts @@ 'text'").fetchone() == (10,)
     assert embed_all(own, provider) == 10
 
 
-def test_tracking_twice_changes_nothing(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_tracking_twice_changes_nothing(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     name = make(owner, "notes")
     insert(owner, "notes", "one", "two")
-    own = EmbeddingQueue(work.database, name)
+    own = Collection(work.database, name)
     rows = own.claim_embeddings(1, 60)
     before = (vectors := owner.execute("select * from embedding.queue order by row_id")).fetchall()
     assert vectors.rowcount == 2
@@ -72,11 +70,11 @@ def test_tracking_twice_changes_nothing(owner: Connection, work: EmbeddingQueue,
 
 
 def test_an_untracked_table_keeps_its_vectors_and_is_left_alone(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     name = make(owner, "notes")
     insert(owner, "notes", "one", "two")
-    embed_all(EmbeddingQueue(work.database, name), provider)
+    embed_all(Collection(work.database, name), provider)
     insert(owner, "notes", "three")
     owner.execute("select untrack_embeddings('notes')")
     assert owner.execute("select count(embedding), count(*) from notes").fetchone() == (2, 3)
@@ -84,19 +82,19 @@ def test_an_untracked_table_keeps_its_vectors_and_is_left_alone(
     owner.execute("update notes set body = 'edited' where body = 'one'")
     owner.execute("delete from notes where body = 'two'")
     with pytest.raises(NotFound, match='"notes" is not tracked'):
-        EmbeddingQueue(work.database, name).claim_embeddings(10, 60)
+        Collection(work.database, name).claim_embeddings(10, 60)
 
 
 def test_tracked_again_the_vectors_of_texts_edited_meanwhile_are_dropped(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     name = make(owner, "notes")
     insert(owner, "notes", "one", "two")
-    embed_all(EmbeddingQueue(work.database, name), provider)
+    embed_all(Collection(work.database, name), provider)
     owner.execute("select untrack_embeddings('notes')")
     owner.execute("update notes set body = 'edited' where body = 'one'")
     owner.execute("select track_embeddings('notes')")
-    own = EmbeddingQueue(work.database, name)
+    own = Collection(work.database, name)
     assert own.verify_embeddings() == 0
     assert [row.text for row in own.claim_embeddings(10, 60)] == ["edited"]
     assert owner.execute("select count(embedding) from notes").fetchone() == (1,)
@@ -104,7 +102,7 @@ def test_tracked_again_the_vectors_of_texts_edited_meanwhile_are_dropped(
 
 @pytest.mark.parametrize("named", [False, True])
 def test_vectors_that_a_table_brings_along_are_adopted(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, named: bool
+    owner: Connection, work: Collection, provider: FakeProvider, named: bool
 ) -> None:
     owner.execute(
         "create table brought (id int primary key, body text, embedding extensions.vector, embedding_model text)"
@@ -120,7 +118,7 @@ def test_vectors_that_a_table_brings_along_are_adopted(
         with pytest.raises(psycopg.DataError, match="no embedding_model says which model"):
             owner.execute("select track_embeddings('brought')")
     owner.execute("select track_embeddings('brought', model => %s)", [provider.model])
-    own = EmbeddingQueue(work.database, "brought")
+    own = Collection(work.database, "brought")
     assert queued(owner, "brought") == {"2"}
     assert own.verify_embeddings() == 0
     owner.execute("alter table brought add column other int")
@@ -130,7 +128,7 @@ def test_vectors_that_a_table_brings_along_are_adopted(
 
 
 def test_vectors_of_an_unknown_model_or_width_stop_the_tracking_and_are_not_lost(
-    owner: Connection, work: EmbeddingQueue
+    owner: Connection, work: Collection
 ) -> None:
     owner.execute(
         "create table brought (id int primary key, body text, embedding extensions.vector, embedding_model text)"
@@ -146,32 +144,32 @@ def test_vectors_of_an_unknown_model_or_width_stop_the_tracking_and_are_not_lost
         assert owner.execute("select count(embedding) from brought").fetchone() == (1,)
 
 
-def test_a_tracked_table_that_is_dropped_harms_nobody(owner: Connection, work: EmbeddingQueue) -> None:
+def test_a_tracked_table_that_is_dropped_harms_nobody(owner: Connection, work: Collection) -> None:
     make(owner, "notes")
     insert(owner, "notes", "one")
     owner.execute("drop table notes cascade")
     assert "notes" not in [one.collection for one in embedding_coverage(work.database)]
     with pytest.raises(NotFound, match='"notes"'):
-        EmbeddingQueue(work.database, "notes").claim_embeddings(10, 60)
+        Collection(work.database, "notes").claim_embeddings(10, 60)
     assert make(owner, "notes") == "notes"
-    assert EmbeddingQueue(work.database, "notes").embedding_queue().pending == 0
+    assert Collection(work.database, "notes").embedding_queue().pending == 0
 
 
-def test_a_renamed_table_stays_tracked(owner: Connection, work: EmbeddingQueue, provider: FakeProvider) -> None:
+def test_a_renamed_table_stays_tracked(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     make(owner, "notes")
     owner.execute("alter table notes rename to jottings")
     owner.execute("insert into jottings (body) values ('one')")
-    assert embed_all(EmbeddingQueue(work.database, "notes"), provider) == 1
+    assert embed_all(Collection(work.database, "notes"), provider) == 1
     assert owner.execute("select track_embeddings('jottings')").fetchone() == ("jottings",)
-    assert EmbeddingQueue(work.database, "jottings").verify_embeddings() == 0
+    assert Collection(work.database, "jottings").verify_embeddings() == 0
 
 
 def test_a_key_that_was_renamed_is_named_until_the_table_is_tracked_again(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     make(owner, "numbers")
     insert(owner, "numbers", "one", "two")
-    own = EmbeddingQueue(work.database, "numbers")
+    own = Collection(work.database, "numbers")
     assert embed_all(own, provider) == 2
     owner.execute("alter table numbers rename column id to number")
     for statement in (

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from shared.embedded.transfer import REFRESH_FULL_TEXT
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from shared.errors import DatabaseRejected
 from tests.database.rows import Connection, embed_all, queued
 from tests.database.tracked_tables import insert, make
@@ -12,7 +12,7 @@ from tests.fake_provider import FakeProvider
 
 
 def test_a_tables_own_before_trigger_decides_the_text_that_is_embedded(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute("create table shouts (id int primary key, body text)")
     owner.execute(
@@ -22,7 +22,7 @@ def test_a_tables_own_before_trigger_decides_the_text_that_is_embedded(
     owner.execute("create function embedding.document_text(t shouts) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('shouts')")
     owner.execute("insert into shouts values (1, 'forte')")
-    own = EmbeddingQueue(work.database, "shouts")
+    own = Collection(work.database, "shouts")
     rows = own.claim_embeddings(10, 60)
     assert [row.text for row in rows] == ["FORTE"]
     own.release_embeddings(["1"])
@@ -33,7 +33,7 @@ def test_a_tables_own_before_trigger_decides_the_text_that_is_embedded(
 
 
 def test_fts_is_kept_for_a_table_without_that_column(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     make(owner, "notes")
     insert(owner, "notes", "running chords")
@@ -41,7 +41,7 @@ def test_fts_is_kept_for_a_table_without_that_column(
     assert owner.execute(read).fetchone() == ("'chord':2 'run':1",)
     owner.execute("update notes set body = 'slow scales'")
     assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",)
-    embed_all(EmbeddingQueue(work.database, "notes"), provider)
+    embed_all(Collection(work.database, "notes"), provider)
     assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",)
     owner.execute("update notes set fts = ''::tsvector")
     assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",), "not to be written past the text"
@@ -59,14 +59,14 @@ def test_fts_is_made_in_the_language_that_was_asked_for(owner: Connection) -> No
 
 
 def test_columns_may_be_dropped_and_added_on_a_tracked_table(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute("create table wide (a int, id int primary key, b text, body text, c jsonb)")
     owner.execute("create function embedding.document_text(t wide) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('wide')")
     owner.execute("alter table wide drop column a, drop column b, drop column c, add column d text default 'd'")
     owner.execute("insert into wide (id, body) values (1, 'one')")
-    own = EmbeddingQueue(work.database, "wide")
+    own = Collection(work.database, "wide")
     assert embed_all(own, provider) == 1
     owner.execute("alter table wide drop column d")
     owner.execute("update wide set body = 'two'")
@@ -82,7 +82,7 @@ COLUMNS = ("s", "n", "o", "t", "q", "d", "h", "l", "i", "m", "fix", "key", "docu
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_a_column_of_any_name_is_a_column_and_not_the_row(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider, column: str
+    owner: Connection, work: Collection, provider: FakeProvider, column: str
 ) -> None:
     owner.execute(f"create table named (id int primary key, {column} text, body text)")
     owner.execute("create function embedding.document_text(r named) returns text language sql immutable return r.body")
@@ -99,7 +99,7 @@ def test_a_column_of_any_name_is_a_column_and_not_the_row(
         "of the text that it is taken to be of"
     )
     owner.execute("update named set embedding_hash = null, embedding = null, embedding_model = null")
-    own = EmbeddingQueue(work.database, "named")
+    own = Collection(work.database, "named")
     assert [row.text for row in own.claim_embeddings(10, 60)] == ["the first"]
     owner.execute("delete from embedding.queue; select embedding.queue_pending_rows(embedding.get_collection('named'))")
     assert embed_all(own, provider) == 1
@@ -111,7 +111,7 @@ LONG = " ".join(f"word{number}" for number in range(110_000))
 
 
 def test_a_text_of_more_words_than_can_be_indexed_is_kept_and_found_by_its_beginning(
-    owner: Connection, work: EmbeddingQueue, provider: FakeProvider
+    owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute("create table long (id int primary key, body text)")
     owner.execute("insert into long values (1, %s)", [LONG])
@@ -121,7 +121,7 @@ def test_a_text_of_more_words_than_can_be_indexed_is_kept_and_found_by_its_begin
     owner.execute("update long set body = %s where id = 2", [LONG])
     found = owner.execute("select id, fts @@ 'word7', fts @@ 'word109999' from long order by id").fetchall()
     assert found == [(1, True, False), (2, True, False), (3, True, False)]
-    own = EmbeddingQueue(work.database, "long")
+    own = Collection(work.database, "long")
     assert {row.text for row in own.claim_embeddings(10, 60)} == {LONG}, "the vector is of the whole text"
     owner.execute("update long set body = left(body, 600000)")
     assert owner.execute("select bool_and(fts = to_tsvector('english', body)) from long").fetchone() == (True,)
@@ -137,7 +137,7 @@ def test_a_generated_fts_of_several_languages_holds_what_fits(owner: Connection)
 
 
 def test_a_shipped_table_takes_a_text_of_any_length_or_names_what_is_too_long(
-    owner: Connection, work: EmbeddingQueue
+    owner: Connection, work: Collection
 ) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"^content holds more words than can be indexed"):
         owner.execute("insert into music_knowledge (topic, content) values ('a', %s)", [LONG])

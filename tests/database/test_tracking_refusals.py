@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import DatabaseRejected, NotFound
 from tests.database.rows import Connection
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_tracked_is_refused_with_the_reason(owner: Connection, ta
     assert owner.execute(attributes).fetchone() == before, "nothing is left half done"
 
 
-def test_an_unregistered_model_is_refused_before_anything_is_added(owner: Connection, work: EmbeddingQueue) -> None:
+def test_an_unregistered_model_is_refused_before_anything_is_added(owner: Connection, work: Collection) -> None:
     owner.execute("create table late (id int primary key, body text)")
     owner.execute("create function embedding.document_text(t late) returns text language sql immutable return t.body")
     with pytest.raises(DatabaseRejected, match='"unheard-of" is not registered'):
@@ -75,9 +75,9 @@ def test_an_unregistered_model_is_refused_before_anything_is_added(owner: Connec
     assert work.database.call("track_embeddings", {"source": "late", "model": "fake"}) == ["late"]
 
 
-def test_an_unknown_collection_is_named_and_the_tracked_ones_are_listed(work: EmbeddingQueue) -> None:
+def test_an_unknown_collection_is_named_and_the_tracked_ones_are_listed(work: Collection) -> None:
     with pytest.raises(NotFound, match=r'"no_such" is not tracked.*Tracked are: .*music_knowledge'):
-        EmbeddingQueue(work.database, "no_such").claim_embeddings(10, 60)
+        Collection(work.database, "no_such").claim_embeddings(10, 60)
 
 
 def test_a_configuration_that_ends_with_its_session_is_refused(owner: Connection) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import DatabaseRejected
 from tests.database.rows import Connection
 from tests.documents import blocks
@@ -61,7 +61,7 @@ def test_from_create_table_to_hybrid_search(
     assert len(hybrid) == 2
 
     owner.execute("update recipes set body = 'Now with cherries.' where title = 'Plum cake'")
-    work = EmbeddingQueue(database, "recipes")
+    work = Collection(database, "recipes")
     assert work.embedding_queue().pending == 1
     assert backfill(database, provider, BackfillOptions("recipes")).report.embedded == 1
     assert work.verify_embeddings() == 0
@@ -74,7 +74,7 @@ def test_it_takes_less_than_fifteen_lines_of_sql() -> None:
 
 def test_vectors_of_ones_own(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> None:
     assert [row[0] for row in rows(owner, OWN_VECTORS)] == ["a red bicycle", "a blue boat"]
-    work = EmbeddingQueue(database, "pictures")
+    work = Collection(database, "pictures")
     assert work.embedding_queue().pending == 0
     owner.execute("update pictures set caption = 'a green boat' where caption = 'a blue boat'")
     assert work.embedding_queue().pending == 1, "the vector was of another text"

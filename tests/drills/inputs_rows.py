@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.database.rows import MUSIC, Connection, embed_all, save
 from tests.fake_provider import FakeProvider
 
@@ -30,10 +30,10 @@ def furnish(owner: Connection, database: Database, provider: FakeProvider) -> li
     title = {"external_id": "d1", "title": "Drums", "enrichment_status": "enriched", "static_score": 0.5, "tags": ["x"]}
     database.call("upsert_datasets", {"rows": [title]})
     owner.execute("insert into code_chunks (id, path, content) values ('c1', 'src/a.py', 'def parse(x)')")
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     work.register_embedding_model(provider.spec)
     for collection in ("mir_synonyms", "datasets", "code_chunks"):
-        embed_all(EmbeddingQueue(database, collection), provider)
+        embed_all(Collection(database, collection), provider)
 
     work.register_embedding_model(provider.spec, use=True)
     rows = {row.row_id: row for row in work.claim_embeddings(100, 3600)}

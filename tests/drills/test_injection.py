@@ -7,7 +7,7 @@ from psycopg import sql
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from shared.errors import AppError, NotFound
 from shared.models import ANON, EmbeddingModel
 from tests.database.rows import Connection, embed_all
@@ -37,7 +37,7 @@ def test_names_that_are_sql_are_names_all_their_life(
     owner.execute(f"create text search configuration public.{quoted(LANGUAGE)} (copy = english)")
     owner.execute("select track_embeddings(%s, text_config => %s)", [f"public.{table}", f"public.{quoted(LANGUAGE)}"])
     model = "m'; drop table public.victim; -- %s"
-    work = EmbeddingQueue(adapter, NAME)
+    work = Collection(adapter, NAME)
     hostile_provider = FakeProvider(model)
     work.register_embedding_model(EmbeddingModel(model, SQL[0], DIMENSIONS, SQL[1], SQL[2]))
     for row_id in (*SQL, NAME):

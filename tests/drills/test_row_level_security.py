@@ -8,7 +8,7 @@ import pytest
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from shared.models import ANON, Caller
 from tests.database.rows import Connection, embed_all
 from tests.drills.privileges_callers import ANNA, BERT
@@ -69,7 +69,7 @@ def notes(owner: Connection, database: PostgresDatabase, provider: FakeProvider)
             [ANNA, BERT],
         )
     ]
-    work = EmbeddingQueue(database, "notes")
+    work = Collection(database, "notes")
     work.register_embedding_model(provider.spec)
     embed_all(work, provider)
     return Notes(*ids)

@@ -18,7 +18,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import list_migrations, migrate
 from shared.embedded.server import start_embedded
 from shared.embedded.transfer import transfer
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 from tests.database.rows import MUSIC, Connection, embed_all, end_leases
@@ -112,7 +112,7 @@ def test_every_migration_keeps_what_was_written_before_it(
         end_leases(owner)
         with PostgresDatabase(url) as database:
             for (collection,) in owner.execute("select name from embedding.collections").fetchall():
-                work = EmbeddingQueue(database, collection)
+                work = Collection(database, collection)
                 assert embed_all(work, provider) > 0
                 assert work.verify_embeddings() == 0
             assert [one for one in coverage(database) if one.total != one.embedded] == []  # type: ignore[attr-defined]
@@ -242,11 +242,11 @@ def test_the_documented_commands_bring_over_all_that_an_older_postgresql_held(
         assert vectors.fetchall() == [(False,)]
         # Only what was pending, failed or leased is still to be paid for.
         end_leases(owner)
-        work = EmbeddingQueue(database, MUSIC)
+        work = Collection(database, MUSIC)
         assert work.retry_failed_embeddings() == 1
         assert embed_all(work, provider) == 3
         for (collection,) in owner.execute("select name from embedding.collections").fetchall():
-            assert embed_all(EmbeddingQueue(database, collection), provider) == 0
+            assert embed_all(Collection(database, collection), provider) == 0
         assert unsound(owner) == []
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import migrate
 from shared.embedded.server import binaries, client_binaries
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.database.rows import MUSIC, Connection, embed_all
 from tests.documents import blocks
 from tests.drills.inputs_rows import furnish
@@ -64,7 +64,7 @@ def make_older(directory: Path, provider: FakeProvider) -> list[str]:
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
         ids = furnish(owner, database, provider)
         owner.execute(NOTES)
-        embed_all(EmbeddingQueue(database, "notes"), provider)
+        embed_all(Collection(database, "notes"), provider)
         owner.execute("select create_embedding_index(%s, %s)", [MUSIC, provider.model])
         owner.execute("analyze")
     return ids

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS
@@ -43,8 +43,8 @@ def test_stored_chunks_have_the_vectors_that_were_answered(
     for (_, stored, model), vector in zip(rows, answer["vectors"], strict=True):
         assert model == "fake"
         assert [float(number) for number in str(stored)[1:-1].split(",")] == pytest.approx(vector["vector"], abs=1e-6)
-    assert EmbeddingQueue(database, "code_chunks").embedding_queue().pending == 0
-    assert EmbeddingQueue(database, "code_chunks").verify_embeddings() == 0
+    assert Collection(database, "code_chunks").embedding_queue().pending == 0
+    assert Collection(database, "code_chunks").verify_embeddings() == 0
 
 
 def test_without_store_nothing_is_kept(client: httpx.Client, owner: Connection) -> None:
@@ -61,7 +61,7 @@ def test_stored_again_only_what_changed_is_written(
     assert embed(client, changed, *CHUNKS[1:]).json()["stored"] == 1
     after = dict(owner.execute("select id, xmin::text from code_chunks").fetchall())
     assert [name for name in after if after[name] != before[name]] == ["c1"]
-    assert EmbeddingQueue(database, "code_chunks").verify_embeddings() == 0
+    assert Collection(database, "code_chunks").verify_embeddings() == 0
 
 
 def test_one_id_twice_in_a_request_is_one_chunk_the_later(client: httpx.Client, owner: Connection) -> None:
@@ -106,6 +106,6 @@ def test_chunks_that_are_written_by_sql_are_embedded_like_any_rows(
     embed(client, CHUNKS[0])
     owner.execute("insert into code_chunks (id, path, content) values ('d1', 'x.py', 'new'), ('d2', 'y.py', '')")
     owner.execute("update code_chunks set content = 'edited' where id = 'c1'")
-    work = EmbeddingQueue(database, "code_chunks")
+    work = Collection(database, "code_chunks")
     assert {row.row_id for row in work.claim_embeddings(10, 60)} == {"c1", "d1"}
     assert owner.execute("select embedding from code_chunks where id = 'c1'").fetchone() == (None,)

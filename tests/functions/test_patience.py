@@ -14,7 +14,7 @@ from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.embedding import patience
 from shared.embedding import rows as upsert
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.patience import REQUEST_RETRIES
 from shared.errors import DatabaseUnavailable, ProviderUnavailable
 from shared.providers.job import PROBE
@@ -99,9 +99,9 @@ def assert_unavailable(answer: httpx.Response, *codes: str) -> None:
 
 def assert_free(database: Database, row: str) -> None:
     """The next worker gets the row at once, with none of its chances used."""
-    (claimed,) = EmbeddingQueue(database, "music_knowledge").claim_embeddings(10, 60)
+    (claimed,) = Collection(database, "music_knowledge").claim_embeddings(10, 60)
     assert (claimed.row_id, claimed.attempts) == (row, 1)
-    EmbeddingQueue(database, "music_knowledge").release_embeddings([row])
+    Collection(database, "music_knowledge").release_embeddings([row])
 
 
 def test_an_outage_is_not_waited_out(
@@ -227,7 +227,7 @@ def test_a_search_does_not_wait_for_it_but_answers_with_full_text(
 ) -> None:
     monkeypatch.setattr(search, "QUERY_SECONDS", 0.5)
     row = insert("a harp")
-    work = EmbeddingQueue(database, "music_knowledge")
+    work = Collection(database, "music_knowledge")
     work.register_embedding_model(provider.spec, use=True)
     answer = hung.get("/api/search/music_knowledge?q=harp").json()
     assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
@@ -300,7 +300,7 @@ def test_rows_that_were_saved_are_nobodys_to_give_back(
     """The refused row has failed; what fails after that does not take it from who has it meanwhile."""
     provider.wire.refuses.add("poison")
     refused, good = insert("poison"), insert("a harp")
-    work = EmbeddingQueue(database, "music_knowledge")
+    work = Collection(database, "music_knowledge")
 
     class Meanwhile(_Failing):
         def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding import rows as upsert_module
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import ProviderUnavailable
 from shared.models import EmbeddingModel
 from tests.conftest import Connection
@@ -141,7 +141,7 @@ def test_a_row_in_another_workers_hands_stays_there_and_is_waited_for(
     from tests.fake_provider import DIMENSIONS
 
     row = insert("a harp")
-    other = EmbeddingQueue(database, "music_knowledge")
+    other = Collection(database, "music_knowledge")
     other.register_embedding_model(provider.spec)
     (held,) = other.claim_embeddings(1, 300)
     with ThreadPoolExecutor(1) as thread:
@@ -187,7 +187,7 @@ def test_when_no_text_can_be_embedded_the_rows_are_given_back(
 def test_another_model_is_refused_by_both_names(
     keyed: httpx.Client, insert: Insert, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    work = EmbeddingQueue(database, "music_knowledge")
+    work = Collection(database, "music_knowledge")
     work.register_embedding_model(EmbeddingModel("another", "fake", 16), use=True)
     answer = keyed.post("/api/upsert-embeddings", json={"rows": [{"id": insert("a")}]})
     assert answer.status_code == 422
@@ -258,7 +258,7 @@ def test_a_webhook_says_what_became_of_the_row(
     assert (success, failed) == (False, [refused])
     assert message == "the row is not embedded: the provider refused the text"
     assert state(refused) == FAILED
-    assert [named.state for named in EmbeddingQueue(database, "music_knowledge").claim_embedding_rows([held], 60)] == [
+    assert [named.state for named in Collection(database, "music_knowledge").claim_embedding_rows([held], 60)] == [
         "claimed"
     ]
     success, _, updated, failed, message = tell(held)

@@ -11,7 +11,7 @@ from functions.services import Process
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.errors import ProviderUnavailable
 from shared.models import EmbeddingModel
 from tests.conftest import Connection
@@ -176,7 +176,7 @@ def test_a_search_goes_on_with_full_text_when_the_provider_cannot_be_built(
     client = serve(process=Process(settings, database=database, long_lived=True))
     synonyms = {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["caribbean dance"]}}
     assert client.post("/api/synonyms", json=synonyms, headers=KEYS).status_code == 201
-    EmbeddingQueue(database, "mir_synonyms").register_embedding_model(EmbeddingModel("fake", "fake", 16), use=True)
+    Collection(database, "mir_synonyms").register_embedding_model(EmbeddingModel("fake", "fake", 16), use=True)
     answer = client.get("/api/search/music_knowledge?q=harp").json()
     assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
     found = client.post("/api/mir/synonyms/search", json={"query": "caribbean"}).json()

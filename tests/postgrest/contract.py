@@ -1,12 +1,12 @@
 """What the tests of the contract share."""
 
 from shared.database.base import Database
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from tests.database.rows import MUSIC
 from tests.fake_provider import FakeProvider
 
 
-def register(database: Database, provider: FakeProvider) -> EmbeddingQueue:
-    work = EmbeddingQueue(database, MUSIC)
+def register(database: Database, provider: FakeProvider) -> Collection:
+    work = Collection(database, MUSIC)
     work.register_embedding_model(provider.spec)
     return work

@@ -16,7 +16,7 @@ from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue, vector_text
+from shared.embedding.collection import Collection, vector_text
 from shared.errors import (
     AppError,
     DatabaseRejected,
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.postgrest
 
 
 def test_the_whole_life_of_rows(owner: Connection, database: Database, provider: FakeProvider) -> None:
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     assert work.register_embedding_model(provider.spec) == provider.spec
     assert work.register_embedding_model(EmbeddingModel("n", "o", 768, "d: ", "q: ", 2048)).max_tokens == 2048
     assert work.register_embedding_model(provider.spec, use=True) == provider.spec
@@ -103,7 +103,7 @@ def test_scalars_tables_and_nothing_look_alike(database: Database) -> None:
 def test_vectors_are_accepted_as_text_and_as_numbers(
     owner: Connection, database: Database, provider: FakeProvider
 ) -> None:
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     work.register_embedding_model(provider.spec)
     add(owner, "one", "two")
     first, second = work.claim_embeddings(10, 60)
@@ -122,7 +122,7 @@ def test_vectors_are_accepted_as_text_and_as_numbers(
 def test_a_search_returns_every_part_of_the_score(
     owner: Connection, database: Database, provider: FakeProvider
 ) -> None:
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     work.register_embedding_model(provider.spec)
     ids = add(owner, "reverb gives space", "gain staging", "space and time")
     embed_all(work, provider)
@@ -145,7 +145,7 @@ def test_a_search_returns_every_part_of_the_score(
 def test_a_claim_of_a_thousand_rows_arrives_whole(owner: Connection, database: Database) -> None:
     """Supabase returns at most 1,000 rows of a call: what is leased beyond that would be lost until its lease ends."""
     owner.execute("insert into music_knowledge (topic) select 'row ' || n from generate_series(1, 1500) n")
-    work = EmbeddingQueue(database, MUSIC)
+    work = Collection(database, MUSIC)
     assert len(work.claim_embeddings(1000, 60)) == 1000
     assert work.embedding_queue().leased == 1000
     with pytest.raises(DatabaseRejected, match="between 1 and 1000"):
@@ -162,7 +162,7 @@ def test_a_backfill_runs_the_same_way(owner: Connection, database: Database, pro
     # Paid once: a request that held the refused text was not answered, and was sent again in halves.
     answered = [text for request in provider.wire.requests if "poison" not in request for text in request]
     assert answered.count("same") == 1
-    assert EmbeddingQueue(database, MUSIC).verify_embeddings() == 0
+    assert Collection(database, MUSIC).verify_embeddings() == 0
 
 
 # Secrets

@@ -9,7 +9,7 @@ import pytest
 from shared.database.base import Database
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
-from shared.embedding.collection import EmbeddingQueue
+from shared.embedding.collection import Collection
 from shared.embedding.coverage import list_collections, retry_failures
 from shared.embedding.run_history import list_costs, list_runs
 from shared.errors import (
@@ -50,7 +50,7 @@ def test_the_console_is_told_the_same(owner: Connection, database: Database, pro
     assert {point.label for point in drawn.points} == {f"text {number}" for number in range(1200)}
 
     edit(owner, drawn.points[0].id, "bad")
-    (row,) = (work := EmbeddingQueue(database, MUSIC)).claim_embeddings(1, 60)
+    (row,) = (work := Collection(database, MUSIC)).claim_embeddings(1, 60)
     work.record_embedding_run(None, "fake", "running", {"embedded": 3})
     work.fail_embeddings([(row.row_id, "no", True)])
     (status,) = [one for one in list_collections(database) if one.coverage.collection == MUSIC]
@@ -64,7 +64,7 @@ def test_the_console_is_told_the_same(owner: Connection, database: Database, pro
 
 def test_an_unknown_collection_is_not_found(database: Database) -> None:
     with pytest.raises(NotFound, match=r'"no_such" is not tracked.*Tracked are: .*music_knowledge'):
-        EmbeddingQueue(database, "no_such").claim_embeddings(10, 60)
+        Collection(database, "no_such").claim_embeddings(10, 60)
 
 
 def test_a_violated_constraint_is_rejected_with_its_sentence(database: Database) -> None:
@@ -103,7 +103,7 @@ def test_a_text_that_postgresql_cannot_hold_is_rejected(database: Database, text
     with pytest.raises(DatabaseRejected):
         database.call("search_music_knowledge", {"query_text": text})
     with pytest.raises(DatabaseRejected):
-        EmbeddingQueue(database, MUSIC).fail_embeddings([("x", text, True)])
+        Collection(database, MUSIC).fail_embeddings([("x", text, True)])
 
 
 @pytest.fixture

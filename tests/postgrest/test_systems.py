@@ -9,7 +9,7 @@ from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.code_chunks import CodeChunk, store_chunks
-from shared.embedding.rows import UpsertService
+from shared.embedding.rows import RowEmbedder
 from shared.errors import Conflict, NotFound
 from shared.models import ANON, Tag
 from shared.search.search import SearchService
@@ -49,7 +49,7 @@ def test_a_tag_from_request_to_search(adapter: Database, owner: Connection, prov
     assert store.embedding_is_under_way() is False
     assert store.list_failed_synonyms() == []
 
-    upsert = UpsertService(adapter, provider)
+    upsert = RowEmbedder(adapter, provider)
     service = SynonymService(adapter, SearchService(adapter, provider), upsert=lambda: upsert)
     assert service.get("genre", "zouk", ANON)["source"] == "generated"
     with pytest.raises(NotFound):
