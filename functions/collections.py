@@ -9,7 +9,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import Body, Text
 from shared.embedding.coverage import CollectionStatus, list_collections, list_failures, retry_failures
 from shared.search.filters import FILTERS
@@ -104,35 +104,35 @@ class CostEstimate(BaseModel):
 
 
 @router.get("")
-def collections(process: ProcessOf) -> Collections:
+def collections(services: ServicesOf) -> Collections:
     """Every tracked table, counted from its rows, with its latest failures and the runs at work on it."""
-    return Collections(collections=[_coverage(status) for status in list_collections(process.database)])
+    return Collections(collections=[_coverage(status) for status in list_collections(services.database)])
 
 
 @router.get("/{collection}/failures")
 def failures(
-    collection: Collection, process: ProcessOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
+    collection: Collection, services: ServicesOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
 ) -> Failures:
     """Failed rows and why, latest first."""
-    found, total = list_failures(process.database, collection, limit)
+    found, total = list_failures(services.database, collection, limit)
     return Failures(failures=[RowFailure(**failure) for failure in found], total=total)
 
 
 @router.post("/{collection}/retry")
-def retry(collection: Collection, process: ProcessOf, body: RetryRequest | None = None) -> Retried:
+def retry(collection: Collection, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
     """Queue failed rows again, with all their attempts; the next run takes them up."""
     row_ids = body.row_ids if body else None
-    return Retried(retried=retry_failures(process.database, collection, row_ids))
+    return Retried(retried=retry_failures(services.database, collection, row_ids))
 
 
 @router.get("/{collection}/estimate")
-def estimate(collection: Collection, process: ProcessOf) -> CostEstimate:
+def estimate(collection: Collection, services: ServicesOf) -> CostEstimate:
     """Rows, tokens and cost of what is pending, without a call to the provider; failed rows are left out."""
     # Imported here: it needs numpy, which coverage does not.
     from shared.embedding.estimate import estimate_collection
 
-    price_is_set = process.settings.embedding_price_per_million is not None
-    expected = estimate_collection(process.database, process.provider, collection, price_is_set=price_is_set)
+    price_is_set = services.settings.embedding_price_per_million is not None
+    expected = estimate_collection(services.database, services.provider, collection, price_is_set=price_is_set)
     return CostEstimate(**asdict(expected))
 
 

@@ -8,7 +8,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field, model_validator
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import Body, JsonBytes, SomeText, Text
 from shared.embedding.code_chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
@@ -55,13 +55,13 @@ class EmbedAnswer(BaseModel):
 
 
 @router.post("/embed", response_model=EmbedAnswer)
-async def embed(body: EmbedRequest, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
+async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed 1 to 256 chunks."""
     if body.store:
         # To a thread: the database is waited for.
-        await asyncio.to_thread(check_chunks_can_be_stored, process.database)
+        await asyncio.to_thread(check_chunks_can_be_stored, services.database)
     texts = [chunk.content for chunk in body.chunks]
-    answer = await wait_for(process.embedding.submit(texts, body.input_type, body.batch_id), deadline)
+    answer = await wait_for(services.embedding.submit(texts, body.input_type, body.batch_id), deadline)
     vectors = [
         {"chunk_id": chunk.chunk_id, "vector": row} for chunk, row in zip(body.chunks, answer.vectors, strict=True)
     ]
@@ -69,7 +69,7 @@ async def embed(body: EmbedRequest, process: ProcessOf, deadline: DeadlineOf) ->
     if body.store:
         chunks = [CodeChunk(chunk.chunk_id, chunk.content, chunk.path, chunk.language) for chunk in body.chunks]
         answered["stored"] = await asyncio.to_thread(
-            store_chunks, process.database, process.provider, chunks, answer.vectors
+            store_chunks, services.database, services.provider, chunks, answer.vectors
         )
     return JsonBytes(answered)
 

@@ -7,8 +7,8 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import ProcessOf
-from functions.services import Process
+from functions.http.auth import ServicesOf
+from functions.services import Services
 from shared.errors import AppError
 from shared.models import EmbeddingModel
 
@@ -33,15 +33,15 @@ UNAVAILABLE: dict[int | str, dict[str, object]] = {503: {"model": Health, "descr
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
-def health(process: ProcessOf, response: Response) -> Health:
+def health(services: ServicesOf, response: Response) -> Health:
     """Whether the process lives and reaches its database; 503 where it does not. Loads no model."""
-    up = process.health.database_is_up()
+    up = services.health.database_is_up()
     response.status_code = 200 if up else 503
-    settings = process.settings
-    model = _loaded_model(process)
+    settings = services.settings
+    model = _loaded_model(services)
     return Health(
         status="ok" if up else "unavailable",
-        model_loaded=model is not None and process.provider_check.latest().error is None,
+        model_loaded=model is not None and services.provider_check.latest().error is None,
         embedding_dim=model.dimensions if model else settings.embedding_dimensions,
         provider=model.provider if model else settings.embedding_provider,
         model=model.name if model else settings.embedding_model,
@@ -49,25 +49,25 @@ def health(process: ProcessOf, response: Response) -> Health:
     )
 
 
-def _loaded_model(process: Process) -> EmbeddingModel | None:
-    if not process.provider_is_made:
+def _loaded_model(services: Services) -> EmbeddingModel | None:
+    if not services.provider_is_made:
         return None
     # Imported here: a probe on Lambda makes no provider.
     from shared.embedding.patience import Deadline
 
     try:
         # A width that only Ollama knows is asked for once; a server that hangs must not make this hang.
-        return process.embedding.spec(Deadline(PROBE_SECONDS))
+        return services.embedding.spec(Deadline(PROBE_SECONDS))
     except AppError:
         return None
 
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=UNAVAILABLE)
-def ready(process: ProcessOf, response: Response) -> Health:
+def ready(services: ServicesOf, response: Response) -> Health:
     """As /health, and 503 too while the provider does not answer: for load balancers. Asked of it now and then."""
-    provider = process.provider_check.state()
-    answer = health(process, response)
+    provider = services.provider_check.state()
+    answer = health(services, response)
     answer.model_loaded = provider.model is not None
     if not answer.model_loaded:
         response.status_code = 503

@@ -29,9 +29,8 @@ from functions import (
     webhooks,
 )
 from functions.http.app import create_app
-from functions.http.metrics import Metrics
 from functions.http.middleware import is_loopback
-from functions.services import Process
+from functions.services import Services
 from shared.errors import AppError, ConfigurationError
 from shared.logs import configure_logs
 from shared.settings import Settings, load_settings
@@ -56,38 +55,38 @@ FUNCTIONS = (
 )
 
 
-def create_server(process: Process) -> FastAPI:
+def create_server(services: Services) -> FastAPI:
     """The application that serves every route, with /metrics."""
-    metrics = Metrics(process)
+    metrics = services.metrics
     routers = [function.router for function in FUNCTIONS]
     return create_app(
-        "local", *routers, metrics.router, process=process, lifespan=_lifespan, observe=metrics.observe_request
+        "local", *routers, metrics.router, services=services, lifespan=_lifespan, observe=metrics.observe_request
     )
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    process: Process = app.state.process
-    _warm_up(process)
+    services: Services = app.state.services
+    _warm_up(services)
     # What a cold start goes without (functions/__init__.py): imports are done, and days of work follow.
     gc.set_threshold(10_000, 10, 10)
     yield
-    process.close()
+    services.close()
 
 
-def _warm_up(process: Process) -> None:
+def _warm_up(services: Services) -> None:
     """Connect, and begin to load the model; what is not there yet is tried again by requests."""
     try:
-        process.database.call_scalar("ping_embeddings")
-        process.task_thread.start()
-        process.synonym_thread.start()
+        services.database.call_scalar("ping_embeddings")
+        services.task_thread.start()
+        services.synonym_thread.start()
     except AppError as error:
         log.warning("not ready yet: %s", error.message)
     except Exception:
         # /ready and the first request will tell; a server that runs can be asked why it does not work.
         log.exception("not ready yet")
     # Not waited for: Ollama may start minutes after this, on the same machine.
-    process.provider_check.state()
+    services.provider_check.state()
 
 
 def check_host(host: str, settings: Settings) -> None:
@@ -120,7 +119,7 @@ def main() -> int:
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # A task takes its time to hand its rows back: it begins to while requests are still answered.
-            process.stop_tasks()
+            services.stop_tasks()
             super().handle_exit(sig, frame)
 
     arguments = parse_arguments()
@@ -134,12 +133,12 @@ def main() -> int:
     # uvicorn ends in good order and then sends itself the signal again, which by default would leave no time to stop an
     # embedded database.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    process = Process(
+    services = Services(
         settings, long_lived=True, open_on_loopback=True, console=True, drain_every=arguments.drain_minutes * 60 or None
     )
     server = Server(
         uvicorn.Config(
-            create_server(process),
+            create_server(services),
             host=arguments.host,
             port=arguments.port,
             log_config=None,
@@ -155,7 +154,7 @@ def main() -> int:
     return 0 if server.started else 3
 
 
-app = create_server(Process(long_lived=True))
+app = create_server(Services(long_lived=True))
 handler = Mangum(app, lifespan="off")
 
 if __name__ == "__main__":

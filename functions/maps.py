@@ -8,7 +8,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.compress import compress
 from functions.http.schemas import JsonBytes, Text
 
@@ -45,13 +45,13 @@ class CollectionMap(BaseModel):
 def collection_map(
     collection: Collection,
     request: Request,
-    process: ProcessOf,
+    services: ServicesOf,
     limit: Annotated[int, Query(ge=1, le=2000)] = 2000,
     category: Column | None = None,
     refresh: bool = False,
 ) -> Response:
     """Principal components of a sample of the vectors; drawn anew when rows change, after ten minutes, or on `refresh`."""
-    drawn = process.maps.get(collection, limit=limit, category=category, refresh=refresh)
+    drawn = services.maps.get(collection, limit=limit, category=category, refresh=refresh)
     return compress(request, JsonBytes(drawn))
 
 

@@ -9,7 +9,7 @@ from mangum import Mangum
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import JsonBytes, Text, check_text
 from shared.errors import InvalidRequest, NotFound
@@ -106,9 +106,9 @@ class EmbeddingsAnswer(BaseModel):
     response_model=EmbeddingsAnswer,
     responses={"4XX": {"model": OpenAIErrorAnswer}, "5XX": {"model": OpenAIErrorAnswer}},
 )
-async def create_embeddings(body: EmbeddingsRequest, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
+async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text or up to 2,048, as documents."""
-    service = process.embedding
+    service = services.embedding
     texts = [body.input] if isinstance(body.input, str) else body.input
     # In a thread at first: the provider may have to be made, or asked for the width of its vectors.
     spec = service.known_spec

@@ -8,7 +8,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import CollectionName
 from shared.embedding.run_history import list_costs, list_runs
 
@@ -74,12 +74,12 @@ class Costs(BaseModel):
 
 @router.get("/api/runs")
 def runs(
-    process: ProcessOf,
+    services: ServicesOf,
     collection: Annotated[CollectionName | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Runs:
     """The latest runs, of one collection or of all."""
-    found = list_runs(process.database, collection, limit)
+    found = list_runs(services.database, collection, limit)
     return Runs(
         runs=[
             Run(
@@ -107,9 +107,9 @@ def runs(
 
 
 @router.get("/api/costs")
-def costs(process: ProcessOf, days: Annotated[int, Query(ge=1, le=366)] = 30) -> Costs:
+def costs(services: ServicesOf, days: Annotated[int, Query(ge=1, le=366)] = 30) -> Costs:
     """Tokens and money by day and model."""
-    found = list_costs(process.database, days)
+    found = list_costs(services.database, days)
     return Costs(
         days=days,
         currency="USD",

@@ -7,7 +7,7 @@ from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.http.app import create_app
-from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ProcessOf
+from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ServicesOf
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from shared.models import SearchResult
 
@@ -54,9 +54,9 @@ class SearchAnswer(BaseModel):
 
 
 @router.post("/api/search/{collection}", openapi_extra=OPTIONAL_TOKEN)
-def search(collection: Collection, body: SearchRequest, process: ProcessOf, caller: CallerOf) -> SearchAnswer:
+def search(collection: Collection, body: SearchRequest, services: ServicesOf, caller: CallerOf) -> SearchAnswer:
     """Search as the caller: a Supabase user's token or the anon key in Authorization, none is anon."""
-    result = process.search.search(
+    result = services.search.search(
         collection,
         body.query,
         match_count=body.match_count,
@@ -73,13 +73,13 @@ def search(collection: Collection, body: SearchRequest, process: ProcessOf, call
 @router.get("/api/search/{collection}", openapi_extra=OPTIONAL_TOKEN)
 def search_by_url(
     collection: Collection,
-    process: ProcessOf,
+    services: ServicesOf,
     caller: CallerOf,
     q: Annotated[Question, Query()],
     limit: Annotated[MatchCount, Query()] = 10,
 ) -> SearchAnswer:
     """The same with everything at its default: a link that can be shared."""
-    return _answer(process.search.search(collection, q, match_count=limit, caller=caller))
+    return _answer(services.search.search(collection, q, match_count=limit, caller=caller))
 
 
 def _answer(result: SearchResult) -> SearchAnswer:

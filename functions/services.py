@@ -1,24 +1,25 @@
-"""What one process makes once, when it is first needed: settings, database, provider and the services over them."""
+"""The objects that the routes of one process share: settings, database, provider and the services over them."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from functions.http.metrics import Metrics
     from shared.database.base import Database
     from shared.embedding.health import HealthService
     from shared.embedding.provider_check import ProviderCheck
     from shared.embedding.rows import RowEmbedder
     from shared.embedding.run_queue import TaskThread
     from shared.embedding.runs import Task, TaskRunner, TaskService
-    from shared.embedding.texts import EmbeddingService, Observe
+    from shared.embedding.texts import EmbeddingService
     from shared.embedding.webhooks import WebhookService
-    from shared.models import BackfillReport
     from shared.providers.base import EmbeddingProvider
     from shared.search.map import MapService
     from shared.search.search import SearchService
@@ -29,48 +30,47 @@ if TYPE_CHECKING:
     from shared.synonyms.store import SynonymStore
     from shared.tokens import TokenVerifier
 
-log = logging.getLogger(__name__)
 
-Value = TypeVar("Value")
-
-# One connection for each of the threads that FastAPI runs handlers in, with some left for tasks, would be 50;
-# a PostgreSQL has 100 for everybody. Requests beyond wait for their turn.
+# FastAPI runs handlers in 40 threads; a PostgreSQL has 100 connections for all its clients. Requests beyond these wait.
 SERVER_CONNECTIONS = 16
 LAMBDA_CONNECTIONS = 2
 
-# How often tags are looked for that are to be tried again.
+# How often to look for tags whose synonyms are to be tried again.
 SYNONYM_DRAIN_SECONDS = 60.0
 
-
-class _Lazy(Generic[Value]):
-    """An attribute that is made at first use, once, whichever thread comes first; a failure is tried again."""
-
-    def __init__(self, make: Callable[[Process], Value]) -> None:
-        self._make = make
-        self.__doc__ = make.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, process: Process, owner: type) -> Value:
-        made = process.made.get(self._name)
-        if made is None:
-            with process.locks.setdefault(self._name, threading.Lock()):
-                made = process.made.get(self._name)
-                if made is None:
-                    made = process.made[self._name] = self._make(process)
-        value: Value = made  # type: ignore[assignment]
-        return value
+Value = TypeVar("Value")
 
 
-class Process:
-    """Everything is made lazily, and nothing is imported before: a function pays for what it uses.
+class Closable(Protocol):
+    def close(self) -> None: ...
 
-    `long_lived`: a server with many callers at once, which joins their texts, keeps threads and runs tasks
-    itself; else each instance serves one request at a time, as on Lambda. `open_on_loopback`: without
-    FUNCTIONS_API_KEY serve everyone, because only this machine can ask. `console`: serve it where CONSOLE is
-    unset. Tests give settings, database and
-    provider of their own.
+
+Made = TypeVar("Made", bound=Closable)
+
+
+class lazy(cached_property[Value]):
+    """A cached_property that is computed once, whichever thread reads it first. Later reads take no lock."""
+
+    def __init__(self, make: Callable[[Any], Value]) -> None:
+        super().__init__(make)
+        self._making = threading.RLock()
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> lazy[Value]: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Value: ...
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+        with self._making:
+            return super().__get__(instance, owner)
+
+
+class Services:
+    """Each object is made, and its module imported, at first use: a function pays only for what it uses.
+
+    `long_lived`: a server with many callers at once, which joins their texts and runs tasks in threads of its own. Without
+    it each process serves one request at a time, as on Lambda. `open_on_loopback`: without FUNCTIONS_API_KEY answer every
+    request, because only this machine can send one. `console`: serve the console where CONSOLE is unset. Settings, database
+    and provider may be given; then they are not closed here.
     """
 
     def __init__(
@@ -85,54 +85,55 @@ class Process:
         drain_every: float | None = None,
     ) -> None:
         given = {"settings": settings, "database": database, "provider": provider}
-        self.made: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-        self.locks: dict[str, threading.Lock] = {}
-        self._borrowed = set(self.made)
+        # As if they had been made already: a cached_property keeps its value here.
+        vars(self).update({name: value for name, value in given.items() if value is not None})
         self.long_lived = long_lived
         self.open_on_loopback = open_on_loopback
         self.drain_every = drain_every
         self._console = console
-        self.observe_batch: Observe | None = None
-        self.observe_run: Callable[[BackfillReport], None] | None = None
+        self._task_threads: list[TaskThread] = []
+        # Workers use the database and the provider, so they are closed before these, whichever was made first.
+        self._workers = ExitStack()
+        self._resources = ExitStack()
 
-    @_Lazy
+    @lazy
     def settings(self) -> Settings:
         """The settings; raises ConfigurationError naming what is wrong with them."""
         from shared.settings import load_settings
 
         return load_settings()
 
-    @_Lazy
+    @lazy
     def lambda_logs(self) -> bool:
-        """Logs in our form; a server configures its own before it starts."""
+        """Writes the logs as JSON lines; a server configures its logs before it starts."""
         from shared.logs import configure_logs
 
         configure_logs(self.settings.log_level, self.settings.secrets())
         return True
 
-    @_Lazy
+    @lazy
     def database(self) -> Database:
         """The database, as service_role."""
         from shared.wiring import get_database
 
         connections = SERVER_CONNECTIONS if self.long_lived else LAMBDA_CONNECTIONS
-        return get_database(self.settings, max_connections=connections)
+        return self._resource(get_database(self.settings, max_connections=connections))
 
-    @_Lazy
+    @lazy
     def provider(self) -> EmbeddingProvider:
         """The embedding provider."""
         from shared.wiring import get_provider
 
-        return get_provider(self.settings)
+        return self._resource(get_provider(self.settings))
 
     @property
     def provider_is_made(self) -> bool:
-        """Whether the provider is there already."""
-        return "provider" in self.made
+        """Whether the provider was made already; asking does not make it."""
+        return "provider" in vars(self)
 
-    @_Lazy
+    @lazy
     def callers(self) -> TokenVerifier:
-        """Who is behind a bearer token."""
+        """Checks bearer tokens."""
         from shared.tokens import TokenVerifier
 
         settings = self.settings
@@ -144,41 +145,50 @@ class Process:
             passes_on=settings.supabase_url is not None,
         )
 
-    @_Lazy
+    @lazy
     def embedding(self) -> EmbeddingService:
         """Texts to vectors."""
         from shared.embedding.texts import EmbeddingService
         from shared.wiring import default_workers
 
-        return EmbeddingService(
+        embedding = EmbeddingService(
             lambda: self.provider,
             joins=self.long_lived,
             workers=default_workers(self.settings),
-            observe=lambda *counts: self.observe_batch(*counts) if self.observe_batch else None,
+            observe=self.metrics.observe_batch if self.long_lived else None,
         )
+        self._workers.callback(embedding.close)
+        return embedding
 
-    @_Lazy
+    @lazy
+    def metrics(self) -> Metrics:
+        """Counts what a long-lived server does."""
+        from functions.http.metrics import Metrics
+
+        return Metrics(self)
+
+    @lazy
     def search(self) -> SearchService:
         """Queries to rows."""
         from shared.wiring import get_search
 
         return get_search(self.settings, database=self.database, provider=lambda: self.provider)
 
-    @_Lazy
+    @lazy
     def health(self) -> HealthService:
-        """Is the database there."""
+        """Asks whether the database answers."""
         from shared.embedding.health import HealthService
 
         return HealthService(lambda: self.database)
 
-    @_Lazy
+    @lazy
     def provider_check(self) -> ProviderCheck:
-        """Is the provider there."""
+        """Asks whether the provider answers."""
         from shared.embedding.provider_check import ProviderCheck
 
         return ProviderCheck(lambda: self.provider)
 
-    @_Lazy
+    @lazy
     def maps(self) -> MapService:
         """Collections in two dimensions."""
         from shared.search.map import MapService
@@ -187,7 +197,7 @@ class Process:
 
     @property
     def serves_console(self) -> bool:
-        """Whether the console is on: CONSOLE decides, and where it is unset, who serves."""
+        """Whether the console is on: as CONSOLE says, or as this server was made where it is unset."""
         console = self.settings.console
         return self._console if console is None else console
 
@@ -198,24 +208,24 @@ class Process:
 
     @property
     def has_generator(self) -> bool:
-        """Whether somebody is set up who writes synonyms."""
-        return "generator" in self.made or self.settings.generation_provider is not None
+        """Whether a generator of synonyms is configured."""
+        return self.settings.generation_provider is not None
 
-    @_Lazy
+    @lazy
     def upsert(self) -> RowEmbedder:
         """Named rows to vectors."""
         from shared.embedding.rows import RowEmbedder
 
         return RowEmbedder(self.database, self.provider, keeps_late_answers=self.long_lived)
 
-    @_Lazy
+    @lazy
     def webhooks(self) -> WebhookService:
         """Written rows to vectors."""
         from shared.embedding.webhooks import WebhookService
 
         return WebhookService(self.database, self.upsert)
 
-    @_Lazy
+    @lazy
     def task_runner(self) -> TaskRunner:
         """Runs a task in the calling thread."""
         from shared.embedding.runs import TaskRunner
@@ -225,55 +235,57 @@ class Process:
             self.database,
             lambda: self.provider,
             workers=default_workers(self.settings),
-            observe=lambda report: self.observe_run(report) if self.observe_run else None,
+            observe=self.metrics.observe_run if self.long_lived else None,
         )
 
-    @_Lazy
+    @lazy
     def task_thread(self) -> TaskThread:
         """Runs tasks beside the requests of a long-lived server."""
         from shared.embedding.run_queue import TaskThread
 
-        return TaskThread(lambda: self.database, lambda: self.task_runner, drain_every=self.drain_every)
+        return self._task_thread(
+            TaskThread(lambda: self.database, lambda: self.task_runner, drain_every=self.drain_every)
+        )
 
-    @_Lazy
+    @lazy
     def tasks(self) -> TaskService:
-        """Starts tasks, and tells how they are."""
+        """Starts tasks and reports their state."""
         from shared.embedding.runs import TaskService
 
         return TaskService(self.database, self._dispatch)
 
-    @_Lazy
+    @lazy
     def generator(self) -> SynonymGenerator:
-        """Who writes synonyms; raises ConfigurationError where nobody is set."""
+        """The model that writes synonyms; raises ConfigurationError where none is configured."""
         from shared.wiring import get_generator
 
-        return get_generator(self.settings)
+        return self._resource(get_generator(self.settings))
 
-    @_Lazy
+    @lazy
     def synonyms(self) -> SynonymService:
-        """Tags and what people call them."""
+        """Synonyms of tags: search, read, edit."""
         from shared.synonyms.service import SynonymService
         from shared.wiring import get_answer_cache
 
         return SynonymService(self.database, self.search, get_answer_cache(self.settings), upsert=lambda: self.upsert)
 
-    @_Lazy
+    @lazy
     def synonym_store(self) -> SynonymStore:
-        """Tags and synonyms, as the database tells of them."""
+        """Tags and synonyms in the database."""
         from shared.synonyms.store import SynonymStore
 
         return SynonymStore(self.database)
 
-    @_Lazy
+    @lazy
     def synonym_tasks(self) -> SynonymTaskService:
-        """Asks the generator for synonyms."""
+        """Requests synonyms and starts the runs that generate them."""
         from shared.synonyms.generation import SynonymTaskService
 
         return SynonymTaskService(self.database, self._dispatch, has_generator=self.has_generator)
 
-    @_Lazy
+    @lazy
     def synonym_runner(self) -> SynonymRunner:
-        """Has synonyms written in the calling thread."""
+        """Generates synonyms in the calling thread."""
         from shared.synonyms.generation import SynonymRunner
 
         return SynonymRunner(
@@ -283,16 +295,18 @@ class Process:
             on_start=lambda run: self.synonym_tasks.begun(run),
         )
 
-    @_Lazy
+    @lazy
     def synonym_thread(self) -> TaskThread:
-        """Has synonyms written beside the requests, and beside the tasks, which never wait for it."""
+        """Generates synonyms in a thread of its own, so that other tasks never wait for it."""
         from shared.embedding.run_queue import TaskThread
 
-        return TaskThread(
-            lambda: self.database,
-            lambda: self.synonym_runner,
-            drain_every=SYNONYM_DRAIN_SECONDS if self.synonym_tasks.has_generator else None,
-            drain=lambda database: self.synonym_tasks.drain(database),
+        return self._task_thread(
+            TaskThread(
+                lambda: self.database,
+                lambda: self.synonym_runner,
+                drain_every=SYNONYM_DRAIN_SECONDS if self.synonym_tasks.has_generator else None,
+                drain=lambda database: self.synonym_tasks.drain(database),
+            )
         )
 
     def _dispatch(self, task: Task) -> None:
@@ -310,28 +324,25 @@ class Process:
 
         invoke_task(self.settings.task_function, task)
 
+    def _resource(self, made: Made) -> Made:
+        self._resources.callback(made.close)
+        return made
+
+    def _task_thread(self, thread: TaskThread) -> TaskThread:
+        self._task_threads.append(thread)
+        self._workers.callback(thread.close)
+        return thread
+
     def stop_tasks(self) -> None:
-        """Have tasks under way hand back their rows; safe in a signal handler, waits for nothing."""
-        for name in ("task_thread", "synonym_thread"):
-            made = self.made.get(name)
-            if made is not None:
-                made.stop()  # type: ignore[attr-defined]
+        """Tell running tasks to give their rows back. Safe in a signal handler: it does not wait for them."""
+        for thread in self._task_threads:
+            thread.stop()
 
     def close(self) -> None:
-        """Finish and give back what was made here, tasks first."""
-        for name in (
-            "task_thread",
-            "synonym_thread",
-            "generator",
-            "embedding",
-            "provider",
-            "database",
-        ):
-            made = self.made.get(name)
-            if made is not None and name not in self._borrowed:
-                made.close()  # type: ignore[attr-defined]
-                del self.made[name]
+        """End tasks and workers, then close the provider and the database that were made here."""
+        with self._resources:
+            self._workers.close()
 
 
-# What the functions of one process share. Making it reads nothing and connects to nothing.
-PROCESS = Process()
+# Shared by the functions of one process. Making it reads no setting and opens no connection.
+SERVICES = Services()

@@ -8,7 +8,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field, computed_field, model_validator
 
 from functions.http.app import create_app
-from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ProcessOf
+from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ServicesOf
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from functions.http.synonym_schemas import GenerationAccepted, TagType, accepted
 from shared.synonyms.service import SynonymHits
@@ -170,20 +170,20 @@ class GenerationState(BaseModel):
 
 @router.get("/api/synonyms/search", openapi_extra=OPTIONAL_TOKEN)
 def search_synonyms(
-    process: ProcessOf,
+    services: ServicesOf,
     caller: CallerOf,
     q: Annotated[Question, Query()],
     tag_type: TagType | None = None,
     limit: Annotated[Limit, Query()] = 10,
 ) -> SynonymAnswer:
     """Tags by what people call them, in English or French."""
-    return _answer(q, process.synonyms.search(q, tag_type=tag_type, limit=limit, caller=caller))
+    return _answer(q, services.synonyms.search(q, tag_type=tag_type, limit=limit, caller=caller))
 
 
 @router.post("/api/mir/synonyms/search", openapi_extra=OPTIONAL_TOKEN)
-def search_mir_synonyms(body: SynonymSearch, process: ProcessOf, caller: CallerOf) -> SynonymAnswer:
+def search_mir_synonyms(body: SynonymSearch, services: ServicesOf, caller: CallerOf) -> SynonymAnswer:
     """The same by POST: tags by full text and by semantic similarity, in English or French."""
-    found = process.synonyms.search(body.query, tag_type=body.tag_type, limit=body.limit, caller=caller)
+    found = services.synonyms.search(body.query, tag_type=body.tag_type, limit=body.limit, caller=caller)
     return _answer(body.query, found)
 
 
@@ -199,27 +199,27 @@ def _answer(query: str, found: SynonymHits) -> SynonymAnswer:
 
 
 @router.post("/api/synonyms/generate", status_code=202, dependencies=[NeedsKey])
-def generate_synonyms(process: ProcessOf, body: GenerateRequest | None = None) -> GenerationAccepted:
+def generate_synonyms(services: ServicesOf, body: GenerateRequest | None = None) -> GenerationAccepted:
     """Have synonyms written for every tag that has none, in the background; failed tags are tried again."""
     wanted = body or GenerateRequest()
-    return accepted(*process.synonym_tasks.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
+    return accepted(*services.synonym_tasks.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
 
 
 @router.get("/api/synonyms/generation", dependencies=[NeedsKey])
-def generation_state(process: ProcessOf) -> GenerationState:
+def generation_state(services: ServicesOf) -> GenerationState:
     """How many tags have synonyms, how many wait, and which failed, with the reason."""
-    store = process.synonym_store
+    store = services.synonym_store
     return GenerationState(
-        generator=process.synonym_tasks.has_generator,
+        generator=services.synonym_tasks.has_generator,
         coverage=[TagCoverage(**row) for row in store.synonym_coverage()],
         failures=[TagFailure(**row) for row in store.list_failed_synonyms()],
     )
 
 
 @router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
-def create_synonyms(body: NewSynonyms, process: ProcessOf) -> StoredSynonyms:
+def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Write a tag's synonyms. Deactivated ones are replaced and revived; for active ones the answer is 409."""
-    row = process.synonyms.create(
+    row = services.synonyms.create(
         body.tag_type,
         body.synonyms.model_dump(),
         tag_id=body.tag_id,
@@ -230,9 +230,9 @@ def create_synonyms(body: NewSynonyms, process: ProcessOf) -> StoredSynonyms:
 
 
 @router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
-def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, process: ProcessOf) -> StoredSynonyms:
+def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Change synonyms; `is_active: true` brings deactivated ones back."""
-    row = process.synonyms.update(
+    row = services.synonyms.update(
         synonyms_id,
         synonyms=body.synonyms.model_dump() if body.synonyms else None,
         confidence=body.confidence,
@@ -243,16 +243,16 @@ def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, process: Pro
 
 
 @router.delete("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
-def deactivate_synonyms(synonyms_id: SynonymsId, process: ProcessOf) -> StoredSynonyms:
+def deactivate_synonyms(synonyms_id: SynonymsId, services: ServicesOf) -> StoredSynonyms:
     """Deactivate synonyms: no search finds them any more. They are kept and can be activated again."""
-    return StoredSynonyms(**process.synonyms.deactivate(synonyms_id))
+    return StoredSynonyms(**services.synonyms.deactivate(synonyms_id))
 
 
 # Declared last, because it matches any path below: a name may contain a slash.
 @router.get("/api/synonyms/{tag_type}/{tag_name:path}", openapi_extra=OPTIONAL_TOKEN)
-def get_synonyms(tag_type: TagType, tag_name: TagName, process: ProcessOf, caller: CallerOf) -> StoredSynonyms:
+def get_synonyms(tag_type: TagType, tag_name: TagName, services: ServicesOf, caller: CallerOf) -> StoredSynonyms:
     """The synonyms of a tag, by its name in any spelling ("hip hop" for "Hip-Hop")."""
-    return StoredSynonyms(**process.synonyms.get(tag_type, tag_name, caller))
+    return StoredSynonyms(**services.synonyms.get(tag_type, tag_name, caller))
 
 
 app = create_app("synonyms", router)

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from mangum import Mangum
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsWebhookSecret, ProcessOf
+from functions.http.auth import NeedsWebhookSecret, ServicesOf
 from functions.http.synonym_schemas import GenerationAccepted, TagType, accepted
 from functions.webhooks import DatabaseWebhook
 from shared.embedding.runs import SYNONYMS_TASK_NAME
@@ -18,7 +18,7 @@ TABLES: dict[str, TagType] = {"genre_tags": "genre", "mood_tags": "mood"}
 
 
 @router.post("/api/webhooks/synonyms", status_code=202)
-def receive_tag(body: DatabaseWebhook, process: ProcessOf) -> GenerationAccepted:
+def receive_tag(body: DatabaseWebhook, services: ServicesOf) -> GenerationAccepted:
     """Have synonyms written for the tag, in the background. Safe to deliver twice or late: the tag's present name decides."""
     tag_type = TABLES.get(body.table)
     if tag_type is None or body.schema_name != "public":
@@ -28,9 +28,9 @@ def receive_tag(body: DatabaseWebhook, process: ProcessOf) -> GenerationAccepted
         return _skipped("the tag's synonyms went with it")
     if not isinstance(tag_id, int) or isinstance(tag_id, bool):
         raise InvalidRequest("record.id: the tag's key is missing")
-    if not process.synonym_tasks.has_generator:
+    if not services.synonym_tasks.has_generator:
         return _skipped("no generator is set up; write its synonyms with POST /api/synonyms")
-    return accepted(*process.synonym_tasks.start(tag_type, [tag_id]))
+    return accepted(*services.synonym_tasks.start(tag_type, [tag_id]))
 
 
 def _skipped(message: str) -> GenerationAccepted:

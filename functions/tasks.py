@@ -9,7 +9,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import Body, CollectionName
 from shared.embedding.runs import TASK_NAME
 
@@ -61,10 +61,10 @@ class TaskStatus(BaseModel):
 
 
 @router.post("/generate-embeddings", status_code=202)
-def generate_embeddings(process: ProcessOf, body: TaskRequest | None = None) -> TaskAccepted:
+def generate_embeddings(services: ServicesOf, body: TaskRequest | None = None) -> TaskAccepted:
     """Embed what is pending, in the background. Rows are leased, so tasks may overlap."""
     wanted = body or TaskRequest()
-    task = process.tasks.start(wanted.collection, wanted.batch_size)
+    task = services.tasks.start(wanted.collection, wanted.batch_size)
     return TaskAccepted(
         task_name=TASK_NAME,
         task_id=UUID(task.task_id),
@@ -74,9 +74,9 @@ def generate_embeddings(process: ProcessOf, body: TaskRequest | None = None) -> 
 
 
 @router.get("/{task_id}")
-def get_task(task_id: UUID, process: ProcessOf) -> TaskStatus:
+def get_task(task_id: UUID, services: ServicesOf) -> TaskStatus:
     """How a task is doing, or how it ended."""
-    row = process.tasks.get(str(task_id))
+    row = services.tasks.get(str(task_id))
     counts = TaskCounts(**{name: row[name] for name in COUNTS})
     fields: dict[str, Any] = {
         name: row[name]

@@ -7,7 +7,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf
 from functions.http.schemas import Body, CollectionName, SomeText, Text
 from shared.embedding.rows import RowsReport, RowToEmbed
@@ -46,10 +46,10 @@ class UpsertAnswer(BaseModel):
 
 
 @router.post("/api/upsert-embeddings")
-def upsert_embeddings(body: UpsertRequest, process: ProcessOf, deadline: DeadlineOf) -> UpsertAnswer:
+def upsert_embeddings(body: UpsertRequest, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed exactly these rows, now. A row that has its vector already costs nothing."""
     rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]
-    return upsert_answer(process.upsert.embed_rows(body.collection, rows, request_id.get() or "", deadline=deadline))
+    return upsert_answer(services.upsert.embed_rows(body.collection, rows, request_id.get() or "", deadline=deadline))
 
 
 def upsert_answer(report: RowsReport) -> UpsertAnswer:

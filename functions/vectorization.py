@@ -7,7 +7,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsKey, ProcessOf
+from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import Body, JsonBytes, SomeText
 from shared.embedding.texts import InputKind
@@ -39,9 +39,9 @@ class VectorizationStatus(BaseModel):
 
 
 @router.post("/embed", response_model=TextVector)
-async def embed_text(body: TextToEmbed, process: ProcessOf, deadline: DeadlineOf) -> JsonBytes:
+async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text; `input_type` query is for what is searched with."""
-    service = process.embedding
+    service = services.embedding
     answer = await wait_for(service.submit([body.text], body.input_type, request_id.get() or ""), deadline)
     return JsonBytes(
         {"embedding": answer.vectors[0], "model": service.provider.model, "dimensions": answer.vectors.shape[1]}
@@ -49,16 +49,16 @@ async def embed_text(body: TextToEmbed, process: ProcessOf, deadline: DeadlineOf
 
 
 @router.get("/status")
-def vectorization_status(process: ProcessOf, deadline: DeadlineOf) -> VectorizationStatus:
+def vectorization_status(services: ServicesOf, deadline: DeadlineOf) -> VectorizationStatus:
     """Provider, model and width; loads the model where that has not been done."""
-    spec = process.embedding.spec(deadline)
+    spec = services.embedding.spec(deadline)
     return VectorizationStatus(
         status="ok",
         provider=spec.provider,
         model=spec.name,
         dimensions=spec.dimensions,
         model_loaded=True,
-        waiting=process.embedding.waiting,
+        waiting=services.embedding.waiting,
     )
 
 

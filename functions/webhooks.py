@@ -7,7 +7,7 @@ from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.http.app import create_app
-from functions.http.auth import NeedsWebhookSecret, ProcessOf
+from functions.http.auth import NeedsWebhookSecret, ServicesOf
 from functions.http.deadlines import DeadlineOf
 from functions.http.schemas import Text
 from functions.upsert_embeddings import FailedRow, UpsertAnswer
@@ -32,10 +32,10 @@ class DatabaseWebhook(BaseModel):
 
 
 @router.post("/api/webhooks/embeddings")
-def receive_webhook(body: DatabaseWebhook, process: ProcessOf, deadline: DeadlineOf) -> UpsertAnswer:
+def receive_webhook(body: DatabaseWebhook, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed the row. Safe to deliver twice or late: the row's present text decides."""
     event = RowEvent(body.type, body.schema_name, body.table, body.record)
-    report = process.webhooks.handle(event, request_id.get() or "", deadline=deadline)
+    report = services.webhooks.handle(event, request_id.get() or "", deadline=deadline)
     return UpsertAnswer(
         success=not report.failed,
         processed=report.processed,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from functions.services import PROCESS, Process
+from functions.services import SERVICES, Services
 from shared.embedding.runs import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, TaskOutcome, drain_collections
 from shared.errors import AppError, InvalidRequest
 from shared.models import BackfillReport
@@ -31,32 +31,32 @@ class LambdaContext(Protocol):
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Run one task within the time that is left, and say how it ended."""
-    return run(event, context, PROCESS)
+    return run(event, context, SERVICES)
 
 
-def run(event: Mapping[str, Any], context: LambdaContext, process: Process) -> dict[str, Any]:
-    """As `handler`, with a process of one's own. Raises InvalidRequest for an event of another kind."""
+def run(event: Mapping[str, Any], context: LambdaContext, services: Services) -> dict[str, Any]:
+    """As `handler`, with other services than the process's own. Raises InvalidRequest for an event of another kind."""
     task = None if _is_schedule(event) else read_event(event)
     with time_limit(context.get_remaining_time_in_millis() / 1000) as stop:
         if task is None:
-            return _drain(process, stop)
+            return _drain(services, stop)
         if task.name == SYNONYMS_TASK_NAME:
-            return _write_synonyms(task, process, stop)
-        return _embed(task, process, stop)
+            return _write_synonyms(task, services, stop)
+        return _embed(task, services, stop)
 
 
-def _drain(process: Process, stop: threading.Event) -> dict[str, Any]:
+def _drain(services: Services, stop: threading.Event) -> dict[str, Any]:
     """What waits in both queues. Where no row does, no provider is made for it, and no run recorded."""
-    task = drain_collections(process.database)
-    answer = _embed(task, process, stop) if task is not None else _answer(None, TaskOutcome("completed", _NOTHING))
-    if (written := _drain_synonyms(process, stop)) is not None:
+    task = drain_collections(services.database)
+    answer = _embed(task, services, stop) if task is not None else _answer(None, TaskOutcome("completed", _NOTHING))
+    if (written := _drain_synonyms(services, stop)) is not None:
         answer["synonyms"] = written
     return answer
 
 
-def _embed(task: Task, process: Process, stop: threading.Event) -> dict[str, Any]:
+def _embed(task: Task, services: Services, stop: threading.Event) -> dict[str, Any]:
     # Rows that another worker holds are its business: waiting for them would be paid for.
-    return _answer(task.task_id, process.task_runner.run(task, stop, wait_for_others=False))
+    return _answer(task.task_id, services.task_runner.run(task, stop, wait_for_others=False))
 
 
 def _answer(task_id: str | None, outcome: TaskOutcome) -> dict[str, Any]:
@@ -70,23 +70,23 @@ def _answer(task_id: str | None, outcome: TaskOutcome) -> dict[str, Any]:
     }
 
 
-def _write_synonyms(task: Task, process: Process, stop: threading.Event) -> dict[str, Any]:
-    return {"task_id": task.task_id, **asdict(process.synonym_runner.run(task, stop))}
+def _write_synonyms(task: Task, services: Services, stop: threading.Event) -> dict[str, Any]:
+    return {"task_id": task.task_id, **asdict(services.synonym_runner.run(task, stop))}
 
 
-def _drain_synonyms(process: Process, stop: threading.Event) -> dict[str, Any] | None:
+def _drain_synonyms(services: Services, stop: threading.Event) -> dict[str, Any] | None:
     """Synonyms for tags that wait, in the time that is left; None where there is nothing to do or nobody to do it.
 
     What was embedded is told whatever happens here.
     """
-    if stop.is_set() or not process.has_generator:
+    if stop.is_set() or not services.has_generator:
         return None
     try:
-        task = process.synonym_tasks.drain(process.database)
+        task = services.synonym_tasks.drain(services.database)
     except AppError as error:
         log.warning("could not look for tags that wait: %s", error.message)
         return {"status": "failed", "error": error.message}
-    return _write_synonyms(task, process, stop) if task is not None else None
+    return _write_synonyms(task, services, stop) if task is not None else None
 
 
 def read_event(event: Mapping[str, Any]) -> Task:

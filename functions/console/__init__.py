@@ -18,10 +18,10 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
-from functions.http.auth import ProcessOf
+from functions.http.auth import ServicesOf
 from functions.http.compress import accepts_gzip
 from functions.http.schemas import Text
-from functions.services import Process
+from functions.services import Services
 from shared.embedding.collection import list_embedding_collections
 from shared.errors import AppError, ConfigurationError, NotFound, ProviderUnavailable
 from shared.search.filters import FILTERS
@@ -92,8 +92,8 @@ def _read(path: Path) -> Asset:
     return Asset(body, compressed, hashlib.sha256(body).hexdigest()[:32], MEDIA_TYPES[path.suffix])
 
 
-async def _is_on(process: ProcessOf) -> None:
-    if not process.serves_console:
+async def _is_on(services: ServicesOf) -> None:
+    if not services.serves_console:
         raise NotFound("the console is off here; CONSOLE=true serves it")
 
 
@@ -126,34 +126,34 @@ async def asset(
 
 
 @router.get("/api/console")
-def start(request: Request, process: ProcessOf) -> ConsoleStart:
+def start(request: Request, services: ServicesOf) -> ConsoleStart:
     """What the page needs to start, and what is missing; nothing of any row."""
-    up = process.health.database_is_up()
-    state = process.provider_check.state()
-    settings = process.settings
+    up = services.health.database_is_up()
+    state = services.provider_check.state()
+    settings = services.settings
     problems = [] if up else [DATABASE_GONE]
     if state.error is not None:
-        problems.append(_provider_problem(process, state.error))
-    if process.needs_key and settings.functions_api_key is None:
+        problems.append(_provider_problem(services, state.error))
+    if services.needs_key and settings.functions_api_key is None:
         problems.append(NO_KEY)
     return ConsoleStart(
         version=request.app.version,
-        needs_key=process.needs_key,
+        needs_key=services.needs_key,
         provider=settings.embedding_provider,
         model=state.model or settings.embedding_model,
         dimensions=state.dimensions or settings.embedding_dimensions,
         database="ok" if up else "gone",
-        synonyms=process.has_generator,
+        synonyms=services.has_generator,
         currency="USD",
-        searchable=_searchable(process) if up else sorted(FILTERS),
+        searchable=_searchable(services) if up else sorted(FILTERS),
         problems=problems,
     )
 
 
-def _searchable(process: Process) -> list[str]:
+def _searchable(services: Services) -> list[str]:
     """The collections that can be searched and that this database was set up with."""
     try:
-        return sorted(FILTERS.keys() & list_embedding_collections(process.database).keys())
+        return sorted(FILTERS.keys() & list_embedding_collections(services.database).keys())
     except AppError as error:
         log.warning("console: %s", error.message)
         return sorted(FILTERS)
@@ -177,9 +177,9 @@ _START_PROVIDER = {
 }
 
 
-def _provider_problem(process: Process, error: AppError) -> Problem:
+def _provider_problem(services: Services, error: AppError) -> Problem:
     """The problem without addresses and settings, which are nobody's business; but whoever needs no key has them anyway."""
-    name = process.settings.embedding_provider
+    name = services.settings.embedding_provider
     if isinstance(error, ConfigurationError):
         message = f"The provider {name} is not set up."
         fix = "Check EMBEDDING_PROVIDER, EMBEDDING_MODEL and its key, then start the server again. Its log has the reason."
@@ -191,7 +191,7 @@ def _provider_problem(process: Process, error: AppError) -> Problem:
             f"The provider {name} does not answer as it should: search is full-text only, and nothing is embedded."
         )
         fix = "The server's log has the reason."
-    if not process.needs_key:
+    if not services.needs_key:
         fix = f"{fix} It says: {error.message}"
     return Problem(code=error.code, message=message, fix=fix)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from functions.http import errors
 from functions.http.middleware import Edge, ObserveRequest
-from functions.services import PROCESS, Process
+from functions.services import SERVICES, Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -22,12 +22,12 @@ _CALLER_TOKEN = {
 def create_app(
     function: str,
     *routers: APIRouter,
-    process: Process | None = None,
+    services: Services | None = None,
     lifespan: Lifespan | None = None,
     observe: ObserveRequest | None = None,
 ) -> FastAPI:
-    """An application with these routes. `process` brings settings, database and provider of one's own."""
-    process = process or PROCESS
+    """An application with these routes. `services`: with other settings, another database or provider than the process's own."""
+    services = services or SERVICES
     app = _Application(
         title="Tonnetz",
         summary="Keeps database rows embedded; full-text, semantic and hybrid search over them.",
@@ -40,11 +40,11 @@ def create_app(
         lifespan=lifespan,
         responses=errors.ERROR_RESPONSES,
     )
-    app.state.process = process
+    app.state.services = services
     for router in routers:
         app.include_router(router)
     errors.install(app)
-    app.add_middleware(Edge, function=function, process=process, observe=observe)
+    app.add_middleware(Edge, function=function, services=services, observe=observe)
     return app
 
 

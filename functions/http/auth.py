@@ -6,7 +6,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from functions.services import Process
+from functions.services import Services
 from shared.errors import Unauthorized
 from shared.models import Caller
 from shared.tokens import matches
@@ -22,22 +22,22 @@ _webhook_scheme: SecurityBase = HTTPBearer(
 )
 
 
-def get_process(request: Request) -> Process:
+def get_services(request: Request) -> Services:
     """What the application was made with."""
-    process: Process = request.app.state.process
-    return process
+    services: Services = request.app.state.services
+    return services
 
 
-async def _process(request: Request) -> Process:
+async def _services(request: Request) -> Services:
     # Not `def`: FastAPI would send that to a thread.
-    return get_process(request)
+    return get_services(request)
 
 
 async def _require_key(request: Request, _: Annotated[object, Security(_key_scheme)]) -> None:
-    process = get_process(request)
-    key = process.settings.functions_api_key
+    services = get_services(request)
+    key = services.settings.functions_api_key
     if key is None:
-        if process.open_on_loopback:
+        if services.open_on_loopback:
             return
         raise Unauthorized("this server has no FUNCTIONS_API_KEY, so nobody may call this route: set it")
     token = bearer_token(request)
@@ -46,10 +46,10 @@ async def _require_key(request: Request, _: Annotated[object, Security(_key_sche
 
 
 async def _require_webhook_secret(request: Request, _: Annotated[object, Security(_webhook_scheme)]) -> None:
-    process = get_process(request)
-    secret = process.settings.webhook_secret
+    services = get_services(request)
+    secret = services.settings.webhook_secret
     if secret is None:
-        if process.open_on_loopback and process.settings.functions_api_key is None:
+        if services.open_on_loopback and services.settings.functions_api_key is None:
             return
         raise Unauthorized("this server has no WEBHOOK_SECRET, so nobody may call this route: set it")
     given = request.headers.get("x-webhook-secret") or bearer_token(request)
@@ -58,7 +58,7 @@ async def _require_webhook_secret(request: Request, _: Annotated[object, Securit
 
 
 async def _caller(request: Request) -> Caller:
-    return get_process(request).callers.resolve(bearer_token(request))
+    return get_services(request).callers.resolve(bearer_token(request))
 
 
 def bearer_token(request: Request) -> str | None:
@@ -72,7 +72,7 @@ def bearer_token(request: Request) -> str | None:
     return token.strip()
 
 
-ProcessOf = Annotated[Process, Depends(_process)]
+ServicesOf = Annotated[Services, Depends(_services)]
 CallerOf = Annotated[Caller, Depends(_caller)]
 NeedsKey = Depends(_require_key)
 NeedsWebhookSecret = Depends(_require_webhook_secret)

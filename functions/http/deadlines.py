@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from functions.http.auth import get_process
+from functions.http.auth import get_services
 from shared.embedding import patience
 from shared.models import Embeddings
 
@@ -20,7 +20,7 @@ async def _deadline(request: Request) -> patience.Deadline | None:
         left = context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS
         return patience.Deadline(max(min(patience.REQUEST_SECONDS, left), 0.0))
     # A model in this process is nobody's outage: what it takes is the work itself, and nobody hangs up on a server.
-    in_process = get_process(request).settings.embedding_provider == "onnx"
+    in_process = get_services(request).settings.embedding_provider == "onnx"
     return None if in_process else patience.Deadline(patience.REQUEST_SECONDS)
 
 

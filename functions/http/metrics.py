@@ -9,7 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from functions.http.auth import NeedsKey
-from functions.services import Process
+from functions.services import Services
 from shared.embedding.collection import Collection, list_embedding_collections
 from shared.errors import AppError
 from shared.models import BackfillReport
@@ -18,14 +18,14 @@ SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-# A second series for each one that says when it began: nobody asked.
+# Leave out the second series that says when each one began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counts what one process does. Routes are counted by their template, so that no path makes a series."""
+    """Counts what one process does. Requests are counted by the route's template, so that a path makes no new series."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, services: Services) -> None:
         registry = CollectorRegistry()
         self._requests = Counter("tonnetz_requests", "Requests.", ["method", "route", "status"], registry=registry)
         self._seconds = Histogram(
@@ -37,10 +37,8 @@ class Metrics:
         self._tokens = Counter("tonnetz_tokens", "Tokens embedded.", ["source"], registry=registry)
         self._cost = Counter("tonnetz_cost_usd", "Cost of the tokens embedded.", ["source"], registry=registry)
         self._rows = Counter("tonnetz_rows", "Rows of tasks.", ["outcome"], registry=registry)
-        registry.register(_State(process))
-        process.observe_batch = self._observe_batch
-        process.observe_run = self._observe_run
-        self._process = process
+        registry.register(_State(services))
+        self._services = services
         self.router = APIRouter(tags=["metrics"], dependencies=[NeedsKey])
 
         @self.router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -53,12 +51,14 @@ class Metrics:
         self._requests.labels(method if route != "other" else "other", route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def _observe_batch(self, texts: int, tokens: int, _: float) -> None:
+    def observe_batch(self, texts: int, tokens: int, _: float) -> None:
+        """Count the texts of one request that were embedded."""
         self._batch.observe(texts)
         self._tokens.labels("request").inc(tokens)
-        self._cost.labels("request").inc(tokens * self._process.provider.price_per_million_tokens / 1e6)
+        self._cost.labels("request").inc(tokens * self._services.provider.price_per_million_tokens / 1e6)
 
-    def _observe_run(self, report: BackfillReport) -> None:
+    def observe_run(self, report: BackfillReport) -> None:
+        """Count what a task did."""
         self._tokens.labels("task").inc(report.tokens)
         self._cost.labels("task").inc(report.cost_usd)
         for outcome in ("embedded", "failed", "stale"):
@@ -66,27 +66,27 @@ class Metrics:
 
 
 class _State(Collector):
-    """What is read when somebody asks: texts that wait, rows in the queues."""
+    """Values that are read at each scrape: waiting texts, rows in the queues."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def collect(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("tonnetz_waiting_texts", "Texts taken and not answered yet.")
-        waiting.add_metric([], self._process.embedding.waiting)
+        waiting.add_metric([], self._services.embedding.waiting)
         yield waiting
         queued = GaugeMetricFamily("tonnetz_queue_rows", "Rows in a queue.", labels=["collection", "state"])
         try:
-            database = self._process.database
+            database = self._services.database
             for name in list_embedding_collections(database):
                 state = Collection(database, name).embedding_queue()
                 for label in ("ready", "leased", "waiting", "failed"):
                     queued.add_metric([name, label], getattr(state, label))
         except AppError:
-            # No series says so better than old numbers.
+            # Leave the series out: a missing number is better than an old one.
             return
         yield queued
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is asked of the database when the collector is registered."""
+        """Registering the collector must not ask the database."""
         return iter(())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.http.errors import error_response, internal_error
-from functions.services import Process
+from functions.services import Services
 from shared.errors import AppError, Forbidden, Overloaded, RequestTooLarge
 from shared.logs import request_id
 
@@ -43,10 +43,12 @@ ObserveRequest = Callable[[str, str, int, float], None]
 class Edge:
     """Wraps an application. `function` is its name in logs; `observe`, where given, sees every request."""
 
-    def __init__(self, app: ASGIApp, *, function: str, process: Process, observe: ObserveRequest | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, function: str, services: Services, observe: ObserveRequest | None = None
+    ) -> None:
         self._app = app
         self._function = function
-        self._process = process
+        self._services = services
         self._observe = observe
         self._answering = self._caught(self._check)
         self._allowing: ASGIApp | None = None
@@ -123,12 +125,12 @@ class Edge:
 
     async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "aws.context" in scope:
-            _ = self._process.lambda_logs
+            _ = self._services.lambda_logs
         self._check_origin(dict(scope["headers"]))
         if self._allowing is None:
             # Decided at the first request, not at import. What is refused inside is read by an allowed page as well.
             inside = self._caught(self._bound)
-            origins = self._process.settings.allowed_origins
+            origins = self._services.settings.allowed_origins
             self._allowing = _allow_origins(inside, origins) if origins else inside
         await self._allowing(scope, receive, send)
 
@@ -137,14 +139,14 @@ class Edge:
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """On a loopback server that asks for no key: no page of the web may call it through its reader's browser."""
-        process = self._process
-        if not process.open_on_loopback or process.settings.functions_api_key is not None:
+        services = self._services
+        if not services.open_on_loopback or services.settings.functions_api_key is not None:
             return
         # A name that resolves to 127.0.0.1 (DNS rebinding) is in the Host header; another site's page is in Origin.
         if not is_loopback(headers.get(b"host", b"").decode("latin-1")):
             raise Forbidden("without FUNCTIONS_API_KEY only 127.0.0.1 and localhost are served")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and origin not in process.settings.allowed_origins and not is_loopback(origin.partition("://")[2]):
+        if origin and origin not in services.settings.allowed_origins and not is_loopback(origin.partition("://")[2]):
             raise Forbidden("without FUNCTIONS_API_KEY pages of other origins are not served; see ALLOWED_ORIGINS")
 
 

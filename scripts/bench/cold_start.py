@@ -53,8 +53,8 @@ else:
     handler = importlib.import_module("functions." + name).handler
     loading, working = time.perf_counter(), time.process_time()
     if sys.argv[3] == "model":
-        from functions.services import PROCESS
-        PROCESS.provider.embed_query("music")
+        from functions.services import SERVICES
+        SERVICES.provider.embed_query("music")
     elif sys.argv[3]:
         importlib.import_module(sys.argv[3])
     engine, engine_work = time.perf_counter() - loading, time.process_time() - working

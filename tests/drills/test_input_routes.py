@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from functions.http.middleware import MAX_BODY_BYTES
-from functions.services import Process
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from tests.database.rows import Connection
 from tests.drills.inputs_hostile import FIELDS, SQL, UNSTORABLE
@@ -89,8 +89,8 @@ class Server:
 def server(furnished: Connection, database: PostgresDatabase, provider: FakeProvider) -> Iterator[Server]:
     # A task waits for rows that others hold, and nobody gives this one back.
     furnished.execute("update embedding.queue set leased_at = null, available_at = now() where leased_at is not null")
-    process = Process(make_settings(), database=database, provider=provider, long_lived=True)
-    with serving(process) as url, httpx.Client(base_url=url, timeout=60) as client:
+    services = Services(make_settings(), database=database, provider=provider, long_lived=True)
+    with serving(services) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Server(client, furnished)
 
 

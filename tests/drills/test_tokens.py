@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.services import Process
+from functions.services import Services
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
@@ -67,8 +67,8 @@ def server(request: pytest.FixtureRequest, database_url: SecretStr, provider: Fa
             database = stack.enter_context(
                 SupabaseDatabase(gateway.url, SecretStr(SERVICE_KEY), anon_key=SecretStr(anon))
             )
-        process = Process(settings, database=database, provider=provider, long_lived=True)
-        url = stack.enter_context(serving(process))
+        services = Services(settings, database=database, provider=provider, long_lived=True)
+        url = stack.enter_context(serving(services))
         yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
 
 

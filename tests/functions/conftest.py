@@ -15,7 +15,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from functions.local import create_server
-from functions.services import Process
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.logs import JsonFormatter
@@ -102,10 +102,10 @@ def make_settings(**overrides: Any) -> Settings:
 
 
 @contextmanager
-def serving(process: Process) -> Iterator[str]:
+def serving(services: Services) -> Iterator[str]:
     """Serve all functions; the URL."""
     config = uvicorn.Config(
-        create_server(process),
+        create_server(services),
         host="127.0.0.1",
         port=0,
         log_config=None,
@@ -138,15 +138,15 @@ def serve(database: PostgresDatabase, provider: FakeProvider, output: Output) ->
     """`serve(**settings)`: a client of a new server over the test's database and provider."""
     with ExitStack() as stack:
 
-        def start(*, process: Process | None = None, loopback: bool = False, **settings: Any) -> httpx.Client:
-            process = process or Process(
+        def start(*, services: Services | None = None, loopback: bool = False, **settings: Any) -> httpx.Client:
+            services = services or Services(
                 make_settings(**settings),
                 database=database,
                 provider=provider,
                 long_lived=True,
                 open_on_loopback=loopback,
             )
-            url = stack.enter_context(serving(process))
+            url = stack.enter_context(serving(services))
 
             def record(response: httpx.Response) -> None:
                 response.read()
@@ -191,8 +191,8 @@ def each_adapter(
             database = stack.enter_context(
                 SupabaseDatabase(gateway.url, SecretStr(SERVICE_KEY), anon_key=SecretStr(anon))
             )
-        process = Process(settings, database=database, provider=provider, long_lived=True)
-        url = stack.enter_context(serving(process))
+        services = Services(settings, database=database, provider=provider, long_lived=True)
+        url = stack.enter_context(serving(services))
 
         def record(response: httpx.Response) -> None:
             response.read()

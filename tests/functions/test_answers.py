@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from functions.http.middleware import MAX_BODY_BYTES, Edge
-from functions.services import Process
+from functions.services import Services
 from shared.database.base import Database
 from shared.errors import DatabaseContractError, DatabaseUnavailable
 from tests.fake_provider import FakeProvider
@@ -36,7 +36,7 @@ class BrokenDatabase(Database):
 
 
 def broken(serve: Serve, provider: FakeProvider, error: Exception) -> httpx.Client:
-    return serve(process=Process(make_settings(), database=BrokenDatabase(error), provider=provider))
+    return serve(services=Services(make_settings(), database=BrokenDatabase(error), provider=provider))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_request_that_outlasts_the_server_is_told_to_come_again(path: str, sha
         await asyncio.sleep(3600)
 
     async def run() -> list[Message]:
-        edge = Edge(endless, function="endless", process=Process(make_settings()))
+        edge = Edge(endless, function="endless", services=Services(make_settings()))
         answers: list[Message] = []
 
         async def send(message: Message) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from functions import console
 from functions.console import MEDIA_TYPES, assets
-from functions.services import Process
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from shared.errors import ConfigurationError, DatabaseUnavailable, ProviderRejected, ProviderUnavailable
 from tests.fake_provider import FakeProvider
@@ -116,9 +116,9 @@ def test_it_is_off_where_nobody_asked_for_it(serve: Serve, path: str) -> None:
 
 
 def test_a_server_that_serves_it_may_be_told_not_to() -> None:
-    assert Process(make_settings(console=None), console=True).serves_console
-    assert not Process(make_settings(console=False), console=True).serves_console
-    assert not Process(make_settings(console=None)).serves_console
+    assert Services(make_settings(console=None), console=True).serves_console
+    assert not Services(make_settings(console=False), console=True).serves_console
+    assert not Services(make_settings(console=None)).serves_console
 
 
 # What it needs to start
@@ -150,11 +150,11 @@ def test_a_server_without_a_key_says_that_nobody_may_call_it(serve: Serve) -> No
     assert [problem["code"] for problem in start["problems"]] == ["no_key"]
 
 
-def broken(error: Exception, *, loopback: bool = False, **settings: Any) -> Process:
-    """A process whose database is gone and whose provider fails so."""
+def broken(error: Exception, *, loopback: bool = False, **settings: Any) -> Services:
+    """Services whose database is gone and whose provider fails so."""
     provider = FakeProvider()
     provider.wire.down = error  # type: ignore[assignment]
-    return Process(
+    return Services(
         make_settings(**settings),
         database=BrokenDatabase(DatabaseUnavailable("gone from 10.1.2.3")),
         provider=provider,
@@ -175,14 +175,14 @@ def broken(error: Exception, *, loopback: bool = False, **settings: Any) -> Proc
 def test_what_is_missing_is_said_with_the_fix_and_addresses_only_to_this_machine(
     serve: Serve, error: ProviderUnavailable
 ) -> None:
-    answer = serve(process=broken(error)).get("/api/console")
+    answer = serve(services=broken(error)).get("/api/console")
     assert answer.status_code == 200
     start = answer.json()
     assert start["database"] == "gone"
     assert [problem["code"] for problem in start["problems"]] == ["database_gone", error.code]
     assert all(problem["message"] and problem["fix"] for problem in start["problems"])
     assert "10.1.2.3" not in answer.text
-    local = serve(process=broken(error, functions_api_key=None, loopback=True)).get("/api/console")
+    local = serve(services=broken(error, functions_api_key=None, loopback=True)).get("/api/console")
     assert error.message in local.json()["problems"][1]["fix"]
 
 
@@ -190,7 +190,7 @@ def test_a_provider_that_cannot_even_be_made_is_no_server_error(
     serve: Serve, database: PostgresDatabase, tmp_path: Path
 ) -> None:
     settings = make_settings(onnx_model=str(tmp_path / "nothing-there"), tonnetz_data_dir=tmp_path)
-    answer = serve(process=Process(settings, database=database, long_lived=True)).get("/api/console")
+    answer = serve(services=Services(settings, database=database, long_lived=True)).get("/api/console")
     assert answer.status_code == 200
     (problem,) = answer.json()["problems"]
     assert problem["code"] in ("configuration", "provider_unavailable", "provider_error")
@@ -212,7 +212,7 @@ def test_the_page_is_served_by_lambda_too() -> None:
 
     from functions.http.app import create_app
 
-    app = create_app("console", console.router, process=Process(make_settings()))
+    app = create_app("console", console.router, services=Services(make_settings()))
     event = {
         "version": "2.0",
         "routeKey": "$default",

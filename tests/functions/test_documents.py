@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from functions.services import Process
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import migrate
 from shared.embedding.backfill import BackfillOptions, backfill
@@ -98,8 +98,8 @@ def place_for(page: Path, cluster: Cluster, engine: OnnxProvider, cache: Path) -
         for coverage in embedding_coverage(database):
             assert backfill(database, engine, BackfillOptions(coverage.collection)).complete
         settings = make_settings(functions_api_key=None)
-        process = Process(settings, database=database, provider=engine, long_lived=True, open_on_loopback=True)
-        address = stack.enter_context(serving(process))
+        services = Services(settings, database=database, provider=engine, long_lived=True, open_on_loopback=True)
+        address = stack.enter_context(serving(services))
         yield Place(url, environment, address.removeprefix("http://"))
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from functions.services import Process
+from functions.services import Services
 from functions.worker import run
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import migrate
@@ -25,7 +25,7 @@ class Site:
     """A server, its database, and a client with the key."""
 
     url: SecretStr
-    process: Process
+    services: Services
     client: httpx.Client
 
     def execute(self, statement: str) -> None:
@@ -44,10 +44,10 @@ def make_site(cluster: Cluster, provider: FakeProvider, serve: Serve) -> Iterato
             url = stack.enter_context(cluster.empty())
             migrate(url, collections=collections, seed=True)
             database = stack.enter_context(PostgresDatabase(url))
-            process = Process(make_settings(**settings), database=database, provider=provider, long_lived=True)
-            client = serve(process=process)
+            services = Services(make_settings(**settings), database=database, provider=provider, long_lived=True)
+            client = serve(services=services)
             client.headers.update(KEYS)
-            return Site(url, process, client)
+            return Site(url, services, client)
 
         yield make
 
@@ -126,9 +126,9 @@ def test_a_table_of_ones_own_is_embedded_without_any_shipped_collection(
         select track_embeddings('notes');
         insert into public.notes values (1, 'a note')"""
     )
-    task = drain_collections(site.process.database)
+    task = drain_collections(site.services.database)
     assert task is not None
-    assert site.process.task_runner.run(task).report.embedded == 1
+    assert site.services.task_runner.run(task).report.embedded == 1
     (listed,) = site.client.get("/api/collections").json()["collections"]
     assert (listed["collection"], listed["embedded"]) == ("notes", 1)
     assert listed["search"] is None
@@ -137,15 +137,15 @@ def test_a_table_of_ones_own_is_embedded_without_any_shipped_collection(
 def test_the_schedule_does_not_want_synonyms_where_there_are_none(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
-    process = make_site(generation_provider="ollama").process
-    assert process.synonym_tasks.drain(process.database) is None
+    services = make_site(generation_provider="ollama").services
+    assert services.synonym_tasks.drain(services.database) is None
 
     class Context:
         def get_remaining_time_in_millis(self) -> int:
             return 60_000
 
     caplog.clear()
-    answer = run({"source": "aws.scheduler"}, Context(), process)
+    answer = run({"source": "aws.scheduler"}, Context(), services)
     assert answer["status"] == "completed"
     assert "synonyms" not in answer
     assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []

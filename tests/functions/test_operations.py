@@ -17,7 +17,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.services import Process
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from shared.errors import ConfigurationError, DatabaseUnavailable
 from shared.logs import HIDDEN, JsonFormatter
@@ -70,10 +70,10 @@ def test_health_is_503_where_the_migrations_are_missing(client: httpx.Client, ow
 def test_a_server_starts_without_its_database_and_says_that_it_is_not_ready(
     serve: Serve, provider: FakeProvider
 ) -> None:
-    process = Process(
+    services = Services(
         make_settings(), database=BrokenDatabase(DatabaseUnavailable("gone")), provider=provider, long_lived=True
     )
-    client = serve(process=process)
+    client = serve(services=services)
     assert client.get("/ready").status_code == 503
     assert client.post("/api/vectorization/embed", json={"text": "a"}, headers=KEYS).status_code == 200
 
@@ -283,7 +283,7 @@ def test_every_function_has_an_app_and_a_handler() -> None:
     from fastapi import FastAPI
     from mangum import Mangum
 
-    for name in {*FUNCTIONS, "local"} - {"worker"}:
+    for name in {*FUNCTIONS, "local"} - {"worker", "services"}:
         module = importlib.import_module(f"functions.{name}")
         assert isinstance(module.app, FastAPI), name
         assert isinstance(module.handler, Mangum), name
@@ -293,13 +293,13 @@ def test_every_function_has_an_app_and_a_handler() -> None:
 def test_two_threads_that_ask_first_get_one_database(database_url: SecretStr) -> None:
     import threading
 
-    process = Process(make_settings(database_url=database_url.get_secret_value()))
+    services = Services(make_settings(database_url=database_url.get_secret_value()))
     barrier = threading.Barrier(8)
     seen: list[Any] = []
 
     def ask() -> None:
         barrier.wait()
-        seen.append(process.database)
+        seen.append(services.database)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -308,4 +308,4 @@ def test_two_threads_that_ask_first_get_one_database(database_url: SecretStr) ->
         thread.join()
     assert len({id(one) for one in seen}) == 1
     assert isinstance(seen[0], PostgresDatabase)
-    process.close()
+    services.close()

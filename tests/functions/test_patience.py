@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from functions.services import Process
+from functions.services import Services
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.embedding import patience
@@ -40,7 +40,7 @@ def server() -> Iterator[ProtocolServer]:
 def client(serve: Serve, database: PostgresDatabase, server: ProtocolServer) -> httpx.Client:
     """Of a server whose provider is OpenAI's client."""
     settings = make_settings(embedding_provider="openai", openai_base_url=server.openai_url)
-    return serve(process=Process(settings, database=database, long_lived=True))
+    return serve(services=Services(settings, database=database, long_lived=True))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def gate(provider: FakeProvider) -> Iterator[threading.Event]:
 def hung(serve: Serve, database: PostgresDatabase, provider: FakeProvider, gate: threading.Event) -> httpx.Client:
     """Of a server whose provider says nothing."""
     settings = make_settings(embedding_provider="ollama")
-    return serve(process=Process(settings, database=database, provider=provider, long_lived=True))
+    return serve(services=Services(settings, database=database, provider=provider, long_lived=True))
 
 
 def requests(row: str, model: str) -> dict[str, tuple[str, dict[str, Any], dict[str, str]]]:
@@ -200,7 +200,7 @@ def test_where_the_process_may_not_live_to_see_the_answer_the_rows_are_free_at_o
     request_: str,
 ) -> None:
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
-    client = serve(process=Process(make_settings(embedding_provider="ollama"), database=database, provider=provider))
+    client = serve(services=Services(make_settings(embedding_provider="ollama"), database=database, provider=provider))
     row = insert("a harp")
     assert_unavailable(ask(client, request_, row), "provider_unavailable")
     assert_free(database, row)
@@ -212,7 +212,7 @@ def test_a_width_that_nobody_knows_is_not_waited_for_either(
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
     server.fail("slow", times=None, seconds=20)
     settings = make_settings(embedding_provider="ollama", ollama_url=server.url, embedding_model="house-model")
-    client = serve(process=Process(settings, database=database, long_lived=True))
+    client = serve(services=Services(settings, database=database, long_lived=True))
     for request in ("openai", "rows"):
         assert_unavailable(ask(client, request, insert(request), model="house-model"), "provider_unavailable")
     assert_unavailable(client.get("/api/vectorization/status", headers=KEYS), "provider_unavailable")
@@ -289,7 +289,7 @@ def test_rows_are_given_back_whatever_it_is_that_fails(
 ) -> None:
     row = insert("a harp")
     failing = _Failing(database, function, error)
-    client = serve(process=Process(make_settings(), database=failing, provider=provider, long_lived=True))
+    client = serve(services=Services(make_settings(), database=failing, provider=provider, long_lived=True))
     assert ask(client, "rows", row).status_code == status
     assert_free(database, row)
 
@@ -311,7 +311,7 @@ def test_rows_that_were_saved_are_nobodys_to_give_back(
             return super()._call(function, arguments)
 
     failing = Meanwhile(database, "save_embeddings", DatabaseUnavailable())
-    client = serve(process=Process(make_settings(), database=failing, provider=provider, long_lived=True))
+    client = serve(services=Services(make_settings(), database=failing, provider=provider, long_lived=True))
     body = {"rows": [{"id": refused}, {"id": good}]}
     assert client.post("/api/upsert-embeddings", json=body, headers=KEYS).status_code == 503
     leased = owner.execute("select row_id from embedding.queue where leased_at is not null").fetchall()

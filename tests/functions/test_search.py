@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.services import Process
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
@@ -173,7 +173,7 @@ def test_a_search_goes_on_with_full_text_when_the_provider_cannot_be_built(
     owner.execute("insert into public.genre_tags (name) values ('Zouk')")
     embedded()
     settings = make_settings(embedding_provider="onnx", onnx_model=str(tmp_path / "nothing"))
-    client = serve(process=Process(settings, database=database, long_lived=True))
+    client = serve(services=Services(settings, database=database, long_lived=True))
     synonyms = {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["caribbean dance"]}}
     assert client.post("/api/synonyms", json=synonyms, headers=KEYS).status_code == 201
     Collection(database, "mir_synonyms").register_embedding_model(EmbeddingModel("fake", "fake", 16), use=True)
@@ -244,7 +244,7 @@ def test_a_token_that_supabase_refuses_is_the_callers_problem(serve: Serve, prov
     with SupabaseDatabase(
         "http://127.0.0.1:9", SecretStr(SERVICE_KEY), anon_key=SecretStr("the-anon-key"), http_client=http
     ) as database:
-        client = serve(process=Process(settings, database=database, provider=provider, long_lived=True))
+        client = serve(services=Services(settings, database=database, provider=provider, long_lived=True))
         forged = token(secret="y" * 48)
         refused = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {forged}"})
     assert refused.status_code == 401

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from functions.services import Process
+from functions.services import Services
 from functions.worker import run
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.runs import SYNONYMS_TASK_NAME
@@ -251,13 +251,13 @@ def test_on_lambda_the_worker_writes_them(
     database: PostgresDatabase, provider: FakeProvider, chat: ProtocolServer, owner: Connection
 ) -> None:
     settings = make_settings(generation_provider="ollama", ollama_url=chat.url)
-    process = Process(settings, database=database, provider=provider)
+    services = Services(settings, database=database, provider=provider)
     add_tag(owner, "Zouk")
-    process.synonym_store.request_synonyms()
-    run_id = process.synonym_store.record_generation_run(None, None, "queued")
+    services.synonym_store.request_synonyms()
+    run_id = services.synonym_store.record_generation_run(None, None, "queued")
     event = {"task_id": run_id, "name": SYNONYMS_TASK_NAME, "collection": None, "batch_size": 50}
-    assert run(event, _Context(), process)["embedded"] == 1
-    assert process.tasks.get(run_id)["status"] == "completed"
-    ended = datetime.fromisoformat(process.tasks.get(run_id)["finished_at"])
+    assert run(event, _Context(), services)["embedded"] == 1
+    assert services.tasks.get(run_id)["status"] == "completed"
+    ended = datetime.fromisoformat(services.tasks.get(run_id)["finished_at"])
     assert (datetime.now(UTC) - ended).total_seconds() < 60
-    process.close()
+    services.close()

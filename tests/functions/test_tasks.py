@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from functions.services import Process
+from functions.services import Services
 from functions.worker import run, time_limit
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
@@ -263,7 +263,7 @@ def test_the_schedule_drains_all_collections(
 ) -> None:
     for number in range(3):
         insert(f"text {number}")
-    outcome = run(SCHEDULE, Context(60), Process(make_settings(), database=database, provider=provider))
+    outcome = run(SCHEDULE, Context(60), Services(make_settings(), database=database, provider=provider))
     assert (outcome["status"], outcome["embedded"]) == ("completed", 3)
     assert owner.execute("select status from embedding.runs where id = %s", [outcome["task_id"]]).fetchone() == (
         "completed",
@@ -273,10 +273,10 @@ def test_the_schedule_drains_all_collections(
 def test_a_schedule_without_rows_makes_no_provider_and_leaves_no_record(
     database: PostgresDatabase, owner: Connection
 ) -> None:
-    process = Process(make_settings(), database=database)
-    outcome = run(SCHEDULE, Context(60), process)
+    services = Services(make_settings(), database=database)
+    outcome = run(SCHEDULE, Context(60), services)
     assert (outcome["task_id"], outcome["status"], outcome["processed"]) == (None, "completed", 0)
-    assert not process.provider_is_made
+    assert not services.provider_is_made
     assert owner.execute("select count(*) from embedding.runs").fetchall() == [(0,)]
 
 
@@ -286,16 +286,16 @@ def test_the_worker_stops_before_its_time_is_up_and_hands_over(
     for number in range(60):
         insert(f"text {number}")
     provider.wire.delay = 0.4
-    process = Process(make_settings(), database=database, provider=provider)
+    services = Services(make_settings(), database=database, provider=provider)
     started = time.monotonic()
     event = {"task_id": str(uuid.uuid4()), "collection": "music_knowledge", "batch_size": 2}
-    first = run(event, Context(3), process)
+    first = run(event, Context(3), services)
     assert time.monotonic() - started < 3
     assert first["status"] == "interrupted"
     assert 0 < first["embedded"] < 60
     assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
     provider.wire.delay = 0
-    second = run(SCHEDULE, Context(60), process)
+    second = run(SCHEDULE, Context(60), services)
     assert first["embedded"] + second["embedded"] == 60
 
 
@@ -306,14 +306,14 @@ def test_the_worker_does_not_pay_for_waiting_on_another(
     database.call("register_embedding_model", {"name": "fake", "provider": "fake", "dimensions": 16})
     database.call("claim_embeddings", {"collection": "music_knowledge", "batch_size": 1, "lease_seconds": 300})
     started = time.monotonic()
-    outcome = run(SCHEDULE, Context(60), Process(make_settings(), database=database, provider=provider))
+    outcome = run(SCHEDULE, Context(60), Services(make_settings(), database=database, provider=provider))
     assert outcome["status"] == "completed"
     assert time.monotonic() - started < 10
 
 
 def test_another_event_is_refused(database: PostgresDatabase, provider: FakeProvider) -> None:
     with pytest.raises(InvalidRequest):
-        run({"source": "aws.s3"}, Context(60), Process(make_settings(), database=database, provider=provider))
+        run({"source": "aws.s3"}, Context(60), Services(make_settings(), database=database, provider=provider))
 
 
 def test_the_time_limit_keeps_a_margin() -> None:
@@ -326,7 +326,7 @@ def test_a_task_that_cannot_be_dispatched_is_recorded_as_failed(
     serve: Serve, database: PostgresDatabase, provider: FakeProvider, owner: Connection, output: Output
 ) -> None:
     # As on Lambda, with nobody to hand it to.
-    client = serve(process=Process(make_settings(), database=database, provider=provider))
+    client = serve(services=Services(make_settings(), database=database, provider=provider))
     answer = client.post("/api/tasks/generate-embeddings", json={}, headers=KEYS)
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "configuration"
