@@ -164,9 +164,10 @@ comment on view embedding.tracked_tables is
 revoke all on embedding.tracked_tables from public, anon, authenticated;
 grant select on embedding.tracked_tables to service_role;
 
+-- The queue functions that call this plan each of their own statements anew; this one need not be planned again each time.
 create function embedding.get_collection(collection text)
 returns embedding.tracked_tables
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   found_collection embedding.tracked_tables;
@@ -608,14 +609,23 @@ begin
 
   loop
     present := clock_timestamp();
-    return query select r.* from embedding.lease_next_rows(c, wanted, lease, present) r;
-    get diagnostics claimed = row_count;
-    exit when claimed > 0;
+    begin
+      return query select r.* from embedding.lease_next_rows(c, wanted, lease, present, false) r;
+      get diagnostics claimed = row_count;
+    exception
+      when others then
+        if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+          raise;
+        end if;
+        -- One of the rows cannot be read: read each for itself, and mark those that raise as failed.
+        return query select r.* from embedding.lease_next_rows(c, wanted, lease, present, true) r;
+        get diagnostics claimed = row_count;
+        failures := failures + 1;
+    end;
+    -- A call is bounded where rows fail, since it may be rolled back: the next one goes on.
+    exit when claimed > 0 or failures >= 20;
 
-    -- No row of this batch was leased. A call is bounded where rows fail, since it may be rolled back: the next one goes on.
-    perform from embedding.queue q where q.collection_id = c.id and q.failed_at = present;
-    failures := failures + found::integer;
-    exit when failures >= 20;
+    -- No row of this batch was leased: either none waits, or the head of the queue needed no vector.
     perform from embedding.queue q
     where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
     order by q.available_at
@@ -623,10 +633,6 @@ begin
     for update skip locked;
     exit when not found;
   end loop;
-exception
-  when others then
-    perform embedding.concerns_rows(c, sqlstate, sqlerrm);
-    raise;
 end;
 $$;
 comment on function public.claim_embeddings is
@@ -634,35 +640,33 @@ comment on function public.claim_embeddings is
 revoke all on function public.claim_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.claim_embeddings to service_role;
 
-create function embedding.lease_next_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz)
+create function embedding.lease_next_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz, safely boolean)
 returns table (row_id text, text text, text_hash text, attempts integer)
 language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
+declare
+  is_pending constant text := format('s.%1$I is not null and (s.embedding is null or s.embedding_model <> $5)', c.key_column);
 begin
   return query execute format($sql$
     with head as materialized (
       select q.row_id, q.attempts
       from embedding.queue q
-      where q.collection_id = ($1).id and q.failed_at is null and q.available_at <= $2
+      where q.collection_id = $1 and q.failed_at is null and q.available_at <= $2
       order by q.available_at
       limit $3
       for update skip locked
     ),
     document as materialized (
-      select h.row_id, h.attempts, t.text, t.error, t.state
+      select h.row_id, h.attempts, %4$s
       from head h
       left join %2$s s on s.%1$I = h.row_id::%3$s
-      left join lateral (
-        select d.* from embedding.try_document_text(s.*) d
-        where s.%1$I is not null and (s.embedding is null or s.embedding_model <> ($1).model)
-        offset 0
-      ) t on true
+      %5$s
     ),
     -- Rows that need no vector any more, although the triggers did not see why (disabled for a load).
     settled as (
       delete from embedding.queue q
       using document d
-      where q.collection_id = ($1).id and q.row_id = d.row_id and d.text is null and d.error is null
+      where q.collection_id = $1 and q.row_id = d.row_id and d.text is null and d.error is null
     ),
     -- A row that ends its worker each time, without an error, must not be handed out for ever. Most rows of a lost
     -- batch are innocent, so this takes four times as many attempts as a reported failure.
@@ -673,27 +677,29 @@ begin
           attempts = q.attempts + case when d.error is not null then 1 else 0 end,
           error = coalesce(d.error, q.error, format('no worker finished this row in %%s attempts', q.attempts))
       from document d
-      where q.collection_id = ($1).id and q.row_id = d.row_id
-        and (d.error is not null or d.text is not null and d.attempts >= 4 * ($1).max_attempts)
-        -- Raises where no row of the table can be read: then the rows did not fail.
-        and (select coalesce(bool_and(embedding.concerns_rows($1, r.state, r.error)), true)
-             from (select e.state, e.error from document e where embedding.error_scope(e.state) = 'table' limit 1) r)
+      where q.collection_id = $1 and q.row_id = d.row_id
+        and (d.error is not null or d.text is not null and d.attempts >= 4 * $6)
     ),
     leased as (
       update embedding.queue q
       set leased_at = $2, available_at = $2 + $4, attempts = q.attempts + 1
       from document d
-      where q.collection_id = ($1).id and q.row_id = d.row_id and d.text is not null and d.attempts < 4 * ($1).max_attempts
+      where q.collection_id = $1 and q.row_id = d.row_id and d.text is not null and d.attempts < 4 * $6
       returning q.row_id, q.attempts, d.text
     )
     select l.row_id, l.text, encode(embedding.text_hash(l.text), 'hex'), l.attempts
     from leased l
-  $sql$, c.key_column, c.source, c.key_type)
-  using c, present, wanted, lease;
+  $sql$, c.key_column, c.source, c.key_type, case
+    when safely then 't.text, t.error'
+    else format('case when %s then embedding.document_text(s.*) end as text, null::text as error', is_pending)
+  end, case
+    when safely then format('left join lateral (select d.* from embedding.try_document_text(s.*) d where %s offset 0) t on true', is_pending)
+  end)
+  using c.id, present, wanted, lease, c.model, c.max_attempts;
 end;
 $$;
 comment on function embedding.lease_next_rows is
-  'Leases the head of the queue. Rows that need no vector leave the queue; rows whose text cannot be read are marked failed.';
+  'Leases the head of the queue. Rows that need no vector leave the queue. A row whose text cannot be read is marked failed where texts are read safely, and raises its error else.';
 revoke all on function embedding.lease_next_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.lease_next_rows to service_role;
 
@@ -1176,9 +1182,7 @@ grant execute on function embedding.backoff to service_role;
 
 create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
 returns void
-language sql
-security invoker
-set search_path = pg_catalog, pg_temp
+language sql security invoker set search_path = pg_catalog, pg_temp
 as $$
   insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
   select
@@ -1205,10 +1209,7 @@ grant execute on function embedding.refuse_rows to service_role;
 
 create function public.fail_embeddings(collection text, rows jsonb, retry_after_seconds integer default 30)
 returns integer
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -1250,11 +1251,7 @@ grant execute on function public.fail_embeddings to service_role;
 
 create function public.list_failed_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, attempts integer, failed_at timestamptz, error text)
-language plpgsql
-stable
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -1273,10 +1270,7 @@ grant execute on function public.list_failed_embeddings to service_role;
 
 create function public.retry_failed_embeddings(collection text, row_ids text[] default null)
 returns bigint
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -1418,9 +1412,7 @@ revoke all on function embedding.check_lexeme_count from public, anon, authentic
 
 create function embedding.check_session()
 returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Within a function that runs as its owner current_user is the owner; the setting still names the caller.
@@ -1452,9 +1444,7 @@ revoke all on function embedding.check_session from public, anon, authenticated,
 -- The triggers of a tracked table
 create function embedding.check_columns(source regclass, key_column name)
 returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   missing text;
@@ -1481,9 +1471,7 @@ revoke all on function embedding.check_columns from public, anon, authenticated,
 -- whole update. So an update that leaves texts and vectors alone reads each of them once and joins nothing.
 create function embedding.inspect_sql(source regclass)
 returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return format($sql$
@@ -1505,9 +1493,7 @@ revoke all on function embedding.inspect_sql from public, anon, authenticated, s
 
 create function embedding.misfit_sql(key_column name)
 returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return format($sql$
@@ -1526,9 +1512,7 @@ revoke all on function embedding.misfit_sql from public, anon, authenticated, se
 
 create function embedding.queue_inserted_sql(source regclass, key_column name)
 returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return format($sql$
@@ -1543,9 +1527,7 @@ revoke all on function embedding.queue_inserted_sql from public, anon, authentic
 
 create function embedding.queue_updated_sql(source regclass, key_column name)
 returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Keys may have been changed, so a row may have no partner on the other side.
@@ -1574,9 +1556,7 @@ revoke all on function embedding.queue_updated_sql from public, anon, authentica
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text)
 returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return format($sql$
@@ -1614,10 +1594,8 @@ revoke all on function embedding.clear_stale_sql from public, anon, authenticate
 
 create function embedding.check_vectors()
 returns trigger
-language plpgsql
 -- Whoever writes the table has no grant on the queue.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   source constant regclass := tg_relid;
@@ -1669,7 +1647,8 @@ begin
     execute format($sql$
       with changed as materialized (%s),
       dequeued as (
-        delete from embedding.queue q using changed c where q.collection_id = $2 and q.row_id = c.row_id and not c.needed
+        delete from embedding.queue q
+        where q.collection_id = $2 and q.row_id = any (array(select c.row_id from changed c where not c.needed))
       )
       insert into embedding.queue as q (collection_id, row_id)
       select $2, c.row_id from changed c where c.needed order by 2
@@ -1690,8 +1669,9 @@ begin
     -- All have their vectors now: none of these keys, the old ones included, has a place in the queue.
     execute format($sql$
       delete from embedding.queue q
-      using (select n.%1$I::text as row_id from new_rows n union select o.%1$I::text from old_rows o) done
-      where q.collection_id = $1 and q.row_id = done.row_id
+      -- An array, not a join: the planner may believe the queue to be empty and read all of it.
+      where q.collection_id = $1
+        and q.row_id = any (array(select n.%1$I::text from new_rows n union all select o.%1$I::text from old_rows o))
     $sql$, collection.key_column)
     using collection.id;
   end if;
@@ -1709,9 +1689,7 @@ revoke all on function embedding.check_vectors from public, anon, authenticated,
 
 create function embedding.refresh_fts()
 returns trigger
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   document text;
@@ -1738,10 +1716,7 @@ revoke all on function embedding.refresh_fts from public, anon, authenticated, s
 
 create function embedding.dequeue_deleted()
 returns trigger
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
   collection embedding.collections;
@@ -1767,9 +1742,7 @@ revoke all on function embedding.dequeue_deleted from public, anon, authenticate
 -- updated_at of tracked tables. After the statement and not before each row: see create_tracking.
 create function embedding.touch_updated_at()
 returns trigger
-language plpgsql
-security invoker
-set search_path = pg_catalog, pg_temp
+language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from new_rows) then
@@ -1799,9 +1772,7 @@ grant execute on function embedding.touch_updated_at to service_role;
 -- Tracking
 create function embedding.check_table(source regclass)
 returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   relation pg_class;
@@ -1853,8 +1824,7 @@ revoke all on function embedding.check_table from public, anon, authenticated, s
 
 create function embedding.close_table(source regclass)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   api_roles constant oid[] := array(
@@ -1891,9 +1861,7 @@ comment on function embedding.close_table is
 revoke all on function embedding.close_table from public, anon, authenticated, service_role;
 
 create function embedding.key_of(source regclass, out key_column name, out key_type text)
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   select a.attname, format_type(a.atttypid, null) into key_column, key_type
@@ -1915,9 +1883,7 @@ revoke all on function embedding.key_of from public, anon, authenticated, servic
 
 create function embedding.check_document_text(source regclass)
 returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (
@@ -1939,9 +1905,7 @@ revoke all on function embedding.check_document_text from public, anon, authenti
 
 create function embedding.text_config_name(text_config regconfig)
 returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   config record;
@@ -1961,8 +1925,7 @@ revoke all on function embedding.text_config_name from public, anon, authenticat
 
 create function embedding.add_columns(source regclass)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
@@ -1976,8 +1939,7 @@ revoke all on function embedding.add_columns from public, anon, authenticated, s
 
 create function embedding.add_full_text(source regclass, config_name text)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('drop trigger if exists zz_embedding_fts on %s', source);
@@ -2003,8 +1965,7 @@ revoke all on function embedding.add_full_text from public, anon, authenticated,
 
 create function embedding.grant_to_workers(source regclass)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   schema_name constant name := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = source);
@@ -2021,8 +1982,7 @@ revoke all on function embedding.grant_to_workers from public, anon, authenticat
 
 create function embedding.add_collection(source regclass, model text, config_name text)
 returns embedding.collections
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   key constant record := embedding.key_of(source);
@@ -2057,8 +2017,7 @@ revoke all on function embedding.add_collection from public, anon, authenticated
 
 create function embedding.add_triggers(source regclass, collection_id integer)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('create or replace trigger embedding_check_insert after insert on %s
@@ -2077,8 +2036,7 @@ revoke all on function embedding.add_triggers from public, anon, authenticated, 
 
 create function embedding.adopt_vectors(source regclass, collection text, model text)
 returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   unnamed boolean;
@@ -2114,10 +2072,8 @@ create function public.track_embeddings(
   text_config regconfig default 'english'
 )
 returns text
-language plpgsql
 -- Adds columns, indexes and triggers: that takes the table's owner, which service_role is not.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   collection embedding.collections;
@@ -2151,9 +2107,7 @@ grant execute on function public.track_embeddings to service_role;
 
 create function public.untrack_embeddings(collection text)
 returns void
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   tracked embedding.tracked_tables := embedding.get_collection(collection);
@@ -2395,10 +2349,8 @@ create function public.create_embedding_index(
   min_rows integer default 0
 )
 returns text
-language plpgsql
 -- Only the table's owner can create an index.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -2496,10 +2448,8 @@ grant execute on function public.set_collection_model to service_role;
 
 create function public.retire_models(collection text)
 returns setof text
-language plpgsql
 -- Dropping an index takes the table's owner.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -2987,10 +2937,8 @@ grant execute on function public.sample_embeddings to service_role;
 -- key of the row, takes its secret from the vault, and stays quiet about rows that have their vector.
 create function embedding.post_webhook()
 returns trigger
-language plpgsql
 -- Reads the vault, which whoever writes the table may not.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   target constant text := tg_argv[1];
@@ -3028,10 +2976,8 @@ create function public.create_embedding_webhook(
   secret_name text default 'tonnetz_webhook_secret'
 )
 returns void
-language plpgsql
 -- Creating a trigger takes the table's owner.
-security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -3636,11 +3582,8 @@ returns table (
   full_text_trust float8,
   cosine float8
 )
-language plpgsql stable security invoker
-rows 10
-set search_path = pg_catalog, pg_temp
-set jit = off
-set max_parallel_workers_per_gather = 0
+language plpgsql stable security invoker rows 10
+set search_path = pg_catalog, pg_temp set jit = off set max_parallel_workers_per_gather = 0
 as $$
 declare
   hit_count constant int := least(greatest(coalesce(match_count, 10), 1), 200);

@@ -15,9 +15,7 @@ grant execute on function embedding.backoff to service_role;
 
 create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
 returns void
-language sql
-security invoker
-set search_path = pg_catalog, pg_temp
+language sql security invoker set search_path = pg_catalog, pg_temp
 as $$
   insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
   select
@@ -44,10 +42,7 @@ grant execute on function embedding.refuse_rows to service_role;
 
 create function public.fail_embeddings(collection text, rows jsonb, retry_after_seconds integer default 30)
 returns integer
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -89,11 +84,7 @@ grant execute on function public.fail_embeddings to service_role;
 
 create function public.list_failed_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, attempts integer, failed_at timestamptz, error text)
-language plpgsql
-stable
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -112,10 +103,7 @@ grant execute on function public.list_failed_embeddings to service_role;
 
 create function public.retry_failed_embeddings(collection text, row_ids text[] default null)
 returns bigint
-language plpgsql
-security invoker
-set search_path = ''
-set plan_cache_mode = force_custom_plan
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);

@@ -279,11 +279,8 @@ returns table (
   full_text_trust float8,
   cosine float8
 )
-language plpgsql stable security invoker
-rows 10
-set search_path = pg_catalog, pg_temp
-set jit = off
-set max_parallel_workers_per_gather = 0
+language plpgsql stable security invoker rows 10
+set search_path = pg_catalog, pg_temp set jit = off set max_parallel_workers_per_gather = 0
 as $$
 declare
   hit_count constant int := least(greatest(coalesce(match_count, 10), 1), 200);
