@@ -33,7 +33,7 @@ from shared.errors import (
     ProviderRejected,
     ProviderWidthError,
 )
-from shared.models import BackfillReport
+from shared.models import BackfillReport, split_model_name
 from shared.providers.base import EmbeddingProvider
 from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, default_workers, get_database, get_provider
@@ -136,13 +136,13 @@ def settings_for_model(settings: Settings, target: str) -> Settings:
             f"--switch-model: {target!r} is not PROVIDER:MODEL with PROVIDER one of {', '.join(WORKERS)}, "
             "such as ollama:nomic-embed-text"
         )
-    name, _, width = model.partition("@")
+    name, width = split_model_name(model)
     onnx = provider == "onnx"
     return load_settings(
         embedding_provider=provider,
         embedding_model=None if onnx else name,
         onnx_model=(None if name == "all-MiniLM-L6-v2" else name) if onnx else settings.onnx_model,
-        embedding_dimensions=int(width) if width.isdigit() else None,
+        embedding_dimensions=width,
     )
 
 

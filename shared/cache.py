@@ -1,9 +1,12 @@
-"""A cache in Redis, shared by all processes. A Redis that is down costs the cache, never the search."""
+"""Caches values in this process and, where REDIS_URL is set, in Redis for all processes."""
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
+import orjson
+from cachetools import TTLCache
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
@@ -13,55 +16,78 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# After a failure Redis is left alone for this long, so that each search does not wait for it again.
+LIFE_SECONDS = 24 * 3600
+# After a failure Redis is not asked for this long, so that not every search waits for it again.
 PAUSE_SECONDS = 10.0
 
 
 class RedisCache:
-    """Strings with a life in seconds; every failure counts as a miss."""
+    """Texts in Redis, each with a lifetime. A failure of Redis counts as a miss: searches go on without it."""
 
     def __init__(self, url: SecretStr) -> None:
         try:
             import redis
         except ImportError:
-            raise ConfigurationError("REDIS_URL needs the package redis: pip install redis") from None
+            raise ConfigurationError("REDIS_URL: needs the package redis: pip install redis") from None
         try:
             self._redis: Redis = redis.Redis.from_url(
                 url.get_secret_value(), socket_timeout=0.5, socket_connect_timeout=0.5, decode_responses=True
             )
         except ValueError:
-            raise ConfigurationError("REDIS_URL must start with redis://, rediss:// or unix://") from None
+            raise ConfigurationError("REDIS_URL: must start with redis://, rediss:// or unix://") from None
         self._failure = redis.RedisError
-        self._asleep_until = 0.0
+        self._paused_until = 0.0
 
     def __repr__(self) -> str:
         return "RedisCache()"
 
     def get(self, key: str) -> str | None:
-        """The value, None where there is none or Redis is out of reach."""
-        if time.monotonic() < self._asleep_until:
-            return None
-        try:
-            value = self._redis.get(key)
-        except self._failure as error:
-            self._sleep(error)
-            return None
+        """The text, None where there is none or Redis cannot be reached."""
+        value = self._ask("get", key)
         return value if isinstance(value, str) else None
 
     def set(self, key: str, value: str, seconds: int) -> None:
-        """Keep a value for that long, if Redis can."""
-        if time.monotonic() < self._asleep_until:
-            return
-        try:
-            self._redis.set(key, value, ex=seconds)
-        except self._failure as error:
-            self._sleep(error)
+        """Keep a text for that long, if Redis can be reached."""
+        self._ask("set", key, value, ex=seconds)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._redis.close()
 
-    def _sleep(self, error: Exception) -> None:
-        self._asleep_until = time.monotonic() + PAUSE_SECONDS
-        # The error's text may quote the URL.
-        log.warning("redis is out of reach (%s); searching without it", type(error).__name__)
+    def _ask(self, command: str, *arguments: str, **options: int) -> object:
+        if time.monotonic() < self._paused_until:
+            return None
+        try:
+            return getattr(self._redis, command)(*arguments, **options)
+        except self._failure as error:
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            # Only the type: the error's text may quote the URL.
+            log.warning("redis is out of reach (%s); searching without it", type(error).__name__)
+            return None
+
+
+class Cache:
+    """JSON values by key: at most `size` in this process, each for `seconds`, and in `shared` for all processes."""
+
+    def __init__(self, shared: RedisCache | None = None, *, size: int = 4096, seconds: int = LIFE_SECONDS) -> None:
+        self._shared = shared
+        self._seconds = seconds
+        self._local: TTLCache[str, str] = TTLCache(maxsize=size, ttl=seconds)
+        self._lock = Lock()
+
+    def get(self, key: str, *, local_only: bool = False) -> Any:
+        """The value, None where there is none. `local_only` looks in this process only, which never waits."""
+        with self._lock:
+            text = self._local.get(key)
+        if text is None and self._shared is not None and not local_only and (text := self._shared.get(key)):
+            with self._lock:
+                self._local[key] = text
+        return None if text is None else orjson.loads(text)
+
+    def put(self, key: str, value: object) -> None:
+        """Keep a value, here and for the other processes."""
+        text = orjson.dumps(value).decode()
+        with self._lock:
+            self._local[key] = text
+        if self._shared is not None:
+            self._shared.set(key, text, self._seconds)

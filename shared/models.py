@@ -18,6 +18,17 @@ else:
     Vectors = Any
 
 
+def shortened_model_name(model: str, dimensions: int | None) -> str:
+    """The name of a model's vector space: `text-embedding-3-small@512` where it is asked for shorter vectors."""
+    return f"{model}@{dimensions}" if dimensions else model
+
+
+def split_model_name(name: str) -> tuple[str, int | None]:
+    """The model and the width of a name that `shortened_model_name` made; other names have no width."""
+    model, at, width = name.rpartition("@")
+    return (model, int(width)) if at and width.isdecimal() else (name, None)
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingModel:
     """What the database registers about a model; vectors of different models are never compared.

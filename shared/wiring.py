@@ -1,27 +1,29 @@
-"""The one place where settings become objects. Imports what is chosen, and only when it is asked for."""
+"""Builds the provider, the database and the services that the settings choose. Imports only what is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
+from shared.models import split_model_name
 from shared.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from shared.cache import Cache, RedisCache
     from shared.database.base import Database
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
     from shared.search.query_cache import QueryCache
     from shared.search.search import SearchService
-    from shared.synonyms.answer_cache import AnswerCache
     from shared.synonyms.generators.base import SynonymGenerator
 
-# How many requests each provider is given at once, where the user does not say. The engine in process
-# pools what its callers bring, so it needs a few; a remote one is waited for, so it can use more.
+# Concurrent requests to each provider, where the user does not say. The in-process engine joins the texts of its
+# callers, so it needs few; a remote provider has latency to hide, so it can use more.
 WORKERS = {"onnx": 4, "ollama": 2, "openai": 8}
 
 
@@ -35,31 +37,48 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
     if settings.embedding_provider == "onnx":
         from shared.providers.onnx.provider import OnnxProvider
 
-        return OnnxProvider(
+        onnx = OnnxProvider(
             source=settings.onnx_model or settings.embedding_model,
             cache_dir=settings.tonnetz_data_dir / "models",
             precision=settings.onnx_precision,
         )
+        if settings.embedding_dimensions is not None:
+            _check_width(onnx.model, settings.embedding_dimensions, onnx.dimensions, shortens=False)
+        return onnx
     if settings.embedding_provider == "ollama":
+        from shared.providers.ollama.models import known_model
         from shared.providers.ollama.provider import DEFAULT_MODEL, OllamaProvider
 
+        name = settings.embedding_model or DEFAULT_MODEL
+        _check_width(name, settings.embedding_dimensions, known_model(name).dimensions)
         return OllamaProvider(
             url=settings.ollama_url,
-            model=settings.embedding_model or DEFAULT_MODEL,
+            model=name,
             dimensions=settings.embedding_dimensions,
             price_per_million_tokens=price or 0.0,
         )
     from shared.providers.openai.provider import DEFAULT_MODEL as OPENAI_MODEL
-    from shared.providers.openai.provider import OpenAIProvider
+    from shared.providers.openai.provider import KNOWN_WIDTHS, OpenAIProvider
 
+    name = settings.embedding_model or OPENAI_MODEL
+    shortens = name.startswith("text-embedding-3")
+    _check_width(name, settings.embedding_dimensions, KNOWN_WIDTHS.get(name), shortens=shortens)
     return OpenAIProvider(
         # A compatible server may ask for no key; the client wants one to send.
         api_key=settings.openai_api_key or SecretStr("none"),
-        model=settings.embedding_model or OPENAI_MODEL,
+        model=name,
         dimensions=settings.embedding_dimensions,
         base_url=settings.openai_base_url,
         price_per_million_tokens=price,
     )
+
+
+def _check_width(model: str, asked: int | None, native: int | None, *, shortens: bool = True) -> None:
+    """Refuse an EMBEDDING_DIMENSIONS that a known model cannot have, before anything is sent or stored."""
+    if asked is None or native is None or asked == native or (shortens and asked < native):
+        return
+    can = f"at most {native}" if shortens else f"exactly {native}"
+    raise ConfigurationError(f"EMBEDDING_DIMENSIONS: {model} has {can} dimensions; unset it or choose another model")
 
 
 def get_database_url(settings: Settings) -> SecretStr:
@@ -124,11 +143,10 @@ def migrate_database(
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:
     """The provider of a registered model, which need not be the configured one: keys and addresses are."""
     settings = settings or load_settings()
-    # text-embedding-3-small@512: the width is part of the name of a shortened vector space.
-    model, _, width = spec.name.partition("@")
+    model, width = split_model_name(spec.name)
     chosen = {
         "embedding_provider": spec.provider,
-        "embedding_dimensions": int(width) if width else None,
+        "embedding_dimensions": width,
         "embedding_price_per_million": None,
     }
     if spec.provider == "onnx":
@@ -151,30 +169,30 @@ def _onnx_source(model: str, settings: Settings) -> str | None:
     return None
 
 
+@cache
+def _redis(url: SecretStr) -> RedisCache:
+    """One client a process, whatever is cached through it."""
+    from shared.cache import RedisCache
+
+    return RedisCache(url)
+
+
 def get_query_cache(settings: Settings) -> QueryCache:
     """Query vectors, shared through REDIS_URL where it is set."""
     from shared.search.query_cache import QueryCache
 
-    if settings.redis_url is None:
-        return QueryCache()
-    from shared.cache import RedisCache
-
-    return QueryCache(RedisCache(settings.redis_url))
+    return QueryCache(_redis(settings.redis_url) if settings.redis_url else None)
 
 
-def get_answer_cache(settings: Settings) -> AnswerCache:
+def get_answer_cache(settings: Settings) -> Cache:
     """Answers about synonyms, shared through REDIS_URL where it is set."""
-    from shared.synonyms.answer_cache import AnswerCache
+    from shared.cache import Cache
 
-    if settings.redis_url is None:
-        return AnswerCache()
-    from shared.cache import RedisCache
-
-    return AnswerCache(RedisCache(settings.redis_url))
+    return Cache(_redis(settings.redis_url) if settings.redis_url else None, size=2048)
 
 
 def get_generator(settings: Settings | None = None) -> SynonymGenerator:
-    """Who writes synonyms, by GENERATION_PROVIDER. Raises ConfigurationError where nobody is set."""
+    """The language model that writes synonyms. Raises ConfigurationError where GENERATION_PROVIDER is unset."""
     settings = settings or load_settings()
     if settings.generation_provider == "ollama":
         from shared.synonyms.generators.ollama import DEFAULT_MODEL as OLLAMA_CHAT
@@ -190,7 +208,7 @@ def get_generator(settings: Settings | None = None) -> SynonymGenerator:
             model=settings.generation_model or OPENAI_CHAT,
             base_url=settings.openai_base_url,
         )
-    raise ConfigurationError("GENERATION_PROVIDER: is needed to have synonyms written: ollama or openai")
+    raise ConfigurationError("GENERATION_PROVIDER: set it to ollama or openai to generate synonyms")
 
 
 def get_search(
@@ -215,5 +233,5 @@ def get_search(
 
 
 def default_workers(settings: Settings) -> int:
-    """Requests under way at once for the configured provider."""
+    """Concurrent requests to the configured provider."""
     return WORKERS[settings.embedding_provider]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.database.base import Database
+from shared.models import split_model_name
 from shared.providers.prices import openai_price
 
 # The record's words for how a run ended, in those of whoever looks at it.
@@ -73,5 +74,5 @@ def _cost(row: Mapping[str, Any]) -> float | None:
     cost = float(row["cost_usd"])
     if cost or not row["tokens"] or row["provider"] != "openai":
         return cost
-    name, _, _ = row["model"].partition("@")
-    return cost if openai_price(name) is not None else None
+    model, _ = split_model_name(row["model"])
+    return cost if openai_price(model) is not None else None

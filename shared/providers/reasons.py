@@ -1,4 +1,4 @@
-"""A server's own words in our errors: one line, without keys and without the texts that were sent."""
+"""Quotes a server in our errors: its address and its message, without keys and without the texts that were sent."""
 
 import re
 import ssl
@@ -38,6 +38,12 @@ def is_distrust(error: BaseException) -> bool:
             return any(marker in str(cause).upper().replace(" ", "_") for marker in _FINAL_TLS)
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def describe_server(base_url: str) -> str:
+    """The address without what a URL may hide: user, password, query."""
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 def redirect_host(headers: Mapping[str, str]) -> str:

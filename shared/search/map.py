@@ -4,13 +4,13 @@ import base64
 import random
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from cachetools import TTLCache
 from numpy.typing import NDArray
 
 from shared.database.base import Database
@@ -51,20 +51,14 @@ class CollectionMap:
     points: Sequence[Point]
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    version: str
-    expires: float
-    map: CollectionMap
-
-
 class MapService:
-    """Draws maps, and keeps the latest until their rows change or ten minutes have passed."""
+    """Draws maps, and keeps each until its rows change or ten minutes have passed."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
-        self._clock = clock
-        self._maps: OrderedDict[tuple[str, int, str | None], _Cached] = OrderedDict()
+        # By collection, limit and category: the version of the sample, and the map.
+        self._maps: TTLCache[tuple[str, int, str | None], tuple[str, CollectionMap]]
+        self._maps = TTLCache(CACHED_MAPS, MAX_AGE_SECONDS, timer=clock)
         self._lock = threading.Lock()
 
     def get(
@@ -77,29 +71,16 @@ class MapService:
         """
         key = (collection, limit, category)
         with self._lock:
-            cached = self._maps.get(key)
-        fresh = cached if cached and not refresh and self._clock() < cached.expires else None
+            version, known = (None, None) if refresh else self._maps.get(key, (None, None))
         sample = self._database.call_scalar(
             "sample_embeddings",
-            {
-                "collection": collection,
-                "sample_size": limit,
-                "category_column": category,
-                "known_version": fresh.version if fresh else None,
-            },
+            {"collection": collection, "sample_size": limit, "category_column": category, "known_version": version},
         )
-        if fresh and sample["version"] == fresh.version:
-            with self._lock:
-                # Another thread may have dropped it meanwhile.
-                if key in self._maps:
-                    self._maps.move_to_end(key)
-            return fresh.map
+        if known is not None and sample["version"] == version:
+            return known
         drawn = self._draw(collection, sample, category)
         with self._lock:
-            self._maps[key] = _Cached(sample["version"], self._clock() + MAX_AGE_SECONDS, drawn)
-            self._maps.move_to_end(key)
-            while len(self._maps) > CACHED_MAPS:
-                self._maps.popitem(last=False)
+            self._maps[key] = sample["version"], drawn
         return drawn
 
     @staticmethod

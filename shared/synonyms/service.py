@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared.cache import Cache
 from shared.database.base import Database
 from shared.embedding.patience import Deadline
 from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import AppError, NotFound
 from shared.models import ANON, Caller
 from shared.search.search import SearchService
-from shared.synonyms.answer_cache import AnswerCache, cache_key
+from shared.synonyms.answer_cache import cache_key
 from shared.synonyms.store import SynonymStore
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,14 @@ class SynonymService:
         self,
         database: Database,
         search: SearchService,
-        cache: AnswerCache | None = None,
+        cache: Cache | None = None,
         *,
         upsert: Callable[[], RowEmbedder] | None = None,
     ) -> None:
         self._database = database
         self._store = SynonymStore(database)
         self._search = search
-        self._cache = cache or AnswerCache()
+        self._cache = cache or Cache()
         self._upsert = upsert
 
     def get(self, tag_type: str, tag_name: str, caller: Caller = ANON) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from shared.cache import Cache
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.collection import Collection
 from shared.errors import Conflict, NotFound
 from shared.search.search import SearchService
-from shared.synonyms.answer_cache import AnswerCache
 from shared.synonyms.service import SynonymService
 from tests.database.rows import Connection, embed_all
 from tests.fake_provider import FakeProvider
@@ -47,7 +47,7 @@ class Operations(RuleBasedStateMachine):
         # Known from the start: a search looks for the models of a collection every two seconds only.
         self.work.register_embedding_model(self.provider.spec, use=True)
         # Lives through all operations, as a server's does.
-        self.service = SynonymService(self.database, SearchService(self.database, self.provider), AnswerCache())
+        self.service = SynonymService(self.database, SearchService(self.database, self.provider), Cache())
         self.tags: dict[int, Row] = {}
 
     def pick(self, number: int) -> tuple[int, Row]:

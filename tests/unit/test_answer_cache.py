@@ -3,14 +3,14 @@
 import pytest
 from pydantic import SecretStr
 
-from shared.cache import RedisCache
+from shared.cache import Cache, RedisCache
 from shared.models import ANON, Caller
-from shared.synonyms.answer_cache import AnswerCache, cache_key
+from shared.synonyms.answer_cache import cache_key
 from tests.unit.test_query_cache import redis_url  # noqa: F401 - a fixture
 
 
 def test_an_answer_is_found_again_under_its_key_alone() -> None:
-    cache = AnswerCache()
+    cache = Cache()
     cache.put(cache_key("v1", ANON, "search", "sad"), {"hits": [1]})
     assert cache.get(cache_key("v1", ANON, "search", "sad")) == {"hits": [1]}
     others = [
@@ -39,10 +39,10 @@ def test_claims_alone_do_not_open_the_cache() -> None:
 
 
 def test_it_forgets_after_its_time_and_beyond_its_size() -> None:
-    cache = AnswerCache(seconds=0)
+    cache = Cache(seconds=0)
     cache.put("a", {})
     assert cache.get("a") is None
-    small = AnswerCache(size=2)
+    small = Cache(size=2)
     for key in "abc":
         small.put(key, {})
     assert [small.get(key) is None for key in "abc"] == [True, False, False]
@@ -53,9 +53,9 @@ def test_processes_share_their_answers_through_redis(redis_url: SecretStr) -> No
     first, second = RedisCache(redis_url), RedisCache(redis_url)
     try:
         key = cache_key("v1", ANON, "search", "a private question")
-        AnswerCache(first).put(key, {"hits": ["sad"]})
-        assert AnswerCache(second).get(key) == {"hits": ["sad"]}
-        assert AnswerCache(second).get(cache_key("v2", ANON, "search", "a private question")) is None
+        Cache(first).put(key, {"hits": ["sad"]})
+        assert Cache(second).get(key) == {"hits": ["sad"]}
+        assert Cache(second).get(cache_key("v2", ANON, "search", "a private question")) is None
         assert "private" not in str(first._redis.keys("*"))
     finally:
         first.close()

@@ -88,7 +88,7 @@ def test_redis_holds_no_query_in_the_clear(redis_url: SecretStr, provider: FakeP
 def test_a_redis_that_is_down_costs_the_cache_and_not_the_search(
     tmp_path: Path, provider: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = RedisCache(SecretStr(f"unix://{tmp_path}/nobody.sock?password=hush"))
+    cache = RedisCache(SecretStr(f"unix://{tmp_path}/missing.sock?password=hush"))
     try:
         assert QueryCache(cache).embed(provider, "reverb")
         assert QueryCache(cache).embed(provider, "delay")

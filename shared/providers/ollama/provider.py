@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from shared.errors import ConfigurationError, ProviderContractError
-from shared.models import EmbeddingModel
+from shared.models import EmbeddingModel, shortened_model_name
 from shared.providers.answer_bounds import bound_answers
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
 from shared.providers.ollama.errors import read_answer, translate_refused, translate_unanswered
 from shared.providers.ollama.models import known_model
 from shared.providers.once import Once
+from shared.providers.reasons import describe_server
 from shared.retry import Retrier
 
 if TYPE_CHECKING:
@@ -64,16 +64,14 @@ class OllamaProvider(EmbeddingProvider):
 
     @property
     def _server(self) -> str:
-        """The address without what a URL may hide: user, password, query."""
-        parts = urlsplit(self._url)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        return describe_server(self._url)
 
     @property
     def spec(self) -> EmbeddingModel:
         """The model as this provider declares it; asks the server once for a width nobody knows."""
         known = self._known
         return EmbeddingModel(
-            name=f"{self._model}@{self._asked}" if known.dimensions and self._asked else self._model,
+            name=shortened_model_name(self._model, self._asked if known.dimensions else None),
             provider=self.name,
             dimensions=self._asked or known.dimensions or self._width.get(self.probe_width),
             document_prefix=known.document_prefix,

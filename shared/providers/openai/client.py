@@ -1,7 +1,6 @@
 """The official client, made the same way for everything that is asked of OpenAI or a compatible server."""
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -21,12 +20,6 @@ def check_key(api_key: SecretStr) -> SecretStr:
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError("OPENAI_API_KEY is empty, or holds a character that no HTTP header can carry")
     return SecretStr(key)
-
-
-def describe_server(base_url: str) -> str:
-    """The address without what a URL may hide: user, password, query."""
-    parts = urlsplit(base_url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 def connect_openai(key: SecretStr, base_url: str, timeout: float, *, setting: str) -> "OpenAI":

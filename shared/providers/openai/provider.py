@@ -8,13 +8,14 @@ import numpy as np
 from pydantic import SecretStr
 
 from shared.errors import ProviderContractError
-from shared.models import EmbeddingModel
+from shared.models import EmbeddingModel, shortened_model_name
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
 from shared.providers.once import Once
-from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai, describe_server
+from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai
 from shared.providers.openai.errors import translate_openai_error
 from shared.providers.prices import openai_price
+from shared.providers.reasons import describe_server
 from shared.retry import Retrier
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class OpenAIProvider(EmbeddingProvider):
         """The model as this provider declares it; asks the server once for a width nobody knows."""
         native = KNOWN_WIDTHS.get(self._model)
         return EmbeddingModel(
-            name=f"{self._model}@{self._asked}" if native and self._asked else self._model,
+            name=shortened_model_name(self._model, self._asked if native else None),
             provider=self.name,
             dimensions=self._asked or native or self._width.get(self.probe_width),
             max_tokens=MAX_TOKENS if native else None,

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from shared.errors import ConfigurationError, ProviderContractError, ProviderTimeout
 from shared.providers.ollama.errors import read_answer, translate_refused, translate_unanswered
 from shared.providers.once import Once
+from shared.providers.reasons import describe_server
 from shared.retry import Retrier
 from shared.synonyms.generators.answers import SCHEMA
 from shared.synonyms.generators.base import Message, SynonymGenerator
@@ -49,8 +49,7 @@ class OllamaGenerator(SynonymGenerator):
 
     @property
     def _server(self) -> str:
-        parts = urlsplit(self._url)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        return describe_server(self._url)
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""

@@ -7,8 +7,9 @@ from pydantic import SecretStr
 
 from shared.errors import ProviderContractError, ProviderInputRejected
 from shared.providers.once import Once
-from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai, describe_server
+from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai
 from shared.providers.openai.errors import translate_openai_error
+from shared.providers.reasons import describe_server
 from shared.retry import Retrier
 from shared.synonyms.generators.answers import SCHEMA
 from shared.synonyms.generators.base import Message, SynonymGenerator
