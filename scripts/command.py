@@ -1,4 +1,4 @@
-"""What all commands share: one clear line for an error, no traceback, exit 2."""
+"""What all commands share: the project's environment, one line an error without a traceback, exit codes, signals."""
 
 import logging
 import os
@@ -6,20 +6,39 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-# `python scripts/backfill.py` puts scripts/ on the path, not the project.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from shared.errors import AppError
-
+ROOT = Path(__file__).resolve().parents[1]
 EXIT_CONFIGURATION = 2
 EXIT_INTERRUPTED = 130
 
 
+def use_project_environment() -> None:
+    """Where this Python is too old or lacks the packages, run the script with the one in .venv, or say what to do."""
+    fits = sys.version_info >= (3, 11)
+    if fits and find_spec("pydantic_settings") is not None:
+        return
+    environment = ROOT / ".venv"
+    python = environment / "bin" / "python"
+    if python.exists() and Path(sys.prefix).resolve() != environment.resolve():
+        os.execv(python, [str(python), *sys.argv])
+    version = sys.version.split()[0]
+    old = f"Tonnetz needs Python 3.11 or newer; this is {version} (make demo PYTHON=python3.12 uses another)"
+    print(f"error: {'the packages are not installed; run: make demo' if fits else old}", file=sys.stderr)
+    sys.exit(EXIT_CONFIGURATION)
+
+
+use_project_environment()
+# `python scripts/backfill.py` puts scripts/ on the path, not the project.
+sys.path.insert(0, str(ROOT))
+
+from shared.errors import AppError  # noqa: E402 - only once the packages are there
+
+
 def run(main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its code; an error of ours is one line on stderr."""
+    """Run a command and exit with its code; an AppError is one line on stderr for each problem."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         code = main()
@@ -30,7 +49,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is wrong, and nothing more can be written.
+        # The reader of the output has ended (`| head`). That is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
@@ -44,7 +63,7 @@ def stop_on_signal() -> threading.Event:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        print("\nstopping: requests under way are finished, leases given back (again: stop now)", file=sys.stderr)
+        print("\nstopping: finishing open requests and releasing leased rows (again: stop now)", file=sys.stderr)
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""From nothing to search results: embedded database, sample rows, a backfill, coverage and three searches."""
+"""Set up the database, load sample rows, embed them and search three times."""
 
+import argparse
 import sys
 import threading
 import time
@@ -16,9 +17,10 @@ from rich.text import Text
 from shared.database.base import Database
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import embedding_coverage, list_embedding_collections
+from shared.errors import ConfigurationError
 from shared.models import Hit
 from shared.search.search import SearchService
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 from shared.wiring import default_workers, get_database, get_provider, migrate_database
 
 COLLECTION = "music_knowledge"
@@ -28,8 +30,7 @@ QUERIES = (
     "tritone substitution",
 )
 
-
-# A step that takes longer says that it is still at work.
+# A step that takes longer reports its progress.
 QUIET_SECONDS = 4.0
 
 
@@ -55,9 +56,14 @@ def step(name: str) -> Iterator[None]:
 def main() -> int:
     from backfill import ProgressBar, describe
 
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--yes", action="store_true", help="allow it on DATABASE_URL or SUPABASE_URL, if one is set")
+    arguments = parser.parse_args()
     started = time.monotonic()
     console = Console(highlight=False, width=None if Console().is_terminal else 110)
     settings = load_settings()
+    if not arguments.yes:
+        refuse_other_databases(settings)
     if settings.supabase_url is None:
         with step("setting up the database"):
             applied = migrate_database(settings, seed=True)
@@ -92,6 +98,19 @@ def main() -> int:
             )
     console.print(f"done in {time.monotonic() - started:.1f} s. Next: make serve, or scripts/backfill.py --help")
     return 0 if complete else 1
+
+
+def refuse_other_databases(settings: Settings) -> None:
+    """The demo writes sample rows, so without --yes it uses only the embedded database."""
+    if settings.supabase_url is not None:
+        raise ConfigurationError(
+            "SUPABASE_URL: the demo would embed every row of this project; allow it with --yes, or unset it"
+        )
+    if settings.database_url is not None:
+        raise ConfigurationError(
+            "DATABASE_URL: the demo would write tables and sample rows into this database; allow it with --yes, "
+            "or unset it to use the embedded database"
+        )
 
 
 def coverage_table(database: Database) -> Table:

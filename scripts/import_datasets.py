@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Load datasets from CSV (with a header) or JSONL: title, and as far as there are: id, description, url, tags, published_at, score.
+"""Load datasets from a CSV file with a header, or from JSONL.
 
-Rows are known by their id, else by their url, else by their title, so the same file again changes nothing. A row with a
-description counts as enriched. A row that cannot be read is named with its line and left out.
+Fields: title (required), id, description, url, tags, published_at (a date or a year), score (0 to 1). Other fields are
+kept as metadata. A row is identified by its id, else its url, else its title, so loading the same file again changes
+nothing. A row with a description counts as enriched. A row that is not valid is skipped and reported with its line.
 
-Exit code: 0 all rows loaded, 1 some were left out, 2 wrong configuration.
+Exit code: 0 all rows loaded, 1 some were skipped, 2 wrong configuration.
 """
 
 import argparse
 import csv
+import datetime as dates
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def main() -> int:
         print(json.dumps(counts))
     else:
         print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        if counts["inserted"] or counts["updated"]:
+            print("next: scripts/backfill.py --collection datasets embeds them")
     return 1 if counts["bad"] else 0
 
 
@@ -135,35 +138,46 @@ def read_row(line: Line) -> dict[str, Any]:
     if line.fields is None:
         raise BadRow(line.problem or "not a row")
     fields = line.fields
-    texts = {name: read_text(fields, name) for name in ("id", "title", "description", "url")}
-    if not texts["title"]:
-        raise BadRow("title: is missing")
+    problems: list[str] = []
+
+    def take(name: str, read: Callable[[Any], Any]) -> Any:
+        try:
+            return read(fields.get(name))
+        except BadRow as problem:
+            problems.append(f"{name}: {problem}")
+            return None
+
+    texts = {name: take(name, read_text) for name in ("id", "title", "description", "url")}
+    tags, published_at = take("tags", read_tags), take("published_at", read_date)
+    score = take("score", read_score)
+    if texts["title"] == "":
+        problems.append("title: is missing")
+    if problems:
+        raise BadRow("; ".join(problems))
     return {
         "external_id": texts["id"] or texts["url"] or f"title:{texts['title']}",
         "title": texts["title"],
         "description": texts["description"],
         "url": texts["url"] or None,
-        "tags": read_tags(fields.get("tags")),
+        "tags": tags,
         "enrichment_status": "enriched" if texts["description"] else "pending",
-        "published_at": read_date(fields.get("published_at")),
-        "static_score": read_score(fields.get("score")),
+        "published_at": published_at,
+        "static_score": score,
         "metadata": {name: value for name, value in fields.items() if name not in FIELDS},
     }
 
 
-def read_text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
+def read_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool | list | dict):
-        raise BadRow(f"{name}: is not a text")
+        raise BadRow("is not a text")
     text = str(value).strip()
-    if "\0" in text or "\ufffd" in text:
-        raise BadRow(f"{name}: is not valid UTF-8")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRow(f"{name}: is not valid UTF-8") from None
+    if "\0" in text:
+        raise BadRow("contains a NUL character, which PostgreSQL cannot store")
+    # What cannot be decoded was read as U+FFFD; half a surrogate pair cannot be encoded.
+    if "\ufffd" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRow("is not valid UTF-8")
     return text
 
 
@@ -171,18 +185,21 @@ def read_tags(value: Any) -> list[str]:
     # In CSV: one;two or one,two.
     parts: Sequence[Any] = value.replace(";", ",").split(",") if isinstance(value, str) else (value or [])
     if not isinstance(parts, list) or not all(isinstance(tag, str) for tag in parts):
-        raise BadRow("tags: is not a list of texts")
+        raise BadRow("is not a list of texts")
     return list(dict.fromkeys(tag.strip() for tag in parts if tag.strip()))
 
 
 def read_date(value: Any) -> str | None:
     if value is None or value == "":
         return None
+    text = str(value).strip()
+    if len(text) == 4 and text.isdecimal():
+        text = f"{text}-01-01"
     try:
-        moment = datetime.fromisoformat(str(value).strip())
+        moment = dates.datetime.fromisoformat(text)
     except ValueError:
-        raise BadRow("published_at: is not a date such as 2026-05-17 or 2026-05-17T09:30:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+        raise BadRow("is not a year or a date such as 2026-05-17 or 2026-05-17T09:30:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dates.UTC)).isoformat()
 
 
 def read_score(value: Any) -> float | None:
@@ -191,9 +208,9 @@ def read_score(value: Any) -> float | None:
     try:
         score = float(value)
     except (TypeError, ValueError):
-        raise BadRow("score: is not a number") from None
+        raise BadRow("is not a number") from None
     if not (math.isfinite(score) and 0 <= score <= 1):
-        raise BadRow("score: is not between 0 and 1")
+        raise BadRow("is not between 0 and 1")
     return score
 
 

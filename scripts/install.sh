@@ -4,9 +4,16 @@ set -eu
 cd "$(dirname "$0")/.."
 lock=$1
 log=.venv/install.log
+python=.venv/bin/python
+test -x "$python" || python=${PYTHON:-python3}
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "error: Tonnetz needs Python 3.11 or newer; $("$python" -V 2>&1) is $python (PYTHON=python3.12 chooses another)" >&2
+  exit 2
+fi
 
 install() {
-  test -x .venv/bin/python || "${PYTHON:-python3}" -m venv .venv
+  test -x .venv/bin/python || "$python" -m venv .venv
   # Unbuffered: the lines of the log are counted below. exec: the job is pip itself, which an interruption ends.
   PYTHONUNBUFFERED=1 exec .venv/bin/python -m pip install --disable-pip-version-check --no-deps --progress-bar off \
     -r "$lock" >"$log" 2>&1

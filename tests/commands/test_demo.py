@@ -42,9 +42,15 @@ def test_the_demo_of_a_database_without_collections_says_what_it_lacks(cluster: 
         migrate(url, collections=[])
         command = Command(tmp_path, {"DATABASE_URL": url.get_secret_value()})
         try:
-            result = command.finish(command.start("demo.py"), timeout=240)
+            refused = command("demo.py")
+            result = command.finish(command.start("demo.py", "--yes"), timeout=240)
         finally:
             command.close()
+    assert refused.code == 2
+    assert refused.stderr.splitlines() == [
+        "error: DATABASE_URL: the demo would write tables and sample rows into this database; "
+        "allow it with --yes, or unset it to use the embedded database"
+    ]
     assert result.code == 0, result.stderr
     assert "no searches: there is no music_knowledge; scripts/migrate.py --collections music_knowledge adds it" in (
         " ".join(result.stdout.split())

@@ -98,7 +98,26 @@ def test_each_bad_row_has_its_line_and_the_others_are_loaded(
     assert counts == {"inserted": 2, "updated": 0, "unchanged": 0, "bad": 11}
     assert sorted(int(line.split()[1].rstrip(":")) for line in said) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13]
     assert "line 6: score: is not between 0 and 1" in said
+    assert "line 9: title: contains a NUL character, which PostgreSQL cannot store" in said
     assert {row[0] for row in owner.execute("select title from datasets")} == {"Good one", "Good two"}
+
+
+def test_a_year_is_a_date_and_every_fault_of_a_row_is_named(
+    command: Command, tmp_path: Path, owner: Connection
+) -> None:
+    path = tmp_path / "years.csv"
+    path.write_text("title,published_at,score\nCensus,2023,\n,soon,2\n")
+    result = command("import_datasets.py", str(path))
+    assert result.stdout.splitlines() == [
+        "1 inserted, 0 updated, 0 unchanged, 1 bad",
+        "next: scripts/backfill.py --collection datasets embeds them",
+    ]
+    assert result.stderr.splitlines() == [
+        "line 3: published_at: is not a year or a date such as 2026-05-17 or 2026-05-17T09:30:00Z; "
+        "score: is not between 0 and 1; title: is missing"
+    ]
+    years = owner.execute("select (published_at at time zone 'UTC')::date::text from datasets").fetchall()
+    assert years == [("2023-01-01",)]
 
 
 def test_a_csv_row_of_another_width_is_bad(command: Command, tmp_path: Path) -> None:
