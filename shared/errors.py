@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose.
+"""Every error that the program raises on purpose.
 
     AppError
     ├── InvalidRequest               422
@@ -9,7 +9,7 @@
     ├── Conflict                     409   it is there already, or was changed meanwhile
     ├── ConfigurationError           500   settings; the command line exits with 2
     ├── Interrupted                  503   asked to stop while waiting; nothing is wrong
-    ├── Overloaded                   503   retryable, knows retry_after: more is waiting than can be worked on soon
+    ├── Overloaded                   503   retryable, knows retry_after: more requests wait than can be answered soon
     ├── ProviderError                502
     │   ├── ProviderTimeout          504   retryable
     │   ├── ProviderUnavailable      503   retryable, may know retry_after
@@ -28,9 +28,9 @@
         ├── DatabaseRejected         422   a value the SQL function refused
         └── DatabaseContractError    500   migration, grant or extension missing
 
-Adapters translate vendor exceptions into this tree at the boundary (`raise ... from error`);
-above them nobody sees a vendor's type. A message names the variable, function or field and the
-fix, and never carries a key, a row's text or an upstream body.
+Adapters translate vendor exceptions into this tree at the boundary (`raise ... from error`), so
+that no other code depends on a vendor's types. A message names the variable, function or field and the
+fix, and never contains a key, a row's text or an upstream body.
 """
 
 from typing import ClassVar
@@ -42,160 +42,99 @@ class AppError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    # Seconds after which another try makes sense; None where the server that failed did not say.
+    retry_after: float | None = None
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init_subclass__(
+        cls, *, code: str | None = None, status: int | None = None, retryable: bool | None = None
+    ) -> None:
+        given = {"code": code, "status": status, "retryable": retryable}
+        for name, value in given.items():
+            if value is not None:
+                setattr(cls, name, value)
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
         super().__init__(self.message)
+        if retry_after is not None:
+            self.retry_after = retry_after
 
 
-class InvalidRequest(AppError):
+class InvalidRequest(AppError, code="invalid_request", status=422):
     """The request is not valid."""
 
-    code = "invalid_request"
-    status = 422
 
-
-class RequestTooLarge(InvalidRequest):
+class RequestTooLarge(InvalidRequest, code="request_too_large", status=413):
     """The request body is larger than is accepted."""
 
-    code = "request_too_large"
-    status = 413
 
-
-class Unauthorized(AppError):
+class Unauthorized(AppError, code="unauthorized", status=401):
     """The request carries no valid key."""
 
-    code = "unauthorized"
-    status = 401
 
-
-class Forbidden(AppError):
+class Forbidden(AppError, code="forbidden", status=403):
     """The caller may not do this."""
 
-    code = "forbidden"
-    status = 403
 
-
-class NotFound(AppError):
+class NotFound(AppError, code="not_found", status=404):
     """There is no such thing."""
 
-    code = "not_found"
-    status = 404
 
-
-class Conflict(AppError):
+class Conflict(AppError, code="conflict", status=409):
     """It is there already, or was changed meanwhile."""
 
-    code = "conflict"
-    status = 409
 
-
-class ConfigurationError(AppError):
+class ConfigurationError(AppError, code="configuration"):
     """The settings are incomplete or contradict each other."""
 
-    code = "configuration"
 
-
-class Interrupted(AppError):
+class Interrupted(AppError, code="interrupted", status=503):
     """Stopped on request before the work was done."""
 
-    code = "interrupted"
-    status = 503
+
+class Overloaded(AppError, code="overloaded", status=503, retryable=True):
+    """More requests are waiting than can be answered soon."""
+
+    retry_after = 1.0
 
 
-class Overloaded(AppError):
-    """More requests are waiting than can be answered soon.
-
-    `retry_after` is the number of seconds after which another try makes sense.
-    """
-
-    code = "overloaded"
-    status = 503
-    retryable = True
-
-    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class ProviderError(AppError):
+class ProviderError(AppError, code="provider_error", status=502):
     """The provider failed."""
 
-    code = "provider_error"
-    status = 502
 
-
-class ProviderTimeout(ProviderError):
+class ProviderTimeout(ProviderError, code="provider_timeout", status=504, retryable=True):
     """The provider did not answer in time."""
 
-    code = "provider_timeout"
-    status = 504
-    retryable = True
+
+class ProviderUnavailable(ProviderError, code="provider_unavailable", status=503, retryable=True):
+    """The provider cannot be reached or is failing."""
 
 
-class ProviderUnavailable(ProviderError):
-    """The provider cannot be reached or is failing.
-
-    `retry_after` is the number of seconds it asked for, None where it did not say.
-    """
-
-    code = "provider_unavailable"
-    status = 503
-    retryable = True
-
-    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class ProviderCrashed(ProviderUnavailable):
+class ProviderCrashed(ProviderUnavailable, code="provider_crashed"):
     """The provider failed on this request (HTTP 500)."""
 
-    code = "provider_crashed"
+
+class ProviderRateLimited(ProviderError, code="provider_rate_limited", status=503, retryable=True):
+    """The provider asks to slow down."""
 
 
-class ProviderRateLimited(ProviderError):
-    """The provider asks to slow down.
-
-    `retry_after` is the number of seconds it asked for, None where it did not say.
-    """
-
-    code = "provider_rate_limited"
-    status = 503
-    retryable = True
-
-    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class ProviderQuotaExceeded(ProviderError):
+class ProviderQuotaExceeded(ProviderError, code="provider_quota_exceeded", status=503):
     """The provider account has no quota left."""
 
-    code = "provider_quota_exceeded"
-    status = 503
 
-
-class ProviderRejected(ProviderError):
+class ProviderRejected(ProviderError, code="provider_rejected"):
     """The provider refused the request, and would refuse it with any text."""
 
-    code = "provider_rejected"
 
-
-class ProviderInputRejected(ProviderRejected):
+class ProviderInputRejected(ProviderRejected, code="provider_input_rejected", status=422):
     """The provider refused this text."""
 
-    code = "provider_input_rejected"
-    status = 422
 
-
-class ProviderInputTooLong(ProviderInputRejected):
+class ProviderInputTooLong(ProviderInputRejected, code="provider_input_too_long"):
     """The text is longer than the provider accepts.
 
     `tokens` is the length the provider counted and `limit` what it accepts, None where it did not say.
     """
-
-    code = "provider_input_too_long"
 
     def __init__(self, message: str | None = None, *, tokens: int | None = None, limit: int | None = None) -> None:
         super().__init__(message)
@@ -203,56 +142,33 @@ class ProviderInputTooLong(ProviderInputRejected):
         self.limit = limit
 
 
-class ProviderContractError(ProviderError):
+class ProviderContractError(ProviderError, code="provider_contract"):
     """The provider's answer is not what its protocol promises."""
 
-    code = "provider_contract"
 
-
-class ProviderWidthError(ProviderContractError):
+class ProviderWidthError(ProviderContractError, code="provider_width"):
     """The provider's vectors have another width than the model is registered with."""
 
-    code = "provider_width"
 
-
-class DatabaseError(AppError):
+class DatabaseError(AppError, code="database_error"):
     """The database failed."""
 
-    code = "database_error"
 
-
-class DatabaseUnavailable(DatabaseError):
+class DatabaseUnavailable(DatabaseError, code="database_unavailable", status=503, retryable=True):
     """The database cannot be reached."""
 
-    code = "database_unavailable"
-    status = 503
-    retryable = True
 
-
-class DatabaseTimeout(DatabaseError):
+class DatabaseTimeout(DatabaseError, code="database_timeout", status=504, retryable=True):
     """The database did not answer in time."""
 
-    code = "database_timeout"
-    status = 504
-    retryable = True
 
-
-class DatabaseConflict(DatabaseError):
+class DatabaseConflict(DatabaseError, code="database_conflict", status=409, retryable=True):
     """The database rolled back because of a concurrent change."""
 
-    code = "database_conflict"
-    status = 409
-    retryable = True
 
-
-class DatabaseRejected(DatabaseError):
+class DatabaseRejected(DatabaseError, code="database_rejected", status=422):
     """The database refused a value."""
 
-    code = "database_rejected"
-    status = 422
 
-
-class DatabaseContractError(DatabaseError):
+class DatabaseContractError(DatabaseError, code="database_contract"):
     """The database lacks a function, grant or extension this version needs."""
-
-    code = "database_contract"

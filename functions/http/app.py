@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from functions.http import errors
 from functions.http.middleware import Edge, ObserveRequest
 from functions.services import SERVICES, Services
+from shared import __version__
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -31,7 +32,7 @@ def create_app(
     app = _Application(
         title="Tonnetz",
         summary="Keeps database rows embedded; full-text, semantic and hybrid search over them.",
-        version="0.2.0",
+        version=__version__,
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
