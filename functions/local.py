@@ -78,8 +78,8 @@ def _warm_up(services: Services) -> None:
     """Connect, and begin to load the model; what is not there yet is tried again by requests."""
     try:
         services.database.call_scalar("ping_embeddings")
-        services.task_thread.start()
-        services.synonym_thread.start()
+        services.embedding_queue.start()
+        services.synonym_queue.start()
     except AppError as error:
         log.warning("not ready yet: %s", error.message)
     except Exception:

@@ -28,11 +28,13 @@ class Run(BaseModel):
     kind: Literal["embedding", "generation"]
     collection: str | None = Field(examples=["music_knowledge"])
     model: str | None = Field(examples=["all-MiniLM-L6-v2"])
-    state: Literal["queued", "running", "finished", "failed", "interrupted", "crashed"]
+    state: Literal["queued", "running", "finished", "failed", "interrupted", "crashed"] = Field(
+        validation_alias="status"
+    )
     started_at: datetime
     ended_at: datetime | None
     seconds: float
-    rows: int
+    rows: int = Field(validation_alias="processed")
     embedded: int
     reused: int
     stale: int
@@ -79,31 +81,7 @@ def runs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Runs:
     """The latest runs, of one collection or of all."""
-    found = list_runs(services.database, collection, limit)
-    return Runs(
-        runs=[
-            Run(
-                run_id=run["run_id"],
-                kind=run["kind"],
-                collection=run["collection"],
-                model=run["model"],
-                state=run["status"],
-                started_at=run["started_at"],
-                ended_at=run["ended_at"],
-                seconds=round(run["seconds"], 3),
-                rows=run["processed"],
-                embedded=run["embedded"],
-                reused=run["reused"],
-                stale=run["stale"],
-                failed=run["failed"],
-                calls=run["calls"],
-                tokens=run["tokens"],
-                cost=run["cost"],
-                error=run["error"],
-            )
-            for run in found
-        ]
-    )
+    return Runs(runs=[Run(**run) for run in list_runs(services.database, collection, limit)])
 
 
 @router.get("/api/costs")
@@ -113,17 +91,7 @@ def costs(services: ServicesOf, days: Annotated[int, Query(ge=1, le=366)] = 30) 
     return Costs(
         days=days,
         currency="USD",
-        entries=[
-            CostEntry(
-                day=entry["day"],
-                model=entry["model"],
-                runs=entry["runs"],
-                embedded=entry["embedded"],
-                tokens=entry["tokens"],
-                cost=entry["cost"],
-            )
-            for entry in found.entries
-        ],
+        entries=[CostEntry(**entry) for entry in found.entries],
         total=CostTotal(tokens=found.tokens, cost=found.cost),
     )
 

@@ -8,23 +8,22 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
-from shared.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from functions.http.metrics import Metrics
     from shared.database.base import Database
+    from shared.embedding.embedding_job import EmbeddingJob
     from shared.embedding.health import HealthService
     from shared.embedding.provider_check import ProviderCheck
     from shared.embedding.rows import RowEmbedder
-    from shared.embedding.run_queue import TaskThread
-    from shared.embedding.runs import Task, TaskRunner, TaskService
+    from shared.embedding.run_queue import RunQueue
+    from shared.embedding.runs import Dispatcher, Runs
     from shared.embedding.texts import EmbeddingService
     from shared.embedding.webhooks import WebhookService
     from shared.providers.base import EmbeddingProvider
     from shared.search.map import MapService
     from shared.search.search import SearchService
     from shared.settings import Settings
-    from shared.synonyms.generation import SynonymRunner, SynonymTaskService
+    from shared.synonyms.generation import SynonymJob, SynonymRequests
     from shared.synonyms.generators.base import SynonymGenerator
     from shared.synonyms.service import SynonymService
     from shared.synonyms.store import SynonymStore
@@ -91,7 +90,7 @@ class Services:
         self.open_on_loopback = open_on_loopback
         self.drain_every = drain_every
         self._console = console
-        self._task_threads: list[TaskThread] = []
+        self._run_queues: list[RunQueue] = []
         # Workers use the database and the provider, so they are closed before these, whichever was made first.
         self._workers = ExitStack()
         self._resources = ExitStack()
@@ -226,33 +225,49 @@ class Services:
         return WebhookService(self.database, self.upsert)
 
     @lazy
-    def task_runner(self) -> TaskRunner:
-        """Runs a task in the calling thread."""
-        from shared.embedding.runs import TaskRunner
+    def runs(self) -> Runs:
+        """Starts runs, executes them and keeps their records."""
+        from shared.embedding.runs import Runs
+
+        return Runs(self.database)
+
+    @lazy
+    def embedding_job(self) -> EmbeddingJob:
+        """Embeds pending rows in the calling thread."""
+        from shared.embedding.embedding_job import EmbeddingJob
         from shared.wiring import default_workers
 
-        return TaskRunner(
+        return EmbeddingJob(
             self.database,
             lambda: self.provider,
             workers=default_workers(self.settings),
+            wait_for_others=self.long_lived,
             observe=self.metrics.observe_run if self.long_lived else None,
         )
 
     @lazy
-    def task_thread(self) -> TaskThread:
-        """Runs tasks beside the requests of a long-lived server."""
-        from shared.embedding.run_queue import TaskThread
+    def embedding_queue(self) -> RunQueue:
+        """Embeds pending rows beside the requests of a long-lived server."""
+        from shared.embedding.run_queue import RunQueue
 
-        return self._task_thread(
-            TaskThread(lambda: self.database, lambda: self.task_runner, drain_every=self.drain_every)
-        )
+        return self._run_queue(RunQueue(self.runs, self.embedding_job, every=self.drain_every))
 
     @lazy
-    def tasks(self) -> TaskService:
-        """Starts tasks and reports their state."""
-        from shared.embedding.runs import TaskService
+    def worker_function(self) -> Dispatcher:
+        """Hands runs to another function, on Lambda."""
+        from functions.http.invoke import WorkerFunction
 
-        return TaskService(self.database, self._dispatch)
+        return WorkerFunction(self.settings.task_function)
+
+    @property
+    def embedding_dispatcher(self) -> Dispatcher:
+        """Where runs that embed pending rows are dispatched."""
+        return self.embedding_queue if self.long_lived else self.worker_function
+
+    @property
+    def synonym_dispatcher(self) -> Dispatcher:
+        """Where runs that write synonyms are dispatched."""
+        return self.synonym_queue if self.long_lived else self.worker_function
 
     @lazy
     def generator(self) -> SynonymGenerator:
@@ -267,7 +282,7 @@ class Services:
         from shared.synonyms.service import SynonymService
         from shared.wiring import get_answer_cache
 
-        return SynonymService(self.database, self.search, get_answer_cache(self.settings), upsert=lambda: self.upsert)
+        return SynonymService(self.database, self.search, get_answer_cache(self.settings), embedder=lambda: self.upsert)
 
     @lazy
     def synonym_store(self) -> SynonymStore:
@@ -277,66 +292,40 @@ class Services:
         return SynonymStore(self.database)
 
     @lazy
-    def synonym_tasks(self) -> SynonymTaskService:
+    def synonym_requests(self) -> SynonymRequests:
         """Requests synonyms and starts the runs that generate them."""
-        from shared.synonyms.generation import SynonymTaskService
+        from shared.synonyms.generation import SynonymRequests
 
-        return SynonymTaskService(self.database, self._dispatch, has_generator=self.has_generator)
+        return SynonymRequests(self.synonym_store, self.runs, self.synonym_dispatcher, has_generator=self.has_generator)
 
     @lazy
-    def synonym_runner(self) -> SynonymRunner:
+    def synonym_job(self) -> SynonymJob:
         """Generates synonyms in the calling thread."""
-        from shared.synonyms.generation import SynonymRunner
+        from shared.synonyms.generation import SynonymJob
 
-        return SynonymRunner(
-            self.database,
-            lambda: self.generator,
-            lambda: self.upsert,
-            on_start=lambda run: self.synonym_tasks.begun(run),
-        )
+        return SynonymJob(self.synonym_store, lambda: self.generator, lambda: self.upsert)
 
     @lazy
-    def synonym_thread(self) -> TaskThread:
-        """Generates synonyms in a thread of its own, so that other tasks never wait for it."""
-        from shared.embedding.run_queue import TaskThread
+    def synonym_queue(self) -> RunQueue:
+        """Generates synonyms in a thread of its own, so that embedding never waits for it."""
+        from shared.embedding.run_queue import RunQueue
 
-        return self._task_thread(
-            TaskThread(
-                lambda: self.database,
-                lambda: self.synonym_runner,
-                drain_every=SYNONYM_DRAIN_SECONDS if self.synonym_tasks.has_generator else None,
-                drain=lambda database: self.synonym_tasks.drain(database),
-            )
-        )
-
-    def _dispatch(self, task: Task) -> None:
-        from shared.embedding.runs import SYNONYMS_TASK_NAME
-
-        if self.long_lived:
-            thread = self.synonym_thread if task.name == SYNONYMS_TASK_NAME else self.task_thread
-            thread.dispatch(task)
-            return
-        if self.settings.task_function is None:
-            raise ConfigurationError(
-                "TASK_FUNCTION: is needed to run tasks on Lambda: the name of the function with functions.worker.handler"
-            )
-        from functions.http.invoke import invoke_task
-
-        invoke_task(self.settings.task_function, task)
+        every = SYNONYM_DRAIN_SECONDS if self.has_generator else None
+        return self._run_queue(RunQueue(self.runs, self.synonym_job, every=every))
 
     def _resource(self, made: Made) -> Made:
         self._resources.callback(made.close)
         return made
 
-    def _task_thread(self, thread: TaskThread) -> TaskThread:
-        self._task_threads.append(thread)
-        self._workers.callback(thread.close)
-        return thread
+    def _run_queue(self, queue: RunQueue) -> RunQueue:
+        self._run_queues.append(queue)
+        self._workers.callback(queue.close)
+        return queue
 
     def stop_tasks(self) -> None:
         """Tell running tasks to give their rows back. Safe in a signal handler: it does not wait for them."""
-        for thread in self._task_threads:
-            thread.stop()
+        for queue in self._run_queues:
+            queue.stop()
 
     def close(self) -> None:
         """End tasks and workers, then close the provider and the database that were made here."""

@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field, computed_field, model_validator
 from functions.http.app import create_app
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ServicesOf
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
-from functions.http.synonym_schemas import GenerationAccepted, TagType, accepted
+from functions.http.synonym_schemas import GenerationAccepted, accepted
 from shared.synonyms.service import SynonymHits
+from shared.synonyms.store import TagType
 
 router = APIRouter(tags=["synonyms"])
 
@@ -202,7 +203,7 @@ def _answer(query: str, found: SynonymHits) -> SynonymAnswer:
 def generate_synonyms(services: ServicesOf, body: GenerateRequest | None = None) -> GenerationAccepted:
     """Have synonyms written for every tag that has none, in the background; failed tags are tried again."""
     wanted = body or GenerateRequest()
-    return accepted(*services.synonym_tasks.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
+    return accepted(*services.synonym_requests.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
 
 
 @router.get("/api/synonyms/generation", dependencies=[NeedsKey])
@@ -210,7 +211,7 @@ def generation_state(services: ServicesOf) -> GenerationState:
     """How many tags have synonyms, how many wait, and which failed, with the reason."""
     store = services.synonym_store
     return GenerationState(
-        generator=services.synonym_tasks.has_generator,
+        generator=services.synonym_requests.has_generator,
         coverage=[TagCoverage(**row) for row in store.synonym_coverage()],
         failures=[TagFailure(**row) for row in store.list_failed_synonyms()],
     )
@@ -219,33 +220,33 @@ def generation_state(services: ServicesOf) -> GenerationState:
 @router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
 def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Write a tag's synonyms. Deactivated ones are replaced and revived; for active ones the answer is 409."""
-    row = services.synonyms.create(
+    row = services.synonym_store.create_synonyms(
         body.tag_type,
         body.synonyms.model_dump(),
         tag_id=body.tag_id,
         tag_name=body.tag_name,
         confidence=body.confidence,
     )
-    return StoredSynonyms(**row)
+    return StoredSynonyms(**services.synonyms.embed(row))
 
 
 @router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Change synonyms; `is_active: true` brings deactivated ones back."""
-    row = services.synonyms.update(
+    row = services.synonym_store.update_synonyms(
         synonyms_id,
         synonyms=body.synonyms.model_dump() if body.synonyms else None,
         confidence=body.confidence,
         is_active=body.is_active,
         expected_updated_at=body.updated_at.isoformat() if body.updated_at else None,
     )
-    return StoredSynonyms(**row)
+    return StoredSynonyms(**services.synonyms.embed(row))
 
 
 @router.delete("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def deactivate_synonyms(synonyms_id: SynonymsId, services: ServicesOf) -> StoredSynonyms:
     """Deactivate synonyms: no search finds them any more. They are kept and can be activated again."""
-    return StoredSynonyms(**services.synonyms.deactivate(synonyms_id))
+    return StoredSynonyms(**services.synonym_store.update_synonyms(synonyms_id, is_active=False))
 
 
 # Declared last, because it matches any path below: a name may contain a slash.

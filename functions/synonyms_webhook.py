@@ -7,10 +7,11 @@ from mangum import Mangum
 
 from functions.http.app import create_app
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
-from functions.http.synonym_schemas import GenerationAccepted, TagType, accepted
-from functions.webhooks import DatabaseWebhook
+from functions.http.schemas import DatabaseWebhook
+from functions.http.synonym_schemas import GenerationAccepted, accepted
 from shared.embedding.runs import SYNONYMS_TASK_NAME
 from shared.errors import InvalidRequest
+from shared.synonyms.store import TagType
 
 router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
 
@@ -28,9 +29,9 @@ def receive_tag(body: DatabaseWebhook, services: ServicesOf) -> GenerationAccept
         return _skipped("the tag's synonyms went with it")
     if not isinstance(tag_id, int) or isinstance(tag_id, bool):
         raise InvalidRequest("record.id: the tag's key is missing")
-    if not services.synonym_tasks.has_generator:
+    if not services.synonym_requests.has_generator:
         return _skipped("no generator is set up; write its synonyms with POST /api/synonyms")
-    return accepted(*services.synonym_tasks.start(tag_type, [tag_id]))
+    return accepted(*services.synonym_requests.start(tag_type, [tag_id]))
 
 
 def _skipped(message: str) -> GenerationAccepted:

@@ -1,7 +1,7 @@
 """/api/tasks: runs over whole collections, answered at once and done in the background."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -14,8 +14,6 @@ from functions.http.schemas import Body, CollectionName
 from shared.embedding.runs import TASK_NAME
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[NeedsKey])
-
-COUNTS = ("processed", "embedded", "failed", "stale", "reused", "truncated", "tokens", "cost_usd")
 
 
 class TaskRequest(Body):
@@ -64,7 +62,7 @@ class TaskStatus(BaseModel):
 def generate_embeddings(services: ServicesOf, body: TaskRequest | None = None) -> TaskAccepted:
     """Embed what is pending, in the background. Rows are leased, so tasks may overlap."""
     wanted = body or TaskRequest()
-    task = services.tasks.start(wanted.collection, wanted.batch_size)
+    task = services.runs.start(services.embedding_dispatcher, wanted.collection, wanted.batch_size)
     return TaskAccepted(
         task_name=TASK_NAME,
         task_id=UUID(task.task_id),
@@ -76,16 +74,8 @@ def generate_embeddings(services: ServicesOf, body: TaskRequest | None = None) -
 @router.get("/{task_id}")
 def get_task(task_id: UUID, services: ServicesOf) -> TaskStatus:
     """How a task is doing, or how it ended."""
-    row = services.tasks.get(str(task_id))
-    counts = TaskCounts(**{name: row[name] for name in COUNTS})
-    fields: dict[str, Any] = {
-        name: row[name]
-        for name in ("status", "collection", "model", "error", "started_at", "reported_at", "finished_at")
-    }
-    ended = row["finished_at"] is not None
-    return TaskStatus(
-        task_name=row["task_name"], task_id=task_id, progress=counts, result=counts if ended else None, **fields
-    )
+    row = services.runs.get(str(task_id))
+    return TaskStatus.model_validate({**row, "progress": row, "result": row if row["finished_at"] else None})
 
 
 app = create_app("tasks", router)

@@ -1,34 +1,17 @@
 """POST /api/webhooks/embeddings: a database says that a row was written."""
 
-from typing import Annotated, Any, Literal
-
 from fastapi import APIRouter
 from mangum import Mangum
-from pydantic import BaseModel, ConfigDict, Field
 
 from functions.http.app import create_app
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
 from functions.http.deadlines import DeadlineOf
-from functions.http.schemas import Text
+from functions.http.schemas import DatabaseWebhook
 from functions.upsert_embeddings import FailedRow, UpsertAnswer
 from shared.embedding.webhooks import RowEvent
 from shared.logs import request_id
 
 router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
-
-
-class DatabaseWebhook(BaseModel):
-    """Supabase's payload. Of `record` only the row's key is read: its text is taken from the table."""
-
-    # Supabase may add to it.
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-
-    type: Literal["INSERT", "UPDATE", "DELETE"]
-    table: Annotated[Text, Field(min_length=1, max_length=127, examples=["music_knowledge"])]
-    # `schema` is a name of pydantic's own.
-    schema_name: Annotated[Text, Field(alias="schema", max_length=127, examples=["public"])] = "public"
-    record: Annotated[dict[str, Any] | None, Field(examples=[{"id": "00000000-0000-4000-8000-000000000001"}])] = None
-    old_record: dict[str, Any] | None = None
 
 
 @router.post("/api/webhooks/embeddings")

@@ -7,11 +7,10 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from functions.services import SERVICES, Services
-from shared.embedding.runs import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Task, TaskOutcome, drain_collections
+from shared.embedding.runs import BATCH_SIZE, SYNONYMS_TASK_NAME, TASK_NAME, Job, Outcome, Task
 from shared.errors import AppError, InvalidRequest
 from shared.models import BackfillReport
 
@@ -19,8 +18,6 @@ log = logging.getLogger(__name__)
 
 # Kept back for the requests under way, for giving leases back and for the record. On a short time limit, a third of it.
 MARGIN_SECONDS = 20.0
-
-_NOTHING = BackfillReport("", "")
 
 
 class LambdaContext(Protocol):
@@ -38,55 +35,37 @@ def run(event: Mapping[str, Any], context: LambdaContext, services: Services) ->
     """As `handler`, with other services than the process's own. Raises InvalidRequest for an event of another kind."""
     task = None if _is_schedule(event) else read_event(event)
     with time_limit(context.get_remaining_time_in_millis() / 1000) as stop:
-        if task is None:
-            return _drain(services, stop)
-        if task.name == SYNONYMS_TASK_NAME:
-            return _write_synonyms(task, services, stop)
-        return _embed(task, services, stop)
+        return _run_schedule(services, stop) if task is None else _execute(services, task, stop)
 
 
-def _drain(services: Services, stop: threading.Event) -> dict[str, Any]:
-    """What waits in both queues. Where no row does, no provider is made for it, and no run recorded."""
-    task = drain_collections(services.database)
-    answer = _embed(task, services, stop) if task is not None else _answer(None, TaskOutcome("completed", _NOTHING))
-    if (written := _drain_synonyms(services, stop)) is not None:
-        answer["synonyms"] = written
-    return answer
-
-
-def _embed(task: Task, services: Services, stop: threading.Event) -> dict[str, Any]:
-    # Rows that another worker holds are its business: waiting for them would be paid for.
-    return _answer(task.task_id, services.task_runner.run(task, stop, wait_for_others=False))
-
-
-def _answer(task_id: str | None, outcome: TaskOutcome) -> dict[str, Any]:
-    return {
-        "task_id": task_id,
-        "status": outcome.status,
-        "processed": outcome.report.processed,
-        "embedded": outcome.report.embedded,
-        "failed": outcome.report.failed,
-        "error": outcome.error,
-    }
-
-
-def _write_synonyms(task: Task, services: Services, stop: threading.Event) -> dict[str, Any]:
-    return {"task_id": task.task_id, **asdict(services.synonym_runner.run(task, stop))}
-
-
-def _drain_synonyms(services: Services, stop: threading.Event) -> dict[str, Any] | None:
-    """Synonyms for tags that wait, in the time that is left; None where there is nothing to do or nobody to do it.
-
-    What was embedded is told whatever happens here.
-    """
+def _run_schedule(services: Services, stop: threading.Event) -> dict[str, Any]:
+    """Embed rows, then write synonyms in the time that is left. A queue without work makes no provider and records no run."""
+    answer = _execute_if_needed(services, services.embedding_job, stop)
+    if answer is None:
+        answer = _answer(None, Outcome("completed", BackfillReport("", "")))
     if stop.is_set() or not services.has_generator:
-        return None
+        return answer
     try:
-        task = services.synonym_tasks.drain(services.database)
+        written = _execute_if_needed(services, services.synonym_job, stop)
     except AppError as error:
+        # The answer about the rows is given all the same.
         log.warning("could not look for tags that wait: %s", error.message)
-        return {"status": "failed", "error": error.message}
-    return _write_synonyms(task, services, stop) if task is not None else None
+        written = {"status": "failed", "error": error.message}
+    return answer if written is None else {**answer, "synonyms": written}
+
+
+def _execute_if_needed(services: Services, job: Job, stop: threading.Event) -> dict[str, Any] | None:
+    return _execute(services, services.runs.record_queued(name=job.name), stop) if job.has_work() else None
+
+
+def _execute(services: Services, task: Task, stop: threading.Event) -> dict[str, Any]:
+    job: Job = services.synonym_job if task.name == SYNONYMS_TASK_NAME else services.embedding_job
+    return _answer(task.task_id, services.runs.execute(job, task, stop))
+
+
+def _answer(task_id: str | None, outcome: Outcome) -> dict[str, Any]:
+    counts = {name: getattr(outcome.report, name) for name in ("processed", "embedded", "failed", "stale")}
+    return {"task_id": task_id, "status": outcome.status, **counts, "error": outcome.error}
 
 
 def read_event(event: Mapping[str, Any]) -> Task:

@@ -1,4 +1,4 @@
-"""Start a task on Lambda: the worker function is invoked and not waited for."""
+"""Starts a run on Lambda: invokes the worker function and does not wait for it."""
 
 import logging
 from dataclasses import asdict
@@ -11,16 +11,33 @@ from shared.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 
-def invoke_task(function: str, task: Task) -> None:
-    """Hand a task to the worker function. Raises ConfigurationError where it cannot be invoked."""
-    # Part of Lambda's runtime; imported here because it takes 0.2 s.
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
+class WorkerFunction:
+    """The function with functions.worker.handler, by its name or ARN."""
 
-    try:
-        boto3.client("lambda").invoke(FunctionName=function, InvocationType="Event", Payload=orjson.dumps(asdict(task)))
-    except (BotoCoreError, ClientError) as error:
-        log.error("could not invoke %s: %s", function, type(error).__name__)
-        raise ConfigurationError(
-            f"TASK_FUNCTION: {function} cannot be invoked ({type(error).__name__}); check its name and the role's permission"
-        ) from None
+    def __init__(self, function: str | None) -> None:
+        self._function = function
+
+    def dispatch(self, task: Task) -> None:
+        """Hand the task over. Raises ConfigurationError where the function is not set or cannot be invoked."""
+        if self._function is None:
+            raise ConfigurationError(
+                "TASK_FUNCTION: is needed to run tasks on Lambda: the name of the function with functions.worker.handler"
+            )
+        # Part of Lambda's runtime; imported here because it takes 0.2 s.
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            boto3.client("lambda").invoke(
+                FunctionName=self._function, InvocationType="Event", Payload=orjson.dumps(asdict(task))
+            )
+        except (BotoCoreError, ClientError) as error:
+            log.error("could not invoke %s: %s", self._function, type(error).__name__)
+            raise ConfigurationError(
+                f"TASK_FUNCTION: {self._function} cannot be invoked ({type(error).__name__}); "
+                "check its name and the role's permission"
+            ) from None
+
+    def waiting(self) -> Task | None:
+        """None: whether the worker has begun is not known here."""
+        return None

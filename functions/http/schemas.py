@@ -1,6 +1,6 @@
-"""What bodies have in common."""
+"""Parts that the bodies of several routes share."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi.responses import Response
@@ -27,6 +27,20 @@ class Body(BaseModel):
     """A request's body. Fields that are not known are refused: they are misspelt, and would do nothing."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class DatabaseWebhook(BaseModel):
+    """What Supabase's database webhooks send. Of `record` only the row's key is read: its text is taken from the table."""
+
+    # Supabase may add fields.
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    type: Literal["INSERT", "UPDATE", "DELETE"]
+    table: Annotated[Text, Field(min_length=1, max_length=127, examples=["music_knowledge"])]
+    # BaseModel has an attribute `schema` of its own.
+    schema_name: Annotated[Text, Field(alias="schema", max_length=127, examples=["public"])] = "public"
+    record: Annotated[dict[str, Any] | None, Field(examples=[{"id": "00000000-0000-4000-8000-000000000001"}])] = None
+    old_record: dict[str, Any] | None = None
 
 
 class ScoredHit(BaseModel):

@@ -7,8 +7,6 @@ from pydantic import BaseModel, Field
 
 from shared.embedding.runs import SYNONYMS_TASK_NAME
 
-TagType = Literal["genre", "mood"]
-
 
 class GenerationAccepted(BaseModel):
     """`task_id` is null where no tag needs synonyms."""

@@ -1,4 +1,4 @@
-"""What runs did, what they are doing and what they cost."""
+"""Lists runs, those that are at work now, and their cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from shared.database.base import Database
 from shared.models import split_model_name
 from shared.providers.prices import openai_price
 
-# The record's words for how a run ended, in those of whoever looks at it.
+# Statuses in the database that readers know under another name.
 STATES = {"completed": "finished"}
 
 
@@ -36,7 +36,15 @@ class Costs:
 def list_runs(database: Database, collection: str | None, limit: int) -> list[dict[str, Any]]:
     """Runs, latest first. Raises NotFound for a collection that is not tracked."""
     rows = database.call("list_embedding_runs", {"of_collection": collection, "max_rows": limit})
-    return [{**row, "status": STATES.get(row["status"], row["status"]), "cost": _cost(row)} for row in rows]
+    return [
+        {
+            **row,
+            "status": STATES.get(row["status"], row["status"]),
+            "seconds": round(row["seconds"], 3),
+            "cost": _cost(row),
+        }
+        for row in rows
+    ]
 
 
 def list_costs(database: Database, days: int) -> Costs:
@@ -55,7 +63,7 @@ def running_by_collection(database: Database, pending: Mapping[str, int]) -> dic
     running = {}
     for row in database.call("running_embedding_runs"):
         if row["collection"] is None:
-            continue  # a task over all collections, whose parts are runs of their own
+            continue  # a run over all collections; its parts are listed as runs of their own
         rate = row["rows_per_second"]
         remaining = pending.get(row["collection"], 0)
         running[row["collection"]] = Running(
@@ -70,7 +78,7 @@ def running_by_collection(database: Database, pending: Mapping[str, int]) -> dic
 
 
 def _cost(row: Mapping[str, Any]) -> float | None:
-    """What was recorded; None where nothing was, of a model that is paid for at a price nobody told."""
+    """The recorded cost; None where a paid model has no known price."""
     cost = float(row["cost_usd"])
     if cost or not row["tokens"] or row["provider"] != "openai":
         return cost

@@ -1,139 +1,119 @@
-"""Tasks in a server that lives long: one thread runs them in order, another says that they wait."""
+"""The queue of one kind of run in a long-lived server: one thread executes the runs in order."""
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
+from queue import SimpleQueue
 
-from shared.database.base import Database
-from shared.embedding.runs import Task, drain_collections, record_run
+from shared.embedding.runs import KINDS, Job, Runs, Task
 from shared.errors import AppError, Overloaded
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 100
-# Well below the silence after which a run is taken for crashed.
+# How often queued runs are reported on, so that they are not shown as crashed after 120 s.
 HEARTBEAT_SECONDS = 30.0
 
 
-class Runner(Protocol):
-    """Runs a task in the calling thread, until `stop` is set."""
+class RunQueue:
+    """Runs what is dispatched, and a task of its own every `every` seconds if the job has work.
 
-    def run(self, task: Task, stop: threading.Event) -> object: ...
-
-
-class TaskThread:
-    """`dispatch` queues a task; `drain_every` seconds, if set, a task that `drain` makes is queued by itself.
-
-    Not while the last of these waits or runs: it finds what has come meanwhile.
+    A scheduled run is not started while the previous one waits or runs.
     """
 
-    def __init__(
-        self,
-        database: Callable[[], Database],
-        runner: Callable[[], Runner],
-        *,
-        drain_every: float | None = None,
-        drain: Callable[[Database], Task | None] = drain_collections,
-    ) -> None:
-        self._database = database
-        self._runner = runner
-        self._drain_every = drain_every
-        self._drain = drain
-        self._drain_under_way: Task | None = None
-        self._tasks: queue.Queue[Task] = queue.Queue(MAX_WAITING)
+    def __init__(self, runs: Runs, job: Job, *, every: float | None = None) -> None:
+        self._runs = runs
+        self._job = job
+        self._every = every
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._waiting: dict[str, Task] = {}
+        self._running: str | None = None
+        self._scheduled: str | None = None
         self._stop = threading.Event()
-        self._worker: threading.Thread | None = None
-        self._clock: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Begin to work; safe to repeat."""
         with self._lock:
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="tasks", daemon=True)
-                self._clock = threading.Thread(target=self._tick, name="task-clock", daemon=True)
-                self._worker.start()
-                self._clock.start()
+            if not self._threads:
+                # Daemons: a provider that does not answer must not keep the process from ending.
+                kind = KINDS[self._job.name]
+                self._threads = [
+                    threading.Thread(target=self._work, name=f"{kind}-runs", daemon=True),
+                    threading.Thread(target=self._watch, name=f"{kind}-clock", daemon=True),
+                ]
+                for thread in self._threads:
+                    thread.start()
 
     def dispatch(self, task: Task) -> None:
         """Queue a task. Raises Overloaded where a hundred are waiting."""
         self.start()
-        try:
-            self._tasks.put_nowait(task)
-        except queue.Full:
-            raise Overloaded("a hundred tasks are waiting already; try again later", retry_after=60) from None
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING:
+                raise Overloaded("a hundred tasks are waiting already; try again later", retry_after=60)
+            self._waiting[task.task_id] = task
+        self._tasks.put(task)
+
+    def waiting(self) -> Task | None:
+        """The task that will begin next."""
+        with self._lock:
+            return next(iter(self._waiting.values()), None)
 
     def stop(self) -> None:
-        """Have the running task end cleanly; nothing is begun any more."""
+        """Have the running task end cleanly and begin no other; safe in a signal handler."""
         self._stop.set()
 
     def close(self, seconds: float = 20.0) -> None:
         """End the running task cleanly, record those that wait as interrupted."""
         self.stop()
-        for thread in (self._worker, self._clock):
-            if thread is not None:
-                thread.join(seconds)
-        while True:
-            try:
-                task = self._tasks.get_nowait()
-            except queue.Empty:
-                return
-            self._record(task, "interrupted")
+        self._tasks.put(None)
+        for thread in self._threads:
+            thread.join(seconds)
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for task in waiting.values():
+            self._runs.record(task, "interrupted")
 
     def _work(self) -> None:
-        while not self._stop.is_set():
-            try:
-                task = self._tasks.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            try:
-                self._runner().run(task, self._stop)
-            except AppError as error:
-                log.error("task %s could not run: %s", task.task_id, error.message)
-                self._record(task, "failed", error.message)
-            except Exception:
-                # The thread must outlive a bug in one task.
-                log.exception("task %s could not run", task.task_id)
-            finally:
-                if task is self._drain_under_way:
-                    self._drain_under_way = None
+        while (task := self._tasks.get()) is not None and not self._stop.is_set():
+            with self._lock:
+                if self._waiting.pop(task.task_id, None) is None:
+                    continue  # recorded as interrupted
+                self._running = task.task_id
+            self._runs.execute(self._job, task, self._stop)
+            self._running = None
 
-    def _tick(self) -> None:
-        drained = beaten = time.monotonic()
+    def _watch(self) -> None:
+        beaten = scheduled = time.monotonic()
         while not self._stop.wait(1.0):
             now = time.monotonic()
             if now - beaten >= HEARTBEAT_SECONDS:
                 beaten = now
-                for task in list(self._tasks.queue):
-                    self._record(task, "queued")
-            if self._drain_every is not None and now - drained >= self._drain_every and self._drain_under_way is None:
-                drained = now
-                try:
-                    self._start_drain()
-                except AppError as error:
-                    log.warning("the schedule could not start a run: %s", error.message)
-                except Exception:
-                    log.exception("the schedule could not start a run")
+                self._report_waiting()
+            if self._every is not None and now - scheduled >= self._every and not self._scheduled_is_active():
+                scheduled = now
+                self._start_scheduled()
 
-    def _start_drain(self) -> None:
-        task = self._drain(self._database())
-        if task is None:
-            return
-        self._drain_under_way = task
-        try:
-            self.dispatch(task)
-        except Exception as error:
-            self._drain_under_way = None
-            self._record(
-                task, "failed", error.message if isinstance(error, AppError) else "internal error; see the log"
+    def _report_waiting(self) -> None:
+        with self._lock:
+            waiting = list(self._waiting.values())
+        for task in waiting:
+            # It may have begun while the others were reported on.
+            if task.task_id in self._waiting:
+                self._runs.record(task, "queued")
+
+    def _scheduled_is_active(self) -> bool:
+        with self._lock:
+            return self._scheduled is not None and (
+                self._scheduled in self._waiting or self._scheduled == self._running
             )
-            raise
 
-    def _record(self, task: Task, status: str, error: str | None = None) -> None:
+    def _start_scheduled(self) -> None:
         try:
-            record_run(self._database(), task.task_id, task.collection, status, {"error": error})
-        except AppError as problem:
-            log.warning("could not record task %s: %s", task.task_id, problem.message)
+            if self._job.has_work():
+                self._scheduled = self._runs.start(self, name=self._job.name).task_id
+        except AppError as error:
+            log.warning("the schedule could not start a run: %s", error.message)
+        except Exception:
+            log.exception("the schedule could not start a run")

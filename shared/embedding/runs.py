@@ -1,35 +1,33 @@
-"""Runs that somebody asked for: recorded before they begin, reported on while they run, found out when they crash."""
+"""Runs in the background: recorded when they are queued, while they work and when they end."""
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from shared.database.base import Database
-from shared.embedding.collection import has_ready_embeddings, list_embedding_collections
-from shared.errors import AppError, NotFound
-from shared.events import emit
+from shared.errors import AppError, Interrupted, NotFound
 from shared.models import BackfillReport
-
-if TYPE_CHECKING:
-    from shared.embedding.backfill import Progress
-    from shared.providers.base import EmbeddingProvider
 
 log = logging.getLogger(__name__)
 
 TASK_NAME = "generate-embeddings"
 SYNONYMS_TASK_NAME = "generate-synonyms"
-# Rows a claim, where the caller does not say.
+KINDS = {TASK_NAME: "embedding", SYNONYMS_TASK_NAME: "generation"}
+NAMES = {kind: name for name, kind in KINDS.items()}
+# Rows per claim, where the caller does not say.
 BATCH_SIZE = 50
 BATCH_SIZES = {"datasets": 100}
+# Well below the 120 s without a report after which a run is shown as crashed.
 REPORT_SECONDS = 5.0
+INTERNAL = "internal error; see the log"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run to be made. Without a `collection` it is over all of them. `name` is what kind of work it is."""
+    """A run that was asked for. Without a `collection` it is over all of them. `name` says what kind of run it is."""
 
     task_id: str
     collection: str | None = None
@@ -37,35 +35,134 @@ class Task:
     name: str = TASK_NAME
 
 
-class TaskService:
-    """Records tasks and gives them to whoever runs them: `dispatch` returns at once."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: completed, failed or interrupted. `recorded`: the job has written this to the run's row already."""
 
-    def __init__(self, database: Database, dispatch: Callable[[Task], None]) -> None:
+    status: str
+    report: BackfillReport
+    error: str | None = None
+    recorded: bool = False
+
+
+class Job(Protocol):
+    """The work of one kind of run."""
+
+    name: str
+
+    def run(self, task: Task, stop: threading.Event, report: Callable[[BackfillReport], None]) -> Outcome:
+        """Work until nothing is left or `stop` is set, and pass on the counts so far; may raise anything."""
+
+    def has_work(self) -> bool:
+        """Whether a run would find anything to do."""
+
+
+class Dispatcher(Protocol):
+    """Takes recorded tasks; another thread or another function runs them."""
+
+    def dispatch(self, task: Task) -> None:
+        """Take the task and return at once. Raises AppError where it cannot be taken."""
+
+    def waiting(self) -> Task | None:
+        """A task that was taken and has not begun, as far as is known."""
+
+
+class Runs:
+    """Starts runs, executes them and keeps their records."""
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._dispatch = dispatch
 
-    def start(self, collection: str | None, batch_size: int | None = None) -> Task:
-        """Record and dispatch a task. Raises NotFound for an untracked collection, and what `dispatch` raises."""
-        size = batch_size or BATCH_SIZES.get(collection or "", BATCH_SIZE)
-        task = Task(record_run(self._database, None, collection, "queued"), collection, size)
+    def start(
+        self,
+        dispatcher: Dispatcher,
+        collection: str | None = None,
+        batch_size: int | None = None,
+        name: str = TASK_NAME,
+    ) -> Task:
+        """Record a task as queued and dispatch it. Raises NotFound for an untracked collection, and what `dispatch` raises."""
+        task = self.record_queued(collection, batch_size, name)
         try:
-            self._dispatch(task)
-        except AppError as error:
-            record_run(self._database, task.task_id, collection, "failed", {"error": error.message})
+            dispatcher.dispatch(task)
+        except Exception as error:
+            self.record(task, "failed", error=error.message if isinstance(error, AppError) else INTERNAL)
             raise
         return task
+
+    def record_queued(
+        self, collection: str | None = None, batch_size: int | None = None, name: str = TASK_NAME
+    ) -> Task:
+        """A new task, recorded as queued. Raises NotFound for an untracked collection."""
+        task_id = record_run(self._database, None, collection, "queued", kind=KINDS[name])
+        return Task(task_id, collection, batch_size or BATCH_SIZES.get(collection or "", BATCH_SIZE), name)
 
     def get(self, task_id: str) -> Mapping[str, Any]:
         """The run's row. Raises NotFound."""
         row = self._database.call_scalar("list_embedding_runs", {"of_run": task_id})
         if row is None:
             raise NotFound(f"there is no task {task_id}")
-        task_name = SYNONYMS_TASK_NAME if row["kind"] == "generation" else TASK_NAME
-        return {**row, "started_at": row["recorded_at"], "task_name": task_name}
+        return {**row, "task_id": task_id, "task_name": NAMES[row["kind"]], "started_at": row["recorded_at"]}
+
+    def execute(self, job: Job, task: Task, stop: threading.Event | None = None) -> Outcome:
+        """Run the task in this thread and record how it ended; setting `stop` ends it cleanly. Never raises."""
+        latest = BackfillReport(task.collection or "", "")
+
+        def report(counts: BackfillReport) -> None:
+            nonlocal latest
+            latest = counts
+
+        try:
+            record_run(self._database, task.task_id, task.collection, "running", kind=KINDS[task.name])
+            with self._reporting(task, lambda: latest):
+                outcome = job.run(task, stop or threading.Event(), report)
+        except Interrupted:
+            outcome = Outcome("interrupted", latest)
+        except AppError as error:
+            outcome = Outcome("failed", latest, error.message)
+        except Exception:
+            log.exception("a run failed", extra={"fields": {"task_id": task.task_id}})
+            outcome = Outcome("failed", latest, INTERNAL)
+        if outcome.error is not None:
+            log.warning("task %s (%s): %s", task.task_id, task.name, outcome.error)
+        if not outcome.recorded:
+            self.record(task, outcome.status, outcome.report, outcome.error)
+        return outcome
+
+    def record(self, task: Task, status: str, report: BackfillReport | None = None, error: str | None = None) -> None:
+        """Record the task's state. Where that fails the log says so, and the run will be shown as crashed."""
+        counts = {**(asdict(report) if report else {}), "error": error}
+        try:
+            record_run(self._database, task.task_id, task.collection, status, counts, KINDS[task.name])
+        except AppError as problem:
+            log.warning("could not record task %s as %s: %s", task.task_id, status, problem.message)
+
+    @contextmanager
+    def _reporting(self, task: Task, latest: Callable[[], BackfillReport]) -> Iterator[None]:
+        """Records the counts of a job that reports them, also while it waits for a provider."""
+        done = threading.Event()
+        before = latest()
+
+        def beat() -> None:
+            while not done.wait(REPORT_SECONDS):
+                if (counts := latest()) is not before:
+                    self.record(task, "running", counts)
+
+        thread = threading.Thread(target=beat, name=f"{KINDS[task.name]}-report", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def record_run(
-    database: Database, run_id: str | None, collection: str | None, status: str, report: Mapping[str, Any] | None = None
+    database: Database,
+    run_id: str | None,
+    collection: str | None,
+    status: str,
+    report: Mapping[str, Any] | None = None,
+    kind: str = "embedding",
 ) -> str:
     """Begin a run (run_id None) or report on it; returns its id."""
     counts = dict(report or {})
@@ -75,134 +172,6 @@ def record_run(
         "model": counts.get("model") or None,
         "status": status,
         "report": counts,
+        "kind": kind,
     }
     return str(database.call_scalar("record_embedding_run", arguments))
-
-
-def drain_collections(database: Database) -> Task | None:
-    """A task over all collections, recorded; None where no row waits to be embedded."""
-    if not has_ready_embeddings(database):
-        return None
-    return Task(record_run(database, None, None, "queued"))
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutcome:
-    """How a task ended: completed, failed or interrupted. `recorded`: the end is in its run's row already."""
-
-    status: str
-    report: BackfillReport
-    error: str | None = None
-    recorded: bool = False
-
-
-class TaskRunner:
-    """Runs one task in the calling thread."""
-
-    def __init__(
-        self,
-        database: Database,
-        provider: "Callable[[], EmbeddingProvider]",
-        *,
-        workers: int,
-        observe: Callable[[BackfillReport], None] | None = None,
-    ) -> None:
-        self._database = database
-        self._provider = provider
-        self._workers = workers
-        self._observe = observe or (lambda _: None)
-
-    def run(self, task: Task, stop: threading.Event | None = None, *, wait_for_others: bool = True) -> TaskOutcome:
-        """Embed what is pending; setting `stop` ends the task cleanly. Never raises for what the task met."""
-        stop = stop or threading.Event()
-        emit("embedding.batch_started.v1", batch_id=task.task_id, chunk_count=None, collection=task.collection)
-        try:
-            outcome = self._run(task, stop, wait_for_others)
-        except AppError as error:
-            outcome = TaskOutcome("failed", BackfillReport(task.collection or "", ""), error.message)
-        except Exception:
-            log.exception("a task failed", extra={"fields": {"task_id": task.task_id}})
-            outcome = TaskOutcome("failed", BackfillReport(task.collection or "", ""), "internal error; see the log")
-        report = outcome.report
-        if not outcome.recorded:
-            self._record_end(task, outcome)
-        emit(
-            "embedding.batch_completed.v1" if outcome.status == "completed" else "embedding.batch_failed.v1",
-            batch_id=task.task_id,
-            chunk_count=report.processed,
-            duration_ms=round(report.seconds * 1000),
-            model=report.model,
-            tokens=report.tokens,
-            cost_usd=report.cost_usd,
-            collection=task.collection,
-        )
-        self._observe(report)
-        return outcome
-
-    def _record_end(self, task: Task, outcome: TaskOutcome) -> None:
-        counts = {**asdict(outcome.report), "error": outcome.error}
-        try:
-            record_run(self._database, task.task_id, task.collection, outcome.status, counts)
-        except AppError as error:
-            # Its silence will be noticed: the run is shown as crashed.
-            log.warning("could not record the end of task %s: %s", task.task_id, error.message)
-
-    def _run(self, task: Task, stop: threading.Event, wait_for_others: bool) -> TaskOutcome:
-        # Imported here: it needs numpy, which who only starts tasks does not.
-        from shared.embedding.backfill import BackfillOptions, backfill
-
-        names = [task.collection] if task.collection is not None else list(list_embedding_collections(self._database))
-        record_run(self._database, task.task_id, task.collection, "running")
-        done = BackfillReport(task.collection or "", self._provider().model)
-        problems: list[str] = []
-        status = "completed"
-        for name in names:
-            options = BackfillOptions(name, task.batch_size, self._workers, wait_for_others=wait_for_others)
-            try:
-                outcome = backfill(
-                    self._database,
-                    self._provider(),
-                    options,
-                    stop=stop,
-                    on_progress=self._reporter(task, done),
-                    run_id=task.task_id if task.collection is not None else None,
-                )
-            except AppError as error:
-                # A collection with another model is no reason to leave the others undone.
-                problems.append(error.message if len(names) == 1 else f"{name}: {error.message}")
-                continue
-            done = _sum(done, outcome.report)
-            if outcome.error is not None:
-                problems.append(outcome.error.message)
-            if outcome.interrupted:
-                status = "interrupted"
-                break
-        if problems:
-            status = "failed"
-        # A backfill records its own run; where it met an error, that may have been in recording it.
-        return TaskOutcome(status, done, "; ".join(problems) or None, task.collection is not None and not problems)
-
-    def _reporter(self, task: Task, before: BackfillReport) -> "Callable[[Progress], None]":
-        """Reports sums over all collections; a task over one is reported by its backfill."""
-        last = time.monotonic()
-
-        def report(progress: "Progress") -> None:
-            nonlocal last
-            if task.collection is not None or time.monotonic() - last < REPORT_SECONDS:
-                return
-            last = time.monotonic()
-            try:
-                record_run(self._database, task.task_id, None, "running", asdict(_sum(before, progress.report)))
-            except AppError as error:
-                log.warning("could not report on task %s: %s", task.task_id, error.message)
-
-        return report
-
-
-def _sum(one: BackfillReport, other: BackfillReport) -> BackfillReport:
-    counts = {
-        field.name: getattr(one, field.name) + getattr(other, field.name)
-        for field in fields(BackfillReport)
-        if field.name not in ("collection", "model")
-    }
-    return replace(one, **counts)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,13 @@ class SynonymService:
         search: SearchService,
         cache: Cache | None = None,
         *,
-        upsert: Callable[[], RowEmbedder] | None = None,
+        embedder: Callable[[], RowEmbedder] | None = None,
     ) -> None:
         self._database = database
         self._store = SynonymStore(database)
         self._search = search
         self._cache = cache or Cache()
-        self._upsert = upsert
+        self._embedder = embedder
 
     def get(self, tag_type: str, tag_name: str, caller: Caller = ANON) -> dict[str, Any]:
         """The active synonyms of a tag, by its name in any spelling. Raises NotFound."""
@@ -82,51 +82,16 @@ class SynonymService:
         took_ms = round((time.perf_counter() - started) * 1000, 1)
         return SynonymHits(known["hits"], known["degraded"], cached, took_ms)
 
-    def create(
-        self,
-        tag_type: str,
-        synonyms: Mapping[str, Any],
-        *,
-        tag_id: int | None = None,
-        tag_name: str | None = None,
-        confidence: float | None = None,
-    ) -> dict[str, Any]:
-        """Write a tag's synonyms; deactivated ones are revived. Raises NotFound, Conflict where it has active ones."""
-        row = self._store.create_synonyms(tag_type, synonyms, tag_id=tag_id, tag_name=tag_name, confidence=confidence)
-        return self._embed(row)
-
-    def update(
-        self,
-        synonyms_id: int,
-        *,
-        synonyms: Mapping[str, Any] | None = None,
-        confidence: float | None = None,
-        is_active: bool | None = None,
-        expected_updated_at: str | None = None,
-    ) -> dict[str, Any]:
-        """Change what is given. Raises NotFound, Conflict where somebody else changed them meanwhile."""
-        row = self._store.update_synonyms(
-            synonyms_id,
-            synonyms=synonyms,
-            confidence=confidence,
-            is_active=is_active,
-            expected_updated_at=expected_updated_at,
-        )
-        return self._embed(row)
-
-    def deactivate(self, synonyms_id: int) -> dict[str, Any]:
-        """Deactivate synonyms: no search finds them any more. Raises NotFound."""
-        return self._store.update_synonyms(synonyms_id, is_active=False)
-
-    def _embed(self, row: dict[str, Any]) -> dict[str, Any]:
-        if self._upsert is not None and row["is_active"]:
-            embed_synonyms(self._upsert, row["id"], deadline=Deadline(EMBED_SECONDS))
+    def embed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Embed synonyms that were just written; returns them. If that fails or takes too long they stay pending."""
+        if self._embedder is not None and row["is_active"]:
+            embed_synonyms(self._embedder, row["id"], deadline=Deadline(EMBED_SECONDS))
         return row
 
 
-def embed_synonyms(upsert: Callable[[], RowEmbedder], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
+def embed_synonyms(embedder: Callable[[], RowEmbedder], synonyms_id: int, *, deadline: Deadline | None = None) -> None:
     """Embed a row now. If that fails, the row stays pending; until it is embedded, full-text search finds it."""
     try:
-        upsert().embed_rows(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
+        embedder().embed_rows(COLLECTION, [RowToEmbed(str(synonyms_id))], f"synonyms-{synonyms_id}", deadline=deadline)
     except AppError as error:
         log.warning("synonyms %s stay pending: %s", synonyms_id, error.message)

@@ -29,11 +29,11 @@ class SynonymStore:
         tag_type: str,
         synonyms: Mapping[str, Any],
         *,
-        tag_id: int | None,
-        tag_name: str | None,
-        confidence: float | None,
+        tag_id: int | None = None,
+        tag_name: str | None = None,
+        confidence: float | None = None,
     ) -> dict[str, Any]:
-        """Write by hand. Raises NotFound for a tag that is not there, Conflict where it has active synonyms."""
+        """Write a tag's synonyms; inactive ones are replaced. Raises NotFound for the tag, Conflict where it has active ones."""
         return self._row(
             "create_synonyms",
             tag_type=tag_type,
@@ -74,12 +74,12 @@ class SynonymStore:
         rows = self._call("claim_synonym_tags", {"batch_size": batch_size, "lease_seconds": lease_seconds})
         return [
             Tag(
-                tag_type=row["tag_type"],
-                tag_id=row["tag_id"],
-                name=row["tag_name"],
-                description=row["description"],
-                related=tuple(row["related"]),
-                attempts=row["attempts"],
+                row["tag_type"],
+                row["tag_id"],
+                row["tag_name"],
+                row["description"],
+                tuple(row["related"]),
+                row["attempts"],
             )
             for row in rows
         ]
@@ -112,19 +112,6 @@ class SynonymStore:
     def list_failed_synonyms(self, max_rows: int = 100) -> list[dict[str, Any]]:
         """Failed tags and why, latest first."""
         return self._call("list_failed_synonyms", {"max_rows": max_rows})
-
-    def record_generation_run(
-        self, run_id: str | None, model: str | None, status: str, report: Mapping[str, Any] | None = None
-    ) -> str:
-        """Begin a run of the generator (run_id None) or report on it; returns its id."""
-        arguments = {
-            "run_id": run_id,
-            "model": model,
-            "status": status,
-            "report": dict(report or {}),
-            "kind": "generation",
-        }
-        return str(self.database.call_scalar("record_embedding_run", arguments))
 
     def embedding_is_under_way(self) -> bool:
         """Whether a backfill is at work anywhere."""

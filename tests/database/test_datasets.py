@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection
-from shared.embedding.runs import TaskService
+from shared.embedding.runs import Runs
 from shared.errors import DatabaseRejected
 from shared.search.search import SearchService
 from tests.database.rows import Connection, embed_all, queued
@@ -223,11 +223,10 @@ def test_the_same_rows_again_change_nothing(owner: Connection, database: Postgre
 def test_its_task_takes_a_hundred_rows_a_claim_and_says_how_many_were_done(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    started = []
-    tasks = TaskService(database, started.append)
-    assert tasks.start("datasets").batch_size == 100
-    assert tasks.start("music_knowledge").batch_size == 50
-    assert tasks.start("datasets", 7).batch_size == 7
+    runs = Runs(database)
+    assert runs.record_queued("datasets").batch_size == 100
+    assert runs.record_queued("music_knowledge").batch_size == 50
+    assert runs.record_queued("datasets", 7).batch_size == 7
     for number in range(3):
         add(owner, f"Drums {number}")
     add(owner, "poison")

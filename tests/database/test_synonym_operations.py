@@ -14,6 +14,7 @@ from shared.embedding.collection import Collection
 from shared.errors import Conflict, NotFound
 from shared.search.search import SearchService
 from shared.synonyms.service import SynonymService
+from shared.synonyms.store import SynonymStore
 from tests.database.rows import Connection, embed_all
 from tests.fake_provider import FakeProvider
 
@@ -47,6 +48,7 @@ class Operations(RuleBasedStateMachine):
         # Known from the start: a search looks for the models of a collection every two seconds only.
         self.work.register_embedding_model(self.provider.spec, use=True)
         # Lives through all operations, as a server's does.
+        self.store = SynonymStore(self.database)
         self.service = SynonymService(self.database, SearchService(self.database, self.provider), Cache())
         self.tags: dict[int, Row] = {}
 
@@ -69,7 +71,7 @@ class Operations(RuleBasedStateMachine):
     def write(self, number: int, words: list[str]) -> None:
         key, row = self.pick(number)
         try:
-            stored = self.service.create("genre", {"search_terms": words}, tag_id=key)
+            stored = self.store.create_synonyms("genre", {"search_terms": words}, tag_id=key)
         except Conflict:
             assert row.active
             return
@@ -88,9 +90,9 @@ class Operations(RuleBasedStateMachine):
         _, row = self.pick(number)
         if row.synonyms_id is None:
             with pytest.raises(NotFound):
-                self.service.update(10**12, synonyms={"search_terms": words})
+                self.store.update_synonyms(10**12, synonyms={"search_terms": words})
             return
-        self.service.update(row.synonyms_id, synonyms={"search_terms": words})
+        self.store.update_synonyms(row.synonyms_id, synonyms={"search_terms": words})
         row.active = row.active or row.renamed_from is not None
         row.renamed_from = None if row.active else row.renamed_from
         row.embedded = row.embedded and row.words == tuple(words)
@@ -103,10 +105,10 @@ class Operations(RuleBasedStateMachine):
         if row.synonyms_id is None:
             return
         if active:
-            self.service.update(row.synonyms_id, is_active=True)
+            self.store.update_synonyms(row.synonyms_id, is_active=True)
             row.active, row.renamed_from = True, None
         else:
-            self.service.deactivate(row.synonyms_id)
+            self.store.update_synonyms(row.synonyms_id, is_active=False)
             row.active, row.embedded = False, False
 
     @precondition(lambda self: self.tags)

@@ -14,7 +14,6 @@ from functions.services import Services
 from functions.worker import run
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import migrate
-from shared.embedding.runs import drain_collections
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Serve, make_settings
 from tests.postgres_cluster import Cluster
@@ -126,9 +125,10 @@ def test_a_table_of_ones_own_is_embedded_without_any_shipped_collection(
         select track_embeddings('notes');
         insert into public.notes values (1, 'a note')"""
     )
-    task = drain_collections(site.services.database)
-    assert task is not None
-    assert site.services.task_runner.run(task).report.embedded == 1
+    services = site.services
+    assert services.embedding_job.has_work()
+    outcome = services.runs.execute(services.embedding_job, services.runs.record_queued())
+    assert outcome.report.embedded == 1
     (listed,) = site.client.get("/api/collections").json()["collections"]
     assert (listed["collection"], listed["embedded"]) == ("notes", 1)
     assert listed["search"] is None
@@ -138,7 +138,7 @@ def test_the_schedule_does_not_want_synonyms_where_there_are_none(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     services = make_site(generation_provider="ollama").services
-    assert services.synonym_tasks.drain(services.database) is None
+    assert not services.synonym_job.has_work()
 
     class Context:
         def get_remaining_time_in_millis(self) -> int:

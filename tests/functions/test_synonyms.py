@@ -254,10 +254,10 @@ def test_on_lambda_the_worker_writes_them(
     services = Services(settings, database=database, provider=provider)
     add_tag(owner, "Zouk")
     services.synonym_store.request_synonyms()
-    run_id = services.synonym_store.record_generation_run(None, None, "queued")
+    run_id = services.runs.record_queued(name=SYNONYMS_TASK_NAME).task_id
     event = {"task_id": run_id, "name": SYNONYMS_TASK_NAME, "collection": None, "batch_size": 50}
     assert run(event, _Context(), services)["embedded"] == 1
-    assert services.tasks.get(run_id)["status"] == "completed"
-    ended = datetime.fromisoformat(services.tasks.get(run_id)["finished_at"])
+    assert services.runs.get(run_id)["status"] == "completed"
+    ended = datetime.fromisoformat(services.runs.get(run_id)["finished_at"])
     assert (datetime.now(UTC) - ended).total_seconds() < 60
     services.close()

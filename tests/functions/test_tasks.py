@@ -11,11 +11,11 @@ from pydantic import SecretStr
 
 from functions.services import Services
 from functions.worker import run, time_limit
-from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.embedding import run_queue as task_thread
-from shared.embedding.run_queue import TaskThread
-from shared.embedding.runs import Task, TaskRunner, TaskService, drain_collections
+from shared.embedding import run_queue
+from shared.embedding.embedding_job import EmbeddingJob
+from shared.embedding.run_queue import RunQueue
+from shared.embedding.runs import Runs, Task
 from shared.errors import InvalidRequest, Overloaded
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
@@ -105,8 +105,22 @@ def test_a_silent_run_is_shown_as_crashed(client: httpx.Client, owner: Connectio
     assert look(client, str(row[0]))["status"] == "completed"
 
 
-def make_thread(database: PostgresDatabase, provider: FakeProvider, **options: Any) -> TaskThread:
-    return TaskThread(lambda: database, lambda: TaskRunner(database, lambda: provider, workers=2), **options)
+class CountingJob(EmbeddingJob):
+    """Counts how often the schedule asks whether there is work."""
+
+    asked = 0
+
+    def has_work(self) -> bool:
+        self.asked += 1
+        return super().has_work()
+
+
+def make_job(database: PostgresDatabase, provider: FakeProvider) -> CountingJob:
+    return CountingJob(database, lambda: provider, workers=2)
+
+
+def make_queue(database: PostgresDatabase, provider: FakeProvider, **options: Any) -> RunQueue:
+    return RunQueue(Runs(database), make_job(database, provider), **options)
 
 
 def test_a_server_that_stops_ends_its_tasks_cleanly(
@@ -115,17 +129,17 @@ def test_a_server_that_stops_ends_its_tasks_cleanly(
     for number in range(40):
         insert(f"text {number}")
     gate = provider.wire.gate = threading.Event()
-    thread = make_thread(database, provider)
-    service = TaskService(database, thread.dispatch)
-    running = service.start("music_knowledge", 5)
-    waiting = service.start(None, 5)
+    queue = make_queue(database, provider)
+    runs = Runs(database)
+    running = runs.start(queue, "music_knowledge", 5)
+    waiting = runs.start(queue, None, 5)
     assert provider.wire.arrived.wait(10)
     threading.Timer(0.3, gate.set).start()
-    thread.close()
-    assert service.get(running.task_id)["status"] == "interrupted"
-    assert service.get(waiting.task_id)["status"] == "interrupted"
+    queue.close()
+    assert runs.get(running.task_id)["status"] == "interrupted"
+    assert runs.get(waiting.task_id)["status"] == "interrupted"
     assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
-    done = service.get(running.task_id)["embedded"]
+    done = runs.get(running.task_id)["embedded"]
     assert 0 < done < 40, "what was under way is finished, the rest is left"
     assert owner.execute("select count(*) from embedding.queue").fetchone() == (40 - done,)
 
@@ -139,38 +153,38 @@ def test_a_task_that_waits_for_longer_than_the_silence_of_a_crash_is_still_queue
     monkeypatch: pytest.MonkeyPatch,
     collection: str | None,
 ) -> None:
-    assert task_thread.HEARTBEAT_SECONDS <= 60, "twice within the 120 s of silence after which a run has crashed"
-    monkeypatch.setattr(task_thread, "HEARTBEAT_SECONDS", 0.0)
+    assert run_queue.HEARTBEAT_SECONDS <= 60, "twice within the 120 s of silence after which a run has crashed"
+    monkeypatch.setattr(run_queue, "HEARTBEAT_SECONDS", 0.0)
     insert("a harp")
     gate = provider.wire.gate = threading.Event()
-    thread = make_thread(database, provider)
-    service = TaskService(database, thread.dispatch)
+    queue = make_queue(database, provider)
+    runs = Runs(database)
     try:
-        service.start("music_knowledge")
+        runs.start(queue, "music_knowledge")
         assert provider.wire.arrived.wait(30)
-        task_id = service.start(collection).task_id
+        task_id = runs.start(queue, collection).task_id
         owner.execute("update embedding.runs set reported_at = now() - interval '10 minutes' where id = %s", [task_id])
         deadline = time.monotonic() + 30
-        while (status := service.get(task_id)["status"]) == "crashed":
+        while (status := runs.get(task_id)["status"]) == "crashed":
             assert time.monotonic() < deadline, "nothing says that the task waits"
             time.sleep(0.05)
         assert status == "queued"
     finally:
         gate.set()
-        thread.close()
+        queue.close()
 
 
 def test_a_server_embeds_what_is_pending_by_its_own_schedule(
     database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
     insert("a harp")
-    thread = make_thread(database, provider, drain_every=0.5)
-    thread.start()
+    queue = make_queue(database, provider, every=0.5)
+    queue.start()
     deadline = time.monotonic() + 15
     while owner.execute("select count(*) from embedding.queue").fetchone() != (0,):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    thread.close()
+    queue.close()
 
 
 def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
@@ -178,24 +192,18 @@ def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
 ) -> None:
     insert("a harp")
     gate = provider.wire.gate = threading.Event()
-    looked = 0
-
-    def drain(database: Database) -> Task | None:
-        nonlocal looked
-        looked += 1
-        return drain_collections(database)
-
-    thread = make_thread(database, provider, drain_every=0.1, drain=drain)
-    thread.start()
+    job = make_job(database, provider)
+    queue = RunQueue(Runs(database), job, every=0.1)
+    queue.start()
     assert provider.wire.arrived.wait(15)
     time.sleep(2.5)
-    assert looked == 1
+    assert job.asked == 1
     gate.set()
     deadline = time.monotonic() + 15
-    while looked < 2:
+    while job.asked < 2:
         assert time.monotonic() < deadline, "it goes on after that"
         time.sleep(0.05)
-    thread.close()
+    queue.close()
 
 
 def test_a_schedule_outlives_a_bug_and_a_crowd(
@@ -207,38 +215,35 @@ def test_a_schedule_outlives_a_bug_and_a_crowd(
 ) -> None:
     insert("a harp")
     tries = iter([RuntimeError("a bug"), Overloaded("a hundred tasks are waiting")])
-    thread = make_thread(database, provider, drain_every=0.1)
-    dispatch = thread.dispatch
+    queue = make_queue(database, provider, every=0.1)
+    dispatch = queue.dispatch
 
     def crowded(task: Task) -> None:
         if error := next(tries, None):
             raise error
         dispatch(task)
 
-    monkeypatch.setattr(thread, "dispatch", crowded)
-    thread.start()
+    monkeypatch.setattr(queue, "dispatch", crowded)
+    queue.start()
     deadline = time.monotonic() + 15
     while ("completed",) not in (ended := owner.execute("select status from embedding.runs").fetchall()):
         assert time.monotonic() < deadline, ended
         time.sleep(0.05)
-    thread.close()
+    queue.close()
     assert ("failed",) in ended, "the run that nobody could take is not left to look crashed"
 
 
 def test_a_schedule_that_finds_nothing_leaves_no_record(
     database: PostgresDatabase, provider: FakeProvider, owner: Connection
 ) -> None:
-    looked = threading.Event()
-
-    def drain(database: Database) -> Task | None:
-        task = drain_collections(database)
-        looked.set()
-        return task
-
-    thread = make_thread(database, provider, drain_every=0.1, drain=drain)
-    thread.start()
-    assert looked.wait(15)
-    thread.close()
+    job = make_job(database, provider)
+    queue = RunQueue(Runs(database), job, every=0.1)
+    queue.start()
+    deadline = time.monotonic() + 15
+    while not job.asked:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    queue.close()
     assert owner.execute("select count(*) from embedding.runs").fetchall() == [(0,)]
 
 
@@ -344,12 +349,9 @@ def test_a_task_is_a_run_under_its_own_id(
 
 
 def test_a_hundred_tasks_may_wait_and_no_more(database: PostgresDatabase, provider: FakeProvider) -> None:
-    from shared.embedding import run_queue as task_thread
-    from shared.errors import Overloaded
-
-    thread = make_thread(database, provider)
-    thread._stop.set()
-    for _ in range(task_thread.MAX_WAITING):
-        thread.dispatch(Task(str(uuid.uuid4())))
+    queue = make_queue(database, provider)
+    queue.stop()
+    for _ in range(run_queue.MAX_WAITING):
+        queue.dispatch(Task(str(uuid.uuid4())))
     with pytest.raises(Overloaded):
-        thread.dispatch(Task(str(uuid.uuid4())))
+        queue.dispatch(Task(str(uuid.uuid4())))

@@ -152,7 +152,7 @@ def test_rows_webhooks_coverage_and_health(start: Start, owner: Connection) -> N
     assert answered(start("webhooks").invoke(http_event("POST", "/api/webhooks/embeddings", event, secret)))[1][
         "success"
     ]
-    collections = answered(start("coverage").invoke(rest_event("GET", "/api/collections", None, KEYS)))[1][
+    collections = answered(start("collections").invoke(rest_event("GET", "/api/collections", None, KEYS)))[1][
         "collections"
     ]
     assert [one["embedded"] for one in collections if one["collection"] == "music_knowledge"] == [1]

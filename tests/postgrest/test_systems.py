@@ -10,6 +10,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.code_chunks import CodeChunk, store_chunks
 from shared.embedding.rows import RowEmbedder
+from shared.embedding.runs import record_run
 from shared.errors import Conflict, NotFound
 from shared.models import ANON, Tag
 from shared.search.search import SearchService
@@ -43,30 +44,33 @@ def test_a_tag_from_request_to_search(adapter: Database, owner: Connection, prov
     assert not store.fail_synonym_tag(store.claim_synonym_tags()[0], "no", final=False)
     assert store.synonym_coverage()[0]["waiting"] == 1
     assert store.store_generated_synonyms(tag, synonyms("Zouk", {}), "m")[0] == "stored"
-    run_id = store.record_generation_run(None, "m", "running")
-    assert store.record_generation_run(run_id, "m", "completed", {"embedded": 1}) == run_id
+    run_id = record_run(adapter, None, None, "running", kind="generation")
+    assert record_run(adapter, run_id, None, "completed", {"model": "m", "embedded": 1}, "generation") == run_id
     assert adapter.call_scalar("list_embedding_runs", {"of_run": run_id})["kind"] == "generation"
     assert store.embedding_is_under_way() is False
     assert store.list_failed_synonyms() == []
 
-    upsert = RowEmbedder(adapter, provider)
-    service = SynonymService(adapter, SearchService(adapter, provider), upsert=lambda: upsert)
+    embedder = RowEmbedder(adapter, provider)
+    service = SynonymService(adapter, SearchService(adapter, provider), embedder=lambda: embedder)
     assert service.get("genre", "zouk", ANON)["source"] == "generated"
     with pytest.raises(NotFound):
         service.get("genre", "Salsa")
-    made = service.create("genre", {"search_terms": ["cuban dance"]}, tag_name="salsa", confidence=0.5)
+    made = store.create_synonyms("genre", {"search_terms": ["cuban dance"]}, tag_name="salsa", confidence=0.5)
+    service.embed(made)
     with pytest.raises(Conflict, match=rf"PUT /api/synonyms/{made['id']}"):
-        service.create("genre", {"search_terms": ["again"]}, tag_id=2)
+        store.create_synonyms("genre", {"search_terms": ["again"]}, tag_id=2)
     before = store.synonyms_version()
     with pytest.raises(Conflict, match="were changed at"):
-        service.update(made["id"], confidence=0.1, expected_updated_at="2020-01-01T00:00:00Z")
-    assert service.update(made["id"], confidence=0.7, expected_updated_at=made["updated_at"])["confidence"] == 0.7
+        store.update_synonyms(made["id"], confidence=0.1, expected_updated_at="2020-01-01T00:00:00Z")
+    assert (
+        store.update_synonyms(made["id"], confidence=0.7, expected_updated_at=made["updated_at"])["confidence"] == 0.7
+    )
     assert store.synonyms_version() != before
     found = service.search("cuban dance", tag_type="genre", caller=ANON)
     assert (found.hits[0]["tag_name"], found.degraded, found.cached) == ("Salsa", False, False)
-    assert found.hits[0]["vector_rank"] == 1
+    assert found.hits[0]["semantic_rank"] == 1
     assert service.search("cuban dance", tag_type="genre", caller=ANON).cached
-    service.deactivate(made["id"])
+    store.update_synonyms(made["id"], is_active=False)
     assert "Salsa" not in [hit["tag_name"] for hit in service.search("cuban dance", caller=ANON).hits]
 
 

@@ -1,21 +1,23 @@
-"""What every generator of synonyms is: one call of a chat model, wrapped in retry, checks and second chances."""
+"""The part that all generators of synonyms share: ask a chat model, retry, check the answer and ask again if it is invalid."""
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from shared.errors import ProviderContractError
 from shared.models import Tag
-from shared.retry import Retrier, RetryPolicy
+from shared.retry import Retrier, RetryPolicy, StopSignal
 from shared.synonyms.generators.answers import InvalidAnswer, read_synonyms
 
 Message = Mapping[str, str]
 
-# How often a model is asked for one tag: small ones get the form wrong now and then, and mend it when told what.
+# Answers per tag: small models get the form wrong now and then, and correct it when they are given the reason.
 MAX_ANSWERS = 3
+# Tokens of one answer; a good one takes about 250.
+MAX_TOKENS = 1024
 # An answer takes seconds to minutes: a second try is worth waiting for, a tenth is not.
 RETRIES = RetryPolicy(max_attempts=2, max_seconds=300, base_wait=0.5, max_wait=10)
 
@@ -30,47 +32,39 @@ class SynonymGenerator(ABC):
     """
 
     name: ClassVar[str]
+    _server: str
 
     def __init__(self, model: str, retrier: Retrier | None = None) -> None:
         self._model = model
         self._retrier = retrier or Retrier(RETRIES)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self._model!r}, server={self._server!r})"
 
     @property
     def model(self) -> str:
         """The name under which answers of this generator are stored."""
         return f"{self.name}:{self._model}"
 
-    @property
-    def retrier(self) -> Retrier:
-        """The retry loop around every call."""
-        return self._retrier
-
-    def with_retrier(self, retrier: Retrier) -> Self:
-        """This generator, connections shared, under another retry policy or stop signal."""
-        import copy
-
-        twin = copy.copy(self)
-        twin._retrier = retrier
-        return twin
-
-    def generate(self, tag: Tag) -> dict[str, Any]:
+    def generate(self, tag: Tag, stop: StopSignal | None = None) -> dict[str, Any]:
         """Synonyms for the tag, checked: {search_terms, related_tags, usage_context, translations: {fr, en}}.
 
-        An answer that is not valid is sent back with the reason, MAX_ANSWERS times in all. Raises
-        ProviderContractError with the last reason, or what the calls raise.
+        An invalid answer is sent back with the reason, MAX_ANSWERS times in all. Raises ProviderContractError with the
+        last reason, Interrupted where `stop` is set before a retry, or what the calls raise.
         """
+        retrier = self._retrier.replace(stop=stop)
         question = [{"role": "system", "content": _read_prompt()}, {"role": "user", "content": _describe(tag)}]
         messages: Sequence[Message] = question
         reason = ""
         for _ in range(MAX_ANSWERS):
-            answer = self._retrier.call(lambda messages=messages: self._complete(messages))  # type: ignore[misc]
+            answer = retrier.call(lambda messages=messages: self._complete(messages))  # type: ignore[misc]
             try:
                 return read_synonyms(answer, tag.name, tag.related)
             except InvalidAnswer as problem:
                 reason = str(problem)
             messages = [
                 *question,
-                # As much as shows it what it did.
+                # The beginning is enough to show the model what it did.
                 {"role": "assistant", "content": answer[:1000] or "{}"},
                 {"role": "user", "content": f"This cannot be used: {reason}. Answer again, with the one JSON object."},
             ]

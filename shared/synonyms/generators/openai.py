@@ -12,13 +12,12 @@ from shared.providers.openai.errors import translate_openai_error
 from shared.providers.reasons import describe_server
 from shared.retry import Retrier
 from shared.synonyms.generators.answers import SCHEMA
-from shared.synonyms.generators.base import Message, SynonymGenerator
+from shared.synonyms.generators.base import MAX_TOKENS, Message, SynonymGenerator
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 DEFAULT_MODEL = "gpt-4o-mini"
-MAX_TOKENS = 1024
 
 
 class OpenAIGenerator(SynonymGenerator):
@@ -40,9 +39,7 @@ class OpenAIGenerator(SynonymGenerator):
         self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
         self._timeout = timeout
         self._client: Once[OpenAI] = Once()
-
-    def __repr__(self) -> str:
-        return f"OpenAIGenerator(model={self._model!r}, server={describe_server(self._base_url)!r})"
+        self._server = describe_server(self._base_url)
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -55,11 +52,10 @@ class OpenAIGenerator(SynonymGenerator):
         )
         import openai
 
-        server = describe_server(self._base_url)
         try:
             answer = client.chat.completions.create(
                 model=self._model,
-                messages=cast("Any", [dict(message) for message in messages]),
+                messages=cast("Any", list(messages)),
                 response_format={
                     "type": "json_schema",
                     "json_schema": {"name": "synonyms", "strict": True, "schema": dict(SCHEMA)},
@@ -70,7 +66,7 @@ class OpenAIGenerator(SynonymGenerator):
             translated = translate_openai_error(
                 error,
                 [message["content"] for message in messages],
-                server=server,
+                server=self._server,
                 model=self._model,
                 key=self._key.get_secret_value(),
                 kind="chat",
@@ -81,9 +77,9 @@ class OpenAIGenerator(SynonymGenerator):
         choices = getattr(answer, "choices", None)
         message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
         if message is None:
-            raise ProviderContractError(f"{server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
+            raise ProviderContractError(f"{self._server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
         if getattr(message, "refusal", None):
             raise ProviderInputRejected(f"{self._model} refused to write about this tag")
         text = getattr(message, "content", None)
-        # Nothing is an answer, too: the model is asked again.
+        # An empty answer is refused by its reader, and the model is asked again.
         return text if isinstance(text, str) else ""

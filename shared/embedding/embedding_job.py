@@ -1,0 +1,114 @@
+"""The run that embeds the pending rows of one collection, or of all of them one after the other."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shared.database.base import Database
+from shared.embedding.collection import has_ready_embeddings, list_embedding_collections
+from shared.embedding.runs import TASK_NAME, Outcome, Task
+from shared.errors import AppError
+from shared.events import emit
+from shared.models import BackfillReport
+
+if TYPE_CHECKING:
+    from shared.embedding.backfill import Progress
+    from shared.providers.base import EmbeddingProvider
+
+Report = Callable[[BackfillReport], None]
+
+
+class EmbeddingJob:
+    """Embeds with one provider. `wait_for_others`: also wait for rows that another worker holds; Lambda would pay for that."""
+
+    name = TASK_NAME
+
+    def __init__(
+        self,
+        database: Database,
+        provider: "Callable[[], EmbeddingProvider]",
+        *,
+        workers: int,
+        wait_for_others: bool = True,
+        observe: Report | None = None,
+    ) -> None:
+        self._database = database
+        self._provider = provider
+        self._workers = workers
+        self._wait_for_others = wait_for_others
+        self._observe = observe
+
+    def has_work(self) -> bool:
+        """Whether a row is ready to be embedded."""
+        return has_ready_embeddings(self._database)
+
+    def run(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
+        """Embed what is pending. A collection that fails does not keep the others from being embedded."""
+        emit("embedding.batch_started.v1", batch_id=task.task_id, chunk_count=None, collection=task.collection)
+        outcome = Outcome("failed", BackfillReport(task.collection or "", ""))
+        try:
+            outcome = self._embed(task, stop, report)
+        finally:
+            done = outcome.report
+            emit(
+                "embedding.batch_completed.v1" if outcome.status == "completed" else "embedding.batch_failed.v1",
+                batch_id=task.task_id,
+                chunk_count=done.processed,
+                duration_ms=round(done.seconds * 1000),
+                model=done.model,
+                tokens=done.tokens,
+                cost_usd=done.cost_usd,
+                collection=task.collection,
+            )
+            if self._observe is not None:
+                self._observe(done)
+        return outcome
+
+    def _embed(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
+        # Imported here: it needs numpy, and a function that only starts tasks does not.
+        from shared.embedding.backfill import BackfillOptions, backfill
+
+        alone = task.collection is not None
+        names = [task.collection] if task.collection is not None else list(list_embedding_collections(self._database))
+        provider = self._provider()
+        done = BackfillReport(task.collection or "", provider.model)
+        problems: list[str] = []
+        interrupted = False
+        for name in names:
+            options = BackfillOptions(name, task.batch_size, self._workers, wait_for_others=self._wait_for_others)
+            try:
+                # A backfill records its own run: the task's where it is the only one, else a part with an id of its own.
+                outcome = backfill(
+                    self._database,
+                    provider,
+                    options,
+                    stop=stop,
+                    on_progress=None if alone else partial(_report_sum, report, done),
+                    run_id=task.task_id if alone else None,
+                )
+            except AppError as error:
+                problems.append(error.message if alone else f"{name}: {error.message}")
+                continue
+            done = _sum(done, outcome.report)
+            if outcome.error is not None:
+                problems.append(outcome.error.message)
+            if interrupted := outcome.interrupted:
+                break
+        status = "failed" if problems else "interrupted" if interrupted else "completed"
+        # An error that ended the backfill may have been met while recording its run.
+        return Outcome(status, done, "; ".join(problems) or None, recorded=alone and not problems)
+
+
+def _report_sum(report: Report, done: BackfillReport, progress: "Progress") -> None:
+    report(_sum(done, progress.report))
+
+
+def _sum(one: BackfillReport, other: BackfillReport) -> BackfillReport:
+    counts = {
+        field.name: getattr(one, field.name) + getattr(other, field.name)
+        for field in fields(BackfillReport)
+        if field.name not in ("collection", "model")
+    }
+    return replace(one, **counts)

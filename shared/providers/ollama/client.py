@@ -1,0 +1,67 @@
+"""Requests to an Ollama server, for models that embed and models that chat alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import ConfigurationError
+from shared.providers.answer_bounds import bound_answers
+from shared.providers.ollama.errors import read_answer, translate_refused, translate_unanswered
+from shared.providers.once import Once
+from shared.providers.reasons import describe_server
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class OllamaClient:
+    """Sends one model's requests, each answered whole within `timeout` seconds; one object serves any number of threads.
+
+    `purpose` is the setting that chose Ollama, such as EMBEDDING_PROVIDER; errors name it.
+    """
+
+    def __init__(self, url: str, model: str, *, timeout: float, purpose: str) -> None:
+        self._url = url.rstrip("/")
+        self._model = model
+        self._timeout = timeout
+        self._purpose = purpose
+        self._http: Once[httpx.Client] = Once()
+        self.server = describe_server(self._url)
+
+    def post(self, path: str, body: Mapping[str, Any], inputs: Sequence[str], *, doing: str) -> dict[str, Any]:
+        """The answer to one request. Raises a ProviderError that quotes none of the `inputs`; `doing` is embed or chat."""
+        http = self._http.get(self._connect)
+        import httpx
+
+        try:
+            response = http.post(self._url + path, json={"model": self._model, **body})
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
+            raise translate_unanswered(error, server=self.server, timeout=self._timeout) from error
+        if response.is_success:
+            return read_answer(response.content, server=self.server)
+        raise translate_refused(
+            response.status_code,
+            response.content,
+            response.headers,
+            inputs,
+            server=self.server,
+            model=self._model,
+            doing=doing,
+            setting=self._purpose.replace("_PROVIDER", "_MODEL"),
+        )
+
+    def close(self) -> None:
+        """Close the connections; the next call opens them again."""
+        if http := self._http.forget():
+            http.close()
+
+    def _connect(self) -> "httpx.Client":
+        try:
+            import httpx
+        except ImportError as error:
+            raise ConfigurationError(f"{self._purpose}=ollama needs the package httpx: pip install httpx") from error
+        return httpx.Client(
+            timeout=httpx.Timeout(self._timeout, connect=10.0),
+            # Said although it is the default: a redirect would take the texts to whatever host an answer names.
+            follow_redirects=False,
+            event_hooks={"response": [bound_answers(httpx, self._timeout)]},
+        )
