@@ -157,5 +157,5 @@ def _coverage(status: CollectionStatus) -> CollectionCoverage:
     )
 
 
-app = create_app("coverage", router)
+app = create_app("collections", router)
 handler = Mangum(app, lifespan="off")

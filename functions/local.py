@@ -4,30 +4,17 @@ import argparse
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from types import FrameType
 
 from fastapi import FastAPI
 from mangum import Mangum
 
-from functions import (
-    collections,
-    console,
-    embed,
-    health,
-    maps,
-    openai_embeddings,
-    runs,
-    search,
-    synonyms,
-    synonyms_webhook,
-    tasks,
-    upsert_embeddings,
-    vectorization,
-    webhooks,
-)
+from functions.http import docs
 from functions.http.app import create_app
 from functions.http.middleware import is_loopback
 from functions.services import Services
@@ -37,30 +24,37 @@ from shared.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
+# The modules of functions/ that have routes.
 FUNCTIONS = (
-    collections,
-    console,
-    embed,
-    health,
-    maps,
-    openai_embeddings,
-    runs,
-    search,
-    synonyms,
-    synonyms_webhook,
-    tasks,
-    upsert_embeddings,
-    vectorization,
-    webhooks,
+    "collections",
+    "console",
+    "embed",
+    "health",
+    "maps",
+    "openai_embeddings",
+    "runs",
+    "search",
+    "synonyms",
+    "synonyms_webhook",
+    "tasks",
+    "upsert_embeddings",
+    "vectorization",
+    "webhooks",
 )
 
 
 def create_server(services: Services) -> FastAPI:
-    """The application that serves every route, with /metrics."""
+    """The application that serves every route, with /metrics and /docs."""
+    routers = [import_module(f"functions.{name}").router for name in FUNCTIONS]
     metrics = services.metrics
-    routers = [function.router for function in FUNCTIONS]
     return create_app(
-        "local", *routers, metrics.router, services=services, lifespan=_lifespan, observe=metrics.observe_request
+        "local",
+        *routers,
+        metrics.router,
+        docs.router,
+        services=services,
+        lifespan=_lifespan,
+        observe=metrics.observe_request,
     )
 
 
@@ -68,14 +62,14 @@ def create_server(services: Services) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     _warm_up(services)
-    # What a cold start goes without (functions/__init__.py): imports are done, and days of work follow.
+    # functions/__init__.py switches the garbage collector off for cold starts; a server runs for days.
     gc.set_threshold(10_000, 10, 10)
     yield
     services.close()
 
 
 def _warm_up(services: Services) -> None:
-    """Connect, and begin to load the model; what is not there yet is tried again by requests."""
+    """Connect, and begin to load the model. Requests try again what does not work yet."""
     try:
         services.database.call_scalar("ping_embeddings")
         services.embedding_queue.start()
@@ -83,9 +77,9 @@ def _warm_up(services: Services) -> None:
     except AppError as error:
         log.warning("not ready yet: %s", error.message)
     except Exception:
-        # /ready and the first request will tell; a server that runs can be asked why it does not work.
+        # A server that runs can say why it does not work: /ready and the first request will.
         log.exception("not ready yet")
-    # Not waited for: Ollama may start minutes after this, on the same machine.
+    # Does not wait for the answer: Ollama may start minutes after this, on the same machine.
     services.provider_check.state()
 
 
@@ -113,36 +107,70 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket at the address. Bound before anything is started, so that a taken port costs nothing."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        # Two sockets can be bound to one port; only one of them can listen there.
+        bound.listen(2048)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
 def main() -> int:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # A task takes its time to hand its rows back: it begins to while requests are still answered.
-            services.stop_tasks()
-            super().handle_exit(sig, frame)
-
     arguments = parse_arguments()
+    host, port = arguments.host, arguments.port
     try:
         settings = load_settings()
-        check_host(arguments.host, settings)
+        check_host(host, settings)
     except AppError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
+    try:
+        bound = _bind(host, port)
+    except OSError as error:
+        print(f"error: cannot listen on {host}:{port}: {error.strerror}; choose another with --port", file=sys.stderr)
+        return 3
     configure_logs(settings.log_level, settings.secrets())
-    # uvicorn ends in good order and then sends itself the signal again, which by default would leave no time to stop an
-    # embedded database.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    services = Services(
-        settings, long_lived=True, open_on_loopback=True, console=True, drain_every=arguments.drain_minutes * 60 or None
+    return _serve(
+        Services(
+            settings,
+            long_lived=True,
+            open_on_loopback=True,
+            console=True,
+            drain_every=arguments.drain_minutes * 60 or None,
+        ),
+        bound,
     )
+
+
+def _serve(services: Services, bound: socket.socket) -> int:
+    """Serve until SIGINT or SIGTERM. Tasks begin to end with the signal, everything else when the last request is answered."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                print(_greeting(services, bound), flush=True)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Giving rows back takes a task some time.
+            services.stop_tasks()
+            super().handle_exit(sig, frame)
+
+    # When uvicorn has ended it sends itself the signal once more. SIGTERM then ends the program as Ctrl-C does, which leaves
+    # time to stop an embedded database.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = Server(
         uvicorn.Config(
             create_server(services),
-            host=arguments.host,
-            port=arguments.port,
             log_config=None,
-            # Ours says more, and in JSON.
+            # RequestMiddleware writes one.
             access_log=False,
             server_header=False,
             ws="none",
@@ -150,12 +178,21 @@ def main() -> int:
         )
     )
     with suppress(KeyboardInterrupt):
-        server.run()
+        server.run(sockets=[bound])
     return 0 if server.started else 3
 
 
-app = create_server(Services(long_lived=True))
-handler = Mangum(app, lifespan="off")
+def _greeting(services: Services, bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    # A browser cannot open the address that stands for all of a machine's.
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
+    pages = "console, API at /docs" if services.serves_console else "API at /docs"
+    return f"Tonnetz is at http://{host}:{port} ({pages}); Ctrl-C ends it"
+
 
 if __name__ == "__main__":
+    # Before the application below, which is for `uvicorn functions.local:app` and Lambda.
     sys.exit(main())
+
+app = create_server(Services(long_lived=True))
+handler = Mangum(app, lifespan="off")

@@ -3,16 +3,15 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import CompressedRoute, create_app
 from functions.http.auth import NeedsKey, ServicesOf
-from functions.http.compress import compress
 from functions.http.schemas import JsonBytes, Text
 
-router = APIRouter(tags=["collections"], dependencies=[NeedsKey])
+router = APIRouter(tags=["collections"], dependencies=[NeedsKey], route_class=CompressedRoute)
 
 Collection = Annotated[Text, Path(min_length=1, max_length=127, examples=["music_knowledge"])]
 Column = Annotated[Text, Query(min_length=1, max_length=63, examples=["category"])]
@@ -44,15 +43,13 @@ class CollectionMap(BaseModel):
 @router.get("/api/collections/{collection}/map", response_model=CollectionMap)
 def collection_map(
     collection: Collection,
-    request: Request,
     services: ServicesOf,
     limit: Annotated[int, Query(ge=1, le=2000)] = 2000,
     category: Column | None = None,
     refresh: bool = False,
-) -> Response:
-    """Principal components of a sample of the vectors; drawn anew when rows change, after ten minutes, or on `refresh`."""
-    drawn = services.maps.get(collection, limit=limit, category=category, refresh=refresh)
-    return compress(request, JsonBytes(drawn))
+) -> JsonBytes:
+    """Principal components of a sample of the vectors; computed again when rows change, after ten minutes, or on `refresh`."""
+    return JsonBytes(services.maps.get(collection, limit=limit, category=category, refresh=refresh))
 
 
 app = create_app("maps", router)

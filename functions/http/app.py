@@ -5,9 +5,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from functions.http import errors
-from functions.http.middleware import Edge, ObserveRequest
+from functions.http.middleware import ObserveRequest, RequestMiddleware
 from functions.services import SERVICES, Services
 from shared import __version__
 
@@ -33,10 +36,10 @@ def create_app(
         title="Tonnetz",
         summary="Keeps database rows embedded; full-text, semantic and hybrid search over them.",
         version=__version__,
-        # Their pages load scripts from elsewhere.
+        # FastAPI's own pages load scripts from other sites; functions/http/docs.py serves /docs.
         docs_url=None,
         redoc_url=None,
-        # A redirect would name the address that the server believes it has.
+        # A redirect would name the server's address as the server knows it, which is wrong behind a proxy.
         redirect_slashes=False,
         lifespan=lifespan,
         responses=errors.ERROR_RESPONSES,
@@ -45,8 +48,15 @@ def create_app(
     for router in routers:
         app.include_router(router)
     errors.install(app)
-    app.add_middleware(Edge, function=function, services=services, observe=observe)
+    app.add_middleware(RequestMiddleware, function=function, services=services, observe=observe)
     return app
+
+
+class CompressedRoute(APIRoute):
+    """A route whose answers are compressed for callers that accept gzip."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await GZipMiddleware(super().handle, compresslevel=5)(scope, receive, send)
 
 
 class _Application(FastAPI):

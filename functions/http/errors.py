@@ -92,7 +92,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = _BY_STATUS.get(error.status_code)
     if known is not None:
-        response = error_response(known(), request.url.path)
+        # The limit of a body names itself; Starlette's words for the others are its own.
+        response = error_response(known(error.detail) if error.status_code == 413 else known(), request.url.path)
     else:
         # A body that could not be read, as FastAPI reports it.
         invalid = InvalidRequest("body: it cannot be read")

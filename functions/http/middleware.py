@@ -1,17 +1,15 @@
-"""What happens around every request: id, body limit, security headers, access log, the last catch.
-
-Plain ASGI, and one layer: a stack of BaseHTTPMiddleware costs more than a whole /embed.
-"""
+"""Wraps each request: id, body limit, security headers, CORS, access log, and a 500 for an unexpected error."""
 
 import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.http.errors import error_response, internal_error
@@ -19,13 +17,11 @@ from functions.services import Services
 from shared.errors import AppError, Forbidden, Overloaded, RequestTooLarge
 from shared.logs import request_id
 
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
 log = logging.getLogger("functions.access")
 
 # Lambda takes 6 MB; a batch of 256 chunks of 2,000 words is 3 MB.
 MAX_BODY_BYTES = 6 * 1024 * 1024
+TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB"
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -40,122 +36,131 @@ _SECURITY_HEADERS = [
 ObserveRequest = Callable[[str, str, int, float], None]
 
 
-class Edge:
-    """Wraps an application. `function` is its name in logs; `observe`, where given, sees every request."""
+class RequestMiddleware:
+    """`function` is the application's name in logs; `observe` is called after every request.
 
-    def __init__(
-        self, app: ASGIApp, *, function: str, services: Services, observe: ObserveRequest | None = None
-    ) -> None:
+    Plain ASGI in one layer: a stack of BaseHTTPMiddleware takes longer than a whole /embed.
+    """
+
+    def __init__(self, app: ASGIApp, *, function: str, services: Services, observe: ObserveRequest | None) -> None:
         self._app = app
         self._function = function
         self._services = services
         self._observe = observe
-        self._answering = self._caught(self._check)
-        self._allowing: ASGIApp | None = None
+        self._inside: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        current = _accepted_id(headers.get(b"x-request-id")) or uuid.uuid4().hex
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        current = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(current)
-        scope.setdefault("state", {})["request_id"] = current
         status = 500
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                present = {name for name, _ in message.get("headers", ())}
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", current.encode()),
-                    *((name, value) for name, value in _SECURITY_HEADERS if name not in present),
-                ]
+                headers = message.get("headers", ())
+                present = {name for name, _ in headers}
+                added = [header for header in _SECURITY_HEADERS if header[0] not in present]
+                message["headers"] = [*headers, (b"x-request-id", current.encode()), *added]
             await send(message)
 
         try:
-            await self._answering(scope, receive, answer)
+            await self._prepared(scope)(scope, receive, answer)
         finally:
-            seconds = time.perf_counter() - started
-            if log.isEnabledFor(logging.INFO):
-                fields = {
-                    "function": self._function,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "duration_ms": round(seconds * 1000, 2),
-                }
-                log.info("request", extra={"fields": fields})
-            if self._observe is not None:
-                route = scope.get("route")
-                self._observe(scope["method"], getattr(route, "path", "other"), status, seconds)
+            self._note(scope, status, time.perf_counter() - started)
             request_id.reset(token)
 
-    def _caught(self, app: ASGIApp) -> ASGIApp:
-        """The application with every error that leaves it answered in our shape."""
+    def _prepared(self, scope: Scope) -> ASGIApp:
+        """The application within CORS headers, so that an allowed page can read every error.
 
-        async def caught(scope: Scope, receive: Receive, send: Send) -> None:
-            begun = False
+        Made at the first request: importing a function reads no setting.
+        """
+        try:
+            if "aws.context" in scope:
+                _ = self._services.lambda_logs
+            if self._inside is None:
+                self._inside = self._with_cors(self._services.settings.allowed_origins)
+            return self._inside
+        except AppError as error:
+            return self._error(error, scope)
 
-            async def watched(message: Message) -> None:
-                nonlocal begun
-                begun = True
-                await send(message)
+    def _with_cors(self, origins: tuple[str, ...]) -> ASGIApp:
+        if not origins:
+            return self._guarded
+        from starlette.middleware.cors import CORSMiddleware
 
-            try:
-                await app(scope, receive, watched)
-            except AppError as error:
-                await _respond(error_response(error, scope["path"]), scope, receive, watched)
-            except asyncio.CancelledError:
-                # The server ends, and this took longer than it waits for.
-                if begun:
-                    raise
-                ending = Overloaded("the server is ending; try again", retry_after=5)
-                await _respond(error_response(ending, scope["path"]), scope, receive, watched)
-            except Exception:
-                log.exception("unexpected error", extra={"fields": {"function": self._function, "path": scope["path"]}})
-                if begun:
-                    raise
-                await _respond(internal_error(scope["path"]), scope, receive, watched)
+        return CORSMiddleware(
+            self._guarded,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
 
-        return caught
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application with its limits; every error that leaves it becomes an answer."""
+        begun = False
 
-    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "aws.context" in scope:
-            _ = self._services.lambda_logs
-        self._check_origin(dict(scope["headers"]))
-        if self._allowing is None:
-            # Decided at the first request, not at import. What is refused inside is read by an allowed page as well.
-            inside = self._caught(self._bound)
-            origins = self._services.settings.allowed_origins
-            self._allowing = _allow_origins(inside, origins) if origins else inside
-        await self._allowing(scope, receive, send)
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
 
-    async def _bound(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, await _limited(dict(scope["headers"]), receive), send)
+        try:
+            headers = dict(scope["headers"])
+            self._check_origin(headers)
+            await self._app(scope, _limited(headers, receive), watched)
+        except (Exception, asyncio.CancelledError) as error:
+            response = self._error(error, scope)
+            if begun:
+                raise
+            await response(scope, receive, send)
+
+    def _error(self, error: BaseException, scope: Scope) -> Response:
+        if isinstance(error, asyncio.CancelledError):
+            # uvicorn cancels requests that take longer than it waits for when it ends.
+            error = Overloaded("the server is ending; try again", retry_after=5)
+        if isinstance(error, AppError):
+            return error_response(error, scope["path"])
+        fields = {"function": self._function, "path": scope["path"]}
+        log.error("unexpected error", exc_info=error, extra={"fields": fields})
+        return internal_error(scope["path"])
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """On a loopback server that asks for no key: no page of the web may call it through its reader's browser."""
+        """Protect a loopback server that asks for no key from web pages, which reach it through their reader's browser."""
         services = self._services
         if not services.open_on_loopback or services.settings.functions_api_key is not None:
             return
         # A name that resolves to 127.0.0.1 (DNS rebinding) is in the Host header; another site's page is in Origin.
+        # Starlette's TrustedHostMiddleware knows no ranges of addresses, and answers in plain text.
         if not is_loopback(headers.get(b"host", b"").decode("latin-1")):
             raise Forbidden("without FUNCTIONS_API_KEY only 127.0.0.1 and localhost are served")
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin not in services.settings.allowed_origins and not is_loopback(origin.partition("://")[2]):
             raise Forbidden("without FUNCTIONS_API_KEY pages of other origins are not served; see ALLOWED_ORIGINS")
 
-
-def _accepted_id(given: bytes | None) -> str | None:
-    return given.decode() if given and _REQUEST_ID.fullmatch(given) else None
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Write the access log and count the request."""
+        if log.isEnabledFor(logging.INFO):
+            fields = {
+                "function": self._function,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "duration_ms": round(seconds * 1000, 2),
+            }
+            log.info("request", extra={"fields": fields})
+        if self._observe is not None:
+            self._observe(scope["method"], getattr(scope.get("route"), "path", "other"), status, seconds)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with a port or without, is this machine by a name that no other one can have."""
+    """Whether a host, with a port or without, is this machine by a name that no other machine can have."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if name.lower() == "localhost":
         return True
@@ -165,50 +170,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    from starlette.middleware.cors import CORSMiddleware
-
-    return CORSMiddleware(
-        app,
-        allow_origins=list(origins),
-        allow_methods=["GET", "POST", "PUT", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
-        expose_headers=["X-Request-Id", "Retry-After"],
-        max_age=600,
-    )
-
-
-async def _limited(headers: dict[bytes, bytes], receive: Receive) -> Receive:
-    """The body's source, after a look at its size. Raises RequestTooLarge."""
-    too_large = RequestTooLarge(f"the body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB")
+def _limited(headers: dict[bytes, bytes], receive: Receive) -> Receive:
+    """`receive`, which fails when the body exceeds the limit. Raises RequestTooLarge where its length says so already."""
     length = headers.get(b"content-length")
     if length is not None:
-        # The server holds the sender to the length it named.
+        # The server holds the sender to the length that the header names.
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            raise too_large
+            raise RequestTooLarge(TOO_LARGE)
         return receive
-    if b"transfer-encoding" not in headers:
-        return receive
-    # No length was named: read as far as it may go, then play it back.
-    body = bytearray()
-    more = True
-    while more:
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
         message = await receive()
-        if message["type"] != "http.request":
-            return _replay([message], receive)
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
-        more = message.get("more_body", False)
-    return _replay([{"type": "http.request", "body": bytes(body), "more_body": False}], receive)
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            # FastAPI passes on this error of a body, and no other.
+            raise HTTPException(413, TOO_LARGE)
+        return message
 
-
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    async def replayed() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    return replayed
-
-
-async def _respond(response: "Response", scope: Scope, receive: Receive, send: Send) -> None:
-    await response(scope, receive, send)
+    return counted

@@ -74,7 +74,7 @@ TAG_IS_GONE = {"type": "DELETE", "table": "genre_tags", "schema": "public"}
 CALLS: dict[str, tuple[str, str, Any, str]] = {
     "bare": ("POST", "/bare", {"text": "a text"}, ""),
     "health": ("GET", "/health", None, ""),
-    "coverage": ("GET", "/api/collections", None, ""),
+    "collections": ("GET", "/api/collections", None, ""),
     "maps": ("GET", "/api/collections/music_knowledge/map", None, "numpy"),
     "runs": ("GET", "/api/runs", None, ""),
     "tasks": ("GET", "/api/tasks/{task}", None, ""),

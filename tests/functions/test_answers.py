@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from functions.http.middleware import MAX_BODY_BYTES, Edge
+from functions.http.middleware import MAX_BODY_BYTES, RequestMiddleware
 from functions.services import Services
 from shared.database.base import Database
 from shared.errors import DatabaseContractError, DatabaseUnavailable
@@ -216,7 +216,7 @@ def test_a_request_that_outlasts_the_server_is_told_to_come_again(path: str, sha
         await asyncio.sleep(3600)
 
     async def run() -> list[Message]:
-        edge = Edge(endless, function="endless", services=Services(make_settings()))
+        middleware = RequestMiddleware(endless, function="endless", services=Services(make_settings()), observe=None)
         answers: list[Message] = []
 
         async def send(message: Message) -> None:
@@ -226,7 +226,7 @@ def test_a_request_that_outlasts_the_server_is_told_to_come_again(path: str, sha
             return {"type": "http.request"}
 
         scope = {"type": "http", "method": "GET", "path": path, "headers": []}
-        task = asyncio.create_task(edge(scope, receive, send))
+        task = asyncio.create_task(middleware(scope, receive, send))
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.wait([task])

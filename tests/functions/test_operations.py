@@ -174,11 +174,14 @@ def test_a_server_that_is_told_to_end_takes_its_embedded_database_with_it(tmp_pa
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TONNETZ_DATA_DIR": str(tmp_path)}
             | {"EMBEDDING_PROVIDER": "ollama", "OLLAMA_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
         )
+        assert server.stdout is not None
         try:
             wait_for(lambda: answers(f"{url}/health"), server)
+            assert server.stdout.readline() == f"Tonnetz is at {url} (console, API at /docs); Ctrl-C ends it\n"
             assert httpx.get(f"{url}/ready", timeout=10).status_code == 503
             assert (tmp_path / "postgres/postmaster.pid").exists()
             server.send_signal(how)
@@ -186,6 +189,7 @@ def test_a_server_that_is_told_to_end_takes_its_embedded_database_with_it(tmp_pa
         finally:
             server.kill()
             server.wait()
+            server.stdout.close()
     assert not (tmp_path / "postgres/postmaster.pid").exists()
 
 
@@ -206,6 +210,17 @@ def test_a_server_looks_for_garbage_while_it_serves(serve: Serve) -> None:
         assert alive() is None
     finally:
         gc.set_threshold(*threshold)
+
+
+def test_a_taken_port_is_one_clear_line_and_starts_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start("-m", "functions.local", f"--port={port}", TONNETZ_DATA_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert done.stderr.endswith("choose another with --port\n")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("port", ["0", "84441", "-1", "http"])
@@ -237,7 +252,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Callable[[], bool], server: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert server.poll() is None, "the server ended"

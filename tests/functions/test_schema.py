@@ -1,5 +1,6 @@
 """The OpenAPI document, held against the running server by schemathesis."""
 
+import re
 from typing import Any
 
 import httpx
@@ -71,6 +72,22 @@ def test_the_document_tells_how_to_call_and_no_secret(client: httpx.Client) -> N
         assert secret not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_no_page_with_scripts_of_others_is_served(client: httpx.Client, path: str) -> None:
-    assert client.get(path).status_code == 404
+def test_docs_loads_everything_from_this_server(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(named) == 3
+    for path in named:
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers.get("content-encoding")) == (200, "gzip") or path.endswith(
+            "start.js"
+        )
+        assert "script-src 'self';" in answer.headers["content-security-policy"], path
+        assert answer.text
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/redoc.standalone.js", "/docs/..%2fcore.py", "/docs/swagger-ui.map"])
+def test_docs_serves_no_other_files(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, set(answer.json())) == (404, {"error"})
