@@ -1,8 +1,8 @@
-"""/api/collections: how much is embedded, what could not be, and what the rest will cost."""
+"""/api/collections: how much is embedded, which rows failed, and what the pending rows will cost."""
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from mangum import Mangum
@@ -23,7 +23,7 @@ RowId = Annotated[Text, Field(min_length=1, max_length=512)]
 
 
 class RowFailure(BaseModel):
-    """A failed row: it is tried again when its text changes, or after a retry."""
+    """A row that could not be embedded. It is tried again when its text changes, or after a retry."""
 
     row_id: str
     attempts: int
@@ -32,7 +32,7 @@ class RowFailure(BaseModel):
 
 
 class RunningState(BaseModel):
-    """Runs at work on the collection now: `done` by them, `remaining` in all. The rate is null before a first report."""
+    """The runs that are working on the collection: rows `done` by them, rows `remaining` in all. The rate is null at first."""
 
     run_id: str
     started_at: datetime
@@ -49,9 +49,9 @@ class SearchRoute(BaseModel):
 class CollectionCoverage(BaseModel):
     """total = embedded + pending + failed. `models`: vectors by model, more than one while a switch is under way.
 
-    `error` says why no row of the table can be read, and what to do; then the counts are what is known without reading.
-    `search` is null where no search function is set up for the table. `label_column` names a row best (null: its
-    text has to do), `category_columns` have few values.
+    `error` says why the table's rows cannot be read, and what to do; the counts are then those known without reading.
+    `search` is null where the table has no search function. `label_column` names a row best (null: use its text);
+    `category_columns` have few values.
     """
 
     collection: str = Field(examples=["music_knowledge"])
@@ -105,7 +105,7 @@ class CostEstimate(BaseModel):
 
 @router.get("")
 def collections(services: ServicesOf) -> Collections:
-    """Every tracked table, counted from its rows, with its latest failures and the runs at work on it."""
+    """Every tracked table: counts of its rows, the latest failures, and the runs that are working on it."""
     return Collections(collections=[_coverage(status) for status in list_collections(services.database)])
 
 
@@ -115,7 +115,7 @@ def failures(
 ) -> Failures:
     """Failed rows and why, latest first."""
     found, total = list_failures(services.database, collection, limit)
-    return Failures(failures=[RowFailure(**failure) for failure in found], total=total)
+    return Failures.model_validate({"failures": found, "total": total})
 
 
 @router.post("/{collection}/retry")
@@ -137,24 +137,11 @@ def estimate(collection: Collection, services: ServicesOf) -> CostEstimate:
 
 
 def _coverage(status: CollectionStatus) -> CollectionCoverage:
-    coverage = status.coverage
-    running: dict[str, Any] | None = asdict(status.running) if status.running else None
-    return CollectionCoverage(
-        collection=coverage.collection,
-        model=coverage.model,
-        total=coverage.total,
-        embedded=coverage.embedded,
-        pending=coverage.pending,
-        failed=coverage.failed,
-        leased=coverage.leased,
-        models=dict(coverage.models),
-        error=status.error,
-        failures=[RowFailure(**failure) for failure in status.failures],
-        search=SearchRoute(route=f"/api/search/{coverage.collection}") if coverage.collection in FILTERS else None,
-        label_column=status.label_column,
-        category_columns=list(status.category_columns),
-        running=RunningState(**running) if running else None,
-    )
+    fields = asdict(status)
+    coverage = fields.pop("coverage")
+    name = status.coverage.collection
+    search = SearchRoute(route=f"/api/search/{name}") if name in FILTERS else None
+    return CollectionCoverage(**coverage, **fields, search=search)
 
 
 app = create_app("collections", router)

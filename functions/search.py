@@ -10,13 +10,15 @@ from functions.http.app import create_app
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ServicesOf
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from shared.models import SearchResult
+from shared.search.filters import OPTIONS
 
 router = APIRouter(tags=["search"])
 
 Collection = Annotated[Text, Path(max_length=127, examples=["music_knowledge"])]
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["how loud should a finished song be"])]
 MatchCount = Annotated[int, Field(ge=1, le=200)]
-OPTIONS = ("static_weight", "decay_weight", "half_life_days")
+# Options of single collections; the request names them all.
+_OPTIONS = {name for names in OPTIONS.values() for name in names}
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
@@ -31,7 +33,7 @@ class SearchRequest(Body):
     full_text_weight: Weight | None = Field(None, examples=[0.3])
     semantic_weight: Weight | None = Field(None, examples=[0.7])
     fusion: Literal["weighted", "rrf"] | None = None
-    # For datasets only: score = hybrid_score + static_weight × static_score + decay_weight × 2^(-age / half_life_days).
+    # For datasets: score = hybrid_score + static_weight × static_score + decay_weight × 2^(-age / half_life_days).
     static_weight: Weight | None = None
     decay_weight: Weight | None = None
     half_life_days: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
@@ -64,7 +66,7 @@ def search(collection: Collection, body: SearchRequest, services: ServicesOf, ca
         full_text_weight=body.full_text_weight,
         semantic_weight=body.semantic_weight,
         fusion=body.fusion,
-        options={name: value for name in OPTIONS if (value := getattr(body, name)) is not None},
+        options=body.model_dump(include=_OPTIONS, exclude_none=True),
         caller=caller,
     )
     return _answer(result)
