@@ -74,7 +74,7 @@ class ClaimedRow:
 
 @dataclass(frozen=True, slots=True)
 class NamedRow:
-    """What became of a claim by key: `state` is claimed, embedded, leased, unkept, empty, unreadable or missing.
+    """What became of a claim by key: `state` is claimed, embedded, leased, cleared, empty, unreadable or missing.
 
     There is no `row` for the last three.
     """

@@ -1,4 +1,4 @@
-"""One table from SQLSTATE to the error tree, for both adapters."""
+"""Translates the SQLSTATE of a failed call into an error of shared/errors.py, for both database adapters."""
 
 import re
 
@@ -15,13 +15,13 @@ from shared.errors import (
     NotFound,
 )
 
-# A constraint whose name is a sentence says what is wrong with which field.
+# The name of such a constraint is a sentence that says what is wrong with which field.
 _CONSTRAINT = re.compile(r'violates check constraint "([^"]* [^"]*)"')
 _NOT_NULL = re.compile(r'null value in column "([^"]+)"')
 _MIGRATE = "run scripts/migrate.py to bring the database up to date"
 _TRACK = (
-    "a tracked table, or its embedding.document_text, is not what it was: mend it and call "
-    "track_embeddings('table_name') again, or untrack_embeddings('table_name') to give it up"
+    "a tracked table or its embedding.document_text was changed: repair it and call track_embeddings('table_name') "
+    "again, or untrack_embeddings('table_name') to stop tracking it"
 )
 
 # The longest prefix wins. See "PostgreSQL Error Codes", appendix A of its manual.
@@ -51,7 +51,7 @@ _BY_SQLSTATE: dict[str, type[AppError]] = {
 def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = None, *, function: str = "") -> AppError:
     """Build the error for a failed call; only the server's primary message and hint are passed on.
 
-    Details are left out on purpose: for a violated constraint they quote the row.
+    Details are left out, because for a violated constraint they quote the row.
     """
     error_type: type[AppError] = DatabaseError
     for length in (5, 2):
@@ -74,7 +74,7 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
 
 
 def _is_about_a_table(sqlstate: str | None, text: str) -> bool:
-    """Whether a column or function is missing that no migration would bring: our own are all there or none of them."""
+    """Whether the missing column or function is the user's, so that no migration would add it."""
     if sqlstate == "42883":
         return re.match(r"function (public|embedding)\.(?!document_text\()", text) is None
     return sqlstate == "42703"

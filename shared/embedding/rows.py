@@ -35,7 +35,7 @@ class Reason(StrEnum):
     MISSING = "missing"
     EMPTY = "empty"
     UNREADABLE = "unreadable"
-    UNKEPT = "unkept"
+    CLEARED = "cleared"
     LEASED = "leased"
     OTHER_TEXT = "other_text"
     STALE = "stale"
@@ -47,7 +47,7 @@ _TEXTS = {
     Reason.MISSING: "there is no such row",
     Reason.EMPTY: "the row has no text to embed",
     Reason.UNREADABLE: "embedding.document_text raises for the row; the reason is listed with the failed rows",
-    Reason.UNKEPT: "a trigger on the table removes or changes the vector; the reason is listed with the failed rows",
+    Reason.CLEARED: "a trigger of the table removes or changes the vector; the reason is listed with the failed rows",
     Reason.LEASED: "another worker is embedding the row; it will have its vector without this request",
     Reason.OTHER_TEXT: (
         "the text given is not the row's text: a vector belongs to the row's own text, so update the row first"

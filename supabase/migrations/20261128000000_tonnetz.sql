@@ -3,33 +3,31 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 00_schema.sql
 
--- The private schema of the project. PostgREST does not expose it: everything a client may do goes
--- through functions in public. Rows of a tracked table keep their vector beside their own columns,
--- so there is no table of vectors here: only what is known about models, tracked tables, pending
--- rows and runs.
+-- The private schema embedding. PostgREST does not expose it: clients call functions in public. It holds models, tracked
+-- tables, pending rows and runs, but no vectors: a tracked table stores each vector in its row.
 create schema if not exists extensions;
 
 create extension if not exists vector with schema extensions;
 
 create schema embedding;
 
-comment on schema embedding is 'What keeps tracked tables embedded. Private: clients use the functions in public.';
+comment on schema embedding is 'The tables and functions that keep tracked tables embedded. Private: clients use the functions in public.';
 
 revoke all on schema embedding from public;
 
--- anon and authenticated reach only the helpers that search needs; they hold no grant on a table here.
+-- anon and authenticated call the helper functions of search; they have no grant on a table of this schema.
 grant usage on schema embedding to anon, authenticated, service_role;
 
 -- 10_models.sql
 
--- The constraints are named as the error that a caller reads (see shared/database/translate.py).
+-- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create table embedding.models (
   name text primary key
-    -- The name is part of indexes, whose entries are bounded.
+    -- The name is part of indexes, and the size of an index entry is limited.
     constraint "name must hold between 1 and 255 characters" check (char_length(name) between 1 and 255),
   provider text not null
     constraint "provider must not be empty" check (provider <> ''),
-  -- 4,000 is what an HNSW index over halfvec can hold.
+  -- An HNSW index over halfvec holds at most 4,000 dimensions.
   dimensions integer not null
     constraint "dimensions must be between 1 and 4000" check (dimensions between 1 and 4000),
   document_prefix text not null default '',
@@ -69,7 +67,7 @@ begin
   if stored.dimensions <> register_embedding_model.dimensions then
     raise exception 'model "%" is registered with % dimensions, not %', stored.name, stored.dimensions, register_embedding_model.dimensions
       using errcode = '22023',
-            hint = 'Vectors of one model have one width. Give the other width a name of its own (EMBEDDING_MODEL).';
+            hint = 'All vectors of a model have the same width. Use another model name (EMBEDDING_MODEL) for another width.';
   end if;
   if register_embedding_model.collection is not null then
     perform embedding.check_model(embedding.get_collection(register_embedding_model.collection), stored.name);
@@ -78,8 +76,8 @@ begin
 end;
 $$;
 comment on function public.register_embedding_model is
-  'Register a model, or read it back: the stored prefixes win, because stored vectors were made with them; another width is refused. '
-  'With a collection: set its model if it has none and refuse another one, so that nothing is paid for vectors that could not be stored.';
+  'Registers a model, or returns the registered one with its stored prefixes, because stored vectors were made with them; another width '
+  'is an error. With a collection: sets its model if it has none; another model is an error, before a provider is paid for the vectors.';
 revoke all on function public.register_embedding_model from public, anon, authenticated, service_role;
 grant execute on function public.register_embedding_model to service_role;
 
@@ -94,7 +92,7 @@ begin
   if not found then
     raise exception 'model "%" is not registered', coalesce(model, '<null>')
       using errcode = '22023',
-            hint = format('Register it with register_embedding_model(name, provider, dimensions). Registered are: %s.',
+            hint = format('Register it with register_embedding_model(name, provider, dimensions). Registered models: %s.',
               coalesce((select string_agg(m.name, ', ' order by m.name) from embedding.models m), 'none'));
   end if;
   return found_model;
@@ -130,7 +128,7 @@ create table embedding.collections (
 );
 
 comment on table embedding.collections is
-  'Tracked tables. model is null until the first backfill sets it; retiring_models may still hold rows while a switch is under way; max_attempts is how often a row is tried before it is failed.';
+  'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed.';
 
 revoke all on embedding.models, embedding.collections from public, anon, authenticated;
 
@@ -139,8 +137,8 @@ grant select, insert, update, delete on embedding.models to service_role;
 grant select on embedding.collections to service_role;
 grant update (model, retiring_models) on embedding.collections to service_role;
 
--- The table of a collection is found by its trigger, whose first argument is the collection's id: it survives renames, dumps
--- and pg_upgrade, where a stored oid would not. A table that was dropped took its trigger along, so it is not listed here.
+-- Finds the table of a collection by the table's trigger, whose first argument is the collection's id. Unlike a stored oid,
+-- it survives renames, dumps and pg_upgrade. A table that was dropped has no trigger any more, so it is not listed.
 -- Only the function's owner can create a trigger that calls it, so no other table can claim to belong to a collection.
 create view embedding.tracked_tables with (security_invoker = true) as
 select
@@ -159,12 +157,12 @@ cross join lateral (
 ) t;
 
 comment on view embedding.tracked_tables is
-  'The collections and the table of each. A collection whose table was dropped is left out.';
+  'Every collection with its table. Collections whose table was dropped are left out.';
 
 revoke all on embedding.tracked_tables from public, anon, authenticated;
 grant select on embedding.tracked_tables to service_role;
 
--- The queue functions that call this plan each of their own statements anew; this one need not be planned again each time.
+-- force_generic_plan: without it the queue functions, which use force_custom_plan, would have this query planned at every call.
 create function embedding.get_collection(collection text)
 returns embedding.tracked_tables
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -176,13 +174,13 @@ begin
   if not found then
     raise exception 'collection "%" is not tracked', coalesce(collection, '<null>')
       using errcode = 'P0002',
-            hint = format('Tracked are: %s. Track a table with track_embeddings(''table_name'').',
+            hint = format('Tracked collections: %s. Track a table with track_embeddings(''table_name'').',
               coalesce((select string_agg(c.name, ', ' order by c.name) from embedding.tracked_tables c), 'none'));
   end if;
   return found_collection;
 end;
 $$;
-comment on function embedding.get_collection is 'The collection of that name, or an error that lists the tracked ones.';
+comment on function embedding.get_collection is 'The collection of that name. Raises an error that lists the tracked ones if there is none.';
 revoke all on function embedding.get_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.get_collection to service_role;
 
@@ -208,8 +206,8 @@ begin
 end;
 $$;
 comment on function public.list_embedding_collections is
-  'The tracked tables. With details also: why no row of a table can be read and what to do (null: its rows can be read), '
-  'the column that names a row, and the columns of few values, to colour by.';
+  'The tracked tables. With details: error says why no row of the table can be read and what to do (null: rows can be read), '
+  'label_column names a row, and category_columns have few distinct values (for colours).';
 revoke all on function public.list_embedding_collections from public, anon, authenticated, service_role;
 grant execute on function public.list_embedding_collections to service_role;
 
@@ -217,7 +215,7 @@ create function embedding.describe_collection(source regclass)
 returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  -- Asked by table, so the trigger is looked up by its table: quicker than embedding.tracked_tables.
+  -- Looks the trigger up by its table, which is faster than embedding.tracked_tables.
   select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig
   from pg_trigger g
   join embedding.collections c on c.id::text = split_part(encode(g.tgargs, 'escape'), '\000', 1)
@@ -226,7 +224,7 @@ as $$
     and g.tgfoid = to_regproc('embedding.check_vectors');
 $$;
 comment on function embedding.describe_collection is
-  'What a search must know of a tracked table. Security definer: callers of a search may not read embedding.collections.';
+  'The settings of a tracked table that a search needs. Security definer, because callers of a search may not read embedding.collections.';
 revoke all on function embedding.describe_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.describe_collection to anon, authenticated, service_role;
 
@@ -240,34 +238,33 @@ begin
   execute format('select %L::%s::text', key, key_type::regtype) into canonical;
   return canonical;
 exception
-  -- Not of the key's type, so no row has it. Of all errors only the class of bad values is taken so.
+  -- The value is not of the key's type, so no row has it. Other errors are raised.
   when data_exception then
     return null;
 end;
 $$;
 comment on function embedding.canonical_key is
-  'A key as its type prints it (a uuid in lower case), null where it is not of that type.';
+  'A key as its type prints it (a uuid in lower case); null if it is not of that type.';
 revoke all on function embedding.canonical_key from public, anon, authenticated, service_role;
 grant execute on function embedding.canonical_key to service_role;
 
 -- 12_document_text.sql
 
--- What is embedded of a row, and how its text is read.
+-- Reads the text that is embedded for a row, and handles the errors of the user's code.
 --
 -- Each tracked table has a function embedding.document_text over its row type, which returns the text to embed. NULL means
 -- that the row is not to be embedded.
 --
--- A user's table can break in three ways, and none of them may stop more than itself.
+-- A user's table can break in three ways. None of them may stop other rows or other collections.
 --
--- Its columns may have any name, so no alias stands alone as a row: `document_text(s)` would be the column s where there is
--- one. `s.*` is always the row.
+-- A column may have the name of an alias: `document_text(s)` would then read the column s. `s.*` is always the row.
 --
--- embedding.document_text is the user's own code and may raise. If it raises for one row, that row is marked failed with the
+-- embedding.document_text is the user's own code and may raise an error. If it raises for one row, that row is marked failed with the
 -- error and the other rows go on. If it raises for every row, because the table or the function changed, the collection is
 -- reported as broken, with its name and the fix, and the other collections go on.
 --
--- A table may not keep what is written into it: one of its triggers may drop the vector, or change the text on each write. So
--- the rows are read back after a save, and a vector that was not kept counts as a failed attempt.
+-- A trigger of the table may remove the vector, or change the text on each write. So the rows are read again after a save,
+-- and a missing vector counts as a failed attempt.
 
 create function embedding.text_hash(document text)
 returns bytea
@@ -276,7 +273,7 @@ as $$
   select sha256(convert_to(document, 'UTF8'))
 $$;
 comment on function embedding.text_hash is
-  'Identifies a text. Equal texts share a vector, so nobody may be able to make two texts with one hash: SHA-256.';
+  'Identifies a text. Texts with equal hashes share a vector, so the hash must resist collisions made on purpose: SHA-256.';
 revoke all on function embedding.text_hash from public, anon, authenticated, service_role;
 grant execute on function embedding.text_hash to service_role;
 
@@ -292,7 +289,7 @@ as $$
   end
 $$;
 comment on function embedding.error_scope is
-  'What an SQLSTATE met while rows are read or written is about: passing (the moment), table (columns, functions, grants) or row.';
+  'The cause of an SQLSTATE that was raised while rows were read or written: passing (a temporary state), table (columns, functions, grants) or row.';
 revoke all on function embedding.error_scope from public, anon, authenticated, service_role;
 grant execute on function embedding.error_scope to service_role;
 
@@ -301,11 +298,11 @@ returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- PostgreSQL quotes the value that it could not read.
+  -- PostgreSQL quotes the value that it could not parse.
   reason text := regexp_replace(message, '".*"', '"..."');
   held text;
 begin
-  -- What the user's own code raises may repeat the row.
+  -- An error of the user's own code may quote values of the row.
   for held in
     select v.value from jsonb_each_text(document - array['embedding', 'fts']) v
     where char_length(v.value) > 3
@@ -317,7 +314,7 @@ begin
 end;
 $$;
 comment on function embedding.error_reason is
-  'An error''s message without the values of its row: people who may not read the row can see why it failed.';
+  'An error message without the values of the row, because it is shown to users who may not read the row.';
 revoke all on function embedding.error_reason from public, anon, authenticated, service_role;
 grant execute on function embedding.error_reason to service_role;
 
@@ -365,7 +362,7 @@ begin
       if embedding.error_scope(sqlstate) = 'passing' then
         raise;
       end if;
-      -- A single row may name a configuration or a table that there is not; then others can be read.
+      -- One row may name a configuration or a table that does not exist, while other rows can be read.
       if embedding.error_scope(sqlstate) = 'table' then
         execute format(
           'select bool_or(r.error is null) from (select t.error from %s s cross join lateral embedding.try_document_text(s.*) t limit 100) r',
@@ -378,7 +375,7 @@ begin
 end;
 $$;
 comment on function embedding.collection_error is
-  'Why no row of the collection can be read: a column, its document_text or a grant is gone. Null: rows can be read, though not each of them perhaps.';
+  'Why no row of the collection can be read: a column, its document_text or a grant is missing. Null if some rows can be read.';
 revoke all on function embedding.collection_error from public, anon, authenticated, service_role;
 grant execute on function embedding.collection_error to service_role;
 
@@ -386,10 +383,10 @@ create function embedding.collection_remedy(c embedding.tracked_tables)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select format('Mend the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to give it up: select untrack_embeddings(%3$L).',
+  select format('Repair the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to stop tracking it: select untrack_embeddings(%3$L).',
     c.source::text, c.source::text, c.name)
 $$;
-comment on function embedding.collection_remedy is 'What to do about a collection whose rows cannot be read.';
+comment on function embedding.collection_remedy is 'How to repair a collection whose rows cannot be read.';
 revoke all on function embedding.collection_remedy from public, anon, authenticated, service_role;
 grant execute on function embedding.collection_remedy to service_role;
 
@@ -409,7 +406,7 @@ begin
 end;
 $$;
 comment on function embedding.concerns_rows is
-  'Whether an error that a statement over several rows met is about some of them, so that the others can be read. Raises where it is about the table as a whole.';
+  'True if some rows caused the error of a statement, so that the other rows can be read. Raises an error if no row of the table can be read.';
 revoke all on function embedding.concerns_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.concerns_rows to service_role;
 
@@ -430,14 +427,14 @@ begin
       if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
         raise;
       end if;
-      -- A row cannot be read: once more, catching the error of each row.
+      -- A row cannot be read: run the statement again and catch the error of each row.
       execute format(statement, variadic names || safe || parts) into result using c, arguments;
   end;
   return result;
 end;
 $$;
 comment on function embedding.read_table is
-  'The one row of a statement that reads the texts of a whole table. In it %1$I is the key, %2$s the table (as s), %3$s the reader of a row''s text (as t: text, error), %4$s and on are parts; $1 is the collection, $2 the arguments.';
+  'Runs a statement that reads the texts of a whole table and returns one row. In the statement %1$I is the key, %2$s the table (alias s), %3$s the text of a row (alias t: text, error), %4$s and later are parts; $1 is the collection, $2 the arguments.';
 revoke all on function embedding.read_table from public, anon, authenticated, service_role;
 grant execute on function embedding.read_table to service_role;
 
@@ -447,23 +444,23 @@ create table embedding.queue (
   collection_id integer not null references embedding.collections (id) on delete cascade,
   row_id text not null,
   attempts integer not null default 0,
-  -- When the row may be claimed: at once, after a backoff, or when the lease of its worker ends.
+  -- When the row may be claimed: at once, after a backoff, or when its worker's lease expires.
   available_at timestamptz not null default now(),
   leased_at timestamptz,
   failed_at timestamptz,
   error text,
   primary key (collection_id, row_id)
 ) with (
-  -- A queue turns over completely; the default of 20 % dead rows would leave claims to wade through them.
+  -- Every entry is soon deleted. With the default of 20 % dead rows a claim would have to skip many of them.
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_threshold = 1000,
   autovacuum_analyze_scale_factor = 0.05
 );
 
 comment on table embedding.queue is
-  'Rows that need a vector. An index to the work, not the truth: a row with a text and no vector is pending even when it is missing here (see reconcile_embeddings).';
+  'Rows that need a vector. The tracked table itself decides: a row with a text and no vector is pending even if it is missing here (see reconcile_embeddings).';
 
--- Claims read the head of this index and nothing else, so a claim costs the same at any length.
+-- A claim reads only the head of this index, so it costs the same at any length of the queue.
 create index queue_claimable on embedding.queue (collection_id, available_at) where failed_at is null;
 
 create index queue_failed on embedding.queue (collection_id, failed_at) where failed_at is not null;
@@ -482,7 +479,7 @@ begin
   raise exception 'lease_seconds must be between 1 and 86400, not %', coalesce(lease_seconds::text, '<null>') using errcode = '22023';
 end;
 $$;
-comment on function embedding.check_lease is 'How long a lease runs: from one second to one day.';
+comment on function embedding.check_lease is 'The length of a lease as an interval: one second to one day.';
 revoke all on function embedding.check_lease from public, anon, authenticated, service_role;
 grant execute on function embedding.check_lease to service_role;
 
@@ -506,11 +503,11 @@ begin
 end;
 $$;
 comment on function public.embedding_queue is
-  'How long the queue is: ready to be claimed, leased to a worker, waiting for their next attempt, failed.';
+  'The number of rows in the queue: ready to be claimed, leased to a worker, waiting for their next attempt, failed.';
 revoke all on function public.embedding_queue from public, anon, authenticated, service_role;
 grant execute on function public.embedding_queue to service_role;
 
--- The schedule asks this first, so that it records no run where there is nothing to do.
+-- The scheduled worker calls this first, so that it records no run when there is nothing to do.
 create function public.has_ready_embeddings()
 returns boolean
 language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
@@ -519,7 +516,7 @@ declare
   present timestamptz := clock_timestamp();
   collection integer;
 begin
-  -- One at a time: joined, a queue that statistics take for empty is scanned for each of them.
+  -- One collection at a time: in a join the planner would scan the whole queue for each of them if statistics say it is empty.
   for collection in select c.id from embedding.collections c loop
     perform from embedding.queue q
     where q.collection_id = collection and q.failed_at is null and q.available_at <= present
@@ -558,7 +555,7 @@ as $$
   $sql$) r (queued bigint)
 $$;
 comment on function embedding.queue_pending_rows is
-  'Queues every row that has no vector of the collection''s model and a text, or a text that cannot be read: the claim marks it failed. Returns how many were not queued yet.';
+  'Queues every row without a vector of the collection''s model that has a text, or whose text cannot be read (its claim marks it failed). Returns how many were not queued before.';
 revoke all on function embedding.queue_pending_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.queue_pending_rows to service_role;
 
@@ -569,21 +566,21 @@ as $$
   select embedding.queue_pending_rows(embedding.get_collection(collection))
 $$;
 comment on function public.reconcile_embeddings is
-  'Queue pending rows that slipped past the triggers (disabled for a load, restored from a dump). Reads the whole table. Returns how many.';
+  'Queues pending rows that the triggers did not see (disabled for a load, restored from a dump). Reads the whole table. Returns how many.';
 revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reconcile_embeddings to service_role;
 
 -- 21_claim.sql
 
--- The life of a pending row: claimed under a lease, then saved, failed or released. No transaction is open while a provider
--- works; when a worker is killed, its leases run out.
+-- A worker claims a pending row under a lease, then saves, fails or releases it. No transaction is open during a provider call;
+-- the leases of a killed worker expire.
 --
--- Plans are made for each call (force_custom_plan): a session that first met an empty queue would otherwise keep a plan that
--- reads all of it when it has grown to millions. For the same reason rows are looked up by the primary key alone, with no
--- condition that would make the planner choose another index.
+-- Each call makes a new plan (force_custom_plan): a session that first saw an empty queue would otherwise keep a plan that
+-- reads the whole queue when it has grown to millions. For the same reason rows are looked up by the primary key alone, with
+-- no condition that would make the planner choose another index.
 --
--- Every statement that changes several entries locks them in the order of row_id. A run that renews its leases while it saves
--- therefore never waits for itself in a circle.
+-- Every statement that changes several entries locks them in the order of row_id, so that a run that renews its leases while
+-- it saves cannot deadlock with itself.
 create function public.claim_embeddings(
   collection text,
   batch_size integer default 50,
@@ -599,10 +596,10 @@ declare
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
   claimed bigint;
   failures integer := 0;
-  -- A variable: clock_timestamp() itself is volatile, and no index is used to compare with a volatile value.
+  -- A variable, because PostgreSQL uses no index to compare with a volatile function such as clock_timestamp().
   present timestamptz;
 begin
-  -- Supabase returns at most 1,000 rows of a call; what was leased beyond that would never reach the worker.
+  -- Supabase returns at most 1,000 rows of a call; rows that were leased beyond that would never reach the worker.
   if wanted not between 1 and 1000 then
     raise exception 'batch_size must be between 1 and 1000, not %', wanted using errcode = '22023';
   end if;
@@ -617,15 +614,15 @@ begin
         if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
           raise;
         end if;
-        -- One of the rows cannot be read: read each for itself, and mark those that raise as failed.
+        -- One of the rows cannot be read: read each separately, and mark those that raise an error as failed.
         return query select r.* from embedding.lease_next_rows(c, wanted, lease, present, true) r;
         get diagnostics claimed = row_count;
         failures := failures + 1;
     end;
-    -- A call is bounded where rows fail, since it may be rolled back: the next one goes on.
+    -- Limit the work of a call in which rows fail, because it may be rolled back; the next call continues.
     exit when claimed > 0 or failures >= 20;
 
-    -- No row of this batch was leased: either none waits, or the head of the queue needed no vector.
+    -- No row of this batch was leased: either the queue is empty, or its first rows needed no vector.
     perform from embedding.queue q
     where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
     order by q.available_at
@@ -662,14 +659,14 @@ begin
       left join %2$s s on s.%1$I = h.row_id::%3$s
       %5$s
     ),
-    -- Rows that need no vector any more, although the triggers did not see why (disabled for a load).
+    -- Rows that need no vector any more; the triggers did not see the change (disabled for a load).
     settled as (
       delete from embedding.queue q
       using document d
       where q.collection_id = $1 and q.row_id = d.row_id and d.text is null and d.error is null
     ),
-    -- A row that ends its worker each time, without an error, must not be handed out for ever. Most rows of a lost
-    -- batch are innocent, so this takes four times as many attempts as a reported failure.
+    -- A row that crashes its worker each time must not be claimed for ever. Most rows of a lost batch did not cause the
+    -- crash, so it takes four times as many attempts as a reported failure.
     failed as (
       update embedding.queue q
       set failed_at = $2,
@@ -699,7 +696,7 @@ begin
 end;
 $$;
 comment on function embedding.lease_next_rows is
-  'Leases the head of the queue. Rows that need no vector leave the queue. A row whose text cannot be read is marked failed where texts are read safely, and raises its error else.';
+  'Leases the head of the queue and removes rows that need no vector. A row whose text cannot be read raises its error, or is marked failed if safely is true.';
 revoke all on function embedding.lease_next_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.lease_next_rows to service_role;
 
@@ -723,9 +720,9 @@ exception
 end;
 $$;
 comment on function public.claim_embedding_rows is
-  'Lease the rows with these keys, whatever their place in the queue. One row for each id, in order; state is claimed, '
-  'embedded (nothing to do), leased (another worker has it), empty (no text to embed), unreadable (its document_text raises: failed), '
-  'unkept (failed since the table does not keep its vector: retry it once that is mended) or missing (no such row).';
+  'Leases the rows with these keys, at any place in the queue. Returns one row for each id, in order. state is claimed, embedded (nothing '
+  'to do), leased (by another worker), empty (no text to embed), unreadable (document_text raises an error: failed), cleared (failed, '
+  'because a trigger of the table removes or changes the vector: retry it when the trigger is repaired) or missing (no such row).';
 revoke all on function public.claim_embedding_rows from public, anon, authenticated, service_role;
 grant execute on function public.claim_embedding_rows to service_role;
 
@@ -747,22 +744,22 @@ begin
         t.text,
         t.error,
         t.state,
-        -- A webhook that each save sends would otherwise ask for it by name for ever.
+        -- A webhook that is sent at each save would otherwise claim this row by its key for ever.
         (s.embedding is null or s.embedding_model is distinct from $4) and exists (
           select from embedding.queue q
-          where q.collection_id = $1 and q.row_id = k.row_id and q.failed_at is not null and q.error = embedding.unkept_reason()
-        ) as unkept
+          where q.collection_id = $1 and q.row_id = k.row_id and q.failed_at is not null and q.error = embedding.cleared_reason()
+        ) as cleared
       from (select distinct a.row_id from asked a where a.row_id is not null) k
       join %2$s s on s.%1$I = k.row_id::%3$s
       cross join lateral embedding.try_document_text(s.*) t
     ),
-    -- In key order, so that two workers never wait for each other in a circle. A row that another worker has leased stays
-    -- leased to it; a failed row, or one that waits for its next attempt, is tried at once, because it was asked for by name.
+    -- In key order, so that two workers cannot deadlock. A row that another worker has leased stays leased to it; a failed
+    -- row, or one that waits for its next attempt, is tried at once, because the caller named it.
     leased as (
       insert into embedding.queue as q (collection_id, row_id, attempts, leased_at, available_at)
       select $1, d.row_id, 1, $5, $5 + $6
       from document d
-      where d.text is not null and d.embedded is not true and not d.unkept
+      where d.text is not null and d.embedded is not true and not d.cleared
       order by d.row_id
       on conflict on constraint queue_pkey do update
       set attempts = case when q.failed_at is null then q.attempts else 0 end + 1,
@@ -777,7 +774,7 @@ begin
       select $1, d.row_id, 1, $5, d.error
       from document d
       where d.error is not null and d.embedded is not true
-        -- Raises where no row of the table can be read: then the rows did not fail.
+        -- Raises an error if no row of the table can be read: then the rows are not the cause.
         and (select coalesce(bool_and(embedding.concerns_rows($7, r.state, r.error)), true)
              from (select e.state, e.error from document e where embedding.error_scope(e.state) = 'table' limit 1) r)
       order by d.row_id
@@ -793,11 +790,11 @@ begin
         when d.error is not null then 'unreadable'
         when d.text is null then 'empty'
         when d.embedded then 'embedded'
-        when d.unkept then 'unkept'
+        when d.cleared then 'cleared'
         when l.row_id is null then 'leased'
         else 'claimed'
       end,
-      case when not d.unkept then d.text end,
+      case when not d.cleared then d.text end,
       encode(embedding.text_hash(d.text), 'hex'),
       l.attempts
     from asked a
@@ -809,7 +806,7 @@ begin
 end;
 $$;
 comment on function embedding.lease_named_rows is
-  'Leases the rows with these keys; rows whose text cannot be read are marked failed.';
+  'Leases the rows with these keys. Rows whose text cannot be read are marked failed.';
 revoke all on function embedding.lease_named_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.lease_named_rows to service_role;
 
@@ -836,7 +833,7 @@ begin
 end;
 $$;
 comment on function public.release_embeddings is
-  'Give claimed rows back without an attempt, so that another worker can claim them at once. Returns how many were leased.';
+  'Ends the leases of claimed rows and does not count the attempt; another worker can claim them at once. Returns how many were leased.';
 revoke all on function public.release_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.release_embeddings to service_role;
 
@@ -849,7 +846,7 @@ declare
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
   renewed integer;
 begin
-  -- A row that is being saved, failed or edited at this moment is skipped, not waited for.
+  -- Do not wait for a row that is being saved, failed or edited at this moment.
   with held as materialized (
     select q.row_id from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (row_ids)
@@ -865,21 +862,21 @@ begin
 end;
 $$;
 comment on function public.renew_embeddings is
-  'Extend leases while a provider is slow, so that leases can be short and the rows of a killed worker are free soon. Returns how many are still leased.';
+  'Extends leases during a slow provider call, so that leases can be short and the rows of a killed worker are soon claimed again. Returns how many are still leased.';
 revoke all on function public.renew_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.renew_embeddings to service_role;
 
 -- 22_save.sql
 
-create function embedding.unkept_reason()
+create function embedding.cleared_reason()
 returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select 'the table does not keep the vector: a trigger of its own drops it, or changes the text whenever the row is written'
+  select 'a trigger of the table removes or changes the vector, or changes the text, whenever the row is written: repair the trigger, then retry the row'
 $$;
-comment on function embedding.unkept_reason is 'The error of a row that did not hold its vector after a save.';
-revoke all on function embedding.unkept_reason from public, anon, authenticated, service_role;
-grant execute on function embedding.unkept_reason to service_role;
+comment on function embedding.cleared_reason is 'The error of a row that has no vector after a save.';
+revoke all on function embedding.cleared_reason from public, anon, authenticated, service_role;
+grant execute on function embedding.cleared_reason to service_role;
 
 create function embedding.check_model(c embedding.tracked_tables, model text)
 returns embedding.tracked_tables
@@ -891,10 +888,10 @@ declare
 begin
   perform embedding.get_model(model);
   if checked.model is null then
-    -- The first backfill decides; of two at once, the one that is second is refused like any other.
+    -- The first backfill sets the model. If two start at once, the second one gets the error below.
     update embedding.collections k set model = check_model.model where k.id = c.id and k.model is null;
     select k.model into strict checked.model from embedding.collections k where k.id = c.id;
-    -- Until now vectors of any model would do; those that the table brought along of another one are pending from here on.
+    -- Until now a vector of any model counted as embedded. Rows with a vector of another model are pending from now on.
     execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model <> $1)', c.source)
     into others using checked.model;
     if others then
@@ -911,7 +908,7 @@ begin
 end;
 $$;
 comment on function embedding.check_model is
-  'The collection with its model set: to this one if it had none; an error that names both if it has another.';
+  'The collection, with its model set to this one if it had none. Raises an error that names both models if it has another.';
 revoke all on function embedding.check_model from public, anon, authenticated, service_role;
 grant execute on function embedding.check_model to service_role;
 
@@ -925,9 +922,8 @@ declare
   held bigint;
   kept text[];
 begin
-  -- Rows are locked in key order, so that two workers never wait for each other in a circle, and
-  -- compared under that lock: when a row was changed meanwhile, the lock waits for that change and the
-  -- comparison sees it. What is stored leaves the queue by the table's trigger.
+  -- Rows are locked in key order, so that two workers cannot deadlock, and compared under that lock, so that the comparison
+  -- sees a concurrent change. The table's trigger removes stored rows from the queue.
   execute format($sql$
     with incoming as materialized (
       select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding)
@@ -936,7 +932,7 @@ begin
       select
         s.%1$I as key, i.row_id, i.text_hash, i.embedding,
         embedding.text_hash(embedding.document_text(s.*)) = i.text_hash as fresh,
-        -- saved by another worker after this one's lease had run out
+        -- saved by another worker after this worker's lease had expired
         s.embedding_hash = i.text_hash and s.embedding_model = $4 as saved_before,
         -- Read before the update: the table's trigger removes the row from the queue once it has its vector.
         coalesce((select q.attempts from embedding.queue q where q.collection_id = $5 and q.row_id = i.row_id), 0) as attempts
@@ -968,7 +964,7 @@ begin
     return written;
   end if;
 
-  -- Some did not keep it.
+  -- Some rows do not have it: find out which.
   execute format($sql$
     select array_agg(i.row_id)
     from unnest($1, $2) as i(row_id, text_hash)
@@ -978,14 +974,14 @@ begin
   into kept
   using row_ids, text_hashes, model;
   kept := coalesce(kept, '{}');
-  perform embedding.refuse_rows(c, array_agg(w.row_id), array_agg(w.attempts), array_agg(embedding.unkept_reason()))
+  perform embedding.refuse_rows(c, array_agg(w.row_id), array_agg(w.attempts), array_agg(embedding.cleared_reason()))
   from unnest(written, tried) w (row_id, attempts)
   where w.row_id <> all (kept);
   return kept;
 end;
 $$;
 comment on function embedding.write_batch is
-  'What write_vectors does, up to the first row that raises.';
+  'Writes the vectors of write_vectors in one statement, which fails as a whole if one row raises an error.';
 revoke all on function embedding.write_batch from public, anon, authenticated, service_role;
 grant execute on function embedding.write_batch to service_role;
 
@@ -1001,7 +997,7 @@ declare
   entry record;
   document jsonb;
 begin
-  -- In the order that whole batches are locked in.
+  -- In key order, as in write_batch.
   for entry in execute format(
     'select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding) order by i.row_id::%s', c.key_type)
     using row_ids, text_hashes, vectors
@@ -1022,7 +1018,7 @@ begin
         failed_with := sqlstate;
     end;
   end loop;
-  -- An error that every row of a batch meets is not about a row: the run ends, rather than pay for the whole table in vain.
+  -- If all rows of a batch fail, the cause is not a row: end the run, instead of paying for the whole table in vain.
   if failed > 1 and failed = cardinality(row_ids) then
     raise exception using errcode = failed_with, message = reason;
   end if;
@@ -1030,7 +1026,7 @@ begin
 end;
 $$;
 comment on function embedding.write_vectors_one_by_one is
-  'write_vectors after a row of the batch has raised: each row by itself. Those that raise again count an attempt and keep the error.';
+  'Writes each row separately, after a row of the batch raised an error. The attempt and the error of a failing row are recorded.';
 revoke all on function embedding.write_vectors_one_by_one from public, anon, authenticated, service_role;
 grant execute on function embedding.write_vectors_one_by_one to service_role;
 
@@ -1055,7 +1051,7 @@ exception
 end;
 $$;
 comment on function embedding.write_vectors is
-  'Writes vectors beside the texts they were made from and returns the rows that hold them now. The others are stale, or were refused by the table: those have counted an attempt.';
+  'Writes vectors beside the texts they were made from and returns the rows that hold them now. The other rows are stale, or the table rejected their vector, which counts as an attempt.';
 revoke all on function embedding.write_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.write_vectors to service_role;
 
@@ -1075,7 +1071,7 @@ begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {row_id, text_hash, embedding}' using errcode = '22023';
   end if;
-  -- Read once: a batch is a few hundred kilobytes of JSON.
+  -- Parse the JSON once: a batch is a few hundred kilobytes.
   select array_agg(v.row_id), array_agg(decode(v.text_hash, 'hex')), array_agg(v.embedding::extensions.vector)
   into row_ids, text_hashes, vectors
   from jsonb_to_recordset(rows) as v(row_id text, text_hash text, embedding text);
@@ -1086,10 +1082,10 @@ begin
   limit 1;
   if found and (wrong.row_id is null or wrong.text_hash is null or wrong.embedding is null) then
     raise exception 'rows must hold row_id, text_hash and embedding; row "%" does not', coalesce(wrong.row_id, '<null>')
-      using errcode = '22023', hint = 'Send back the row_id and text_hash that claim_embeddings gave.';
+      using errcode = '22023', hint = 'Send the row_id and text_hash that claim_embeddings returned.';
   elsif found then
     raise exception 'row "%" has % dimensions, model "%" has %', wrong.row_id, wrong.width, save_embeddings.model, expected
-      using errcode = '22023', hint = 'The vector is of another model; nothing of this batch was stored.';
+      using errcode = '22023', hint = 'Another model made the vector. Nothing of this batch was stored.';
   end if;
 
   stored := embedding.write_vectors(c, save_embeddings.model, row_ids, text_hashes, vectors);
@@ -1097,8 +1093,8 @@ begin
   stale := coalesce(cardinality(row_ids), 0) - saved;
   if stale > 0 then
     -- Their new text can be claimed at once; a deleted row has no entry here any more. A write that changed the text has set
-    -- attempts to 0. Where none did, document_text returns another text each time it is read, and the row fails when its
-    -- attempts are used up. (A row without a lease was refused, and has its wait and its error already.)
+    -- attempts to 0. If attempts is not 0, document_text returned another text for an unchanged row, and the row is failed
+    -- after its last attempt. (refuse_rows has ended the lease of the rows that it recorded.)
     with held as materialized (
       select q.row_id from embedding.queue q
       where q.collection_id = c.id
@@ -1111,8 +1107,8 @@ begin
         available_at = clock_timestamp(),
         failed_at = case when q.attempts >= c.max_attempts then clock_timestamp() end,
         error = case
-          when q.attempts > 0 then 'the text had changed when its vector arrived, although the row was not written: '
-            'embedding.document_text must return the same text for the same row'
+          when q.attempts > 0 then 'embedding.document_text returned another text although the row was not written: '
+            'it must return the same text for the same row'
         end
     from held h
     where q.collection_id = c.id and q.row_id = h.row_id and q.leased_at is not null;
@@ -1121,7 +1117,7 @@ begin
 end;
 $$;
 comment on function public.save_embeddings is
-  'Store vectors: rows is [{row_id, text_hash, embedding}]. saved counts the rows that hold theirs afterwards. The others are stale: their text is no longer the one that was embedded, or the table did not keep the vector; they stay pending, or are failed when out of attempts.';
+  'Stores vectors: rows is [{row_id, text_hash, embedding}]. saved counts the rows that hold their vector afterwards. The others are stale: their text has changed, or a trigger of the table removed the vector; they stay pending, or are failed after their last attempt.';
 revoke all on function public.save_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.save_embeddings to service_role;
 
@@ -1165,18 +1161,18 @@ grant execute on function public.reuse_embeddings to service_role;
 
 -- 23_retry.sql
 
--- The retry rule of every queue: what failed waits before it is tried again. The wait doubles with each attempt up to a
--- longest one; after max_attempts the entry is failed and waits for a person.
+-- The retry rule of every queue: after a failed attempt an entry waits. The wait doubles with each attempt, up to a limit;
+-- after max_attempts the entry is failed until it is queued again on request.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
 returns interval
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
-  -- Compared as seconds: an interval cannot hold every product. 2 ^ 19 is enough to reach any longest wait.
+  -- In seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
 comment on function embedding.backoff is
-  'How long to wait after this many failed attempts: first_seconds, then twice as long each time, never more than longest.';
+  'The wait after this many failed attempts: first_seconds, doubled with each further attempt, at most longest.';
 revoke all on function embedding.backoff from public, anon, authenticated, service_role;
 grant execute on function embedding.backoff to service_role;
 
@@ -1203,7 +1199,7 @@ as $$
       available_at = excluded.available_at
 $$;
 comment on function embedding.refuse_rows is
-  'Rows that could not be given their vector, after so many attempts: they wait for their next attempt, or are failed when out of attempts.';
+  'Records rows whose vector could not be stored, with the attempts they have made: they wait for the next attempt, or are failed after the last.';
 revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.refuse_rows to service_role;
 
@@ -1220,8 +1216,8 @@ begin
     from jsonb_to_recordset(rows) as v(row_id text, error text, final boolean)
   ),
   held as materialized (
-    -- A leased row without an attempt has a new text since it was claimed (see check_vectors): the old text failed,
-    -- and the new one can be claimed at once.
+    -- A leased row with 0 attempts got a new text after it was claimed (see check_vectors): only the old text failed, so the
+    -- new one can be claimed at once.
     select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
     from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
@@ -1245,7 +1241,7 @@ begin
 end;
 $$;
 comment on function public.fail_embeddings is
-  'Report rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed when final or out of attempts. Returns how many are failed.';
+  'Records rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed if final is true or it was the last attempt. Returns how many are failed.';
 revoke all on function public.fail_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.fail_embeddings to service_role;
 
@@ -1264,7 +1260,7 @@ begin
   limit coalesce(max_rows, 100);
 end;
 $$;
-comment on function public.list_failed_embeddings is 'Failed rows and why, latest first.';
+comment on function public.list_failed_embeddings is 'Failed rows with their errors, latest first.';
 revoke all on function public.list_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.list_failed_embeddings to service_role;
 
@@ -1291,7 +1287,7 @@ begin
 end;
 $$;
 comment on function public.retry_failed_embeddings is
-  'Queue failed rows again, with all their attempts: those in row_ids, or all of them (null). Returns how many.';
+  'Queues failed rows again and sets their attempts to 0: those in row_ids, or all of them (null). Returns how many.';
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;
 

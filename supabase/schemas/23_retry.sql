@@ -1,15 +1,15 @@
--- The retry rule of every queue: what failed waits before it is tried again. The wait doubles with each attempt up to a
--- longest one; after max_attempts the entry is failed and waits for a person.
+-- The retry rule of every queue: after a failed attempt an entry waits. The wait doubles with each attempt, up to a limit;
+-- after max_attempts the entry is failed until it is queued again on request.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
 returns interval
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
-  -- Compared as seconds: an interval cannot hold every product. 2 ^ 19 is enough to reach any longest wait.
+  -- In seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
 comment on function embedding.backoff is
-  'How long to wait after this many failed attempts: first_seconds, then twice as long each time, never more than longest.';
+  'The wait after this many failed attempts: first_seconds, doubled with each further attempt, at most longest.';
 revoke all on function embedding.backoff from public, anon, authenticated, service_role;
 grant execute on function embedding.backoff to service_role;
 
@@ -36,7 +36,7 @@ as $$
       available_at = excluded.available_at
 $$;
 comment on function embedding.refuse_rows is
-  'Rows that could not be given their vector, after so many attempts: they wait for their next attempt, or are failed when out of attempts.';
+  'Records rows whose vector could not be stored, with the attempts they have made: they wait for the next attempt, or are failed after the last.';
 revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.refuse_rows to service_role;
 
@@ -53,8 +53,8 @@ begin
     from jsonb_to_recordset(rows) as v(row_id text, error text, final boolean)
   ),
   held as materialized (
-    -- A leased row without an attempt has a new text since it was claimed (see check_vectors): the old text failed,
-    -- and the new one can be claimed at once.
+    -- A leased row with 0 attempts got a new text after it was claimed (see check_vectors): only the old text failed, so the
+    -- new one can be claimed at once.
     select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
     from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
@@ -78,7 +78,7 @@ begin
 end;
 $$;
 comment on function public.fail_embeddings is
-  'Report rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed when final or out of attempts. Returns how many are failed.';
+  'Records rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed if final is true or it was the last attempt. Returns how many are failed.';
 revoke all on function public.fail_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.fail_embeddings to service_role;
 
@@ -97,7 +97,7 @@ begin
   limit coalesce(max_rows, 100);
 end;
 $$;
-comment on function public.list_failed_embeddings is 'Failed rows and why, latest first.';
+comment on function public.list_failed_embeddings is 'Failed rows with their errors, latest first.';
 revoke all on function public.list_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.list_failed_embeddings to service_role;
 
@@ -124,6 +124,6 @@ begin
 end;
 $$;
 comment on function public.retry_failed_embeddings is
-  'Queue failed rows again, with all their attempts: those in row_ids, or all of them (null). Returns how many.';
+  'Queues failed rows again and sets their attempts to 0: those in row_ids, or all of them (null). Returns how many.';
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;

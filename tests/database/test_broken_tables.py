@@ -166,5 +166,5 @@ def test_a_table_that_was_dropped_is_listed_nowhere(owner: Connection, database:
     with pytest.raises(NotFound, match='"songs" is not tracked') as raised:
         Collection(database, "songs").claim_embeddings(10, 60)
     assert "music_knowledge" in raised.value.message
-    assert "songs." not in raised.value.message.partition("Tracked are")[2]
+    assert "songs." not in raised.value.message.partition("Tracked collections")[2]
     assert "songs" not in list_embedding_collections(database)

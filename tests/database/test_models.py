@@ -84,14 +84,14 @@ def test_a_vector_of_another_width_is_refused_and_nothing_of_the_batch_is_stored
         for row, maker in zip(rows, (provider, WIDE), strict=True)
     ]
     with pytest.raises(
-        DatabaseRejected, match=rf'{rows[1].row_id}.*24 dimensions.*"fake" has {DIMENSIONS}.*nothing of this batch'
+        DatabaseRejected, match=rf'{rows[1].row_id}.*24 dimensions.*"fake" has {DIMENSIONS}.*Nothing of this batch'
     ):
         work.database.call("save_embeddings", {"collection": MUSIC, "model": provider.model, "rows": payload})
     assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (0,)
 
 
 def test_an_unregistered_model_is_refused_and_the_registered_ones_are_listed(work: Collection) -> None:
-    with pytest.raises(DatabaseRejected, match=r'"unheard-of" is not registered.*Registered are: fake'):
+    with pytest.raises(DatabaseRejected, match=r'"unheard-of" is not registered.*Registered models: fake'):
         work.set_collection_model("unheard-of")
 
 

@@ -76,7 +76,7 @@ def test_an_unregistered_model_is_refused_before_anything_is_added(owner: Connec
 
 
 def test_an_unknown_collection_is_named_and_the_tracked_ones_are_listed(work: Collection) -> None:
-    with pytest.raises(NotFound, match=r'"no_such" is not tracked.*Tracked are: .*music_knowledge'):
+    with pytest.raises(NotFound, match=r'"no_such" is not tracked.*Tracked collections: .*music_knowledge'):
         Collection(work.database, "no_such").claim_embeddings(10, 60)
 
 

@@ -63,7 +63,7 @@ def test_the_console_is_told_the_same(owner: Connection, database: Database, pro
 
 
 def test_an_unknown_collection_is_not_found(database: Database) -> None:
-    with pytest.raises(NotFound, match=r'"no_such" is not tracked.*Tracked are: .*music_knowledge'):
+    with pytest.raises(NotFound, match=r'"no_such" is not tracked.*Tracked collections: .*music_knowledge'):
         Collection(database, "no_such").claim_embeddings(10, 60)
 
 
