@@ -72,8 +72,7 @@ def _warm_up(services: Services) -> None:
     """Connect, and begin to load the model. Requests try again what does not work yet."""
     try:
         services.database.call_scalar("ping_embeddings")
-        services.embedding_queue.start()
-        services.synonym_queue.start()
+        services.start_schedules()
     except AppError as error:
         log.warning("not ready yet: %s", error.message)
     except Exception:

@@ -322,6 +322,10 @@ class Services:
         self._workers.callback(queue.close)
         return queue
 
+    def start_schedules(self) -> None:
+        """Make the queues of runs: each then starts a run by itself when work is due."""
+        _ = self.embedding_queue, self.synonym_queue
+
     def stop_tasks(self) -> None:
         """Tell running tasks to give their rows back. Safe in a signal handler: it does not wait for them."""
         for queue in self._run_queues:

@@ -30,25 +30,18 @@ class RunQueue:
         self._running: str | None = None
         self._scheduled: str | None = None
         self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Begin to work; safe to repeat."""
-        with self._lock:
-            if not self._threads:
-                # Daemons: a provider that does not answer must not keep the process from ending.
-                kind = KINDS[self._job.name]
-                self._threads = [
-                    threading.Thread(target=self._work, name=f"{kind}-runs", daemon=True),
-                    threading.Thread(target=self._watch, name=f"{kind}-clock", daemon=True),
-                ]
-                for thread in self._threads:
-                    thread.start()
+        # Daemons: a provider that does not answer must not keep the process from ending.
+        kind = KINDS[job.name]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{kind}-runs", daemon=True),
+            threading.Thread(target=self._watch, name=f"{kind}-clock", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def dispatch(self, task: Task) -> None:
         """Queue a task. Raises Overloaded where a hundred are waiting."""
-        self.start()
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
                 raise Overloaded("a hundred tasks are waiting already; try again later", retry_after=60)

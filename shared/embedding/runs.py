@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -105,23 +105,23 @@ class Runs:
 
     def execute(self, job: Job, task: Task, stop: threading.Event | None = None) -> Outcome:
         """Run the task in this thread and record how it ended; setting `stop` ends it cleanly. Never raises."""
-        latest = BackfillReport(task.collection or "", "")
-
-        def report(counts: BackfillReport) -> None:
-            nonlocal latest
-            latest = counts
-
+        latest = deque([BackfillReport(task.collection or "", "")], maxlen=1)
+        done = threading.Event()
+        reporting = threading.Thread(target=self._report, args=(task, latest, done), name="run-report", daemon=True)
         try:
             record_run(self._database, task.task_id, task.collection, "running", kind=KINDS[task.name])
-            with self._reporting(task, lambda: latest):
-                outcome = job.run(task, stop or threading.Event(), report)
+            reporting.start()
+            outcome = job.run(task, stop or threading.Event(), latest.append)
         except Interrupted:
-            outcome = Outcome("interrupted", latest)
+            outcome = Outcome("interrupted", latest[-1])
         except AppError as error:
-            outcome = Outcome("failed", latest, error.message)
+            outcome = Outcome("failed", latest[-1], error.message)
         except Exception:
             log.exception("a run failed", extra={"fields": {"task_id": task.task_id}})
-            outcome = Outcome("failed", latest, INTERNAL)
+            outcome = Outcome("failed", latest[-1], INTERNAL)
+        done.set()
+        if reporting.is_alive():
+            reporting.join()
         if outcome.error is not None:
             log.warning("task %s (%s): %s", task.task_id, task.name, outcome.error)
         if not outcome.recorded:
@@ -136,24 +136,12 @@ class Runs:
         except AppError as problem:
             log.warning("could not record task %s as %s: %s", task.task_id, status, problem.message)
 
-    @contextmanager
-    def _reporting(self, task: Task, latest: Callable[[], BackfillReport]) -> Iterator[None]:
-        """Records the counts of a job that reports them, also while it waits for a provider."""
-        done = threading.Event()
-        before = latest()
-
-        def beat() -> None:
-            while not done.wait(REPORT_SECONDS):
-                if (counts := latest()) is not before:
-                    self.record(task, "running", counts)
-
-        thread = threading.Thread(target=beat, name=f"{KINDS[task.name]}-report", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+    def _report(self, task: Task, latest: "deque[BackfillReport]", done: threading.Event) -> None:
+        """Record the counts that the job has passed on, also while it waits for a provider."""
+        before = latest[-1]
+        while not done.wait(REPORT_SECONDS):
+            if latest[-1] is not before:
+                self.record(task, "running", latest[-1])
 
 
 def record_run(

@@ -1,4 +1,4 @@
-"""Tags and their synonyms: the SQL functions of these names, with their types."""
+"""Calls the SQL functions about tags and their synonyms; each method has the name of its function."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ TagType = Literal["genre", "mood"]
 
 @dataclass(frozen=True, slots=True)
 class SynonymStore:
-    """Synonyms as service_role writes them, and the queue of tags that wait for the generator.
+    """Synonyms as service_role reads and writes them, and the queue of tags that wait for the generator.
 
     Every call raises NotFound where the database was set up without mir_synonyms.
     """
@@ -21,7 +21,7 @@ class SynonymStore:
     database: Database
 
     def synonyms_version(self) -> str:
-        """Names the present state of tags and synonyms: an answer made under it is still right."""
+        """A value that changes with every change of tags and synonyms; cached answers are kept under it."""
         return str(self._call("synonyms_version")[0])
 
     def create_synonyms(
@@ -34,7 +34,7 @@ class SynonymStore:
         confidence: float | None = None,
     ) -> dict[str, Any]:
         """Write a tag's synonyms; inactive ones are replaced. Raises NotFound for the tag, Conflict where it has active ones."""
-        return self._row(
+        rows = self._call(
             "create_synonyms",
             tag_type=tag_type,
             synonyms=dict(synonyms),
@@ -42,6 +42,7 @@ class SynonymStore:
             tag_name=tag_name,
             confidence=confidence,
         )
+        return dict(rows[0])
 
     def update_synonyms(
         self,
@@ -53,7 +54,7 @@ class SynonymStore:
         expected_updated_at: str | None = None,
     ) -> dict[str, Any]:
         """Change what is not None. Raises NotFound, and Conflict where they were changed after `expected_updated_at`."""
-        return self._row(
+        rows = self._call(
             "update_synonyms",
             synonyms_id=synonyms_id,
             synonyms=None if synonyms is None else dict(synonyms),
@@ -61,32 +62,28 @@ class SynonymStore:
             is_active=is_active,
             expected_updated_at=expected_updated_at,
         )
+        return dict(rows[0])
 
     def request_synonyms(
         self, tag_type: str | None = None, tag_ids: Sequence[int] | None = None, *, force: bool = False
     ) -> int:
         """Queue the tags that have no synonyms for their present name; returns how many."""
-        arguments = {"tag_type": tag_type, "tag_ids": None if tag_ids is None else list(tag_ids), "force": force}
-        return int(self._call("request_synonyms", arguments)[0])
+        ids = None if tag_ids is None else list(tag_ids)
+        return int(self._call("request_synonyms", tag_type=tag_type, tag_ids=ids, force=force)[0])
 
     def claim_synonym_tags(self, batch_size: int = 1, lease_seconds: int = 900) -> list[Tag]:
         """Lease tags that wait, oldest request first."""
-        rows = self._call("claim_synonym_tags", {"batch_size": batch_size, "lease_seconds": lease_seconds})
+        rows = self._call("claim_synonym_tags", batch_size=batch_size, lease_seconds=lease_seconds)
         return [
             Tag(
-                row["tag_type"],
-                row["tag_id"],
-                row["tag_name"],
-                row["description"],
-                tuple(row["related"]),
-                row["attempts"],
+                row["tag_type"], row["tag_id"], row["tag_name"], row["description"], (*row["related"],), row["attempts"]
             )
             for row in rows
         ]
 
     def store_generated_synonyms(self, tag: Tag, synonyms: Mapping[str, Any], model: str) -> tuple[str, int | None]:
-        """(stored | stale | kept, id): stale is an answer about a name that the tag has no longer."""
-        row = self._row(
+        """(stored | stale | kept, id): stale where the tag was renamed or deleted, kept where synonyms were written by hand."""
+        rows = self._call(
             "store_generated_synonyms",
             tag_type=tag.tag_type,
             tag_id=tag.tag_id,
@@ -94,33 +91,29 @@ class SynonymStore:
             synonyms=dict(synonyms),
             model=model,
         )
-        return row["outcome"], row["id"]
+        return rows[0]["outcome"], rows[0]["id"]
 
     def fail_synonym_tag(self, tag: Tag, error: str, *, final: bool) -> bool:
         """Report a tag that no synonyms could be written for; True if the tag has now failed."""
-        arguments = {"tag_type": tag.tag_type, "tag_id": tag.tag_id, "error": error, "final": final}
-        return self._call("fail_synonym_tag", arguments) == [True]
+        failed = self._call("fail_synonym_tag", tag_type=tag.tag_type, tag_id=tag.tag_id, error=error, final=final)
+        return failed == [True]
 
     def release_synonym_tag(self, tag: Tag) -> None:
-        """Give a tag back untried."""
-        self._call("release_synonym_tag", {"tag_type": tag.tag_type, "tag_id": tag.tag_id})
+        """Give a tag back without counting an attempt."""
+        self._call("release_synonym_tag", tag_type=tag.tag_type, tag_id=tag.tag_id)
 
     def synonym_coverage(self) -> list[dict[str, Any]]:
-        """A row a tag type: tags, active, without, waiting, ready, failed."""
+        """One row per tag type: tags, active, without, waiting, ready, failed."""
         return self._call("synonym_coverage")
 
     def list_failed_synonyms(self, max_rows: int = 100) -> list[dict[str, Any]]:
         """Failed tags and why, latest first."""
-        return self._call("list_failed_synonyms", {"max_rows": max_rows})
+        return self._call("list_failed_synonyms", max_rows=max_rows)
 
     def embedding_is_under_way(self) -> bool:
         """Whether a backfill is at work anywhere."""
         return bool(self.database.call("running_embedding_runs"))
 
-    def _row(self, function: str, **arguments: Any) -> dict[str, Any]:
-        row: dict[str, Any] = self._call(function, arguments)[0]
-        return row
-
-    def _call(self, function: str, arguments: Mapping[str, Any] | None = None) -> list[Any]:
+    def _call(self, function: str, **arguments: Any) -> list[Any]:
         with needs_collection(self.database, "mir_synonyms"):
             return self.database.call(function, arguments)

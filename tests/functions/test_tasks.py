@@ -13,6 +13,7 @@ from functions.services import Services
 from functions.worker import run, time_limit
 from shared.database.postgres import PostgresDatabase
 from shared.embedding import run_queue
+from shared.embedding import runs as runs_module
 from shared.embedding.embedding_job import EmbeddingJob
 from shared.embedding.run_queue import RunQueue
 from shared.embedding.runs import Runs, Task
@@ -174,12 +175,38 @@ def test_a_task_that_waits_for_longer_than_the_silence_of_a_crash_is_still_queue
         queue.close()
 
 
+def test_a_run_over_all_collections_is_reported_on_while_the_provider_computes(
+    database: PostgresDatabase,
+    provider: FakeProvider,
+    insert: Insert,
+    owner: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REPORT_SECONDS", 0.05)
+    insert("a harp")
+    gate = provider.wire.gate = threading.Event()
+    queue = make_queue(database, provider)
+    runs = Runs(database)
+    try:
+        task_id = runs.start(queue).task_id
+        assert provider.wire.arrived.wait(30)
+        owner.execute("update embedding.runs set reported_at = now() - interval '10 minutes' where id = %s", [task_id])
+        deadline = time.monotonic() + 30
+        while runs.get(task_id)["status"] == "crashed":
+            assert time.monotonic() < deadline, "nothing reports that the run is active"
+            time.sleep(0.05)
+        assert runs.get(task_id)["status"] == "running"
+    finally:
+        gate.set()
+        queue.close()
+    assert runs.get(task_id)["embedded"] == 1
+
+
 def test_a_server_embeds_what_is_pending_by_its_own_schedule(
     database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
     insert("a harp")
     queue = make_queue(database, provider, every=0.5)
-    queue.start()
     deadline = time.monotonic() + 15
     while owner.execute("select count(*) from embedding.queue").fetchone() != (0,):
         assert time.monotonic() < deadline
@@ -194,7 +221,6 @@ def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
     gate = provider.wire.gate = threading.Event()
     job = make_job(database, provider)
     queue = RunQueue(Runs(database), job, every=0.1)
-    queue.start()
     assert provider.wire.arrived.wait(15)
     time.sleep(2.5)
     assert job.asked == 1
@@ -224,7 +250,6 @@ def test_a_schedule_outlives_a_bug_and_a_crowd(
         dispatch(task)
 
     monkeypatch.setattr(queue, "dispatch", crowded)
-    queue.start()
     deadline = time.monotonic() + 15
     while ("completed",) not in (ended := owner.execute("select status from embedding.runs").fetchall()):
         assert time.monotonic() < deadline, ended
@@ -238,7 +263,6 @@ def test_a_schedule_that_finds_nothing_leaves_no_record(
 ) -> None:
     job = make_job(database, provider)
     queue = RunQueue(Runs(database), job, every=0.1)
-    queue.start()
     deadline = time.monotonic() + 15
     while not job.asked:
         assert time.monotonic() < deadline

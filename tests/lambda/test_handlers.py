@@ -299,6 +299,22 @@ def test_a_worker_that_cannot_be_invoked_fails_the_task_with_a_reason(
     assert owner.execute("select status from embedding.runs").fetchall() == [("failed",)]
 
 
+def test_each_webhook_to_a_warm_function_invokes_the_worker(
+    start: Start, aws: LambdaService, owner: Connection
+) -> None:
+    hook = start("synonyms_webhook", GENERATION_PROVIDER="openai", TASK_FUNCTION="the-worker", **aws.environment)
+    secret = {"x-webhook-secret": WEBHOOK_SECRET}
+    accepted = []
+    for number in (1, 2):
+        owner.execute("insert into public.genre_tags (name) values (%s)", [f"genre {number}"])
+        event = {"type": "INSERT", "table": "genre_tags", "schema": "public", "record": {"id": number}}
+        status, body = answered(hook.invoke(http_event("POST", "/api/webhooks/synonyms", event, secret)))
+        assert (status, body["status"]) == (202, "queued")
+        accepted.append(body["task_id"])
+    assert [event["task_id"] for _, _, event in aws.sent] == accepted
+    assert {event["name"] for _, _, event in aws.sent} == {"generate-synonyms"}
+
+
 def test_secrets_are_read_from_secrets_manager_when_a_function_starts(start: Start, aws: LambdaService) -> None:
     function = start(
         "embed", SECRETS_ARN="arn:aws:secretsmanager:eu-central-1:1:secret:s", FUNCTIONS_API_KEY="", **aws.environment

@@ -1,4 +1,4 @@
-"""What a generated entry must be before it leaves this layer: anything else is an invalid answer, with the reason."""
+"""Checks the synonyms that a chat model wrote; an invalid answer is refused with the reason."""
 
 import json
 import unicodedata
@@ -15,36 +15,36 @@ MAX_ANSWER_LENGTH = 20_000
 _KEYS = ("search_terms", "related_tags", "usage_context", "translations")
 
 
-def _terms(fewest: int, most: int) -> dict[str, Any]:
-    return {"type": "array", "items": {"type": "string"}, "minItems": fewest, "maxItems": most}
+_TERM = {"type": "string"}
+_LANGUAGE = {"type": "array", "items": _TERM, "minItems": 1, "maxItems": 6}
 
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-# Within what both Ollama and OpenAI's strict mode understand.
-SCHEMA: Mapping[str, Any] = _object(
-    search_terms=_terms(MIN_TERMS, MAX_TERMS),
-    related_tags=_terms(0, 5),
-    usage_context={"type": "string"},
-    translations=_object(fr=_terms(1, 6), en=_terms(1, 6)),
-)
+# Uses only what both Ollama and OpenAI's strict mode understand.
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "search_terms": {"type": "array", "items": _TERM, "minItems": MIN_TERMS, "maxItems": MAX_TERMS},
+        "related_tags": {"type": "array", "items": _TERM, "minItems": 0, "maxItems": 5},
+        "usage_context": {"type": "string"},
+        "translations": {
+            "type": "object",
+            "properties": {"fr": _LANGUAGE, "en": _LANGUAGE},
+            "required": ["fr", "en"],
+            "additionalProperties": False,
+        },
+    },
+    "required": list(_KEYS),
+    "additionalProperties": False,
+}
 
 
 class InvalidAnswer(Exception):
-    """The answer cannot be used; the message is for the model, which is asked again, and for who reads why it failed."""
+    """The answer cannot be used. The message is sent to the model and stored with the failed tag."""
 
 
 def read_synonyms(answer: str, tag_name: str, catalogue: Sequence[str]) -> dict[str, Any]:
     """The entry in an answer, blanks trimmed. Raises InvalidAnswer.
 
-    Related tags that the catalogue does not have are left out: they would lead nowhere.
+    Related tags that are not in the catalogue are left out.
     """
     if len(answer) > MAX_ANSWER_LENGTH:
         raise InvalidAnswer(f"the answer is longer than {MAX_ANSWER_LENGTH} characters")

@@ -36,15 +36,11 @@ class SynonymGenerator(ABC):
 
     def __init__(self, model: str, retrier: Retrier | None = None) -> None:
         self._model = model
+        self.model = f"{self.name}:{model}"
         self._retrier = retrier or Retrier(RETRIES)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, server={self._server!r})"
-
-    @property
-    def model(self) -> str:
-        """The name under which answers of this generator are stored."""
-        return f"{self.name}:{self._model}"
 
     def generate(self, tag: Tag, stop: StopSignal | None = None) -> dict[str, Any]:
         """Synonyms for the tag, checked: {search_terms, related_tags, usage_context, translations: {fr, en}}.
