@@ -1,4 +1,4 @@
-"""GET /api/runs and GET /api/costs: what runs did, and what they cost."""
+"""GET /api/runs and GET /api/costs: the latest runs, and their cost by day and model."""
 
 from datetime import date, datetime
 from typing import Annotated, Literal
@@ -20,8 +20,8 @@ Cost = Annotated[float | None, Field(description="USD; null where the model's pr
 class Run(BaseModel):
     """`collection` is null for a run over all of them, whose parts are listed too, and where `kind` is generation.
 
-    `rows` were taken up: each was embedded (`reused` of these cost nothing), failed, or stale (its text changed
-    meanwhile). crashed: it should be at work, and has been silent for two minutes.
+    Of its `rows` each was embedded (`reused` of these took the vector of an equal text, at no cost), failed, or was
+    stale (its text changed during the run). crashed: the run has not ended and has not reported for two minutes.
     """
 
     run_id: str
@@ -50,7 +50,7 @@ class Runs(BaseModel):
 
 
 class CostEntry(BaseModel):
-    """What the runs that began on a day (UTC) had one model do."""
+    """The runs of one model that began on one day (UTC)."""
 
     day: date
     model: str = Field(examples=["text-embedding-3-small"])

@@ -1,4 +1,7 @@
-"""/api/synonyms and /api/mir/synonyms: what people call a genre or a mood. Everyone may read, the key may write."""
+"""/api/synonyms and /api/mir/synonyms: search, read, write and generate synonyms of genre and mood tags.
+
+Reading needs no key, writing does.
+"""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -31,7 +34,7 @@ class Translations(Body):
 
 
 class SynonymSet(Body):
-    """The words for a tag. Of each list, no term twice, whatever its case."""
+    """The words for a tag. A list holds each term once; upper and lower case count as equal."""
 
     search_terms: Annotated[list[Term], Field(min_length=1, max_length=50, examples=[["bossa nova", "brazilian jazz"]])]
     related_tags: Annotated[list[Term], Field(max_length=50)] = Field(default_factory=list, examples=[["samba"]])
@@ -40,7 +43,7 @@ class SynonymSet(Body):
 
 
 class NewSynonyms(Body):
-    """Synonyms for the tag of that id or that name."""
+    """Synonyms for one tag, given by its id or by its name."""
 
     tag_type: TagType
     tag_id: TagId | None = None
@@ -56,7 +59,7 @@ class NewSynonyms(Body):
 
 
 class ChangedSynonyms(Body):
-    """What is left out stays. With `updated_at`, as it was read, nobody else's change is overwritten: 409 instead."""
+    """Fields that are left out keep their values. With the `updated_at` that was read, a later change by others gives 409."""
 
     synonyms: SynonymSet | None = None
     confidence: Confidence | None = None
@@ -106,7 +109,7 @@ class SynonymHit(ScoredHit):
 
 
 class SynonymAnswer(BaseModel):
-    """`cached`: an earlier answer to the same question, from before which nothing has changed."""
+    """`cached`: answered from the cache; tags and synonyms have not changed since."""
 
     query: str
     results: list[SynonymHit]
@@ -125,21 +128,23 @@ class StoredSynonyms(BaseModel):
     source: str = Field(examples=["manual"])
     confidence: float
     is_active: bool = True
-    renamed_from: str | None = Field(None, description="The name they were made for, where the tag has another since.")
+    renamed_from: str | None = Field(
+        None, description="The tag's former name, for which the synonyms were made, if it was renamed."
+    )
     updated_at: datetime
 
 
 class GenerateRequest(Body):
-    """Without a tag_type both, without tag_ids all. `force` replaces synonyms that are there, also those by hand."""
+    """No tag_type means both, no tag_ids all. `force` also replaces existing synonyms, even those written by hand."""
 
     tag_type: TagType | None = None
     tag_ids: Annotated[list[TagId], Field(min_length=1, max_length=1000)] | None = None
     force: bool = False
 
     @model_validator(mode="after")
-    def _says_of_which_type(self) -> "GenerateRequest":
+    def _has_a_type(self) -> "GenerateRequest":
         if self.tag_ids is not None and self.tag_type is None:
-            raise ValueError("tag_ids need the tag_type they are of")
+            raise ValueError("tag_ids: give their tag_type too")
         return self
 
 
@@ -153,7 +158,7 @@ class TagFailure(BaseModel):
 
 
 class TagCoverage(BaseModel):
-    """`without`: tags that have no synonyms for their present name; of those, `waiting` and `failed` were asked for."""
+    """`without`: tags that have no synonyms for their present name. `waiting` and `failed` ones of these are in the queue."""
 
     tag_type: TagType
     tags: int
@@ -183,7 +188,7 @@ def search_synonyms(
 
 @router.post("/api/mir/synonyms/search", openapi_extra=OPTIONAL_TOKEN)
 def search_mir_synonyms(body: SynonymSearch, services: ServicesOf, caller: CallerOf) -> SynonymAnswer:
-    """The same by POST: tags by full text and by semantic similarity, in English or French."""
+    """The same search by POST."""
     found = services.synonyms.search(body.query, tag_type=body.tag_type, limit=body.limit, caller=caller)
     return _answer(body.query, found)
 
@@ -201,7 +206,7 @@ def _answer(query: str, found: SynonymHits) -> SynonymAnswer:
 
 @router.post("/api/synonyms/generate", status_code=202, dependencies=[NeedsKey])
 def generate_synonyms(services: ServicesOf, body: GenerateRequest | None = None) -> GenerationAccepted:
-    """Have synonyms written for every tag that has none, in the background; failed tags are tried again."""
+    """Generate synonyms in the background for every tag that has none; failed tags are tried again."""
     wanted = body or GenerateRequest()
     return accepted(*services.synonym_requests.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
 
@@ -219,7 +224,7 @@ def generation_state(services: ServicesOf) -> GenerationState:
 
 @router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
 def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
-    """Write a tag's synonyms. Deactivated ones are replaced and revived; for active ones the answer is 409."""
+    """Write a tag's synonyms. Inactive ones are replaced and activated; if it has active ones the answer is 409."""
     row = services.synonym_store.create_synonyms(
         body.tag_type,
         body.synonyms.model_dump(),
@@ -232,7 +237,7 @@ def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
 
 @router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: ServicesOf) -> StoredSynonyms:
-    """Change synonyms; `is_active: true` brings deactivated ones back."""
+    """Change synonyms; `is_active: true` activates them again."""
     row = services.synonym_store.update_synonyms(
         synonyms_id,
         synonyms=body.synonyms.model_dump() if body.synonyms else None,
@@ -245,7 +250,7 @@ def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: Se
 
 @router.delete("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def deactivate_synonyms(synonyms_id: SynonymsId, services: ServicesOf) -> StoredSynonyms:
-    """Deactivate synonyms: no search finds them any more. They are kept and can be activated again."""
+    """Deactivate synonyms: searches no longer find them. They are kept and can be activated again."""
     return StoredSynonyms(**services.synonym_store.update_synonyms(synonyms_id, is_active=False))
 
 

@@ -1,4 +1,4 @@
-"""POST /api/webhooks/synonyms: a database says that a tag is new, or has another name."""
+"""POST /api/webhooks/synonyms: generates synonyms when a tag was inserted or renamed."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ TABLES: dict[str, TagType] = {"genre_tags": "genre", "mood_tags": "mood"}
 
 @router.post("/api/webhooks/synonyms", status_code=202)
 def receive_tag(body: DatabaseWebhook, services: ServicesOf) -> GenerationAccepted:
-    """Have synonyms written for the tag, in the background. Safe to deliver twice or late: the tag's present name decides."""
+    """Generate synonyms for the tag in the background, by its present name; a late or repeated delivery does no harm."""
     tag_type = TABLES.get(body.table)
     if tag_type is None or body.schema_name != "public":
         raise InvalidRequest(f"table: synonyms are about public.{' and public.'.join(TABLES)}, not {body.table!r}")

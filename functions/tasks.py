@@ -1,4 +1,4 @@
-"""/api/tasks: runs over whole collections, answered at once and done in the background."""
+"""/api/tasks: starts runs over whole collections in the background and shows their state."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -43,7 +43,7 @@ class TaskCounts(BaseModel):
 
 
 class TaskStatus(BaseModel):
-    """`progress` counts while the task runs; `result` is there when it has ended. crashed: silent for two minutes."""
+    """`progress` holds the counts so far, `result` the final ones, null before the end. crashed: no report for two minutes."""
 
     task_name: str
     task_id: UUID
@@ -73,7 +73,7 @@ def generate_embeddings(services: ServicesOf, body: TaskRequest | None = None) -
 
 @router.get("/{task_id}")
 def get_task(task_id: UUID, services: ServicesOf) -> TaskStatus:
-    """How a task is doing, or how it ended."""
+    """The state of a task, its counts and its error."""
     row = services.runs.get(str(task_id))
     return TaskStatus.model_validate({**row, "progress": row, "result": row if row["finished_at"] else None})
 

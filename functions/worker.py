@@ -1,6 +1,6 @@
-"""The worker on Lambda: runs a task that another function hands over, and every 30 minutes whatever is pending.
+"""The worker on Lambda: runs the task that another function sent, or, every 30 minutes, the work that is pending.
 
-Not reached over HTTP, so it has no app: its events come from the other functions and from the schedule.
+It has no HTTP app: its events come from the other functions and from the schedule.
 """
 
 import logging
@@ -16,18 +16,18 @@ from shared.models import BackfillReport
 
 log = logging.getLogger(__name__)
 
-# Kept back for the requests under way, for giving leases back and for the record. On a short time limit, a third of it.
+# Left for ending running requests, releasing leases and recording the run; at most a third of the time limit.
 MARGIN_SECONDS = 20.0
 
 
 class LambdaContext(Protocol):
-    """What is needed of Lambda's context."""
+    """The part of Lambda's context that is used."""
 
     def get_remaining_time_in_millis(self) -> int: ...
 
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Run one task within the time that is left, and say how it ended."""
+    """Run one task, or what the schedule finds, within Lambda's time limit; returns how it ended."""
     return run(event, context, SERVICES)
 
 
@@ -69,9 +69,11 @@ def _answer(task_id: str | None, outcome: Outcome) -> dict[str, Any]:
 
 
 def read_event(event: Mapping[str, Any]) -> Task:
-    """The task that another function hands over. Raises InvalidRequest for an event of another kind."""
+    """The task that another function sent. Raises InvalidRequest for an event of another kind."""
     if not isinstance(event.get("task_id"), str):
-        raise InvalidRequest("event: neither a task nor the schedule's")
+        raise InvalidRequest(
+            "event: expected a task (task_id) or a scheduled event (source aws.events or aws.scheduler)"
+        )
     size = int(event.get("batch_size", BATCH_SIZE))
     return Task(event["task_id"], event.get("collection"), size, event.get("name", TASK_NAME))
 
@@ -82,7 +84,7 @@ def _is_schedule(event: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[threading.Event]:
-    """An event that is set when the time is up, less the margin."""
+    """An event that is set MARGIN_SECONDS before the time is up."""
     stop = threading.Event()
     timer = threading.Timer(max(seconds - min(MARGIN_SECONDS, seconds / 3), 0.0), stop.set)
     timer.daemon = True

@@ -1,4 +1,4 @@
-"""Schemas shared by the synonym routes and their webhook, so that neither imports the other's routes."""
+"""The answer to a request for synonyms, shared by the synonym routes and their webhook."""
 
 from typing import Literal
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Synonyms of genre and mood tags: read, searched, and written by hand."""
+"""Reads and searches synonyms of genre and mood tags, with a cache of answers, and embeds those written by hand."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ EMBED_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SynonymHits:
-    """Tags with their scores, best first. `cached`: answered without a search."""
+    """Tags with their scores, best first. `cached`: answered from the cache."""
 
     hits: list[dict[str, Any]]
     degraded: bool
@@ -35,7 +35,7 @@ class SynonymHits:
 
 
 class SynonymService:
-    """Synonyms in one database. What is written is embedded at once if the provider answers; otherwise it stays pending."""
+    """Synonyms in one database. Without an `embedder`, synonyms that were written stay pending."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class SynonymService:
     def search(self, query: str, *, tag_type: str | None = None, limit: int = 10, caller: Caller = ANON) -> SynonymHits:
         """Tags by what people call them, in English or French. Raises what SearchService.search raises."""
         started = time.perf_counter()
-        # Read before the search: an answer is kept under a version that is at most as new as its data.
+        # The version is read before the search, so an answer is never cached under a version newer than its data.
         key = cache_key(self._store.synonyms_version(), caller, "search", query, tag_type, limit)
         known = self._cache.get(key)
         cached = known is not None

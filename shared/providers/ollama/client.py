@@ -1,12 +1,12 @@
 """Requests to an Ollama server, for models that embed and models that chat alike."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigurationError
 from shared.providers.answer_bounds import bound_answers
 from shared.providers.ollama.errors import read_answer, translate_refused, translate_unanswered
-from shared.providers.once import Once
 from shared.providers.reasons import describe_server
 
 if TYPE_CHECKING:
@@ -24,12 +24,11 @@ class OllamaClient:
         self._model = model
         self._timeout = timeout
         self._purpose = purpose
-        self._http: Once[httpx.Client] = Once()
         self.server = describe_server(self._url)
 
     def post(self, path: str, body: Mapping[str, Any], inputs: Sequence[str], *, doing: str) -> dict[str, Any]:
         """The answer to one request. Raises a ProviderError that quotes none of the `inputs`; `doing` is embed or chat."""
-        http = self._http.get(self._connect)
+        http = self._http
         import httpx
 
         try:
@@ -51,10 +50,11 @@ class OllamaClient:
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
-        if http := self._http.forget():
+        if http := self.__dict__.pop("_http", None):
             http.close()
 
-    def _connect(self) -> "httpx.Client":
+    @cached_property
+    def _http(self) -> "httpx.Client":
         try:
             import httpx
         except ImportError as error:

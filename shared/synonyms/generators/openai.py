@@ -1,12 +1,12 @@
 """Synonyms by OpenAI's chat models, or any server that speaks their protocol (OPENAI_BASE_URL)."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
 from shared.errors import ProviderContractError, ProviderInputRejected
-from shared.providers.once import Once
 from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai
 from shared.providers.openai.errors import translate_openai_error
 from shared.providers.reasons import describe_server
@@ -38,18 +38,19 @@ class OpenAIGenerator(SynonymGenerator):
         self._key = check_key(api_key)
         self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
         self._timeout = timeout
-        self._client: Once[OpenAI] = Once()
         self._server = describe_server(self._base_url)
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
-        if client := self._client.forget():
+        if client := self.__dict__.pop("_client", None):
             client.close()
 
+    @cached_property
+    def _client(self) -> "OpenAI":
+        return connect_openai(self._key, self._base_url, self._timeout, setting="GENERATION_PROVIDER=openai")
+
     def _complete(self, messages: Sequence[Message]) -> str:
-        client = self._client.get(
-            lambda: connect_openai(self._key, self._base_url, self._timeout, setting="GENERATION_PROVIDER=openai")
-        )
+        client = self._client
         import openai
 
         try:
