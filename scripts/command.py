@@ -1,5 +1,6 @@
 """What all commands share: the project's environment, one line an error without a traceback, exit codes, signals."""
 
+import argparse
 import logging
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 EXIT_CONFIGURATION = 2
+# The help of a benchmark's --json.
+JSON = "also print the result as one line of JSON"
 EXIT_INTERRUPTED = 130
 
 
@@ -35,6 +38,14 @@ use_project_environment()
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import AppError  # noqa: E402 - only once the packages are there
+
+
+def parser(description: str | None, *, json: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the module's docstring; `json` is the help of a flag --json."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if json is not None:
+        made.add_argument("--json", action="store_true", help=json)
+    return made
 
 
 def run(main: Callable[[], int]) -> NoReturn:

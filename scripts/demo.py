@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Set up the database, load sample rows, embed them and search three times."""
 
-import argparse
 import sys
 import threading
 import time
@@ -56,8 +55,8 @@ def step(name: str) -> Iterator[None]:
 def main() -> int:
     from backfill import ProgressBar, describe
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--yes", action="store_true", help="allow it on DATABASE_URL or SUPABASE_URL, if one is set")
+    parser = command.parser(__doc__)
+    parser.add_argument("--yes", action="store_true", help="write into DATABASE_URL or SUPABASE_URL, where one is set")
     arguments = parser.parse_args()
     started = time.monotonic()
     console = Console(highlight=False, width=None if Console().is_terminal else 110)

@@ -39,13 +39,14 @@ class Row:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, json="print the table as JSON")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--short", action="store_true", help="seconds a drill, as in make test")
-    length.add_argument("--long", action="store_true", help="the hour-long forms")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="only drills whose name holds TEXT; repeatable")
-    parser.add_argument("--list", action="store_true", help="print the names and run nothing")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    length.add_argument("--short", action="store_true", help="run the short forms: some seconds each")
+    length.add_argument("--long", action="store_true", help="run the long forms: up to hours")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="run only drills with TEXT in their name; may be repeated"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the drills and exit")
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ from shared.errors import ConfigurationError
 from shared.models import EmbeddingModel
 from shared.providers.base import EmbeddingProvider
 from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 from shared.wiring import default_workers, get_database_url, get_provider
 
 COLLECTIONS = ("music_knowledge", "mir_synonyms")
@@ -35,26 +35,33 @@ Search = Callable[[str, str], list[str]]
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, action="append", required=True, metavar="DIR", help="may be repeated")
-    parser.add_argument(
-        "--collection", choices=COLLECTIONS, default=COLLECTIONS[0], help="load the documents as rows of this one"
-    )
-    parser.add_argument("--queries", metavar="F", help="another file than queries.jsonl")
-    parser.add_argument("--qrels", metavar="F", action="append", help="another file than qrels.tsv; may be repeated")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N judged queries only")
+    parser = command.parser(__doc__, json="print one JSON object for each set instead of the table")
+    folder = "folder with corpus.jsonl, queries.jsonl and qrels.tsv; may be repeated"
+    parser.add_argument("--dataset", type=Path, action="append", required=True, metavar="DIR", help=folder)
+    collection = f"the collection that holds the documents (default: {COLLECTIONS[0]})"
+    parser.add_argument("--collection", choices=COLLECTIONS, default=COLLECTIONS[0], help=collection)
+    parser.add_argument("--queries", metavar="FILE", help="file of the queries in the folder (default: queries.jsonl)")
+    qrels = "file of the judgements (default: qrels.tsv); may be repeated"
+    parser.add_argument("--qrels", metavar="FILE", action="append", help=qrels)
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N judged queries")
     parser.add_argument("--baseline", choices=("guide",), help="also run the recipe of Supabase's hybrid search guide")
-    parser.add_argument("--fusion", choices=("weighted", "rrf"), default="weighted")
+    fusion = "how the rankings are joined (default: weighted)"
+    parser.add_argument("--fusion", choices=("weighted", "rrf"), default="weighted", help=fusion)
     parser.add_argument("--fail-under", type=float, metavar="X", help="exit 1 if hybrid nDCG@10 of a set is below X")
-    parser.add_argument("--json", action="store_true", help="one JSON object a set on stdout")
     return parser.parse_args()
+
+
+def scratch_settings() -> Settings:
+    """The settings. Raises ConfigurationError where they name no server on which a database can be created."""
+    settings = load_settings()
+    if settings.supabase_url is not None and settings.database_url is None:
+        raise ConfigurationError("SUPABASE_URL: a scratch database is needed; set DATABASE_URL, or unset SUPABASE_URL")
+    return settings
 
 
 def main() -> int:
     arguments = parse_arguments()
-    settings = load_settings()
-    if settings.supabase_url is not None and settings.database_url is None:
-        raise ConfigurationError("evaluate.py makes a scratch database: set DATABASE_URL, or unset SUPABASE_URL")
+    settings = scratch_settings()
     rankings = (*RANKINGS, "guide") if arguments.baseline else RANKINGS
     results: list[dict[str, Scores]] = []
     table = not arguments.json
@@ -63,12 +70,7 @@ def main() -> int:
     with closing(get_provider(settings)) as provider:
         for folder in arguments.dataset:
             sets = [read_judged_set(folder, arguments.queries, qrels) for qrels in (arguments.qrels or [None])]
-            workers = default_workers(settings)
-            with loaded(sets[0], provider, get_database_url(settings), workers, arguments.collection) as (
-                database,
-                url,
-                ids,
-            ):
+            with loaded(sets[0], provider, settings, arguments.collection) as (database, url, ids):
                 searches = make_searches(database, ids, arguments.fusion, arguments.collection)
                 if arguments.baseline:
                     searches["guide"] = guide_search(url, provider.spec, ids)
@@ -100,15 +102,15 @@ def show(name: str, model: str, scores: dict[str, Scores], *, as_json: bool) -> 
 
 @contextmanager
 def loaded(
-    judged: JudgedSet, provider: EmbeddingProvider, server: SecretStr, workers: int, collection: str
+    judged: JudgedSet, provider: EmbeddingProvider, settings: Settings, collection: str
 ) -> Iterator[tuple[PostgresDatabase, SecretStr, dict[str, str]]]:
     """The corpus in a scratch database, embedded; also a map from row id to document id."""
-    with scratch_database("tonnetz_evaluate", server) as url:
+    with scratch_database("tonnetz_evaluate", get_database_url(settings)) as url:
         fill = fill_synonyms if collection == "mir_synonyms" else fill_knowledge
         ids = fill(url, judged)
         with PostgresDatabase(url, max_connections=8) as database:
             print(f"{judged.name}: embedding {len(ids):,} documents with {provider.model}", file=sys.stderr)
-            outcome = backfill(database, provider, BackfillOptions(collection, workers=workers))
+            outcome = backfill(database, provider, BackfillOptions(collection, workers=default_workers(settings)))
             if outcome.error is not None:
                 raise outcome.error
             build_index(database, collection)

@@ -20,16 +20,15 @@ from typing import Any
 
 import command
 from backfill import settings_for_model
-from evaluate import COLLECTIONS, loaded
+from evaluate import COLLECTIONS, loaded, scratch_settings
 
 from shared.database.postgres import PostgresDatabase, connect
 from shared.embedding.backfill import BackfillOptions, backfill, switch_model
-from shared.errors import AppError, ConfigurationError
+from shared.errors import AppError
 from shared.providers.base import EmbeddingProvider
 from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
 from shared.search.search import SearchService
-from shared.settings import load_settings
-from shared.wiring import default_workers, get_database_url, get_provider, get_search
+from shared.wiring import default_workers, get_provider, get_search
 
 COLLECTION = COLLECTIONS[0]
 ASKED = 10
@@ -48,20 +47,20 @@ class Searches:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--to", required=True, metavar="PROVIDER:MODEL", help="such as ollama:nomic-embed-text")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N judged queries only")
-    parser.add_argument("--max-loss", type=float, default=0.05, metavar="X", help="nDCG@10 (default: 0.05)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser = command.parser(__doc__, json="print one JSON object instead of the table")
+    folder = "folder with corpus.jsonl, queries.jsonl and qrels.tsv"
+    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR", help=folder)
+    target = "model to move to, such as ollama:nomic-embed-text"
+    parser.add_argument("--to", required=True, metavar="PROVIDER:MODEL", help=target)
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N judged queries")
+    loss = "largest loss of nDCG@10 while half of the rows have moved (default: 0.05)"
+    parser.add_argument("--max-loss", type=float, default=0.05, metavar="X", help=loss)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    settings = load_settings()
-    if settings.supabase_url is not None and settings.database_url is None:
-        raise ConfigurationError("evaluate_switch.py makes a scratch database: set DATABASE_URL, or unset SUPABASE_URL")
+    settings = scratch_settings()
     target = settings_for_model(settings, arguments.to)
     judged = read_judged_set(arguments.dataset)
     queries = list(judged.queries)[: arguments.limit]
@@ -69,7 +68,7 @@ def main() -> int:
     with (
         closing(get_provider(settings)) as old,
         closing(get_provider(target)) as new,
-        loaded(judged, old, get_database_url(settings), default_workers(settings), COLLECTION) as (database, url, ids),
+        loaded(judged, old, settings, COLLECTION) as (database, url, ids),
     ):
         service = get_search(target, database=database, provider=new)
         stages = {"before": quality(service, judged, queries, ids)}

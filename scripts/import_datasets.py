@@ -8,7 +8,6 @@ nothing. A row with a description counts as enriched. A row that is not valid is
 Exit code: 0 all rows loaded, 1 some were skipped, 2 wrong configuration.
 """
 
-import argparse
 import csv
 import datetime as dates
 import json
@@ -45,9 +44,8 @@ class Line:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__, json="print the counts as JSON")
     parser.add_argument("file", type=Path, metavar="FILE", help="a .csv or .jsonl file, UTF-8")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON on stdout")
     arguments = parser.parse_args()
     lines = open_file(arguments.file)
     with get_database(load_settings()) as database:

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Bring DATABASE_URL, or the embedded database, up to date. Safe to repeat."""
 
-import argparse
 from pathlib import Path
 
 import command
@@ -12,26 +11,26 @@ from shared.wiring import migrate_database
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("--seed", action="store_true", help="also load the sample rows of supabase/seed*.sql")
     parser.add_argument(
         "--collections",
         metavar="NAMES",
-        help=f"the shipped collections to set up: some of {', '.join(SHIPPED)}, or none "
-        "(default: all in a new database, those that are there in an existing one)",
+        help=f"shipped collections to set up, with commas between: {', '.join(SHIPPED)}; or none "
+        "(default: all in a new database, no further ones in an existing database)",
     )
     parser.add_argument(
         "--from",
         dest="source",
         type=Path,
         metavar="FOLDER",
-        help="first copy an embedded database of an older PostgreSQL, from its renamed folder, into the new, empty one",
+        help="first copy the rows of an older embedded PostgreSQL from its renamed folder into the new, empty database",
     )
     arguments = parser.parse_args()
     collections = None if arguments.collections is None else parse_collections(arguments.collections)
     applied = migrate_database(collections=collections, seed=arguments.seed, source=arguments.source)
     if arguments.source is not None:
-        print(f"copied {arguments.source}, which is as it was")
+        print(f"copied {arguments.source}, which was not changed")
     print(f"applied {len(applied)} migration{'s' * (len(applied) != 1)}" if applied else "up to date")
     return 0
 

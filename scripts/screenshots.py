@@ -4,26 +4,23 @@
 import argparse
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import command
+from serving import free_port, serving
 
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = command.ROOT
 CHROMIUM = "/usr/bin/chromium"
 # No network but the server's, nothing remembered, nothing drawn by a graphics card.
 CHROMIUM_ARGUMENTS = [
@@ -38,7 +35,6 @@ CHROMIUM_ARGUMENTS = [
 ]
 SIZES = {"1280": (1280, 860), "390": (390, 844)}
 THEMES = ("light", "dark")
-START_SECONDS = 120.0
 README_HEIGHT = 740
 README_PICTURE = ROOT / "docs" / "images" / "console.png"
 
@@ -49,7 +45,7 @@ def main() -> int:
         url = arguments.url
         if url is None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="tonnetz-screenshots-"))
-            url = stack.enter_context(serving(Path(scratch)))
+            url = stack.enter_context(serving_samples(Path(scratch)))
         browser = stack.enter_context(open_browser())
         shoot_for_readme(browser, url)
         if not arguments.readme:
@@ -58,55 +54,28 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", help="of a server that runs; without it one with the sample rows is started")
+    parser = command.parser(__doc__)
+    parser.add_argument("--url", help="use the server at this URL (default: start one with the sample rows)")
     parser.add_argument("--readme", action="store_true", help="only the picture of README, docs/images/console.png")
-    parser.add_argument("--folder", type=Path, default=ROOT / ".screenshots", help="default: .screenshots")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / ".screenshots", help="where to put them (default: .screenshots)"
+    )
     return parser.parse_args()
 
 
 @contextmanager
-def serving(scratch: Path) -> Iterator[str]:
-    """A server over an embedded database of its own with the sample rows, embedded; its URL."""
+def serving_samples(scratch: Path) -> Iterator[str]:
+    """A server with an embedded database of its own that holds the sample rows, embedded; yields its URL."""
     environment = {**os.environ, "TONNETZ_DATA_DIR": str(scratch / "data"), "PYTHONPATH": str(ROOT)}
     for name in ("DATABASE_URL", "SUPABASE_URL", "FUNCTIONS_API_KEY"):
         environment.pop(name, None)
     demo = [sys.executable, str(ROOT / "scripts/demo.py")]
     subprocess.run(demo, cwd=scratch, env=environment, check=True, stdout=subprocess.DEVNULL)
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "functions.local", "--port", str(port), "--drain-minutes", "0"],
-        cwd=scratch,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, server)
+    url = f"http://127.0.0.1:{port}"
+    arguments = [sys.executable, "-m", "functions.local", "--port", port, "--drain-minutes", "0"]
+    with serving(arguments, f"{url}/ready", folder=scratch, environment=environment, log=scratch / "log"):
         yield url
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/ready", timeout=5):
-                return
-        except (urllib.error.URLError, OSError) as error:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise ConfigurationError("the server for the pictures did not start") from error
-            time.sleep(0.2)
 
 
 @contextmanager

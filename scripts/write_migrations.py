@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Write supabase/migrations from supabase/schemas: the core, then one file for each shipped collection."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -35,8 +34,8 @@ def render(schemas: Path = SCHEMAS) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file differs")
+    parser = command.parser(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
     check = parser.parse_args().check
     wanted = render()
     present = {path.name: path.read_text(encoding="utf-8") for path in MIGRATIONS.glob("*.sql")}

@@ -4,7 +4,6 @@
 Rounds of both sides are interleaved; printed are medians and their ratio.
 """
 
-import argparse
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import command
-from bench.scratch import SCRATCH, scratch_database
+from bench.scratch import PROJECT, SCRATCH, scratch_database, seed_words
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase, connect
@@ -30,21 +29,19 @@ from shared.providers.base import EmbeddingProvider
 from shared.providers.onnx.provider import OnnxProvider
 from shared.providers.openai.provider import OpenAIProvider
 
-PROJECT = Path(__file__).resolve().parents[2]
-WORDS = (PROJECT / "supabase" / "seed.sql").read_text().replace("'", " ").split()
+WORDS = seed_words()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, json=command.JSON)
     parser.add_argument("--texts", metavar="FILE", help="JSON lines with a field text (default: made from seed.sql)")
     parser.add_argument(
         "--rows", type=int, default=2_000, help="texts for the engine (default: 2000, or all of --texts)"
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--remote-rows", type=int, default=20_000)
-    parser.add_argument("--latency-ms", type=int, default=100)
-    parser.add_argument("--only", choices=("engine", "remote"))
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, both sides in turn (default: 3)")
+    parser.add_argument("--remote-rows", type=int, default=20_000, help="rows for the remote provider (default: 20000)")
+    parser.add_argument("--latency-ms", type=int, default=100, help="its time to answer (default: 100)")
+    parser.add_argument("--only", choices=("engine", "remote"), help="measure one of the two (default: both)")
     arguments = parser.parse_args()
     result: dict[str, object] = {"cores": os.cpu_count()}
     if arguments.only != "remote":

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """What claiming and saving cost at 1,000 and at 1,000,000 pending rows, interleaved; medians and their ratio."""
 
-import argparse
 import json
 import os
 import statistics
@@ -25,11 +24,12 @@ BATCH = 50
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", type=int, default=1_000, metavar="ROWS")
-    parser.add_argument("--large", type=int, default=1_000_000, metavar="ROWS")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
+    parser = command.parser(__doc__, json=command.JSON)
+    parser.add_argument("--small", type=int, default=1_000, metavar="ROWS", help="of the short queue (default: 1000)")
+    parser.add_argument(
+        "--large", type=int, default=1_000_000, metavar="ROWS", help="of the long one (default: 1000000)"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="rounds, the queues in turn (default: 15)")
     arguments = parser.parse_args()
     sizes = {"small": arguments.small, "large": arguments.large}
     claims: dict[str, list[float]] = {name: [] for name in sizes}

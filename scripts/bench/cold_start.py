@@ -5,7 +5,6 @@ Counted from the first line of the program: imports, settings, connecting, answe
 runs already (DATABASE_URL, as on Lambda). What a function computes with is shown apart: the model, or numpy for a map.
 """
 
-import argparse
 import compileall
 import json
 import os
@@ -20,9 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import command
+from bench.scratch import PROJECT, SCRATCH
 
-PROJECT = Path(__file__).resolve().parents[2]
-SCRATCH = PROJECT / ".bench"
 KEY = secrets.token_hex(16)
 
 BARE = """
@@ -93,9 +91,8 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved (default: 7)")
-    parser.add_argument("--json", action="store_true", help="one line of JSON besides")
+    parser = command.parser(__doc__, json=command.JSON)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, the functions in turn (default: 7)")
     arguments = parser.parse_args()
     result = bench(arguments.rounds)
     print(f"medians of {arguments.rounds} fresh interpreters each, ms")

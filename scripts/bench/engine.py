@@ -6,7 +6,6 @@ stays up and answers one round after another, so that rounds are interleaved. Pr
 their ratio, and the cosine of every text's vector to that of plain onnxruntime in float32.
 """
 
-import argparse
 import json
 import os
 import random
@@ -19,8 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
-SCRATCH = PROJECT / ".bench"
+SCRATCH = Path(__file__).resolve().parents[2] / ".bench"
 PEER_PACKAGES = ["sentence-transformers", "torch==2.13.0", "onnxruntime"]
 OURS, PLAIN, SENTENCE_TRANSFORMERS = "tonnetz", "onnxruntime", "sentence-transformers"
 SHORTEST, LONGEST = 4, 128
@@ -28,12 +26,15 @@ WARM_UP = 128
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    import command
+
+    parser = command.parser(__doc__, json=command.JSON)
     parser.add_argument("--texts", type=Path, metavar="FILE", help="JSON lines with a field text (default: made here)")
-    parser.add_argument("--count", type=int, default=2_000, help="how many texts to make (default: 2000)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", choices=("auto", "fp32", "int8"), default="auto")
-    parser.add_argument("--json", action="store_true", help="one line of JSON besides")
+    parser.add_argument("--count", type=int, default=2_000, help="texts to make (default: 2000)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, the engines in turn (default: 5)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "int8"), default="auto", help="of our engine (default: auto)"
+    )
     arguments = parser.parse_args()
     texts = read_texts(arguments.texts) if arguments.texts else make_texts(arguments.count)
     result = bench(texts, arguments.rounds, arguments.precision)
@@ -45,13 +46,14 @@ def main() -> int:
 
 def bench(texts: Sequence[str], rounds: int, precision: Any) -> dict[str, Any]:
     import numpy as np
+    from bench.scratch import environment_with
 
     from shared.providers.onnx.model import find_model
     from shared.providers.onnx.provider import OnnxProvider
 
     files = find_model(None)
     models = SCRATCH / "models"
-    python = peer_environment()
+    python = environment_with("venv", PEER_PACKAGES)
     texts_file = SCRATCH / "engine_texts.json"
     texts_file.write_text(json.dumps(list(texts)))
     with closing(OnnxProvider(cache_dir=models, precision="fp32")) as reference:
@@ -114,7 +116,9 @@ def read_texts(path: Path) -> list[str]:
 
 def make_texts(count: int) -> list[str]:
     """Runs of the seed's own words, between four and 128 of them; the same ones every time."""
-    words = (PROJECT / "supabase" / "seed.sql").read_text(encoding="utf-8").replace("'", " ").split()
+    from bench.scratch import seed_words
+
+    words = seed_words()
     chance = random.Random(11)
     texts = []
     for _ in range(count):
@@ -122,19 +126,6 @@ def make_texts(count: int) -> list[str]:
         start = chance.randrange(max(1, len(words) - length))
         texts.append(" ".join(words[start : start + length]))
     return texts
-
-
-def peer_environment() -> Path:
-    """The Python of .bench/venv, with the peers installed."""
-    directory = SCRATCH / "venv"
-    python = directory / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    finished = directory / "installed"
-    if not finished.exists():
-        print(f"installing {', '.join(PEER_PACKAGES)} into {directory} (once; some minutes)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
-        finished.touch()
-    return python
 
 
 Peer = subprocess.Popen[str]

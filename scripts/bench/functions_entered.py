@@ -7,7 +7,6 @@ and scripts/ it enters; comprehensions and module bodies do not count. `--checko
 this one, in the same run.
 """
 
-import argparse
 import json
 import os
 import secrets
@@ -22,8 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
+# What the benchmarks share lies in the folder above.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import command
+from serving import serving
 
 KEY = secrets.token_hex(16)
 PORT = 18_431
@@ -75,12 +77,11 @@ else:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__, json=command.JSON)
     parser.add_argument("--checkout", type=Path, help="another checkout to count beside this one, with its own .venv")
     parser.add_argument("--names", action="store_true", help="also list the functions of each walk")
-    parser.add_argument("--json", action="store_true", help="one line of JSON besides")
     arguments = parser.parse_args()
-    results = {"here": count(PROJECT)}
+    results = {"here": count(command.ROOT)}
     if arguments.checkout is not None:
         results["there"] = count(arguments.checkout.resolve())
     print(f"{'walk':10} {'functions':>9} {'files':>6} {'database calls':>15}")
@@ -122,13 +123,13 @@ def count(checkout: Path) -> dict[str, dict[str, Any]]:
             "LOG_LEVEL": "ERROR",
         }
 
-        def run(*command: str, output: str = "ignored") -> None:
+        def run(*arguments: str, output: str = "ignored") -> None:
             done = subprocess.run(
-                [python, "-c", TRACER, str(Path(folder) / output), *command],
+                [python, "-c", TRACER, str(Path(folder) / output), *arguments],
                 cwd=checkout, env=environment, check=False, capture_output=True, text=True,
             )  # fmt: skip
             if done.returncode:
-                raise RuntimeError(f"{' '.join(command)}: {done.stderr[-1000:]}")
+                raise RuntimeError(f"{' '.join(arguments)}: {done.stderr[-1000:]}")
 
         run("scripts/migrate.py", "--seed")
         run("scripts/backfill.py")
@@ -150,23 +151,9 @@ def count(checkout: Path) -> dict[str, dict[str, Any]]:
 @contextmanager
 def served(python: Path, checkout: Path, environment: dict[str, str], output: Path) -> Iterator[Any]:
     """A server of the checkout; what is yielded runs an action and returns what it entered."""
-    command = [
-        str(python),
-        "-c",
-        TRACER,
-        str(output),
-        "-m",
-        "functions.local",
-        "--port",
-        str(PORT),
-        "--drain-minutes",
-        "0",
-    ]
-    server = subprocess.Popen(
-        command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until_ready()
+    arguments = [python, "-c", TRACER, output, "-m", "functions.local", "--port", PORT, "--drain-minutes", "0"]
+    ready = f"http://127.0.0.1:{PORT}/ready"
+    with serving(arguments, ready, folder=checkout, environment=environment, log=output.with_suffix(".log")) as server:
         # Warm: connections, the model and whatever is made at the first use.
         post("/api/search/music_knowledge", {"query": "warm up"})
         post("/embed", {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "warm up"}]})
@@ -185,20 +172,6 @@ def served(python: Path, checkout: Path, environment: dict[str, str], output: Pa
             return found
 
         yield walk
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def wait_until_ready() -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        try:
-            request("GET", "/ready")
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise TimeoutError("the server is not ready")
 
 
 def request(method: str, path: str, body: Any = None, **headers: str) -> Any:
@@ -237,14 +210,14 @@ def execute(python: Path, checkout: Path, environment: dict[str, str], statement
 
 
 def change(python: Path, checkout: Path, environment: dict[str, str]) -> None:
-    """One row has another text and waits for its vector."""
+    """Change the text of one row, so that it needs a vector."""
     statement = f"""update music_knowledge set content = content || ' {secrets.token_hex(4)}'
         where id = (select id from music_knowledge order by id limit 1)"""
     execute(python, checkout, environment, statement)
 
 
 def name_a_tag(python: Path, checkout: Path, environment: dict[str, str]) -> None:
-    """A new tag, told of by the database's webhook, until its synonyms are embedded."""
+    """Insert a tag, send its webhook and wait until its synonyms are embedded."""
     name = f"style {secrets.token_hex(3)}"
     tag = int(execute(python, checkout, environment, f"insert into genre_tags (name) values ('{name}') returning id"))
     body = {"type": "INSERT", "table": "genre_tags", "schema": "public", "record": {"id": tag}}
@@ -257,4 +230,4 @@ def name_a_tag(python: Path, checkout: Path, environment: dict[str, str]) -> Non
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -1,7 +1,9 @@
-"""Scratch databases: the real migrations on an empty database, which is dropped at the end."""
+"""What the benchmarks share: scratch databases with the real migrations, environments of other engines, words."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +15,8 @@ from shared.database.postgres import connect
 from shared.embedded.migrations import migrate
 from shared.embedded.server import start_embedded
 
-SCRATCH = Path(__file__).resolve().parents[2] / ".bench"
+PROJECT = Path(__file__).resolve().parents[2]
+SCRATCH = PROJECT / ".bench"
 
 
 @contextmanager
@@ -41,3 +44,20 @@ def open_database(name: str, server: SecretStr) -> SecretStr:
 def drop_database(name: str, server: SecretStr) -> None:
     with connect(server) as owner:
         owner.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def environment_with(name: str, packages: Sequence[str]) -> Path:
+    """The Python of .bench/NAME, an environment with these packages, which is made at the first run."""
+    python = SCRATCH / name / "bin" / "python"
+    finished = SCRATCH / name / "installed"
+    if not finished.exists():
+        print(f"installing {', '.join(packages)} into .bench/{name} (once; some minutes)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", SCRATCH / name], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        finished.touch()
+    return python
+
+
+def seed_words() -> list[str]:
+    """The words of the sample rows, from which the benchmarks make texts."""
+    return (PROJECT / "supabase" / "seed.sql").read_text(encoding="utf-8").replace("'", " ").split()

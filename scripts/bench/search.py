@@ -94,17 +94,16 @@ class Side:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=500)
+    parser = command.parser(__doc__, json=command.JSON)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: 1000000)")
+    parser.add_argument("--queries", type=int, default=500, help="measured queries (default: 500)")
+    slow = "how many of them the exact scan and the guide's recipe answer (default: 40)"
+    parser.add_argument("--slow-queries", type=int, default=40, help=slow)
+    buffers = "the server's shared_buffers (default: %(default)s)"
+    parser.add_argument("--shared-buffers", default=quarter_of_memory(), metavar="SIZE", help=buffers)
     parser.add_argument(
-        "--slow-queries", type=int, default=40, help="of them, for the exact scan and the guide's recipe"
+        "--keep", action="store_true", help="keep the database for the next run; building takes minutes"
     )
-    parser.add_argument("--shared-buffers", default=quarter_of_memory(), metavar="SIZE", help="default: %(default)s")
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the database for the next run: a build takes minutes"
-    )
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 

@@ -6,18 +6,14 @@ beforehand, answers looked at when all have come. Every vector is then compared 
 infinity-emb (torch engine, the same weights) runs in an environment of its own, .bench/infinity, made at the first run.
 """
 
-import argparse
 import asyncio
 import json
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,12 +24,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import command
+from bench.scratch import PROJECT, SCRATCH, environment_with, seed_words
+from serving import free_port, serving
 
-PROJECT = Path(__file__).resolve().parents[2]
-SCRATCH = PROJECT / ".bench"
 INFINITY_PACKAGES = ["infinity-emb[torch,server]", "torch==2.13.0"]
 WORDS = (50, 70)
-STARTUP_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -72,12 +67,11 @@ INFINITY = Server(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3, help="of engine and server, interleaved (default: 3)")
-    parser.add_argument("--without-infinity", action="store_true", help="leave the comparison out")
-    parser.add_argument("--json", action="store_true", help="one line of JSON besides")
+    parser = command.parser(__doc__, json=command.JSON)
+    parser.add_argument("--requests", type=int, default=10_000, help="requests of one text each (default: 10000)")
+    parser.add_argument("--clients", type=int, default=64, help="open connections (default: 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of engine and server, in turn (default: 3)")
+    parser.add_argument("--without-infinity", action="store_true", help="do not compare with infinity-emb")
     arguments = parser.parse_args()
     texts = make_texts(arguments.requests)
     result = bench(texts, arguments.clients, arguments.rounds, infinity=not arguments.without_infinity)
@@ -170,7 +164,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 def make_texts(count: int) -> list[str]:
     """Distinct texts of about 60 of the seed's own words; the same ones every time."""
-    words = (PROJECT / "supabase" / "seed.sql").read_text(encoding="utf-8").replace("'", " ").split()
+    words = seed_words()
     chance = random.Random(7)
     return [f"{number} " + " ".join(chance.choices(words, k=chance.randint(*WORDS))) for number in range(count)]
 
@@ -311,7 +305,9 @@ def our_server() -> Iterator[int]:
         "LOG_LEVEL": "WARNING",
         "EMBEDDING_PROVIDER": "onnx",
     }
-    with running([sys.executable, "-m", "functions.local", "--port", str(port)], port, "/ready", environment):
+    arguments = [sys.executable, "-m", "functions.local", "--port", port]
+    ready = f"http://127.0.0.1:{port}/ready"
+    with serving(arguments, ready, folder=PROJECT, environment=environment, log=SCRATCH / "serve.log"):
         yield port
 
 
@@ -319,50 +315,16 @@ def our_server() -> Iterator[int]:
 def infinity_server() -> Iterator[int]:
     from shared.providers.onnx.model import find_model
 
-    environment = SCRATCH / "infinity"
-    executable = environment / "bin" / "infinity_emb"
-    if not executable.exists():
-        print("making .bench/infinity with infinity-emb (once, some minutes)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([environment / "bin" / "pip", "install", "--quiet", *INFINITY_PACKAGES], check=True)
+    executable = environment_with("infinity", INFINITY_PACKAGES).with_name("infinity_emb")
     port = free_port()
     arguments = [
-        str(executable), "v2", "--model-id", str(find_model(None).tokenizer.parent), "--served-model-name", "all-MiniLM-L6-v2",
-        "--engine", "torch", "--device", "cpu", "--port", str(port), "--host", "127.0.0.1",
+        executable, "v2", "--model-id", str(find_model(None).tokenizer.parent), "--served-model-name", "all-MiniLM-L6-v2",
+        "--engine", "torch", "--device", "cpu", "--port", port, "--host", "127.0.0.1",
     ]  # fmt: skip
     variables = {**os.environ, "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    with running(arguments, port, "/health", variables):
+    ready = f"http://127.0.0.1:{port}/health"
+    with serving(arguments, ready, folder=PROJECT, environment=variables, log=SCRATCH / "serve.log"):
         yield port
-
-
-@contextmanager
-def running(arguments: list[str], port: int, path: str, environment: dict[str, str]) -> Iterator[None]:
-    with (SCRATCH / "serve.log").open("w") as output:
-        process = subprocess.Popen(arguments, cwd=PROJECT, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + STARTUP_SECONDS
-        while not answers(port, path):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{arguments[0]} did not start; see .bench/serve.log")
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def answers(port: int, path: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Beside the time of a statement stands the processor time of its server process, 
 leaves out the wait for the disk at each commit. (Linux only.)
 """
 
-import argparse
 import json
 import os
 import random
@@ -55,12 +54,11 @@ class Spent(NamedTuple):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=30_000, help="rows of a statement that writes many")
-    parser.add_argument("--singles", type=int, default=200, help="statements of one row, in each round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--words", type=int, default=40, help="words of a row's text")
-    parser.add_argument("--json", action="store_true")
+    parser = command.parser(__doc__, json=command.JSON)
+    parser.add_argument("--rows", type=int, default=30_000, help="rows of a large statement (default: 30000)")
+    parser.add_argument("--singles", type=int, default=200, help="statements of one row in each round (default: 200)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, the tables in turn (default: 5)")
+    parser.add_argument("--words", type=int, default=40, help="words of a row's text (default: 40)")
     arguments = parser.parse_args()
     if min(arguments.rows, arguments.singles, arguments.rounds, arguments.words) < 1:
         parser.error("--rows, --singles, --rounds and --words must be at least 1")

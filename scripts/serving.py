@@ -1,0 +1,51 @@
+"""Starts a server for a script and ends it with the block."""
+
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import ConfigurationError
+
+START_SECONDS = 120.0
+
+
+@contextmanager
+def serving(
+    arguments: Sequence[object], ready: str, *, folder: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends; `ready` is a URL that answers once it has started."""
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [str(part) for part in arguments], cwd=folder, env=environment, stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(ready):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise ConfigurationError(f"{arguments[0]} did not start: {log.read_text(errors='replace')[-500:]}")
+            time.sleep(0.2)
+        yield server
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def answers(url: str) -> bool:
+    """Whether the server answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def free_port() -> int:
+    """A port that no program on this machine uses."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
