@@ -13,7 +13,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Nobody answered. */
+/** The server did not answer. */
 export class ServerGone extends Error {
   constructor() {
     super("the server does not answer");
@@ -26,6 +26,9 @@ export const tell = (name) => events.dispatchEvent(new Event(name));
 
 let gone = false;
 on("gone", () => (gone = true));
+
+/** Fetch a small file, only to notice that the server is gone. */
+export const alive = () => fetch("/console/icon.svg", { cache: "no-cache" }).catch(() => gone || tell("gone"));
 
 export function useKey(value) {
   key = value;

@@ -1,10 +1,10 @@
-// The frame: tabs, theme, what the server says of itself, and what to do when it says nothing.
+// The frame: tabs, theme, the server's state, and what to do when it does not answer.
 
-import { call, forgetKey, hasKey, on, tell } from "./api.js";
+import { alive, call, forgetKey, hasKey, on, tell } from "./api.js";
 import { el, say } from "./dom.js";
 import { command } from "./states.js";
 
-// A panel's module comes when it is opened first: what is not looked at is not loaded.
+// A panel's module is loaded when the panel is first opened.
 const LOAD = {
   coverage: async () => (await import("./coverage.js")).mountCoverage,
   search: async () => (await import("./search.js")).mountSearch,
@@ -14,6 +14,7 @@ const LOAD = {
 };
 const RETRY_MS = 2000;
 const PROBLEM_MS = 10_000;
+const ALIVE_MS = 3000;
 
 const byId = (id) => document.getElementById(id);
 const allTabs = [...document.querySelectorAll("[role=tab]")];
@@ -73,7 +74,7 @@ function shownTab() {
 }
 addEventListener("hashchange", () => open(location.hash.slice(2)));
 
-// Theme: the system's, until somebody chooses; the choice is not kept anywhere.
+// Theme: the system's until the button chooses another; the choice is not stored.
 const themes = ["auto", "light", "dark"];
 byId("theme").addEventListener("click", (event) => {
   const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % themes.length];
@@ -93,7 +94,7 @@ function reload() {
   for (const [name, panel] of Object.entries(panels)) panel.reset(name === current);
 }
 
-// The server: asked at first, again while something is wrong, and until it is back once it is gone.
+// The server is asked once at the start, and again while it reports a problem or does not answer.
 let timer = null;
 let lost = false;
 
@@ -102,7 +103,7 @@ async function greet() {
   try {
     shared.server = await call("/api/console", { keyed: false });
   } catch {
-    // A server without the route, or a gateway that answers for one that is down: either way nothing is known.
+    // The server is down, or a gateway answers in its place.
     timer = setTimeout(greet, RETRY_MS);
     return;
   }
@@ -140,7 +141,9 @@ function notices(nodes) {
 on("gone", () => {
   lost = true;
   byId("server").replaceChildren(el("span", { class: "dot bad" }), el("span", null, "no answer"));
-  notices([notice("The server does not answer. The page asks again every two seconds. If it is not running, start it:", "make serve")]);
+  const here = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+  const port = location.port === "8000" ? "" : ` PORT=${location.port || 80}`;
+  notices([notice(`The server does not answer. This page tries again every two seconds.${here ? " If the server is not running, start it:" : ""}`, here && `make serve${port}`)]);
   clearTimeout(timer);
   timer = setTimeout(greet, RETRY_MS);
 });
@@ -151,6 +154,8 @@ on("back", () => {
   greet().then(reload);
   if (current === null) open(shownTab());
 });
+// An idle panel asks the server rarely.
+setInterval(() => document.hidden || lost || alive(), ALIVE_MS);
 document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]());
 
 shared.ready = greet();

@@ -148,7 +148,7 @@ function figuresTable(entries) {
   const lines = [...entries]
     .sort((a, b) => (a.day < b.day ? 1 : a.day > b.day ? -1 : 0))
     .map((entry) => el("tr", null, el("th", { scope: "row" }, dayOf(entry.day)), el("td", null, entry.model), [count(entry.runs), count(entry.embedded), count(entry.tokens), money(entry.cost)].map((cell) => el("td", { class: "number" }, cell))));
-  return el("details", { class: "fold" }, el("summary", null, "The figures"), el("div", { class: "fold-body" }, table(["day", "model", "runs", "embedded", "tokens", "cost"], lines, "figures-table")));
+  return el("details", { class: "fold" }, el("summary", null, "As a table"), el("div", { class: "fold-body" }, table(["day", "model", "runs", "embedded", "tokens", "cost"], lines, "figures-table")));
 }
 
 /** The last days as the server names them: in UTC. */

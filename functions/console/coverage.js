@@ -6,7 +6,7 @@ import { failure, loading, note } from "./states.js";
 
 const RUNNING_MS = 2000;
 const IDLE_MS = 10_000;
-// A task that was asked for shows up as a run a moment later.
+// A requested task appears as a run a moment later.
 const EXPECTED_MS = 20_000;
 const RUNS_SHOWN = 5;
 
@@ -39,7 +39,7 @@ export function mountCoverage(panel) {
       everything.hidden = true;
       say(summary, "");
       cards.replaceChildren(failure(error));
-      // With a key, or when the server is back, the frame asks for a new start.
+      // The frame calls reset() once there is a key, or the server is back.
       if (error.status === 401) return;
     }
     if (visible) timer = setTimeout(refresh, busy ? RUNNING_MS : IDLE_MS);
@@ -142,7 +142,7 @@ function makeCard(name, { embed, refresh, announce }) {
     failures,
     runs,
   );
-  const progress = makeProgress(live, name);
+  const progress = makeProgress(live);
   const showFailures = makeFailures(failures, name, { refresh, announce });
   const showRuns = makeRuns(runs);
 
@@ -175,7 +175,7 @@ function makeCard(name, { embed, refresh, announce }) {
       drawBar(bar, legend, collection);
       progress(running);
       showFailures(collection);
-      showRuns(latest);
+      showRuns(latest, total > 0 && !pending && !failed && !error);
     },
   };
 }
@@ -208,20 +208,17 @@ function drawBar(bar, legend, { collection, model, models, total, pending, faile
   while (legend.children.length > parts.length) legend.lastChild.remove();
 }
 
-function makeProgress(place, name) {
-  const bar = el("progress", { max: 1, "aria-label": `Backfill of ${name}` });
-  const text = el("span", null);
-  place.append(bar, text);
+/** The speed of a running backfill and the time left. The figures and the bar above show how far it is. */
+function makeProgress(place) {
+  const text = place.appendChild(el("span", null));
   return (running) => {
     place.hidden = !running;
     if (!running) return;
-    const all = running.done + running.remaining;
-    bar.value = all ? running.done / all : 0;
     const rate = running.rows_per_second;
-    const parts = [`${count(running.done)} of ${count(all)}`];
+    const parts = [];
     if (rate) parts.push(`${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} rows/s`);
     if (running.seconds_left !== null) parts.push(`${duration(running.seconds_left)} left`);
-    say(text, parts.join(" · "));
+    say(text, parts.join(" · ") || "starting");
   };
 }
 
@@ -295,14 +292,16 @@ function makeRuns(place) {
   const table = el("table", { class: "runs" }, el("thead", null, el("tr", null, heads.map((head) => el("th", { scope: "col" }, head)))), body);
   place.append(title, el("div", { class: "fold-body" }, table));
   let seen = "";
-  return (runs) => {
-    const state = JSON.stringify(runs);
+  return (runs, complete) => {
+    const state = JSON.stringify([runs, complete]);
     if (state === seen) return;
     seen = state;
     place.hidden = !runs.length;
     if (!runs.length) return;
-    const [last] = runs;
-    say(title, `Last run ${last.state}, ${timeOf(last.started_at)}: ${plural(last.embedded, "row")} in ${duration(last.seconds)}, ${money(last.cost)}`);
+    // The card shows a run at work above; an old failure matters no more once every row is embedded.
+    const last = runs.find((run) => !["queued", "running"].includes(run.state));
+    const result = last && (complete && last.state !== "finished" ? "every row is embedded now" : `${plural(last.embedded, "row")} in ${duration(last.seconds)}, ${money(last.cost)}`);
+    say(title, last ? `Last run ${last.state}, ${timeOf(last.started_at)}: ${result}` : "Runs");
     body.replaceChildren(...runs.flatMap(runLine));
   };
 }

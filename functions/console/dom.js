@@ -20,7 +20,7 @@ export function button(text, onclick, attributes) {
   return el("button", { type: "button", onclick, ...attributes }, text);
 }
 
-/** Change a node's text only where it differs, so that nothing is laid out or read aloud anew. */
+/** Change a node's text only where it differs, so that nothing is laid out or read aloud again. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -39,6 +39,19 @@ export function working(action) {
   };
 }
 
+/** A function that runs an action at the next frame, once however often it is called before. */
+export function oncePerFrame(action) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      action();
+    });
+  };
+}
+
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const day = new Intl.DateTimeFormat("en", { day: "numeric", month: "short" });
@@ -50,7 +63,7 @@ export const plural = (number, one, many = `${one}s`) => `${count(number)} ${num
 export const dayOf = (iso) => day.format(new Date(`${iso}T00:00:00`));
 export const timeOf = (iso) => moment.format(new Date(iso));
 
-/** USD, with digits enough to tell small sums from nothing; – where nobody told the price. */
+/** USD, with digits enough to tell small sums from nothing; – where the price is not known. */
 export function money(cost) {
   if (cost === null) return "–";
   if (cost === 0) return "$0";

@@ -1,23 +1,24 @@
-// A collection in two dimensions. The points are drawn once; what hovering and searching add lies on a canvas above.
+// A collection in two dimensions. The points are drawn once; hovering and searching draw on a second canvas above them.
 
 import { call, newest, path } from "./api.js";
-import { button, count, el, percent, plural, say } from "./dom.js";
+import { button, count, el, oncePerFrame, percent, plural, say } from "./dom.js";
 import { failure, loading, note, nothingToSearch } from "./states.js";
 import { DEFAULT_WEIGHTS, ask, collectionSelect } from "./search.js";
+import { makeList } from "./map_list.js";
+import { COLOURS, palette as coloursNow, swatch, trace } from "./shapes.js";
 
-const COLOURS = 8;
-const SHAPES = 4;
 const CELL = 28;
 const REACH = 14;
 const MARGIN = 24;
-const LISTED = 60;
 const TYPING_MS = 150;
 const MOST_ZOOM = 12;
+// A category keeps its colour while the page is open, whatever a backfill adds.
+const kinds = {};
 
 export function mountMap(panel, shared) {
   const { select, names } = collectionSelect(shared, { id: "map-collection", onchange: () => load() }, "music_knowledge");
   const colour = el("select", { id: "map-category", onchange: () => load(colour.value) });
-  const box = el("input", { type: "search", id: "map-query", placeholder: "light up what a search finds", autocomplete: "off", maxlength: 2000 });
+  const box = el("input", { type: "search", id: "map-query", placeholder: "find rows on the map", autocomplete: "off", maxlength: 2000 });
   const status = el("p", { class: "dim status", role: "status" });
   const base = el("canvas", { role: "img", id: "map-points" });
   const over = el("canvas", { class: "over", "aria-hidden": "true", id: "map-overlay" });
@@ -27,12 +28,14 @@ export function mountMap(panel, shared) {
     { class: "zooms" },
     button("+", () => zoomBy(1.6), { "aria-label": "Zoom in" }),
     button("−", () => zoomBy(1 / 1.6), { "aria-label": "Zoom out" }),
-    button("Fit", () => fit(), { "aria-label": "Fit all points" }),
+    button("Fit", () => ((view.zoom = 1), zoomBy(1)), { "aria-label": "Fit all points" }),
   );
   const stage = el("div", { class: "stage" }, base, over, tip, zooms);
   const legend = el("ul", { class: "legend shapes" });
-  const listed = el("div", { class: "fold-body" });
-  const list = el("details", { class: "fold" }, el("summary", null, "The rows as a list"), listed);
+  const list = makeList((point, pressed) => {
+    choose(point);
+    if (pressed) stage.scrollIntoView({ block: "nearest" });
+  });
   const place = el("div", { class: "map-body" });
   const colourLabel = el("label", { hidden: true }, "coloured by ", colour);
   panel.append(
@@ -42,14 +45,14 @@ export function mountMap(panel, shared) {
       { class: "searchbar", role: "search", onsubmit: (event) => (event.preventDefault(), search()) },
       el("label", null, el("span", { class: "sr" }, "Collection"), select),
       colourLabel,
-      el("label", { class: "grow" }, el("span", { class: "sr" }, "Light up what a search finds"), box),
+      el("label", { class: "grow" }, el("span", { class: "sr" }, "Find rows on the map"), box),
     ),
     status,
     place,
   );
 
   let points = [];
-  let categories = [];
+  let described = "";
   let hits = new Map();
   let chosen = null;
   let view = { zoom: 1, x: 0, y: 0 };
@@ -58,7 +61,7 @@ export function mountMap(panel, shared) {
   let size = { width: 0, height: 0 };
   let loaded = null;
   let typing = null;
-  let filter = "";
+  const redraw = oncePerFrame(draw);
   const latestMap = newest();
   const latestSearch = newest();
 
@@ -68,7 +71,6 @@ export function mountMap(panel, shared) {
     clearTimeout(typing);
     typing = setTimeout(search, TYPING_MS);
   });
-  list.addEventListener("toggle", () => list.open && showList());
   hoverable();
 
   async function load(category) {
@@ -81,7 +83,7 @@ export function mountMap(panel, shared) {
     if (!points.length) place.replaceChildren(loading());
     try {
       const columns = await columnsOf(collection);
-      // Coloured by the first column that can be, until somebody chooses; "" is none.
+      // Coloured by the first column with few values, until another is chosen; "" is none.
       const by = category ?? columns[0] ?? "";
       const query = new URLSearchParams({ limit: 2000 });
       if (by) query.set("category", by);
@@ -117,20 +119,22 @@ export function mountMap(panel, shared) {
     }
     const counted = new Map();
     for (const { category } of points) counted.set(category, (counted.get(category) ?? 0) + 1);
-    categories = [...counted].sort((a, b) => b[1] - a[1] || (String(a[0]) < String(b[0]) ? -1 : 1)).map(([name]) => name);
-    const order = new Map(categories.map((name, index) => [name, index]));
-    for (const point of points) point.kind = map.category ? order.get(point.category) : 0;
+    const kind = (kinds[`${map.collection} ${map.category}`] ??= new Map());
+    for (const name of [...counted.keys()].sort()) if (!kind.has(name)) kind.set(name, kind.size);
+    const categories = [...counted.keys()].sort((a, b) => counted.get(b) - counted.get(a) || kind.get(a) - kind.get(b));
+    for (const point of points) point.kind = map.category ? kind.get(point.category) : 0;
     legend.hidden = !map.category;
     legend.replaceChildren(
-      ...categories.map((name, index) => el("li", null, swatch(index), el("span", null, name ?? "none"), el("b", null, count(counted.get(name))))),
+      ...categories.map((name) => el("li", null, swatch(kind.get(name)), el("span", null, name ?? "none"), el("b", null, count(counted.get(name))))),
     );
     const [first, second] = map.explained;
     const sampled = map.total > points.length ? `${count(points.length)} of ${plural(map.total, "row")}, a fixed sample` : plural(points.length, "row");
-    say(status, `${sampled} · ${map.model} · the two directions hold ${percent(first + second, 1)} of the variance`);
+    described = `${sampled} · ${map.model} · the map shows ${percent(first + second, 1)} of the differences between the vectors`;
+    say(status, described);
     base.setAttribute("aria-label", `${plural(points.length, "point")} of ${map.collection}, similar ones near each other; the list below names them`);
-    place.replaceChildren(stage, legend, list);
+    place.replaceChildren(stage, legend, list.node);
     draw();
-    if (list.open) showList();
+    list.show(points, hits);
   }
 
   // Drawing. `base` is drawn when the data, the size, the theme or the view changes; `over` whenever something is pointed at.
@@ -145,7 +149,7 @@ export function mountMap(panel, shared) {
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
       canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     }
-    palette = [...Array(COLOURS).keys()].map((index) => getComputedStyle(probe(index)).color);
+    palette = coloursNow();
     grid = new Map();
     const context = base.getContext("2d");
     context.clearRect(0, 0, size.width, size.height);
@@ -255,7 +259,7 @@ export function mountMap(panel, shared) {
         const high = ((size.height - 2 * MARGIN) / 2) * view.zoom;
         view.x = clamp(dragged.x - (event.clientX - dragged.left) / wide);
         view.y = clamp(dragged.y + (event.clientY - dragged.top) / high);
-        soon(draw);
+        redraw();
         return;
       }
       const { left, top } = over.getBoundingClientRect();
@@ -283,16 +287,6 @@ export function mountMap(panel, shared) {
 
   const clamp = (number) => Math.max(-1, Math.min(1, number));
 
-  let waiting = false;
-  function soon(action) {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      action();
-    });
-  }
-
   function zoomBy(factor, event) {
     const zoom = Math.max(1, Math.min(MOST_ZOOM, view.zoom * factor));
     if (event) {
@@ -307,12 +301,7 @@ export function mountMap(panel, shared) {
     if (zoom === 1) Object.assign(view, { x: 0, y: 0 });
     over.classList.toggle("zoomed", zoom > 1);
     choose(null);
-    soon(draw);
-  }
-
-  function fit() {
-    view.zoom = 1;
-    zoomBy(1);
+    redraw();
   }
 
   async function search() {
@@ -321,7 +310,11 @@ export function mountMap(panel, shared) {
     if (!query || !points.length) {
       latestSearch(async () => null);
       hits = new Map();
-      if (points.length) drawOver();
+      if (points.length) {
+        say(status, described);
+        drawOver();
+        list.show(points, hits);
+      }
       return;
     }
     try {
@@ -330,34 +323,11 @@ export function mountMap(panel, shared) {
       hits = new Map(answer.hits.slice(0, 20).map((hit, index) => [hit.id, index + 1]));
       choose(null);
       drawOver();
-      if (list.open) showList();
+      say(status, `${described} · ${over.dataset.lit} of the best ${plural(hits.size, "hit")} are on the map`);
+      list.show(points, hits);
     } catch (error) {
       say(status, error.message);
     }
-  }
-
-  // The same as text: for a keyboard, a screen reader, or whoever likes a list better.
-
-  function showList(limit = LISTED) {
-    const rows = points.filter((point) => (hits.size ? hits.has(point.id) : true) && `${point.label}`.toLowerCase().includes(filter));
-    if (hits.size) rows.sort((a, b) => hits.get(a.id) - hits.get(b.id));
-    else rows.sort((a, b) => a.kind - b.kind || (`${a.label}` < `${b.label}` ? -1 : 1));
-    const lines = rows.slice(0, limit).map((point) => {
-      const line = button(point.label ?? point.id, () => {
-        choose(point);
-        stage.scrollIntoView({ block: "nearest" });
-      });
-      line.addEventListener("focus", () => choose(point));
-      return el("li", null, swatch(point.kind), line, el("span", { class: "dim" }, point.category ?? ""));
-    });
-    const narrow = listed.querySelector("input") ?? el("input", { type: "search", "aria-label": "Narrow the list", placeholder: "narrow the list", oninput: (event) => ((filter = event.target.value.toLowerCase()), showList()) });
-    const more = rows.length - lines.length;
-    const items = el("ul", { class: "rows" }, lines);
-    const foot = more > 0 ? button(`Show ${Math.min(more, LISTED)} more`, () => showList(limit + LISTED)) : "";
-    if (narrow.isConnected) {
-      listed.querySelector("ul").replaceWith(items);
-      listed.querySelector("p").replaceChildren(foot);
-    } else listed.replaceChildren(narrow, items, el("p", null, foot));
   }
 
   return {
@@ -375,36 +345,4 @@ export function mountMap(panel, shared) {
       if (now) load();
     },
   };
-}
-
-/** A legend's mark: the shape and the colour of a kind. */
-function swatch(kind) {
-  const shape = el("svg:path", { d: SVG_SHAPES[shapeOf(kind)], fill: "currentColor" });
-  return el("svg:svg", { class: `swatch c${kind % COLOURS}`, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape);
-}
-
-// Colour alone tells eight kinds apart to most eyes; the shape tells them apart to all, and more of them.
-const shapeOf = (kind) => (kind + Math.floor(kind / COLOURS)) % SHAPES;
-const SVG_SHAPES = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M0-5.800L5.800 0L0 5.800L-5.800 0Z", "M-4.500-4.500h9v9h-9Z", "M0-5.500L5.500 4.300H-5.500Z"];
-
-function trace(context, kind, x, y, radius) {
-  const shape = shapeOf(kind);
-  if (shape === 0) {
-    context.moveTo(x + radius, y);
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    return;
-  }
-  if (shape === 2) {
-    context.rect(x - radius * 0.9, y - radius * 0.9, radius * 1.8, radius * 1.8);
-    return;
-  }
-  const corners = shape === 1 ? [[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]] : [[0, -1.2], [1.15, 0.9], [-1.15, 0.9]];
-  for (const [index, [dx, dy]] of corners.entries()) context[index ? "lineTo" : "moveTo"](x + dx * radius, y + dy * radius);
-  context.closePath();
-}
-
-/** An element that has the colour of a kind, to read what the theme makes of it. */
-function probe(index) {
-  const id = `probe-${index}`;
-  return document.getElementById(id) ?? document.body.appendChild(el("i", { id, class: `probe c${index}`, hidden: true }));
 }

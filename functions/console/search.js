@@ -2,34 +2,21 @@
 
 import { newest, path, post } from "./api.js";
 import { button, el, plural, say } from "./dom.js";
+import { NAMES, column, makeHit, total } from "./hits.js";
 import { parts, isCertain, rerank } from "./rank.js";
 import { DEGRADED, failure, note, nothingToSearch } from "./states.js";
-import { excerpt, marked, stems } from "./words.js";
+import { stems } from "./words.js";
 
 export const WANTED = 50;
 const SHOWN = 10;
 const TYPING_MS = 150;
 export const DEFAULT_WEIGHTS = { full_text: 0.3, semantic: 0.7 };
-const NAMES = { full_text: "Full text", semantic: "Semantic" };
-// Where a row's name and its text are, by the columns that collections commonly have.
-const LABELS = ["topic", "title", "tag_name", "name", "path"];
-const BODIES = ["content", "description", "text", "body", "synonyms"];
-const CHIPS = ["category", "tag_type", "language", "tags", "source"];
 
-/** Ask the server; needs no key, for a search runs as whoever calls. */
+/** Ask the server. It sends no key: a search runs with the caller's own rights. */
 export async function ask(collection, query, weights, signal, wanted = WANTED) {
   const body = { query, match_count: wanted, full_text_weight: weights.full_text, semantic_weight: weights.semantic };
   const answer = await post(path("search", collection), body, { signal, keyed: false });
   return { ...answer, collection, query, weights: { ...weights }, wanted };
-}
-
-export const labelOf = (hit) => textOf(hit[LABELS.find((name) => hit[name])] ?? hit.id);
-
-function textOf(value) {
-  if (value === null || value === undefined) return "";
-  if (Array.isArray(value)) return value.map(textOf).join(", ");
-  if (typeof value === "object") return Object.values(value).map(textOf).filter(Boolean).join(" · ");
-  return String(value);
 }
 
 /** A select of the collections that can be searched, filled when the server has said which. */
@@ -175,7 +162,7 @@ export function mountSearch(panel, shared) {
           limit = SHOWN;
           items = new Map();
         }
-        // The sliders may have moved while it was on its way.
+        // The sliders may have moved while the answer was on its way.
         answer = fresh;
         showHybrid();
         if (!isCertain(answer, weights, limit)) later(run);
@@ -198,7 +185,7 @@ export function mountSearch(panel, shared) {
     if (hits.length) return false;
     results.replaceChildren(
       note("Nothing found", `No row of ${collection} matches this, neither by full text nor semantically.`),
-      el("p", { class: "dim" }, "A collection that is empty or not embedded yet finds nothing. See Coverage."),
+      el("p", { class: "dim" }, "An empty collection has no hits, and rows that are not embedded yet are found by full text only: see ", el("a", { href: "#/coverage" }, "Coverage"), "."),
     );
     return true;
   }
@@ -233,14 +220,14 @@ export function mountSearch(panel, shared) {
     items = new Map();
     const wanted = stems(fullText.query);
     results.replaceChildren(
-      el("div", { class: "pair" }, column("full_text", fullText, "semantic", semantic, wanted), column("semantic", semantic, "full_text", fullText, wanted)),
+      el("div", { class: "pair" }, column("full_text", fullText, "semantic", semantic, wanted, SHOWN), column("semantic", semantic, "full_text", fullText, wanted, SHOWN)),
     );
   }
 
   return {
     show() {
       names().then(() => (shared.server ? box.value.trim() || welcome() : run()));
-      // Opened by its address; whoever walks through the tabs keeps the focus there.
+      // Only when opened by its address: with the keyboard on the tabs, the focus stays there.
       if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) box.focus();
     },
     hide() {},
@@ -250,8 +237,6 @@ export function mountSearch(panel, shared) {
     },
   };
 }
-
-const total = ({ full_text, semantic, rest }) => full_text + semantic + rest;
 
 /** Put the items into the list in this order; each glides from where it was. */
 function glide(list, wanted) {
@@ -263,97 +248,4 @@ function glide(list, wanted) {
     const moved = before?.has(item) ? before.get(item) - item.offsetTop : 0;
     if (moved) item.animate([{ transform: `translateY(${moved}px)` }, { transform: "none" }], { duration: 180, easing: "ease-out" });
   }
-}
-
-/** One result. Its texts never change, its place and its score do. */
-function makeHit(hit, wanted) {
-  const place = el("span", { class: "place" });
-  const bars = Object.fromEntries(["full_text", "semantic", "rest"].map((name) => [name, el("i", { class: name })]));
-  const value = el("b", { class: "score" });
-  const bar = el("div", { class: "split", role: "img" }, Object.values(bars));
-  const table = el("tbody");
-  const text = textOf(hit[BODIES.find((name) => hit[name])]);
-  const chips = CHIPS.filter((name) => hit[name]).map((name) => el("span", { class: "chip" }, textOf(hit[name])));
-  const whole = el("p", { class: "body" });
-  const fold = el(
-    "details",
-    { class: "why" },
-    el("summary", null, "Score and text"),
-    el(
-      "div",
-      { class: "fold-body" },
-      el(
-        "table",
-        { class: "numbers" },
-        el("thead", null, el("tr", null, ["part", "rank", "score", "weight", "weighted"].map((head) => el("th", { scope: "col" }, head)))),
-        table,
-      ),
-      whole,
-      el("p", { class: "dim" }, "id ", el("code", null, hit.id)),
-    ),
-  );
-  fold.addEventListener("toggle", () => fold.open && !whole.hasChildNodes() && whole.append(...marked(text, wanted)));
-  const node = el(
-    "li",
-    { "data-id": hit.id },
-    place,
-    el(
-      "div",
-      { class: "found" },
-      el("h3", null, marked(labelOf(hit), wanted), " ", chips),
-      el("p", { class: "snippet" }, marked(excerpt(text, wanted), wanted)),
-      fold,
-    ),
-    el("div", { class: "scored" }, value, bar),
-  );
-
-  return {
-    node,
-    update(number, changed, weights, top) {
-      const now = parts(changed, weights);
-      say(place, String(number));
-      say(value, total(now).toFixed(3));
-      for (const [name, part] of Object.entries(bars)) part.style.setProperty("--share", Math.max(0, now[name]) / top);
-      bar.setAttribute("aria-label", `full text ${now.full_text.toFixed(3)}, semantic ${now.semantic.toFixed(3)}${now.rest ? `, other ${now.rest.toFixed(3)}` : ""}`);
-      const rows = [
-        [NAMES.full_text, changed.full_text_rank, changed.full_text_score, weights.full_text, now.full_text],
-        [NAMES.semantic, changed.semantic_rank, changed.semantic_score, weights.semantic, now.semantic],
-      ];
-      if (now.rest) rows.push(["Age and static score", null, now.rest, 1, now.rest]);
-      table.replaceChildren(
-        ...rows.map(([name, rank, score, weight, weighted]) =>
-          el(
-            "tr",
-            null,
-            el("th", { scope: "row" }, name),
-            [rank === null ? "–" : `#${rank}`, score === null ? "–" : score.toFixed(4), weight.toFixed(2), weighted.toFixed(4)].map((cell) => el("td", { class: "number" }, cell)),
-          ),
-        ),
-      );
-    },
-  };
-}
-
-/** The hits of one ranking; each says at which place the other ranking has it. */
-function column(name, own, otherName, other, wanted) {
-  const ranks = new Map(other.hits.map((hit, place) => [hit.id, place + 1]));
-  const title = `${NAMES[name]} only`;
-  const score = `${name}_score`;
-  const elsewhere = (place) => (place ? `#${place} in ${NAMES[otherName].toLowerCase()}` : `not in ${NAMES[otherName].toLowerCase()}`);
-  const lines = own.hits.slice(0, SHOWN).map((hit, place) => {
-    const bar = el("div", { class: "split", "aria-hidden": "true" }, el("i", { class: name, vars: { "--share": hit[score] ?? 0 } }));
-    return el(
-      "li",
-      { "data-id": hit.id },
-      el("span", { class: "place" }, String(place + 1)),
-      el("div", { class: "found" }, el("h4", null, marked(labelOf(hit), wanted)), el("p", { class: "dim" }, elsewhere(ranks.get(hit.id)))),
-      el("div", { class: "scored" }, el("b", { class: "score" }, (hit[score] ?? 0).toFixed(3)), bar),
-    );
-  });
-  return el(
-    "section",
-    { "aria-label": title },
-    el("h3", null, title),
-    lines.length ? el("ol", { class: "hits" }, lines) : el("p", { class: "dim" }, "nothing found"),
-  );
 }

@@ -27,7 +27,7 @@ export function command(text) {
 export const loading = () =>
   el("div", { class: "loading", role: "status" }, el("span", { class: "sr" }, "Loading"), [1, 2, 3].map(() => el("i")));
 
-/** What to show for an error; null for a server that is gone, of which the banner tells already. */
+/** What to show for an error. */
 export function failure(error) {
   if (error instanceof ServerGone) return note("The server does not answer", "This panel comes back with it.");
   if (error instanceof ApiError && error.status === 401) return locked();

@@ -1,4 +1,4 @@
-// What people call a genre or a mood: looked up, read, written by hand, generated again, switched off.
+// Synonyms of genres and moods: look up, read, edit, generate again, remove from search.
 
 import { ApiError, call, newest, path, post } from "./api.js";
 import { button, count, el, plural, say, timeOf, working } from "./dom.js";
@@ -34,6 +34,9 @@ export function mountSynonyms(panel) {
   let watch = null;
   let open = null;
   let generator = false;
+  let unsaved = false;
+
+  addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 
   box.addEventListener("input", () => {
     clearTimeout(timer);
@@ -43,7 +46,7 @@ export function mountSynonyms(panel) {
   welcome();
 
   function welcome() {
-    editor.replaceChildren(note("Look up a tag", "By its name, or by anything people might call it, in English or French. Its terms can be edited here, and written again by the generator."));
+    editor.replaceChildren(note("Look up a tag", "By its name or by a synonym, in English or French. Edit its terms here, or have the model write them again."));
   }
 
   async function find() {
@@ -88,6 +91,8 @@ export function mountSynonyms(panel) {
 
   /** Open a tag's synonyms; where there are none, those of the same name among the other types. */
   async function read(tagType, name, others = [], asked = []) {
+    if (unsaved && !confirm("Discard the unsaved changes?")) return;
+    unsaved = false;
     stop();
     try {
       edit(await call(path("synonyms", tagType, name), { keyed: false }));
@@ -125,6 +130,7 @@ export function mountSynonyms(panel) {
   function edit(tag) {
     const another = open?.id !== tag.id;
     open = tag;
+    unsaved = false;
     for (const line of found.querySelectorAll("button")) line.toggleAttribute("aria-current", line.dataset.tag === tag.tag_name);
     const { synonyms } = tag;
     const areas = {
@@ -150,7 +156,7 @@ export function mountSynonyms(panel) {
           if (error instanceof ApiError && error.status === 401) editor.append(failure(error));
           else if (error instanceof ApiError && error.status === 409) {
             told(`${error.message}. Nothing was overwritten. `, true);
-            said.append(button("Read it again", () => read(tag.tag_type, tag.tag_name)));
+            said.append(button("Read it again", () => ((unsaved = false), read(tag.tag_type, tag.tag_name))));
           } else told(error.message, true);
         }
       });
@@ -163,23 +169,23 @@ export function mountSynonyms(panel) {
       };
       const body = { synonyms: written, confidence: Number(confidence.value), updated_at: tag.updated_at };
       edit(await call(path("synonyms", tag.id), { method: "PUT", body }));
-      editor.querySelector("[role=status]").textContent = "Saved. Search knows it at once.";
+      editor.querySelector("[role=status]").textContent = "Saved. Search uses it now.";
       find();
     });
     const switchOff = attempt(async () => {
       edit(await call(path("synonyms", tag.id), { method: "DELETE" }));
-      editor.querySelector("[role=status]").textContent = "Switched off: no search finds it any more.";
+      editor.querySelector("[role=status]").textContent = "Removed: searches no longer find this tag. Its terms are kept.";
       find();
     });
     const revive = attempt(async () => {
       edit(await call(path("synonyms", tag.id), { method: "PUT", body: { is_active: true } }));
-      editor.querySelector("[role=status]").textContent = "It is found again.";
+      editor.querySelector("[role=status]").textContent = "Searches find this tag again.";
       find();
     });
     const again = attempt(async (tell) => {
       const task = await post("/api/synonyms/generate", { tag_type: tag.tag_type, tag_ids: [tag.tag_id], force: true });
       if (!task.task_id) return tell(task.message);
-      tell("The generator is writing …");
+      tell("The model is writing …");
       await follow(task.task_id, tell);
       if (open === tag) await read(tag.tag_type, tag.tag_name);
       find();
@@ -187,12 +193,12 @@ export function mountSynonyms(panel) {
     editor.replaceChildren(
       el(
         "form",
-        { class: "card", onsubmit: (event) => (event.preventDefault(), save({ currentTarget: event.submitter ?? event.target })) },
+        { class: "card", oninput: () => ((unsaved = true), told("Unsaved changes")), onsubmit: (event) => (event.preventDefault(), save({ currentTarget: event.submitter ?? event.target })) },
         el(
           "div",
           { class: "card-head" },
           el("div", null, el("h3", null, tag.tag_name), el("span", { class: "dim" }, `${tag.tag_type} · written by ${tag.source === "manual" ? "hand" : tag.source} · ${timeOf(tag.updated_at)}`)),
-          el("span", { class: `chip ${tag.is_active ? "ok" : "wait"}` }, tag.is_active ? "active" : "switched off"),
+          el("span", { class: `chip ${tag.is_active ? "ok" : "wait"}` }, tag.is_active ? "active" : "not searched"),
         ),
         el("div", { class: "fields" }, Object.values(areas).map(({ node }) => node)),
         el("label", { class: "field", for: "usage-context" }, el("span", null, "Used for"), context),
@@ -202,7 +208,7 @@ export function mountSynonyms(panel) {
           { class: "row" },
           el("button", { class: "primary" }, "Save"),
           generator && button("Generate again", again),
-          tag.is_active ? button("Deactivate", switchOff, { class: "danger" }) : button("Bring back", revive),
+          tag.is_active ? button("Remove from search", switchOff, { class: "danger" }) : button("Put back into search", revive),
           said,
         ),
       ),
@@ -255,10 +261,10 @@ export function mountSynonyms(panel) {
       });
       return [
         el("h3", null, "Tags"),
-        el("table", { class: "numbers" }, el("thead", null, el("tr", null, ["type", "tags", "with", "without", "failed"].map((head) => el("th", { scope: "col" }, head)))), el("tbody", null, coverage.map((row) => el("tr", null, el("th", { scope: "row" }, row.tag_type), [row.tags, row.active, row.without, row.failed].map((number) => el("td", { class: "number" }, count(number))))))),
+        el("table", { class: "numbers" }, el("thead", null, el("tr", null, ["type", "tags", "written", "missing", "failed"].map((head) => el("th", { scope: "col" }, head)))), el("tbody", null, coverage.map((row) => el("tr", null, el("th", { scope: "row" }, row.tag_type), [row.tags, row.active, row.without, row.failed].map((number) => el("td", { class: "number" }, count(number))))))),
         generator
-          ? without > 0 && el("div", { class: "row" }, button(`Write for ${plural(without, "tag")} without`, write), said)
-          : el("p", { class: "dim" }, "No generator is set up: GENERATION_PROVIDER=ollama or openai in the server's environment. Writing by hand works without."),
+          ? without > 0 && el("div", { class: "row" }, button(`Write synonyms for ${plural(without, "tag")}`, write), said)
+          : el("p", { class: "dim" }, "No model is set up to write synonyms: set GENERATION_PROVIDER to ollama or openai in the server's environment. You can still write them by hand."),
         failures.length > 0 && el("ul", { class: "failures" }, failures.map((row) => el("li", null, el("div", null, el("b", null, row.tag_name), el("p", null, row.error ?? "no reason was given")), el("span", { class: "dim" }, plural(row.attempts, "attempt"))))),
       ].filter(Boolean);
     });

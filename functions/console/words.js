@@ -12,6 +12,8 @@ const STOP = new Set(
    how all any both each few more most other some such no nor not only own same so than too very s t can will just don should now
    de du des et la le les un une dans pour sur avec`.split(/\s+/),
 );
+// Common words of questions: full-text search counts them a little, but marks on them explain nothing.
+const COMMON = new Set("make get use need want like good better best less much way thing".split(" "));
 
 const VOWEL = "[aeiouy]";
 const R = new RegExp(`^.*?${VOWEL}[^aeiouy](.*)$`);
@@ -77,10 +79,10 @@ export function stem(text) {
   return word.toLowerCase();
 }
 
-/** The stems of a query's words; stop words are left out. */
+/** The stems of a query's words, without stop words and common ones. */
 export function stems(query) {
   const words = query.match(WORD) ?? [];
-  return new Set(words.filter((word) => !STOP.has(word.toLowerCase())).map(stem));
+  return new Set(words.filter((word) => !STOP.has(word.toLowerCase())).map(stem).filter((word) => !COMMON.has(word)));
 }
 
 /** The text as nodes, words of the query within <mark>. */

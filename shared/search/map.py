@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from numpy.typing import NDArray
 
 from shared.database.base import Database
@@ -59,6 +59,8 @@ class MapService:
         # By collection, limit and category: the version of the sample, and the map.
         self._maps: TTLCache[tuple[str, int, str | None], tuple[str, CollectionMap]]
         self._maps = TTLCache(CACHED_MAPS, MAX_AGE_SECONDS, timer=clock)
+        # By collection and model: the axes of its last map. The next one is drawn the same way round.
+        self._axes: LRUCache[tuple[str, str | None], Matrix] = LRUCache(CACHED_MAPS)
         self._lock = threading.Lock()
 
     def get(
@@ -83,9 +85,13 @@ class MapService:
             self._maps[key] = sample["version"], drawn
         return drawn
 
-    @staticmethod
-    def _draw(collection: str, sample: dict[str, Any], category: str | None) -> CollectionMap:
-        positions, explained = project(decode_vectors(sample["vectors"], len(sample["ids"])))
+    def _draw(self, collection: str, sample: dict[str, Any], category: str | None) -> CollectionMap:
+        key = (collection, sample["model"])
+        with self._lock:
+            last = self._axes.get(key)
+        positions, explained, axes = project(decode_vectors(sample["vectors"], len(sample["ids"])), last)
+        with self._lock:
+            self._axes[key] = axes
         return CollectionMap(
             collection=collection,
             model=sample["model"],
@@ -109,19 +115,19 @@ def decode_vectors(text: str, count: int) -> Matrix:
     return np.frombuffer(base64.b64decode(text), dtype=">f2").astype(np.float64).reshape(count, -1 if count else 0)
 
 
-def project(vectors: Matrix) -> tuple[Matrix, tuple[float, float]]:
-    """The two principal components of n x d vectors: n x 2 positions in [-1, 1] on one scale, and each axis' share
-    of the variance.
+def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[float, float], Matrix]:
+    """The two principal components of n x d vectors: n x 2 positions in [-1, 1] on one scale, each axis' share
+    of the variance, and the d x 2 axes.
 
     Found by subspace iteration from a fixed start, since a whole decomposition of 2,000 vectors of 1,536 takes
-    seconds on a small machine. The direction of an axis, which its variance leaves open, is the one in which its
-    largest weights are positive.
+    seconds on a small machine. The variance leaves the direction of an axis open: it is that of the `last` axes, or
+    without these the one in which the largest weights are positive.
     """
     count = len(vectors)
     centred = vectors - vectors.mean(axis=0) if count else vectors
     variance = float(np.square(centred).sum())
     if count < 2 or variance < 1e-12:
-        return np.zeros((count, 2)), (0.0, 0.0)
+        return np.zeros((count, 2)), (0.0, 0.0), np.zeros((vectors.shape[1], 2))
 
     width = min(_WIDTH, *centred.shape)
     # The standard library's: numpy's own takes longer to load than the rest of a small map.
@@ -131,11 +137,19 @@ def project(vectors: Matrix) -> tuple[Matrix, tuple[float, float]]:
         basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
     _, strengths, turns = np.linalg.svd(centred @ basis, full_matrices=False)
     axes = (basis @ turns.T)[:, :2]
-    # The sum of cubes changes little where the vectors do: the largest weight alone might be another one tomorrow.
-    axes *= np.where((axes**3).sum(axis=0) < 0, -1.0, 1.0)
+    if last is not None and last.shape == axes.shape == (centred.shape[1], 2) and last.any():
+        alike = axes.T @ last
+        if abs(alike[0, 1] * alike[1, 0]) > abs(alike[0, 0] * alike[1, 1]):
+            # Two axes of about equal variance have changed places.
+            axes, strengths, alike = axes[:, ::-1], strengths[[1, 0]], alike[::-1]
+        directions = alike.diagonal()
+    else:
+        # The sum of cubes changes little when the vectors do; the largest weight alone might be another one.
+        directions = (axes**3).sum(axis=0)
+    axes = axes * np.where(directions < 0, -1.0, 1.0)
 
     positions = np.zeros((count, 2))
     positions[:, : axes.shape[1]] = centred @ axes
     shares = [*(np.square(strengths[:2]) / variance).tolist(), 0.0][:2]
-    # What is left of an axis without any variance is noise.
-    return positions / np.abs(positions).max(), (round(shares[0], 4), round(shares[1], 4))
+    # Rounding leaves noise on an axis without variance.
+    return positions / np.abs(positions).max(), (round(shares[0], 4), round(shares[1], 4)), axes

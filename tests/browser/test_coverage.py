@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill, switch_model
-from tests.browser.conftest import Console, OpenTab, StartConsole, add_rows, provider_of
+from tests.browser.conftest import DESK, Console, OpenTab, StartConsole, add_rows, provider_of
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.protocol_server import ProtocolServer
@@ -46,6 +46,26 @@ def test_a_card_a_collection_says_how_much_is_embedded_and_what_the_last_run_did
     card.locator("summary:visible").click()
     expect(card.locator("tbody tr").first).to_contain_text("finished")
     expect(page.locator("#coverage-summary")).to_contain_text("167 rows")
+
+
+def test_a_failed_run_keeps_to_its_card_and_does_not_contradict_a_complete_collection(
+    own: Console, rows: Connection, tab: OpenTab
+) -> None:
+    reason = "cannot reach http://127.0.0.1:9/api/embed " * 9
+    rows.execute("update embedding.runs set status = 'failed', error = %s", [reason])
+    page = tab(own.url).open()
+    card = page.locator(CARD)
+    summary = card.locator("summary:visible")
+    expect(summary).to_contain_text("Last run failed")
+    expect(summary).to_contain_text("every row is embedded now")
+    summary.click()
+    expect(card.locator("td.reason").first).to_be_visible()
+    wide = "table => table.scrollWidth <= table.closest('.card').clientWidth"
+    assert card.locator(".runs").evaluate(wide)
+    page.get_by_role("tab", name="Cost").click()
+    expect(page.locator("#cost td.reason").first).to_be_visible()
+    assert page.locator("#cost .runs").evaluate(wide)
+    assert page.evaluate("document.documentElement.scrollWidth") <= DESK[0]
 
 
 def test_a_backfill_is_seen_as_it_runs(own: Console, rows: Connection, ollama: ProtocolServer, tab: OpenTab) -> None:

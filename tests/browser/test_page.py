@@ -115,7 +115,13 @@ def test_a_server_that_goes_away_is_said_to_and_found_again(
     page.fill("#query", "reverb and delay")
     banner = page.locator("#notices")
     expect(banner).to_contain_text("does not answer")
-    expect(banner.locator("code")).to_have_text("make serve")
+    expect(banner.locator("code")).to_have_text(f"make serve PORT={httpx.URL(server.url).port}")
+    server.start()
+    expect(banner).to_be_empty()
+    expect(page.locator("ol.hits > li").first).to_be_visible()
+    # Without a request of the panel's, too.
+    server.stop()
+    expect(banner).to_contain_text("does not answer")
     # A tab whose module was not loaded yet.
     page.get_by_role("tab", name="Cost").click()
     server.start()

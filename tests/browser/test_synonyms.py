@@ -33,6 +33,10 @@ def test_a_tag_is_looked_up_edited_switched_off_and_brought_back(own: Console, t
     area = page.locator("#terms-search-terms")
     expect(area).to_have_value("\n".join(terms(own, "bossa nova")))
     area.fill("bossa nova\nhammock music\n\n  nylon guitar  ")
+    expect(page.locator(".editor [role=status]")).to_have_text("Unsaved changes")
+    # The driver answers no to "Discard the unsaved changes?".
+    look_up(page, "techno")
+    expect(page.locator(".editor h3")).to_have_text("bossa nova")
     page.get_by_role("button", name="Save").click()
     expect(page.locator(".editor [role=status]")).to_contain_text("Saved")
     assert terms(own, "bossa nova") == ["bossa nova", "hammock music", "nylon guitar"]
@@ -40,10 +44,10 @@ def test_a_tag_is_looked_up_edited_switched_off_and_brought_back(own: Console, t
     page.fill("#tag-query", "hammock music")
     expect(page.locator(".tags button").first).to_contain_text("bossa nova")
 
-    page.get_by_role("button", name="Deactivate").click()
-    expect(page.locator(".editor .chip")).to_have_text("switched off")
+    page.get_by_role("button", name="Remove from search").click()
+    expect(page.locator(".editor .chip")).to_have_text("not searched")
     assert httpx.get(f"{own.url}/api/synonyms/genre/bossa nova").status_code == 404
-    page.get_by_role("button", name="Bring back").click()
+    page.get_by_role("button", name="Put back into search").click()
     expect(page.locator(".editor .chip")).to_have_text("active")
     assert terms(own, "bossa nova")[1] == "hammock music"
 
@@ -81,7 +85,7 @@ def test_a_tag_without_synonyms_is_offered_its_first(own: Console, own_url: Secr
     opened = tab(own.url)
     opened.expected = ["404"]
     page = opened.open("synonyms")
-    expect(page.locator(".synonym-state")).to_contain_text("Write for 1 tag without")
+    expect(page.locator(".synonym-state")).to_contain_text("Write synonyms for 1 tag")
     page.select_option("#tag-type", "genre")
     # Full-text search finds nothing. The semantic hits are other tags, and none of them is opened.
     look_up(page, "zouk")

@@ -25,7 +25,7 @@ def test_the_axes_are_those_of_a_whole_decomposition(count: int, dimensions: int
     left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
     expected = left[:, :2] * strengths[:2]
 
-    positions, explained = project(vectors)
+    positions, explained, _ = project(vectors)
     for axis in range(2):
         assert abs(np.corrcoef(positions[:, axis], expected[:, axis])[0, 1]) > 0.9999
     assert explained == pytest.approx(np.square(strengths[:2]) / np.square(strengths).sum(), abs=1e-3)
@@ -33,20 +33,31 @@ def test_the_axes_are_those_of_a_whole_decomposition(count: int, dimensions: int
 
 
 def test_positions_fill_the_square_and_do_not_leave_it() -> None:
-    positions, _ = project(cloud(500, 64))
+    positions, _, _ = project(cloud(500, 64))
     assert np.abs(positions).max() == pytest.approx(1.0)
     assert np.abs(positions.mean(axis=0)).max() < 1e-9
 
 
 def test_the_map_does_not_flip_when_a_few_rows_change() -> None:
     vectors = cloud(400, 64)
-    before, _ = project(vectors)
+    before, _, axes = project(vectors)
     for change in range(1, 20):
         changed = np.vstack([vectors[change:], cloud(change, 64, seed=change + 2)])
-        after, _ = project(changed)
+        after, _, axes = project(changed, axes)
         kept = len(vectors) - change
         for axis in range(2):
             assert np.corrcoef(before[change:, axis], after[:kept, axis])[0, 1] > 0.9, f"flipped at {change}"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_map_keeps_the_directions_of_the_last_one(swapped: bool) -> None:
+    vectors = cloud(400, 64)
+    _, shares, axes = project(vectors)
+    last = axes[:, ::-1] if swapped else axes
+    positions, again, kept = project(vectors, last * [-1.0, 1.0])
+    assert kept == pytest.approx(last * [-1.0, 1.0])
+    assert again == (shares[::-1] if swapped else shares)
+    assert np.abs(positions).max() == pytest.approx(1.0)
 
 
 def test_it_is_the_same_for_the_same_vectors_in_another_order() -> None:
@@ -61,13 +72,13 @@ def test_it_is_the_same_for_the_same_vectors_in_another_order() -> None:
     ids=["none", "one", "equal", "zero"],
 )
 def test_where_nothing_differs_everything_is_in_the_middle(vectors: NDArray[np.float64]) -> None:
-    positions, explained = project(vectors)
+    positions, explained, _ = project(vectors)
     assert positions.tolist() == [[0.0, 0.0]] * len(vectors)
     assert explained == (0.0, 0.0)
 
 
 def test_two_rows_lie_on_one_axis() -> None:
-    positions, explained = project(np.eye(2, 5))
+    positions, explained, _ = project(np.eye(2, 5))
     assert np.abs(positions[:, 0]) == pytest.approx([1.0, 1.0])
     assert positions[:, 1] == pytest.approx([0.0, 0.0], abs=1e-9)
     assert explained == (1.0, 0.0)

@@ -1,0 +1,41 @@
+// How the map draws a category: one of eight colours, and one of four shapes.
+
+import { el } from "./dom.js";
+
+export const COLOURS = 8;
+const SHAPES = 4;
+
+/** The colours as the theme has them now. */
+export const palette = () => [...Array(COLOURS).keys()].map((index) => getComputedStyle(probe(index)).color);
+
+/** A legend's mark: the shape and the colour of a kind. */
+export function swatch(kind) {
+  const shape = el("svg:path", { d: SVG_SHAPES[shapeOf(kind)], fill: "currentColor" });
+  return el("svg:svg", { class: `swatch c${kind % COLOURS}`, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape);
+}
+
+// Colour alone tells eight kinds apart to most eyes; the shape tells them apart to all, and more of them.
+const shapeOf = (kind) => (kind + Math.floor(kind / COLOURS)) % SHAPES;
+const SVG_SHAPES = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M0-5.800L5.800 0L0 5.800L-5.800 0Z", "M-4.500-4.500h9v9h-9Z", "M0-5.500L5.500 4.300H-5.500Z"];
+
+export function trace(context, kind, x, y, radius) {
+  const shape = shapeOf(kind);
+  if (shape === 0) {
+    context.moveTo(x + radius, y);
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    return;
+  }
+  if (shape === 2) {
+    context.rect(x - radius * 0.9, y - radius * 0.9, radius * 1.8, radius * 1.8);
+    return;
+  }
+  const corners = shape === 1 ? [[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]] : [[0, -1.2], [1.15, 0.9], [-1.15, 0.9]];
+  for (const [index, [dx, dy]] of corners.entries()) context[index ? "lineTo" : "moveTo"](x + dx * radius, y + dy * radius);
+  context.closePath();
+}
+
+/** An element that has the colour of a kind, to read what the theme makes of it. */
+function probe(index) {
+  const id = `probe-${index}`;
+  return document.getElementById(id) ?? document.body.appendChild(el("i", { id, class: `probe c${index}`, hidden: true }));
+}
