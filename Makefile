@@ -23,8 +23,8 @@ help: ## Show this list
 demo: .venv/installed ## From nothing to search results: embedded database, sample rows, three searches
 	@$(BIN)/python scripts/demo.py
 
-serve: .venv/installed ## Serve the functions on http://127.0.0.1:8000
-	@$(BIN)/python -m functions.local
+serve: .venv/installed ## Serve the console and the API on http://127.0.0.1:8000; PORT=8010 takes another port
+	@$(BIN)/python -m functions.local $(if $(PORT),--port $(PORT))
 
 migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 	@$(BIN)/python scripts/write_migrations.py

@@ -132,7 +132,10 @@ def main() -> int:
     try:
         bound = _bind(host, port)
     except OSError as error:
-        print(f"error: cannot listen on {host}:{port}: {error.strerror}; choose another with --port", file=sys.stderr)
+        print(
+            f"error: cannot listen on {host}:{port}: {error.strerror}; choose another with --port, or make serve PORT=N",
+            file=sys.stderr,
+        )
         return 3
     configure_logs(settings.log_level, settings.secrets())
     return _serve(

@@ -218,7 +218,7 @@ def test_a_taken_port_is_one_clear_line_and_starts_nothing(tmp_path: Path) -> No
         done = start("-m", "functions.local", f"--port={port}", TONNETZ_DATA_DIR=str(tmp_path))
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
-    assert done.stderr.endswith("choose another with --port\n")
+    assert done.stderr.endswith("choose another with --port, or make serve PORT=N\n")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
