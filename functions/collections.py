@@ -129,11 +129,11 @@ def retry(collection: Collection, services: ServicesOf, body: RetryRequest | Non
 def estimate(collection: Collection, services: ServicesOf) -> CostEstimate:
     """Rows, tokens and cost of what is pending, without a call to the provider; failed rows are left out."""
     # Imported here: it needs numpy, which coverage does not.
-    from shared.embedding.estimate import estimate_collection
+    from shared.embedding import estimate as embedding
 
     price_is_set = services.settings.embedding_price_per_million is not None
-    expected = estimate_collection(services.database, services.provider, collection, price_is_set=price_is_set)
-    return CostEstimate(**asdict(expected))
+    expected = embedding.estimate(services.database, services.provider, collection, price_is_set=price_is_set)
+    return CostEstimate(**asdict(expected), cost=expected.cost_usd)
 
 
 def _coverage(status: CollectionStatus) -> CollectionCoverage:

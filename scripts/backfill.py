@@ -1,16 +1,13 @@
 #!/usr/bin/env python3
-"""Embed what is pending: rows without a vector, or whose text has changed.
-
-Exit code: 0 all embedded, 1 some rows failed or the run ended early, 2 wrong configuration, 130 interrupted.
-"""
+"""Embed what is pending: rows without a vector, or whose text has changed."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
 
 import command
 
@@ -21,11 +18,12 @@ from shared.embedding.backfill import (
     Progress,
     backfill,
     build_index,
-    estimate,
     switch_model,
 )
-from shared.embedding.collection import Collection, broken_embedding_collections, embedding_coverage
+from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
+from shared.embedding.estimate import Estimate, estimate
 from shared.errors import (
+    AppError,
     ConfigurationError,
     DatabaseContractError,
     DatabaseTimeout,
@@ -38,9 +36,23 @@ from shared.providers.base import EmbeddingProvider
 from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, default_workers, get_database, get_provider
 
+EPILOG = """\
+exit code: 0 all embedded; 1 some rows failed, --verify found wrong vectors, or the run ended early;
+2 wrong configuration; 130 interrupted.
+
+--json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
+cost_usd and seconds are of the whole run, and `collections` holds the same of each collection. With --dry-run
+they are collection, model, rows, texts, tokens and cost_usd (null: the price is not known). collection and model
+are null where the collections differ.
+"""
+REPORT_FIELDS = tuple(field.name for field in dataclasses.fields(BackfillReport))
+ESTIMATE_FIELDS = ("collection", "model", "rows", "texts", "tokens", "cost_usd")
+
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--collection", metavar="NAME", help="only this one (default: every tracked table)")
     parser.add_argument(
         "--batch-size", type=int, default=50, metavar="N", help="rows a claim and a request (default: 50)"
@@ -54,9 +66,7 @@ def parse_arguments() -> argparse.Namespace:
         help="how long the rows of a killed run stay out of reach (default: 60)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N rows")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print rows, tokens and cost; call nobody, change nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print rows, tokens and cost; no request, no change")
     parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
     parser.add_argument("--retry-failed", action="store_true", help="first queue the failed rows again")
     parser.add_argument(
@@ -65,7 +75,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--verify", action="store_true", help="afterwards compare every vector with its row's text and model"
     )
-    parser.add_argument("--repair", action="store_true", help="with --verify: drop the vectors it finds to be wrong")
+    parser.add_argument(
+        "--repair", action="store_true", help="as --verify, and remove the wrong vectors: the next run embeds the rows"
+    )
     parser.add_argument(
         "--switch-model",
         metavar="PROVIDER:MODEL",
@@ -82,33 +94,34 @@ def main() -> int:
         if not arguments.collection:
             raise ConfigurationError("--switch-model: name the collection to move with --collection")
         settings = settings_for_model(settings, arguments.switch_model)
-    workers = arguments.workers or default_workers(settings)
+    workers = default_workers(settings) if arguments.workers is None else arguments.workers
     # Checked before anything is started or loaded.
     options_for("", workers, arguments)
     with get_database(settings, max_connections=8) as database:
         collections = choose_collections(database, arguments.collection)
-        # They are named, and hold nobody else up.
-        broken = broken_embedding_collections(database)
         with closing(get_provider(settings)) as provider:
-            unpriced = provider.name == "openai" and not provider.price_per_million_tokens
-            if unpriced and arguments.max_cost is not None and settings.embedding_price_per_million is None:
+            price_is_set = settings.embedding_price_per_million is not None
+            unpriced = provider.name == "openai" and not provider.price_per_million_tokens and not price_is_set
+            if unpriced and arguments.max_cost is not None:
                 raise ConfigurationError(
                     f"--max-cost: the price of {provider.model} is not known; set EMBEDDING_PRICE_PER_MILLION"
                 )
-            if arguments.dry_run:
-                return max(
-                    say_broken(name, broken) if name in broken else dry_run(database, provider, name, arguments)
-                    for name in collections
-                )
             stop = command.stop_on_signal()
             codes: list[int] = []
-            reports: list[BackfillReport] = []
+            reports: list[BackfillReport | Estimate] = []
             for name in collections:
-                if name in broken:
-                    codes.append(say_broken(name, broken))
-                    reports.append(BackfillReport(name, provider.model))
-                    continue
-                codes.append(run_one(database, provider, name, workers, arguments, stop, reports))
+                try:
+                    if arguments.dry_run:
+                        code = dry_run(database, provider, name, arguments, reports, price_is_set)
+                    else:
+                        code = run_one(database, provider, name, workers, arguments, stop, reports)
+                except AppError:
+                    code = say_broken(database, name)
+                    if code == 0:
+                        raise
+                    if not arguments.dry_run:
+                        reports.append(BackfillReport(name, provider.model))
+                codes.append(code)
                 if stop.is_set():
                     break
             if arguments.json:
@@ -149,7 +162,7 @@ def settings_for_model(settings: Settings, target: str) -> Settings:
 def choose_collections(database: Database, name: str | None) -> list[str]:
     if name is not None:
         return [name]
-    names = [coverage.collection for coverage in embedding_coverage(database)]
+    names = list(list_embedding_collections(database))
     if not names:
         raise ConfigurationError("no table is tracked; track one with select track_embeddings('table_name')")
     return names
@@ -162,7 +175,7 @@ def run_one(
     workers: int,
     arguments: argparse.Namespace,
     stop: threading.Event,
-    reports: list[BackfillReport],
+    reports: list[BackfillReport | Estimate],
 ) -> int:
     work = Collection(database, name)
     if arguments.retry_failed:
@@ -175,6 +188,8 @@ def run_one(
     with ProgressBar(name) as bar:
         outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
     reports.append(outcome.report)
+    if outcome.error and say_broken(database, name):
+        return 1
     if not arguments.json:
         print(describe(outcome.report, provider.price_per_million_tokens))
     code = explain(work, outcome)
@@ -182,24 +197,35 @@ def run_one(
         code = index(database, name)
     if arguments.switch_model:
         say(f"set EMBEDDING_PROVIDER={provider.name} and EMBEDDING_MODEL={provider.model} for the runs to come")
-    if arguments.verify:
+    if arguments.verify or arguments.repair:
         code = max(code, verify(work, repair=arguments.repair))
     return code
 
 
-def say_broken(name: str, broken: Mapping[str, str]) -> int:
-    say(f"{name} cannot be read: {broken[name]}")
+def say_broken(database: Database, name: str) -> int:
+    """Say why no row of the collection can be read; returns the exit code, 0 where rows can be read."""
+    try:
+        problem = broken_embedding_collections(database).get(name)
+    except AppError:
+        return 0
+    if problem is None:
+        return 0
+    say(f"{name} cannot be read: {problem}")
     return 1
 
 
-def as_json(reports: list[BackfillReport]) -> dict[str, object]:
-    """The report of one collection; of several their sums, with each under `collections`."""
-    if len(reports) == 1:
-        return asdict(reports[0])
-    every = [asdict(report) for report in reports]
-    names = {"collection": "all", "model": reports[0].model}
-    sums = {name: round(sum(report[name] for report in every), 6) for name in every[0] if name not in names}
-    return {**names, **sums, "collections": every}
+def as_json(reports: Sequence[BackfillReport | Estimate]) -> dict[str, object]:
+    """The sums over all collections, and each collection's own report under `collections`."""
+    fields = ESTIMATE_FIELDS if any(isinstance(report, Estimate) for report in reports) else REPORT_FIELDS
+    every = [{name: getattr(report, name) for name in fields} for report in reports]
+    whole: dict[str, object] = {}
+    for name in fields:
+        values = [report[name] for report in every]
+        if name in ("collection", "model"):
+            whole[name] = values[0] if len(set(values)) == 1 else None
+        else:
+            whole[name] = None if None in values else round(sum(values), 6)
+    return {**whole, "collections": every}
 
 
 def describe(report: BackfillReport, price: float) -> str:
@@ -273,15 +299,19 @@ def verify(work: Collection, *, repair: bool) -> int:
     return 1 if wrong else 0
 
 
-def dry_run(database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace) -> int:
-    expected = estimate(database, provider, name, switching=bool(arguments.switch_model))
-    if arguments.json:
-        print(json.dumps({"collection": name, "model": provider.model, **asdict(expected)}))
-    else:
-        print(
-            f"{name} ({provider.model}): {expected.rows:,} rows, "
-            f"about {expected.tokens:,} tokens, ${expected.cost_usd:.4f}"
-        )
+def dry_run(
+    database: Database,
+    provider: EmbeddingProvider,
+    name: str,
+    arguments: argparse.Namespace,
+    reports: list[BackfillReport | Estimate],
+    price_is_set: bool,
+) -> int:
+    expected = estimate(database, provider, name, switching=bool(arguments.switch_model), price_is_set=price_is_set)
+    reports.append(expected)
+    if not arguments.json:
+        cost = "price not known" if expected.cost_usd is None else f"${expected.cost_usd:.4f}"
+        print(f"{name} ({provider.model}): {expected.rows:,} rows, about {expected.tokens:,} tokens, {cost}")
     return 0
 
 

@@ -64,12 +64,16 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRow:
-    """A row leased to this worker. `text_hash` goes back with the vector, so that a late one is noticed."""
+    """A row leased to this worker. `text_hash` goes back with the vector, so that a late one is noticed.
+
+    A `reused` row has its vector already, copied from an equal text, and is not leased.
+    """
 
     row_id: str
     text: str
     text_hash: str
     attempts: int
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

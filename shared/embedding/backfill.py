@@ -1,32 +1,34 @@
 """Give every pending row of a collection its vector: claim, embed and save, overlapped.
 
-One thread claims, several embed, a few save. Nothing is held in a transaction meanwhile, and every step
-may be repeated: what a crash leaves behind is a lease that runs out.
+One thread claims, counts and reports; a pool of threads embeds and saves. No transaction is open meanwhile, and
+every step may be repeated: a crash leaves only leases behind, which run out.
 """
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-
-import numpy as np
+from typing import Any
 
 from shared.database.base import Database
+from shared.embedding.batch_worker import Batch, BatchWorker
 from shared.embedding.collection import Collection
-from shared.embedding.in_flight import Leases
+from shared.embedding.in_flight import InFlight
 from shared.embedding.tally import Tally
-from shared.errors import AppError, ConfigurationError, DatabaseError, Interrupted, ProviderInputRejected
-from shared.models import BackfillReport, ClaimedRow, Embeddings, QueueState
+from shared.errors import AppError, ConfigurationError, DatabaseError, Interrupted
+from shared.models import BackfillReport, QueueState
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier, RetryPolicy
 
 log = logging.getLogger(__name__)
 
+# Threads beyond the workers: they save while each worker sends its next request.
 SAVERS = 2
-# How often a run is recorded while it is at work: who watches it sees it move.
+TICK_SECONDS = 0.1
+# How often a run records its counts and looks for rows that came meanwhile.
 REPORT_SECONDS = 2.0
 # Below this many vectors an exact scan is as good as an index.
 INDEX_MIN_ROWS = 10_000
@@ -64,7 +66,7 @@ class BackfillOptions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A moment of a run: its counts so far, and the queue as it was at the start."""
+    """A moment of a run: its counts so far, and how many rows it will process, 0 while that is not known."""
 
     report: BackfillReport
     expected: int
@@ -87,77 +89,22 @@ class BackfillOutcome:
         return not (self.report.failed or self.error or self.over_budget or self.interrupted)
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run would cost: rows to embed, their tokens and the price in USD.
-
-    `texts` are the distinct ones that a provider is needed for; tokens were counted on `sampled` of them.
-    """
-
-    rows: int
-    tokens: int
-    cost_usd: float
-    texts: int
-    sampled: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    rows: list[ClaimedRow]
-    reserved: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    rows: list[ClaimedRow]
-    answer: Embeddings
-
-
-def estimate(database: Database, provider: EmbeddingProvider, collection: str, *, switching: bool = False) -> Estimate:
-    """What a backfill would embed and cost, without a call to the provider.
-
-    Texts are counted once, and not at all where the table holds their vector already. Tokens are counted
-    on up to 1,000 of them and scaled by length beyond that.
-    """
-    models = Collection(database, collection).collection_models()
-    if models and models[0].name != provider.model and not switching:
-        raise ConfigurationError(
-            f'collection "{collection}" is embedded with model "{models[0].name}", not "{provider.model}": '
-            "check EMBEDDING_PROVIDER and EMBEDDING_MODEL, or see --switch-model"
-        )
-    row = database.call_scalar(
-        "estimate_embeddings", {"collection": collection, "model": provider.model, "sample_size": 1000}
-    )
-    sample = row["sample"]
-    counted = sum(provider.count_tokens(sample))
-    sampled = sum(map(len, sample))
-    tokens = round(counted * row["characters"] / sampled) if sampled else 0
-    return Estimate(
-        rows=row["rows"],
-        tokens=tokens,
-        cost_usd=tokens * provider.price_per_million_tokens / 1e6,
-        texts=row["texts"],
-        sampled=len(sample),
-    )
-
-
 def build_index(database: Database, collection: str) -> str | None:
     """Build the vector index once there are enough rows for it; returns its name, None where none is due.
 
     To be called after a run: an index that is there during a bulk load makes every row slower to save.
     Raises DatabaseTimeout where the API's statement timeout ends it.
     """
-    work = Collection(database, collection)
-    return work.create_embedding_index(min_rows=INDEX_MIN_ROWS)
+    return Collection(database, collection).create_embedding_index(min_rows=INDEX_MIN_ROWS)
 
 
 def switch_model(database: Database, provider: EmbeddingProvider, collection: str) -> int:
-    """Move the collection to the provider's model; returns how many rows wait to be embedded anew.
+    """Move the collection to the provider's model; returns how many rows wait to be embedded again.
 
     Search goes on: rows are found by the vector they have until the next backfill replaces it.
     """
-    work = Collection(database, collection)
-    return work.set_collection_model(work.register_embedding_model(provider.spec).name)
+    moved = Collection(database, collection)
+    return moved.set_collection_model(moved.register_embedding_model(provider.spec).name)
 
 
 def backfill(
@@ -176,285 +123,222 @@ def backfill(
     `run_id`, or under an id of its own. Raises AppError only for what is wrong before
     the first row: an unknown collection, another model, an unreachable database.
     """
-    work = Collection(database, options.collection)
-    registered = work.register_embedding_model(provider.spec, use=True)
-    return _Run(work, provider.with_spec(registered), options, stop or threading.Event(), on_progress).run(run_id)
+    collection = Collection(database, options.collection)
+    registered = collection.register_embedding_model(provider.spec, use=True)
+    run = _Run(collection, provider.with_spec(registered), options, stop or threading.Event(), run_id)
+    return run.run(on_progress or (lambda _: None))
 
 
 class _Run:
+    """One backfill. Only the calling thread changes its state; the pool works on batches."""
+
     def __init__(
         self,
-        work: Collection,
+        collection: Collection,
         provider: EmbeddingProvider,
         options: BackfillOptions,
         stop: threading.Event,
-        on_progress: Callable[[Progress], None] | None,
+        run_id: str | None,
     ) -> None:
-        self._work = work
-        # A wait for the provider ends when the run is stopped, or when another thread has failed for good.
-        self._halt = _Either(stop)
-        self._provider = provider.with_retrier(provider.retrier.replace(stop=self._halt))
+        self._collection = collection
         self._options = options
         self._stop = stop
-        self._on_progress = on_progress or (lambda _: None)
-        self._retry = Retrier(DATABASE_RETRIES)
-        # What is not claimed yet need not be waited for when the run ends; what is embedded must be saved.
-        self._retry_claim = Retrier(DATABASE_RETRIES, stop=self._halt)
-        # One batch in each worker, one waiting for it, and some on their way to the database.
-        self._leases = Leases(options.batch_size * (2 * options.workers + SAVERS))
-        self._tally = Tally(
-            options.collection,
-            provider.model,
-            price_per_million_tokens=provider.price_per_million_tokens,
-            max_cost=options.max_cost,
-        )
-        self._to_embed: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._to_save: queue.SimpleQueue[_Embedded | None] = queue.SimpleQueue()
-        self._error: AppError | None = None
-        self._crash: BaseException | None = None
-        self._over_budget = False
-        self._waiting_for_others = 0
-        self._run_id: str | None = None
-
-    def run(self, run_id: str | None = None) -> BackfillOutcome:
-        model = self._provider.model
-        expected = self._work.embedding_queue().pending
         self._run_id = run_id
-        # A run that finds nothing and that nobody asks after leaves no record: a schedule makes one after the other.
-        if run_id is not None or expected:
-            self._run_id = self._work.record_embedding_run(run_id, model, "running", {})
-        claimer = threading.Thread(target=self._guard, args=(self._claim,), name="claim", daemon=True)
-        embedders = [
-            threading.Thread(target=self._guard, args=(self._embed,), name=f"embed-{number}", daemon=True)
-            for number in range(self._options.workers)
-        ]
-        savers = [
-            threading.Thread(target=self._guard, args=(self._save,), name=f"save-{number}", daemon=True)
-            for number in range(SAVERS)
-        ]
-        for thread in (claimer, *embedders, *savers):
-            thread.start()
+        # Ends every wait for the provider: the run was stopped, or met an error that concerns every text.
+        self._halt = threading.Event()
+        self._provider = provider
+        # A claim need not be waited for when the run is stopped; what is embedded must be saved.
+        self._claim_retrier = Retrier(DATABASE_RETRIES, stop=stop)
+        self._retrier = Retrier(DATABASE_RETRIES)
+        self._pool = ThreadPoolExecutor(options.workers + SAVERS, "embed")
+        self._worker = BatchWorker(collection, provider, self._retrier, self._halt, options.workers)
+        self._tasks: set[Future[Batch]] = set()
+        self._in_flight = InFlight()
+        # One batch in each worker, one waiting for it, and some on their way to the database.
+        self._capacity = options.batch_size * (2 * options.workers + SAVERS)
+        price, max_cost = provider.price_per_million_tokens, options.max_cost
+        self._tally = Tally(options.collection, provider.model, price_per_million_tokens=price, max_cost=max_cost)
+        # Rows that --limit leaves to be claimed.
+        self._left = options.limit
+        self._found = 0
+        # The last claim found fewer rows than it asked for.
+        self._drained = False
+        self._over_budget = False
+        self._error: Exception | None = None
+        self._expected = self._waiting_for_others = 0
+        self._shown = 0.0
+        self._renewed = self._reported = time.monotonic()
 
-        self._watch(claimer, expected)
-        for _ in embedders:
-            self._to_embed.put(None)
-        for thread in embedders:
-            self._watch(thread, expected)
-        for _ in savers:
-            self._to_save.put(None)
-        for thread in savers:
-            self._watch(thread, expected)
-        self._give_back(self._leases.held())
+    def run(self, on_progress: Callable[[Progress], None]) -> BackfillOutcome:
+        """Work until no row is left, the budget is used up, the run is stopped or an error ends it."""
+        try:
+            while self._advance():
+                self._watch(on_progress)
+        finally:
+            self._halt.set()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._give_back()
         return self._finish()
 
-    def _watch(self, thread: threading.Thread, expected: int) -> None:
-        """Wait for a thread; meanwhile show progress, renew the leases and record the run."""
-        renew_every = self._options.lease_seconds / 3
-        renewed = recorded = time.monotonic()
-        while thread.is_alive():
-            thread.join(0.1)
-            report = self._tally.report()
-            self._on_progress(Progress(report, max(expected, report.processed), self._waiting_for_others))
-            now = time.monotonic()
-            try:
-                if now - renewed >= renew_every:
-                    renewed = now
-                    self._work.renew_embeddings(self._leases.held(), self._options.lease_seconds)
-                if now - recorded >= REPORT_SECONDS:
-                    recorded = now
-                    self._record("running", report)
-            except AppError as error:
-                # The next round tries again; a database that stays away ends the run where rows are saved.
-                log.warning("could not renew leases: %s", error.message)
-
-    def _finish(self) -> BackfillOutcome:
-        report = self._tally.report()
-        if self._crash is not None:
-            with suppress(AppError):
-                self._record("failed", report, error=f"a bug: {type(self._crash).__name__}")
-            raise self._crash
-        interrupted = self._stop.is_set()
-        status = "interrupted" if interrupted else "failed" if self._error else "completed"
-        left = QueueState(0, 0, 0, 0)
+    def _advance(self) -> bool:
+        """Claim a batch, or else wait for one to end; False when the run is over."""
         try:
-            # Where the database has just been given up on, it is not waited for once more.
-            read = self._work.embedding_queue
-            left = read() if isinstance(self._error, DatabaseError) else self._retry.call(read)
-            self._retry.call(self._work.retire_models)
-            self._record(status, report, error=self._error.message if self._error else None)
+            if size := self._room():
+                self._claim(size)
+                return True
+            if self._tasks:
+                self._collect()
+                return True
+            return not self._halt.is_set() and self._more_will_come()
         except AppError as error:
+            self._end(error)
+            return bool(self._tasks)
+
+    def _watch(self, on_progress: Callable[[Progress], None]) -> None:
+        """Every so often notice a stop, show progress, renew the leases and record the run."""
+        if self._stop.is_set():
+            self._end()
+        now = time.monotonic()
+        if now - self._shown >= TICK_SECONDS:
+            self._shown = now
+            report = self._tally.report
+            on_progress(Progress(report, max(self._expected, report.processed), self._waiting_for_others))
+        try:
+            if now - self._renewed >= self._options.lease_seconds / 3:
+                self._renewed = now
+                self._collection.renew_embeddings(self._in_flight.row_ids, self._options.lease_seconds)
+            if now - self._reported >= REPORT_SECONDS:
+                self._reported = now
+                # Rows may have come while the pool was at work.
+                self._drained = False
+                self._record()
+        except AppError as error:
+            # The next round tries again; a database that stays away ends the run where rows are saved.
+            log.warning("could not renew leases or record the run: %s", error.message)
+
+    def _record(self) -> None:
+        report = self._tally.report
+        if self._run_id is not None or report.processed:
+            self._run_id = self._collection.record_embedding_run(self._run_id, report.model, "running", self._counts())
+        self._expected = self._expected or report.processed + self._collection.embedding_queue().pending
+
+    def _counts(self, error: str | None = None) -> dict[str, Any]:
+        return {**asdict(self._tally.report), "calls": self._tally.calls, "error": error}
+
+    def _end(self, error: Exception | None = None) -> None:
+        """Send nothing more. Requests under way are waited for: they are paid, so they are saved."""
+        if not isinstance(error, Interrupted):
             self._error = self._error or error
-        return BackfillOutcome(report, left, interrupted, self._over_budget, self._error)
-
-    def _record(self, status: str, report: BackfillReport, *, error: str | None = None) -> None:
-        if self._run_id is None and not report.processed and error is None:
-            return
-        counts = {**asdict(report), "calls": self._tally.calls, "error": error}
-        self._run_id = self._work.record_embedding_run(self._run_id, self._provider.model, status, counts)
-
-    def _guard(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except AppError as error:
-            self._end_early(error)
-        except BaseException as error:  # noqa: BLE001 - a bug: raised again in the caller's thread
-            self._crash = error
-            self._halt.set()
-
-    def _end_early(self, error: AppError) -> None:
-        if not isinstance(error, Interrupted) and self._error is None:
-            self._error = error
         self._halt.set()
+        for task in self._tasks:
+            task.cancel()
 
     # Claiming
 
-    def _claim(self) -> None:
-        options = self._options
-        left = options.limit
-        while not self._halt.is_set() and left != 0:
-            size = options.batch_size if left is None else min(options.batch_size, left)
-            if not self._leases.wait_for_room(size, 0.2):
-                continue
-            # As of before the claim: what is let go while it looks around is missed by it, and is to be looked for again.
-            held = self._leases.held()
-            rows = self._retry_claim.call(lambda size=size: self._work.claim_embeddings(size, options.lease_seconds))  # type: ignore[misc]
-            if not rows:
-                if held:
-                    # What is under way may come back: stale rows wait for their new text.
-                    self._leases.wait_for_change(held, 0.5)
-                    continue
-                if left is None and options.wait_for_others and self._others_are_at_work():
-                    continue
-                return
-            if left is not None:
-                left -= len(rows)
-            self._leases.hold(rows)
-            self._tally.add(processed=len(rows))
-            if not self._dispatch(rows):
-                return
+    def _room(self) -> int:
+        """How many rows to claim now."""
+        if self._drained or self._over_budget or self._halt.is_set():
+            return 0
+        size = self._options.batch_size if self._left is None else min(self._options.batch_size, self._left)
+        return size if not len(self._in_flight) or len(self._in_flight) + size <= self._capacity else 0
 
-    def _others_are_at_work(self) -> bool:
-        state = self._retry_claim.call(self._work.embedding_queue)
-        self._waiting_for_others = state.leased
-        if state.leased or state.ready:
-            self._halt.wait(0.5 if state.leased else 0.05)
-            return True
-        return False
-
-    def _dispatch(self, rows: list[ClaimedRow]) -> bool:
-        """Send on what has to be embedded; False where that would pass the budget."""
-        new = [row for row in rows if not self._leases.follow(row)]
-        if not new:
-            return True
-        model = self._provider.model
-        reused = self._retry_claim.call(lambda: self._work.reuse_embeddings(model, new))
-        done = [row for row in new if row.row_id in reused]
-        self._leases.settle(done)
-        self._tally.add(embedded=len(done), reused=len(done))
-
-        leaders: list[ClaimedRow] = []
-        for row in new:
-            # Again: an equal text may stand further up in this very batch.
-            if row.row_id not in reused and not self._leases.follow(row):
-                self._leases.lead(row)
-                leaders.append(row)
+    def _claim(self, size: int) -> None:
+        claim, lease_seconds, model = (
+            self._collection.claim_embeddings,
+            self._options.lease_seconds,
+            self._provider.model,
+        )
+        rows = self._claim_retrier.call(lambda: claim(size, lease_seconds, model))
+        self._found = len(rows)
+        self._drained = self._found < size
+        if self._left is not None:
+            self._left -= self._found
+        reused = sum(row.reused for row in rows)
+        self._tally.add(embedded=reused, reused=reused)
+        leaders = self._in_flight.add(row for row in rows if not row.reused)
         if not leaders:
-            return True
-        counts_money = self._options.max_cost is not None and self._provider.price_per_million_tokens
-        reserved = sum(self._provider.count_tokens([row.text for row in leaders])) if counts_money else 0
-        if not self._tally.reserve(reserved):
+            return
+        counts = self._provider.count_tokens([row.text for row in leaders]) if self._tally.limits_cost else []
+        if self._tally.reserve(sum(counts)):
+            self._tasks.add(self._pool.submit(self._worker.embed, Batch(leaders, reserved=sum(counts))))
+        else:
             self._over_budget = True
-            self._release(leaders)
+
+    def _more_will_come(self) -> bool:
+        """With nothing in flight: whether rows can be claimed, or are held by another worker."""
+        if self._over_budget or self._left == 0:
             return False
-        self._to_embed.put(_Batch(leaders, reserved))
+        state = self._claim_retrier.call(self._collection.embedding_queue)
+        self._drained = False
+        self._waiting_for_others = state.leased
+        if state.ready and self._found:
+            return True
+        if self._left is not None or not self._options.wait_for_others or not (state.ready or state.leased):
+            return False
+        self._stop.wait(0.5 if state.leased else 0.05)
         return True
 
-    # Embedding
+    # Collecting
 
-    def _embed(self) -> None:
-        while (batch := self._to_embed.get()) is not None:
-            if self._halt.is_set():
-                self._release(batch.rows)
-                continue
-            try:
-                answer = self._provider.embed([row.text for row in batch.rows], isolate=True)
-            except AppError as error:
-                # Not about one text: nothing is wrong with these rows, so nobody counts it against them.
-                self._end_early(error)
-                self._tally.spend(batch.reserved, 0)
-                self._release(batch.rows)
-                continue
+    def _collect(self) -> None:
+        """Wait until batches have ended, count them and save their followers."""
+        ended, self._tasks = wait(self._tasks, TICK_SECONDS, FIRST_COMPLETED)
+        for task in ended:
+            if not task.cancelled():
+                self._count(task.result())
+        if ended and self._tasks:
+            # What the batch left stale can be claimed while the others are at work.
+            self._drained = False
+
+    def _count(self, batch: Batch) -> None:
+        answer = batch.answer
+        if answer is not None:
             self._tally.spend(batch.reserved, answer.tokens, answer.calls)
             self._tally.add(truncated=answer.truncated)
-            self._to_save.put(_Embedded(batch.rows, answer))
-
-    # Saving
-
-    def _save(self) -> None:
-        while (embedded := self._to_save.get()) is not None:
-            rows, answer = embedded.rows, embedded.answer
-            good = [index for index in range(len(rows)) if index not in answer.errors]
-            if good:
-                self._store([rows[index] for index in good], answer.vectors[good], reused=False)
-            if answer.errors:
-                self._fail([(rows[index], error) for index, error in answer.errors.items()])
-
-    def _store(self, rows: list[ClaimedRow], vectors: np.ndarray, *, reused: bool) -> None:
-        # A batch and its followers; then those that came to follow while this was being saved.
-        while rows:
-            saved, stale = self._retry.call(
-                lambda rows=rows, vectors=vectors: self._work.save_embeddings(self._provider.model, rows, vectors)  # type: ignore[misc]
-            )
-            self._tally.add(embedded=saved, stale=stale, reused=saved if reused else 0)
-            self._leases.settle(rows)
-            following = [
-                (row, vector)
-                for lead, vector in zip(rows, vectors, strict=True)
-                for row in self._leases.take_followers(lead)
-            ]
-            rows = [row for row, _ in following]
-            vectors = np.array([vector for _, vector in following], dtype=np.float32)
-            reused = True
-
-    def _fail(self, failures: Sequence[tuple[ClaimedRow, AppError]]) -> None:
-        everyone = [(row, error) for lead, error in failures for row in (lead, *self._leases.dismiss_followers(lead))]
-        report = [(row.row_id, error.message, isinstance(error, ProviderInputRejected)) for row, error in everyone]
-        self._retry.call(lambda: self._work.fail_embeddings(report))
-        self._tally.add(failed=len(everyone))
-        self._leases.settle(row for row, _ in everyone)
-
-    # Giving back
-
-    def _release(self, rows: Sequence[ClaimedRow]) -> None:
-        everyone = [*rows, *(row for lead in rows for row in self._leases.dismiss_followers(lead))]
-        self._give_back([row.row_id for row in everyone])
-        self._leases.settle(everyone)
-
-    def _give_back(self, row_ids: list[str]) -> None:
-        if not row_ids:
+        # A batch without a request holds followers, which take the vector of an equal text.
+        reused = 0 if answer else batch.saved
+        self._tally.add(embedded=batch.saved, failed=batch.failed, stale=batch.stale, reused=reused)
+        if batch.error is not None:
+            self._end(batch.error)
             return
-        self._tally.add(processed=-len(row_ids))
+        self._in_flight.settle(batch.rows)
+        followers = Batch([])
+        for leader, result in zip(batch.rows, batch.results, strict=True):
+            rows = self._in_flight.take_followers(leader)
+            followers.rows += rows
+            followers.results += [result] * len(rows)
+        if followers.rows:
+            self._tasks.add(self._pool.submit(self._worker.save, followers))
+
+    # Ending
+
+    def _give_back(self) -> None:
+        """Release what was claimed and not finished: nothing is wrong with these rows."""
+        if row_ids := self._in_flight.row_ids:
+            try:
+                self._collection.release_embeddings(row_ids)
+            except AppError as error:
+                log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
+
+    def _finish(self) -> BackfillOutcome:
+        interrupted = self._stop.is_set()
+        error = self._error
+        if error is not None and not isinstance(error, AppError):
+            with suppress(AppError):
+                self._finish_record("failed", f"a bug: {type(error).__name__}")
+            raise error
+        status = "interrupted" if interrupted else "failed" if error else "completed"
+        message = error.message if error else None
+        left = QueueState(0, 0, 0, 0)
         try:
-            self._work.release_embeddings(row_ids)
-        except AppError as error:
-            log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
+            # Where the database has just been given up on, it is not waited for once more.
+            if isinstance(error, DatabaseError):
+                left = self._finish_record(status, message)
+            else:
+                left = self._retrier.call(lambda: self._finish_record(status, message))
+        except AppError as late:
+            error = error or late
+        return BackfillOutcome(self._tally.report, left, interrupted, self._over_budget, error)
 
-
-class _Either(threading.Event):
-    """Set by itself, or when the outer event is; a wait notices either."""
-
-    def __init__(self, outer: threading.Event) -> None:
-        super().__init__()
-        self._outer = outer
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._outer.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.is_set():
-            left = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
-            if left <= 0:
-                break
-            super().wait(left)
-        return self.is_set()
+    def _finish_record(self, status: str, error: str | None) -> QueueState:
+        return self._collection.finish_embedding_run(self._run_id, self._provider.model, status, self._counts(error))

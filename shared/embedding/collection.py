@@ -28,9 +28,12 @@ class Collection:
         arguments = {**asdict(spec), "collection": self.collection if use else None}
         return _spec(self.database.call_scalar("register_embedding_model", arguments))
 
-    def claim_embeddings(self, batch_size: int, lease_seconds: int) -> list[ClaimedRow]:
-        """Lease up to `batch_size` pending rows; an empty list means that none is claimable now."""
-        rows = self._call("claim_embeddings", batch_size=batch_size, lease_seconds=lease_seconds)
+    def claim_embeddings(self, batch_size: int, lease_seconds: int, model: str | None = None) -> list[ClaimedRow]:
+        """Lease up to `batch_size` pending rows; an empty list means that none is claimable now.
+
+        With a `model`, rows whose text the table holds already get that vector at once: they are `reused`.
+        """
+        rows = self._call("claim_embeddings", batch_size=batch_size, lease_seconds=lease_seconds, model=model)
         return [ClaimedRow(**row) for row in rows]
 
     def claim_embedding_rows(self, row_ids: Sequence[str], lease_seconds: int) -> list[NamedRow]:
@@ -51,7 +54,9 @@ class Collection:
         wanted = [{"row_id": row.row_id, "text_hash": row.text_hash} for row in rows]
         return set(self._call("reuse_embeddings", model=model, rows=wanted))
 
-    def save_embeddings(self, model: str, rows: Sequence[ClaimedRow], vectors: Vectors) -> tuple[int, int]:
+    def save_embeddings(
+        self, model: str, rows: Sequence[ClaimedRow], vectors: Vectors | Sequence[Vectors]
+    ) -> tuple[int, int]:
         """Store vector i for row i; returns (saved, stale)."""
         if not rows:
             return 0, 0
@@ -80,8 +85,7 @@ class Collection:
 
     def embedding_queue(self) -> QueueState:
         """How many rows are ready, leased, waiting and failed."""
-        row = self._call("embedding_queue")[0]
-        return QueueState(ready=row["ready"], leased=row["leased"], waiting=row["waiting"], failed=row["failed"])
+        return _queue_state(self._call("embedding_queue")[0])
 
     def reconcile_embeddings(self) -> int:
         """Queue pending rows that slipped past the triggers."""
@@ -111,10 +115,6 @@ class Collection:
         """Move the collection to a registered model; returns how many rows were queued."""
         return int(self._call("set_collection_model", model=model)[0])
 
-    def retire_models(self) -> list[str]:
-        """Forget the models whose last row has moved, and drop their index; returns their names."""
-        return self._call("retire_models")
-
     def collection_models(self) -> list[EmbeddingModel]:
         """The models that rows may be embedded with, the present one first."""
         return [_spec(row) for row in self._call("collection_models")]
@@ -131,6 +131,15 @@ class Collection:
         """Begin a run (run_id None) or report on it; returns its id."""
         return str(self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0])
 
+    def finish_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> QueueState:
+        """Record how a backfill ended and drop what a model switch has left behind; returns what is left in the queue.
+
+        A run without an id that found no row leaves no record.
+        """
+        return _queue_state(
+            self._call("finish_embedding_run", run_id=run_id, model=model, status=status, report=report)[0]
+        )
+
 
 def embedding_coverage(database: Database) -> list[Coverage]:
     """Coverage of every collection, counted from the tables themselves."""
@@ -145,6 +154,10 @@ def has_ready_embeddings(database: Database) -> bool:
 def broken_embedding_collections(database: Database) -> dict[str, str]:
     """The collections of which no row can be read: why, and what to do."""
     return {row["collection"]: row["error"] for row in describe_collections(database) if row["error"]}
+
+
+def _queue_state(row: dict[str, Any]) -> QueueState:
+    return QueueState(ready=row["ready"], leased=row["leased"], waiting=row["waiting"], failed=row["failed"])
 
 
 def _spec(row: dict[str, Any]) -> EmbeddingModel:

@@ -584,9 +584,10 @@ grant execute on function public.reconcile_embeddings to service_role;
 create function public.claim_embeddings(
   collection text,
   batch_size integer default 50,
-  lease_seconds integer default 300
+  lease_seconds integer default 300,
+  model text default null
 )
-returns table (row_id text, text text, text_hash text, attempts integer)
+returns table (row_id text, text text, text_hash text, attempts integer, reused boolean)
 language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
@@ -594,33 +595,40 @@ declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   wanted integer := coalesce(batch_size, 50);
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
-  claimed bigint;
   failures integer := 0;
   -- A variable, because PostgreSQL uses no index to compare with a volatile function such as clock_timestamp().
   present timestamptz;
+  row_ids text[];
+  texts text[];
+  hashes text[];
+  tries integer[];
+  done text[] := '{}';
 begin
   -- Supabase returns at most 1,000 rows of a call; rows that were leased beyond that would never reach the worker.
   if wanted not between 1 and 1000 then
     raise exception 'batch_size must be between 1 and 1000, not %', wanted using errcode = '22023';
   end if;
+  if claim_embeddings.model is not null then
+    c := embedding.check_model(c, claim_embeddings.model);
+  end if;
 
   loop
     present := clock_timestamp();
     begin
-      return query select r.* from embedding.lease_next_rows(c, wanted, lease, present, false) r;
-      get diagnostics claimed = row_count;
+      select array_agg(r.row_id), array_agg(r.text), array_agg(r.text_hash), array_agg(r.attempts) into row_ids, texts, hashes, tries
+      from embedding.lease_next_rows(c, wanted, lease, present, false) r;
     exception
       when others then
         if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
           raise;
         end if;
         -- One of the rows cannot be read: read each separately, and mark those that raise an error as failed.
-        return query select r.* from embedding.lease_next_rows(c, wanted, lease, present, true) r;
-        get diagnostics claimed = row_count;
+        select array_agg(r.row_id), array_agg(r.text), array_agg(r.text_hash), array_agg(r.attempts) into row_ids, texts, hashes, tries
+        from embedding.lease_next_rows(c, wanted, lease, present, true) r;
         failures := failures + 1;
     end;
     -- Limit the work of a call in which rows fail, because it may be rolled back; the next call continues.
-    exit when claimed > 0 or failures >= 20;
+    exit when row_ids is not null or failures >= 20;
 
     -- No row of this batch was leased: either the queue is empty, or its first rows needed no vector.
     perform from embedding.queue q
@@ -630,10 +638,18 @@ begin
     for update skip locked;
     exit when not found;
   end loop;
+
+  if claim_embeddings.model is not null and row_ids is not null then
+    done := embedding.reuse_vectors(c, claim_embeddings.model, row_ids, hashes);
+  end if;
+  return query
+  select r.row_id, r.text, r.text_hash, r.attempts, r.row_id = any (done)
+  from unnest(row_ids, texts, hashes, tries) r (row_id, text, text_hash, attempts);
 end;
 $$;
 comment on function public.claim_embeddings is
-  'Lease up to batch_size pending rows to this worker, oldest first. No rows: nothing can be claimed now. text_hash goes back with the vector.';
+  'Lease up to batch_size pending rows to this worker, oldest first. No rows: nothing can be claimed now. text_hash goes back with the vector. '
+  'With a model: rows whose text the table holds already get that vector in the same call; they come back as reused and need nothing more.';
 revoke all on function public.claim_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.claim_embeddings to service_role;
 
@@ -1121,37 +1137,64 @@ comment on function public.save_embeddings is
 revoke all on function public.save_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.save_embeddings to service_role;
 
-create function public.reuse_embeddings(collection text, model text, rows jsonb)
-returns setof text
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
+create function embedding.reuse_vectors(c embedding.tracked_tables, model text, row_ids text[], text_hashes text[])
+returns text[]
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 declare
-  c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
-  row_ids text[];
-  text_hashes bytea[];
+  known text[];
+  hashes bytea[];
   vectors extensions.vector[];
 begin
+  -- A row that another transaction has locked is skipped: a claim holds entries of the queue, which that transaction may wait for.
   begin
     execute format($sql$
-      select array_agg(v.row_id), array_agg(d.embedding_hash), array_agg(d.embedding)
-      from jsonb_to_recordset($1) as v(row_id text, text_hash text)
-      cross join lateral (
-        select s.embedding, s.embedding_hash from %1$s s
-        where s.embedding_hash = decode(v.text_hash, 'hex') and s.embedding_model = $2 and s.embedding is not null
-        limit 1
-      ) d
-    $sql$, c.source)
-    into row_ids, text_hashes, vectors
-    using rows, reuse_embeddings.model;
+      with known as materialized (
+        select v.row_id, d.embedding_hash, d.embedding
+        from unnest($1, $2) as v(row_id, text_hash)
+        cross join lateral (
+          select s.embedding, s.embedding_hash from %2$s s
+          where s.embedding_hash = decode(v.text_hash, 'hex') and s.embedding_model = $3 and s.embedding is not null
+          limit 1
+        ) d
+      ),
+      locked as materialized (
+        select k.row_id, k.embedding_hash, k.embedding
+        from known k
+        join %2$s s on s.%1$I = k.row_id::%3$s
+        order by s.%1$I
+        for no key update of s skip locked
+      )
+      select array_agg(l.row_id), array_agg(l.embedding_hash), array_agg(l.embedding) from locked l
+    $sql$, c.key_column, c.source, c.key_type)
+    into known, hashes, vectors
+    using row_ids, text_hashes, model;
   exception
     when others then
       perform embedding.concerns_rows(c, sqlstate, sqlerrm);
       raise;
   end;
-  if row_ids is null then
-    return;
+  if known is null then
+    return '{}';
   end if;
-  return query select unnest(embedding.write_vectors(c, reuse_embeddings.model, row_ids, text_hashes, vectors));
+  return embedding.write_vectors(c, model, known, hashes, vectors);
+end;
+$$;
+comment on function embedding.reuse_vectors is
+  'Of these claimed rows, fills those whose text the table already holds under this model. Returns the rows that are done.';
+revoke all on function embedding.reuse_vectors from public, anon, authenticated, service_role;
+grant execute on function embedding.reuse_vectors to service_role;
+
+create function public.reuse_embeddings(collection text, model text, rows jsonb)
+returns setof text
+language plpgsql security invoker set search_path = ''
+as $$
+declare
+  c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
+begin
+  return query
+  select unnest(embedding.reuse_vectors(c, reuse_embeddings.model, array_agg(v.row_id), array_agg(v.text_hash)))
+  from jsonb_to_recordset(rows) as v(row_id text, text_hash text);
 end;
 $$;
 comment on function public.reuse_embeddings is
@@ -2442,7 +2485,7 @@ comment on function public.set_collection_model is
 revoke all on function public.set_collection_model from public, anon, authenticated, service_role;
 grant execute on function public.set_collection_model to service_role;
 
-create function public.retire_models(collection text)
+create function embedding.retire_models(collection text)
 returns setof text
 -- Dropping an index takes the table's owner.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -2468,10 +2511,10 @@ begin
   return query select unnest(retired);
 end;
 $$;
-comment on function public.retire_models is
+comment on function embedding.retire_models is
   'Forget the models that no row is embedded with any more, and drop their index. Returns their names.';
-revoke all on function public.retire_models from public, anon, authenticated, service_role;
-grant execute on function public.retire_models to service_role;
+revoke all on function embedding.retire_models from public, anon, authenticated, service_role;
+grant execute on function embedding.retire_models to service_role;
 
 create function public.collection_models(collection text)
 returns setof embedding.models
@@ -2563,7 +2606,8 @@ begin
     record_embedding_run.model, record_embedding_run.status,
     counts.processed, counts.embedded, counts.failed, counts.stale, counts.reused, counts.truncated, counts.calls, counts.tokens,
     counts.cost_usd, left(counts.error, 2000),
-    case when record_embedding_run.status <> 'queued' then now() end,
+    -- A run that is recorded late has worked for a while.
+    case when record_embedding_run.status <> 'queued' then now() - make_interval(secs => coalesce((report ->> 'seconds')::float, 0)) end,
     case when record_embedding_run.status not in ('queued', 'running') then now() end
   )
   on conflict on constraint runs_pkey do update
@@ -2583,6 +2627,30 @@ comment on function public.record_embedding_run is
   'Begin a run (run_id null) or report on it; report holds the counts. kind is set when the run begins. Returns the run''s id.';
 revoke all on function public.record_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.record_embedding_run to service_role;
+
+create function public.finish_embedding_run(
+  collection text,
+  model text,
+  run_id uuid default null,
+  status text default 'completed',
+  report jsonb default '{}'
+)
+returns table (ready bigint, leased bigint, waiting bigint, failed bigint)
+language plpgsql security invoker set search_path = ''
+as $$
+begin
+  perform embedding.retire_models(collection);
+  if run_id is not null or (report ->> 'processed')::bigint > 0 or report ->> 'error' is not null then
+    perform public.record_embedding_run(run_id, collection, model, status, report);
+  end if;
+  return query select q.ready, q.leased, q.waiting, q.failed from public.embedding_queue(collection) q;
+end;
+$$;
+comment on function public.finish_embedding_run is
+  'End a backfill: forget the models that no row is embedded with any more, record how the run ended, return what is left in the queue. '
+  'A run without an id that found no row leaves no record: a schedule starts many of them.';
+revoke all on function public.finish_embedding_run from public, anon, authenticated, service_role;
+grant execute on function public.finish_embedding_run to service_role;
 
 create function embedding.run_status(r embedding.runs, silent_seconds integer)
 returns text

@@ -1,0 +1,77 @@
+"""Embeds and saves one batch of a backfill, in a thread of its pool."""
+
+import threading
+from dataclasses import dataclass, field
+
+from shared.embedding.collection import Collection
+from shared.errors import AppError, Interrupted, ProviderInputRejected
+from shared.models import ClaimedRow, Embeddings, Vectors
+from shared.providers.base import EmbeddingProvider
+from shared.retry import Retrier
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows, what each of them got (a vector, or the reason why it has none), and how that was saved.
+
+    `reserved` tokens were set aside for it. `error` is what ended it early; its rows are to be given back.
+    """
+
+    rows: list[ClaimedRow]
+    results: list[Vectors | AppError] = field(default_factory=list)
+    reserved: int = 0
+    answer: Embeddings | None = None
+    saved: int = 0
+    stale: int = 0
+    failed: int = 0
+    error: Exception | None = None
+
+
+class BatchWorker:
+    """Works on batches in any number of threads, of which `workers` wait for the provider at once."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        provider: EmbeddingProvider,
+        retrier: Retrier,
+        halt: threading.Event,
+        workers: int,
+    ) -> None:
+        self._collection = collection
+        self._provider = provider.with_retrier(provider.retrier.replace(stop=halt))
+        self._retrier = retrier
+        self._halt = halt
+        self._requests = threading.Semaphore(workers)
+
+    def embed(self, batch: Batch) -> Batch:
+        """Ask the provider and save what it answers; once `halt` is set, send nothing."""
+        try:
+            with self._requests:
+                if self._halt.is_set():
+                    raise Interrupted()
+                answer = self._provider.embed([row.text for row in batch.rows], isolate=True)
+        except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
+            batch.error = error
+            return batch
+        batch.answer = answer
+        batch.results = [answer.errors.get(place, vector) for place, vector in enumerate(answer.vectors)]
+        return self.save(batch)
+
+    def save(self, batch: Batch) -> Batch:
+        """Write the results of a batch: vectors to the rows, errors to the queue."""
+        good, vectors, failures = [], [], []
+        for row, result in zip(batch.rows, batch.results, strict=True):
+            if isinstance(result, AppError):
+                failures.append((row.row_id, result.message, isinstance(result, ProviderInputRejected)))
+            else:
+                good.append(row)
+                vectors.append(result)
+        collection, model = self._collection, self._provider.model
+        try:
+            batch.saved, batch.stale = self._retrier.call(lambda: collection.save_embeddings(model, good, vectors))
+            self._retrier.call(lambda: collection.fail_embeddings(failures))
+            batch.failed = len(failures)
+        except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
+            batch.error = error
+        return batch
