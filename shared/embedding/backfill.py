@@ -160,7 +160,8 @@ class _Run:
         self._tally = Tally(options.collection, provider.model, price_per_million_tokens=price, max_cost=max_cost)
         # Rows that --limit leaves to be claimed.
         self._left = options.limit
-        self._found = 0
+        # Rows may have become ready since the last claim that found none.
+        self._news = True
         # The last claim found fewer rows than it asked for.
         self._drained = False
         self._over_budget = False
@@ -249,10 +250,10 @@ class _Run:
             self._provider.model,
         )
         rows = self._claim_retrier.call(lambda: claim(size, lease_seconds, model))
-        self._found = len(rows)
-        self._drained = self._found < size
+        self._news = bool(rows)
+        self._drained = len(rows) < size
         if self._left is not None:
-            self._left -= self._found
+            self._left -= len(rows)
         reused = sum(row.reused for row in rows)
         self._tally.add(embedded=reused, reused=reused)
         leaders = self._in_flight.add(row for row in rows if not row.reused)
@@ -271,7 +272,7 @@ class _Run:
         state = self._claim_retrier.call(self._collection.embedding_queue)
         self._drained = False
         self._waiting_for_others = state.leased
-        if state.ready and self._found:
+        if state.ready and self._news:
             return True
         if self._left is not None or not self._options.wait_for_others or not (state.ready or state.leased):
             return False
@@ -283,12 +284,13 @@ class _Run:
     def _collect(self) -> None:
         """Wait until batches have ended, count them and save their followers."""
         ended, self._tasks = wait(self._tasks, TICK_SECONDS, FIRST_COMPLETED)
+        if ended:
+            # What a batch left stale can be claimed again.
+            self._news = True
+            self._drained = self._drained and not self._tasks
         for task in ended:
             if not task.cancelled():
                 self._count(task.result())
-        if ended and self._tasks:
-            # What the batch left stale can be claimed while the others are at work.
-            self._drained = False
 
     def _count(self, batch: Batch) -> None:
         answer = batch.answer

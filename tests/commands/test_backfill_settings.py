@@ -86,6 +86,7 @@ def test_a_wrong_setting_exits_2_and_names_the_variable(
     [
         (("--lease-seconds", "1"), "--lease-seconds"),
         (("--batch-size", "0"), "--batch-size"),
+        (("--workers", "0"), "--workers"),
         (("--batch-size", "5000"), "--batch-size"),
         (("--limit", "0"), "--limit"),
         (("--max-cost", "-1"), "--max-cost"),

@@ -9,8 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import BackfillOptions, backfill, estimate
+from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection
+from shared.embedding.estimate import estimate
 from shared.errors import (
     ConfigurationError,
     DatabaseRejected,

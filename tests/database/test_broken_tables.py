@@ -156,7 +156,7 @@ def test_a_column_that_is_gone_elsewhere_does_not_ask_for_a_migration(
     owner.execute("alter table songs drop column embedding_model cascade")
     owner.execute("update embedding.collections set retiring_models = '{fake}' where name = 'songs'")
     with pytest.raises(DatabaseContractError, match="track_embeddings") as raised:
-        Collection(database, "songs").retire_models()
+        Collection(database, "songs").finish_embedding_run(None, "fake", "completed", {})
     assert "migrate.py" not in raised.value.message
 
 

@@ -8,7 +8,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection, describe_collections
 from shared.embedding.coverage import list_collections, list_failures, retry_failures
-from shared.embedding.estimate import estimate_collection
+from shared.embedding.estimate import estimate
 from shared.embedding.run_history import list_costs, list_runs, running_by_collection
 from shared.embedding.runs import record_run
 from shared.errors import NotFound
@@ -144,21 +144,21 @@ def test_an_estimate_says_how_it_was_counted(
 ) -> None:
     provider.price_per_million_tokens = 2.0
     add(owner, *(f"text number {number}" for number in range(1001)))
-    guess = estimate_collection(database, provider, MUSIC, price_is_set=False)
+    guess = estimate(database, provider, MUSIC, price_is_set=False)
     assert (guess.rows, guess.counted) == (1001, "estimated")
     assert guess.tokens == pytest.approx(3003, rel=0.05)
-    assert guess.cost == pytest.approx(guess.tokens * 2e-6)
+    assert guess.cost_usd == pytest.approx(guess.tokens * 2e-6)
     assert "1,000 of 1,001 texts" in guess.method
     owner.execute("delete from music_knowledge where content = 'text number 7'")
-    assert estimate_collection(database, provider, MUSIC, price_is_set=False).counted == "estimated"
+    assert estimate(database, provider, MUSIC, price_is_set=False).counted == "estimated"
     monkeypatch.setattr(FakeProvider, "counts_exactly", True)
-    exact = estimate_collection(database, provider, MUSIC, price_is_set=False)
+    exact = estimate(database, provider, MUSIC, price_is_set=False)
     assert (exact.tokens, exact.counted) == (3000, "exact")
     monkeypatch.setattr(FakeProvider, "name", "openai")
-    assert estimate_collection(database, provider, MUSIC, price_is_set=False).cost is not None
+    assert estimate(database, provider, MUSIC, price_is_set=False).cost_usd is not None
     provider.price_per_million_tokens = 0.0
-    assert estimate_collection(database, provider, MUSIC, price_is_set=False).cost is None
-    assert estimate_collection(database, provider, MUSIC, price_is_set=True).cost == 0.0
+    assert estimate(database, provider, MUSIC, price_is_set=False).cost_usd is None
+    assert estimate(database, provider, MUSIC, price_is_set=True).cost_usd == 0.0
 
 
 # Failed rows

@@ -5,9 +5,10 @@ import threading
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import BackfillOptions, backfill, build_index, estimate, switch_model
+from shared.embedding.backfill import BackfillOptions, backfill, build_index, switch_model
 from shared.embedding.collection import Collection, embedding_coverage
-from shared.errors import ConfigurationError, DatabaseRejected
+from shared.embedding.estimate import estimate
+from shared.errors import Conflict, DatabaseRejected
 from shared.models import EmbeddingModel
 from shared.search.query_cache import QueryCache
 from shared.search.search import SearchService
@@ -166,7 +167,7 @@ def test_the_registered_prefixes_win_over_the_configured_ones(database: Postgres
 def test_an_estimate_counts_what_a_switch_would_embed_and_refuses_another_model_without_one(
     database: PostgresDatabase, embedded: None, wide: FakeProvider
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r'"narrow", not "wide".*--switch-model'):
+    with pytest.raises(Conflict, match=r'"narrow", not "wide".*--switch-model'):
         estimate(database, wide, MUSIC)
     assert estimate(database, wide, MUSIC, switching=True).rows == ROWS
     assert models(database) == {"narrow": ROWS}

@@ -1,15 +1,16 @@
 """Invariant 8: pay once per distinct text. (test_backfill.py and test_search_service.py hold the rest of it.)"""
 
+from collections.abc import Callable
+
 from shared.embedding.collection import Collection
 from shared.models import ClaimedRow
-from tests.database.rows import Connection, add, edit, embed_all, queued, vector_of
+from tests.database.rows import Connection, add, edit, embed_all, queued, save, vector_of
 from tests.fake_provider import FakeProvider
 
 
 def claim_and_reuse(work: Collection, provider: FakeProvider) -> tuple[list[ClaimedRow], set[str]]:
-    work.register_embedding_model(provider.spec, use=True)
-    rows = work.claim_embeddings(100, 60)
-    return rows, work.reuse_embeddings(provider.model, rows)
+    rows = work.claim_embeddings(100, 60, provider.model)
+    return rows, {row.row_id for row in rows if row.reused}
 
 
 def test_a_text_that_the_table_holds_takes_its_vector(
@@ -36,6 +37,34 @@ def test_a_row_edited_and_edited_back_takes_a_neighbours_vector(
     assert done == {first}
 
 
+def test_a_claim_does_not_wait_for_a_row_that_is_locked(
+    owner: Connection, connect: Callable[..., Connection], work: Collection, provider: FakeProvider
+) -> None:
+    """The owner of the lock may next write the row, and then wait for the entry that the claim holds."""
+    add(owner, "one")
+    embed_all(work, provider)
+    free, locked = add(owner, "one", "one")
+    user = connect(autocommit=False)
+    user.execute("select from music_knowledge where id = %s for update", [locked])
+    rows, done = claim_and_reuse(work, provider)
+    assert done == {free}
+    assert {row.row_id for row in rows} == {free, locked}
+    user.execute("update music_knowledge set content = 'two' where id = %s", [locked])
+    user.commit()
+    assert save(work, provider, [row for row in rows if not row.reused]) == (0, 1)
+
+
+def test_rows_that_were_asked_for_by_name_are_reused_too(
+    owner: Connection, work: Collection, provider: FakeProvider
+) -> None:
+    add(owner, "one")
+    embed_all(work, provider)
+    (same,) = add(owner, "one")
+    (named,) = work.claim_embedding_rows([same], 60)
+    assert named.row is not None
+    assert work.reuse_embeddings(provider.model, [named.row]) == {same}
+
+
 def test_vectors_of_another_model_are_not_reused(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     add(owner, "one")
     embed_all(work, provider)
@@ -43,9 +72,8 @@ def test_vectors_of_another_model_are_not_reused(owner: Connection, work: Collec
     work.register_embedding_model(other.spec)
     assert work.set_collection_model(other.model) == 1
     add(owner, "one")
-    rows = work.claim_embeddings(100, 60)
-    assert len(rows) == 2
-    assert work.reuse_embeddings(other.model, rows) == set()
+    rows, done = claim_and_reuse(work, other)
+    assert (len(rows), done) == (2, set())
 
 
 def test_a_row_whose_text_changed_after_the_claim_is_not_filled(

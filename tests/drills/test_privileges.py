@@ -150,11 +150,11 @@ WAYS: dict[str, tuple[str, ...]] = {
         "create table pg_temp.mine (like public.notes); create trigger embedding_check_insert after insert on pg_temp.mine"
         " referencing new table as new_rows for each statement execute function embedding.check_vectors('1')",
         "update embedding.collections set retiring_models = '{fake}' where name = 'notes'",
-        "select retire_models('notes')",
+        "select embedding.retire_models('notes')",
     ),
     "a collection of one's own": (
         "insert into embedding.collections (name, key_column, key_type, retiring_models) values ('mine', 'id', 'bigint', '{fake}')",
-        "select retire_models('mine')",
+        "select embedding.retire_models('mine')",
     ),
     "a type for a variable of a trigger": (_NAMED.format("text"), *_FIRED),
     "a type for a variable of a search": (

@@ -80,7 +80,8 @@ def test_the_whole_life_of_rows(owner: Connection, database: Database, provider:
     assert work.reconcile_embeddings() == 0
     assert work.retry_failed_embeddings() == 0
     assert [spec.name for spec in work.collection_models()] == ["fake"]
-    assert work.retire_models() == []
+    left = work.finish_embedding_run(None, "fake", "completed", {})
+    assert (left.ready, left.leased, left.waiting, left.failed) == (0, 0, 0, 0)
     assert work.create_embedding_index().startswith("music_knowledge_vector_")
     run_id = work.record_embedding_run(None, "fake", "running", {})
     assert (
