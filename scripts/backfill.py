@@ -2,24 +2,15 @@
 """Embed what is pending: rows without a vector, or whose text has changed."""
 
 import argparse
-import dataclasses
 import json
-import sys
 import threading
-from collections.abc import Sequence
 from contextlib import closing
 
 import command
+from backfill_output import ProgressBar, as_json, describe, say
 
 from shared.database.base import Database
-from shared.embedding.backfill import (
-    BackfillOptions,
-    BackfillOutcome,
-    Progress,
-    backfill,
-    build_index,
-    switch_model,
-)
+from shared.embedding.backfill import BackfillOptions, BackfillOutcome, backfill, build_index, switch_model
 from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
 from shared.embedding.estimate import Estimate, estimate
 from shared.errors import (
@@ -45,8 +36,6 @@ cost_usd and seconds are of the whole run, and `collections` holds the same of e
 they are collection, model, rows, texts, tokens and cost_usd (null: the price is not known). collection and model
 are null where the collections differ.
 """
-REPORT_FIELDS = tuple(field.name for field in dataclasses.fields(BackfillReport))
-ESTIMATE_FIELDS = ("collection", "model", "rows", "texts", "tokens", "cost_usd")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -214,36 +203,6 @@ def say_broken(database: Database, name: str) -> int:
     return 1
 
 
-def as_json(reports: Sequence[BackfillReport | Estimate]) -> dict[str, object]:
-    """The sums over all collections, and each collection's own report under `collections`."""
-    fields = ESTIMATE_FIELDS if any(isinstance(report, Estimate) for report in reports) else REPORT_FIELDS
-    every = [{name: getattr(report, name) for name in fields} for report in reports]
-    whole: dict[str, object] = {}
-    for name in fields:
-        values = [report[name] for report in every]
-        if name in ("collection", "model"):
-            whole[name] = values[0] if len(set(values)) == 1 else None
-        else:
-            whole[name] = None if None in values else round(sum(values), 6)
-    return {**whole, "collections": every}
-
-
-def describe(report: BackfillReport, price: float) -> str:
-    rate = report.embedded / report.seconds if report.seconds else 0.0
-    parts = [
-        f"{report.embedded:,} embedded",
-        f"{report.failed:,} failed",
-        *([f"{report.stale:,} changed meanwhile"] if report.stale else []),
-        *([f"{report.reused:,} of them reused"] if report.reused else []),
-        *([f"{report.truncated:,} truncated"] if report.truncated else []),
-        f"{report.tokens:,} tokens",
-        *([f"${report.cost_usd:.4f}"] if price else []),
-        f"{report.seconds:.1f} s",
-        *([f"{rate:,.0f} rows/s"] if report.embedded else []),
-    ]
-    return f"{report.collection} ({report.model}): " + ", ".join(parts)
-
-
 def explain(work: Collection, outcome: BackfillOutcome) -> int:
     """Say on stderr what is left and why; return the exit code."""
     left = outcome.left
@@ -313,50 +272,6 @@ def dry_run(
         cost = "price not known" if expected.cost_usd is None else f"${expected.cost_usd:.4f}"
         print(f"{name} ({provider.model}): {expected.rows:,} rows, about {expected.tokens:,} tokens, {cost}")
     return 0
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-class ProgressBar:
-    """Rows, rate and time left on stderr; on a terminal it moves, elsewhere nothing is drawn."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task(name, total=None, rate="")
-        self._name = name
-
-    def __enter__(self) -> "ProgressBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        done = progress.report.embedded + progress.report.failed + progress.report.stale
-        rate = done / progress.report.seconds if progress.report.seconds > 0.5 else 0.0
-        waiting = (
-            f", waiting for {progress.waiting_for_others} rows of another worker" if progress.waiting_for_others else ""
-        )
-        self._bar.update(
-            self._task,
-            completed=done,
-            total=progress.expected or None,
-            rate=f"{rate:,.0f} rows/s{waiting}" if rate else waiting.removeprefix(", "),
-        )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def main() -> int:
-    from backfill import ProgressBar, describe
+    from backfill_output import ProgressBar, describe
 
     parser = command.parser(__doc__)
     parser.add_argument("--yes", action="store_true", help="write into DATABASE_URL or SUPABASE_URL, where one is set")
