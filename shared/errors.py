@@ -6,30 +6,30 @@
     ├── Unauthorized                 401
     ├── Forbidden                    403
     ├── NotFound                     404
-    ├── Conflict                     409   it is there already, or was changed meanwhile
+    ├── Conflict                     409   it exists already, or was changed in the meantime
     ├── ConfigurationError           500   settings; the command line exits with 2
-    ├── Interrupted                  503   asked to stop while waiting; nothing is wrong
-    ├── Overloaded                   503   retryable, knows retry_after: more requests wait than can be answered soon
+    ├── Interrupted                  503   the work was stopped on request
+    ├── Overloaded                   503   retryable, has retry_after: too many requests are waiting
     ├── ProviderError                502
     │   ├── ProviderTimeout          504   retryable
-    │   ├── ProviderUnavailable      503   retryable, may know retry_after
-    │   │   └── ProviderCrashed      503   retryable; if it lasts, one text may be the cause
-    │   ├── ProviderRateLimited      503   retryable, knows retry_after
-    │   ├── ProviderQuotaExceeded    503   final: money, not time, is missing
-    │   ├── ProviderRejected         502   final: every text would be refused (key, model, address)
-    │   │   └── ProviderInputRejected   422   final: this text was refused, others may pass
-    │   │       └── ProviderInputTooLong   422   the text, or the request, is over a limit
-    │   └── ProviderContractError    502   the answer broke the protocol (count, order, NaN)
-    │       └── ProviderWidthError   502   final for every text: vectors of another width
+    │   ├── ProviderUnavailable      503   retryable, may have retry_after
+    │   │   └── ProviderCrashed      503   retryable; if it recurs, one text may be the cause
+    │   ├── ProviderRateLimited      503   retryable, has retry_after
+    │   ├── ProviderQuotaExceeded    503   final: the account has no quota left
+    │   ├── ProviderRejected         502   final for every text (key, model, address)
+    │   │   └── ProviderInputRejected   422   final for this text; others may be accepted
+    │   │       └── ProviderInputTooLong   422   the text or the request is over a limit
+    │   └── ProviderContractError    502   the answer violates the protocol (count, order, NaN)
+    │       └── ProviderWidthError   502   final for every text: vectors have another width
     └── DatabaseError                500
         ├── DatabaseUnavailable      503   retryable
         ├── DatabaseTimeout          504   retryable
         ├── DatabaseConflict         409   retryable (deadlock, serialization)
-        ├── DatabaseRejected         422   a value the SQL function refused
-        └── DatabaseContractError    500   migration, grant or extension missing
+        ├── DatabaseRejected         422   the SQL function rejected a value
+        └── DatabaseContractError    500   a migration, grant or extension is missing
 
-Adapters translate vendor exceptions into this tree at the boundary (`raise ... from error`), so
-that no other code depends on a vendor's types. A message names the variable, function or field and the
+Adapters translate vendor exceptions into these errors (`raise ... from error`), so that
+no other code depends on a vendor's types. A message names the variable, function or field and the
 fix, and never contains a key, a row's text or an upstream body.
 """
 
@@ -77,11 +77,11 @@ class Forbidden(AppError, code="forbidden", status=403):
 
 
 class NotFound(AppError, code="not_found", status=404):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
 
 class Conflict(AppError, code="conflict", status=409):
-    """It is there already, or was changed meanwhile."""
+    """It exists already, or was changed in the meantime."""
 
 
 class ConfigurationError(AppError, code="configuration"):
@@ -89,7 +89,7 @@ class ConfigurationError(AppError, code="configuration"):
 
 
 class Interrupted(AppError, code="interrupted", status=503):
-    """Stopped on request before the work was done."""
+    """The work was stopped on request before it was done."""
 
 
 class Overloaded(AppError, code="overloaded", status=503, retryable=True):
@@ -143,11 +143,11 @@ class ProviderInputTooLong(ProviderInputRejected, code="provider_input_too_long"
 
 
 class ProviderContractError(ProviderError, code="provider_contract"):
-    """The provider's answer is not what its protocol promises."""
+    """The provider's answer violates its protocol."""
 
 
 class ProviderWidthError(ProviderContractError, code="provider_width"):
-    """The provider's vectors have another width than the model is registered with."""
+    """The provider's vectors do not have the width with which the model is registered."""
 
 
 class DatabaseError(AppError, code="database_error"):
@@ -167,7 +167,7 @@ class DatabaseConflict(DatabaseError, code="database_conflict", status=409, retr
 
 
 class DatabaseRejected(DatabaseError, code="database_rejected", status=422):
-    """The database refused a value."""
+    """The database rejected a value."""
 
 
 class DatabaseContractError(DatabaseError, code="database_contract"):

@@ -1,4 +1,4 @@
-"""Events: one JSON line each on stdout, for whoever collects them. They hold counts and names, never a text or a key."""
+"""Writes events for monitoring to stdout as JSON lines. They contain counts and names, never a text or a key."""
 
 import sys
 from datetime import UTC, datetime
@@ -7,10 +7,10 @@ import orjson
 
 
 def emit(event: str, **fields: object) -> None:
-    """Write an event; a reader that went away is no reason to fail the work."""
+    """Write an event. A closed stdout is ignored, because it must not fail the work."""
     line = orjson.dumps({"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
     try:
-        # One write: lines of several threads do not mix.
+        # One write, so that lines of several threads do not mix.
         sys.stdout.write(line.decode() + "\n")
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Logs: one JSON line each on stderr, with the request they belong to. Secrets are struck out whatever wrote them."""
+"""Writes log records to stderr as JSON lines with the id of their request, and removes secrets from them."""
 
 import logging
 import sys
@@ -16,14 +16,14 @@ HIDDEN = "[hidden]"
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, request id, and what the record was given as `extra={"fields": {...}}`.
+    """Formats time, level, logger, message, request id and the fields of `extra={"fields": {...}}` as JSON.
 
-    Of an exception only its type and the places in the code are written: its message may quote a row.
+    An exception is logged by its type and source lines only, because its message may quote a row.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        # The longest first: one may be a part of another.
+        # The longest first, because one secret may contain another.
         self._secrets = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,7 +53,7 @@ def _trace(error: BaseException) -> list[str]:
 def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
     """Send all logs of the process through JsonFormatter; safe to repeat.
 
-    Libraries that log every request (httpx) are quieted: their lines hold addresses, ours say the same.
+    Libraries that log every request (httpx) log warnings only: their lines contain addresses.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(secrets))

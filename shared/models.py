@@ -1,4 +1,4 @@
-"""The values that travel between the layers. No behaviour beyond what the data implies."""
+"""Data classes that the layers exchange, such as models, claimed rows and search hits."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 else:
-    # Not imported: 0.2 s that a function without vectors need not pay when it starts.
+    # Not imported at runtime: numpy takes 0.2 s, and some functions start without needing vectors.
     Vectors = Any
 
 
 def shortened_model_name(model: str, dimensions: int | None) -> str:
-    """The name of a model's vector space: `text-embedding-3-small@512` where it is asked for shorter vectors."""
+    """The name of a model's vector space: `text-embedding-3-small@512` if a reduced width is requested."""
     return f"{model}@{dimensions}" if dimensions else model
 
 
 def split_model_name(name: str) -> tuple[str, int | None]:
-    """The model and the width of a name that `shortened_model_name` made; other names have no width."""
+    """Split a name that `shortened_model_name` made into model and width; other names have no width."""
     model, at, width = name.rpartition("@")
     return (model, int(width)) if at and width.isdecimal() else (name, None)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingModel:
-    """What the database registers about a model; vectors of different models are never compared.
+    """A model as it is registered in the database; vectors of different models are never compared.
 
-    `name` identifies the vector space, not only the weights: a reduced width is another name
-    (`text-embedding-3-small@512`). `max_tokens` is the length at which the model cuts its input.
+    `name` identifies the vector space, not only the weights, so a reduced width has another name
+    (`text-embedding-3-small@512`). The model ignores the part of a text after `max_tokens`.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRow:
-    """A row leased to this worker. `text_hash` goes back with the vector, so that a late one is noticed.
+    """A row leased to this worker. `text_hash` is sent back with the vector, so that a stale vector is rejected.
 
-    A `reused` row has its vector already, copied from an equal text, and is not leased.
+    A `reused` row already has its vector, copied from an equal text, and is not leased.
     """
 
     row_id: str
@@ -78,9 +78,9 @@ class ClaimedRow:
 
 @dataclass(frozen=True, slots=True)
 class NamedRow:
-    """What became of a claim by key: `state` is claimed, embedded, leased, cleared, empty, unreadable or missing.
+    """The result of a claim by key: `state` is claimed, embedded, leased, cleared, empty, unreadable or missing.
 
-    There is no `row` for the last three.
+    The last three have no `row`.
     """
 
     asked_id: str
@@ -90,7 +90,7 @@ class NamedRow:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """Rows of a queue: claimable now, leased to a worker, backing off, failed."""
+    """The number of queued rows: claimable now, leased to a worker, waiting for the next attempt, failed."""
 
     ready: int
     leased: int
@@ -105,7 +105,7 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How much of a collection is embedded: total = embedded + pending + failed."""
+    """The coverage of a collection: total = embedded + pending + failed."""
 
     collection: str
     model: str | None
@@ -119,10 +119,10 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class BackfillReport:
-    """What a backfill did.
+    """The result of a backfill.
 
     `processed` rows were claimed; each was `embedded` (it holds its vector now), `failed` or `stale` (its
-    text changed meanwhile: it stays pending). `reused` counts the embedded ones that cost no provider
+    text changed in the meantime, so it stays pending). `reused` counts the embedded ones that cost no provider
     input, because an equal text had a vector already. `cost_usd` is tokens times the price, in USD.
     """
 
@@ -162,7 +162,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, best first. `degraded`: the query could not be embedded, so they come from full-text search alone."""
+    """Hits, best first. `degraded`: the query could not be embedded, so only full-text search found them."""
 
     hits: Sequence[Hit]
     degraded: bool
@@ -171,9 +171,9 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose search it is; row level security decides what they find.
+    """The caller of a search; row level security applies to their role and claims.
 
-    `claims` are those of a token that was verified; `token` is passed on where the database verifies it itself.
+    `claims` come from a verified token; `token` is passed on if the database verifies it itself.
     """
 
     role: str
@@ -186,7 +186,7 @@ ANON = Caller("anon", {"role": "anon"})
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A genre or mood that synonyms are to be written for. `related` are the names of tags that may be near it."""
+    """A genre or mood that needs synonyms. `related` are the names of tags that may be related to it."""
 
     tag_type: str
     tag_id: int

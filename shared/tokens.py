@@ -1,4 +1,4 @@
-"""Who is searching: the caller behind a bearer token."""
+"""Verifies the bearer token of a search and returns its caller."""
 
 import hmac
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from pydantic import SecretStr
 from shared.errors import Forbidden, Unauthorized
 from shared.models import ANON, Caller
 
-# Whose rows a search may read. Never service_role: it passes by row level security, and its key belongs on a server.
+# The roles that may search. Not service_role: it bypasses row level security, and its key belongs on a server.
 ROLES = ("anon", "authenticated")
 
 _NOT_VALID = "the token is not valid, or has expired"
 
 
 def matches(given: str, secret: SecretStr | None) -> bool:
-    """Whether a key is the secret, in a time that does not depend on where they differ."""
+    """Compare a key with the secret in constant time."""
     if secret is None:
         return False
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), secret.get_secret_value().encode())
@@ -27,8 +27,8 @@ def matches(given: str, secret: SecretStr | None) -> bool:
 class TokenVerifier:
     """Turns a bearer token into a caller.
 
-    Without `passes_on` a token is verified here, with `jwt_secret` (HS256, `exp` and a role of ROLES
-    required). With it the database verifies tokens itself, as Supabase does; here only its role is looked at.
+    Without `passes_on` a token is verified here with `jwt_secret` (HS256, `exp` and a role of ROLES are
+    required). With `passes_on` the database verifies it, as Supabase does; only its role is checked here.
     """
 
     jwt_secret: SecretStr | None = None
@@ -38,9 +38,9 @@ class TokenVerifier:
     passes_on: bool = False
 
     def resolve(self, token: str | None) -> Caller:
-        """The caller. Raises Unauthorized for a token that is not valid, Forbidden for one that may not search."""
+        """Return the caller. Raises Unauthorized for an invalid token, Forbidden for a role that may not search."""
         if token is None or matches(token, self.anon_key) or matches(token, self.functions_api_key):
-            # The API key is a key to these functions, not somebody the database knows: it reads what everyone may.
+            # The API key belongs to these functions; the database knows no user for it, so it searches as anon.
             return ANON
         if matches(token, self.service_role_key) or token.startswith("sb_secret_"):
             raise Forbidden("the service role key is not for searching: use the anon key or a user's token")
@@ -53,8 +53,8 @@ class TokenVerifier:
     def _read(self, token: str) -> dict[str, Any]:
         claims = self._peek(token) if self.passes_on else self._verify(token)
         try:
-            # The database is told them, and cached answers are kept under them. An integer over 64 bits, half of a
-            # surrogate pair or a list in hundreds of others is JSON as Python reads it, and nobody's claim.
+            # Claims are sent to the database and are part of cache keys. Python parses integers over 64 bits, half of a
+            # surrogate pair and very deep lists; orjson cannot write them, so such a token is refused.
             orjson.dumps(claims)
         except orjson.JSONEncodeError:
             raise Unauthorized(_NOT_VALID) from None

@@ -1,4 +1,4 @@
-"""What the rest of the project knows about the database: SQL functions, called by name."""
+"""The interface of the database adapters: SQL functions are called by name."""
 
 import re
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ _FUNCTION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 class Database(ABC):
-    """A way to the SQL functions of schema public, as service_role.
+    """Calls SQL functions of schema public as service_role.
 
-    Values travel as JSON through every adapter, so a uuid is a string and a timestamp is ISO 8601
-    whichever way it came. Vendor exceptions arrive as `DatabaseError`, `NotFound` or `ConfigurationError`.
+    Every adapter passes values as JSON, so a uuid is a string and a timestamp is ISO 8601. Vendor
+    exceptions are translated into `DatabaseError`, `NotFound` or `ConfigurationError`.
     """
 
     def call(self, function: str, arguments: Mapping[str, Any] | None = None) -> list[Any]:
@@ -35,16 +35,16 @@ class Database(ABC):
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]: ...
 
     def as_caller(self, caller: Caller) -> "Database":
-        """The same database, read only, as a caller with a role and claims of their own instead of as service_role.
+        """Return a read-only adapter that calls functions with the role and claims of `caller`.
 
-        Connections are shared, so this costs nothing and there is nothing to close. Raises Unauthorized
-        at the first call where the database refuses the caller's token.
+        It shares the connections of this one and need not be closed. A call raises Unauthorized if the
+        database refuses the caller's token.
         """
         raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:
-        """Give back connections; the object is of no use afterwards."""
+        """Close all connections; the object cannot be used afterwards."""
 
     def __enter__(self) -> Self:
         return self

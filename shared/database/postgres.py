@@ -1,4 +1,4 @@
-"""The direct adapter: psycopg on any PostgreSQL with pgvector."""
+"""The database adapter for any PostgreSQL with pgvector, by psycopg."""
 
 import logging
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from shared.database.translate import error_from_sqlstate
 from shared.errors import AppError, DatabaseContractError, DatabaseRejected, DatabaseUnavailable
 from shared.models import Caller
 
-# As long as Supabase lets a signed-in user's statement run.
+# Supabase's own statement timeout of the role authenticated.
 CALLER_TIMEOUT = "8s"
 
-# How long a call waits for a connection, in seconds. The pool's own reconnecting ends as soon: left alone it
-# doubles its pauses up to minutes, and a server that was down for one would be found again after another.
+# Seconds that a call waits for a connection. The pool stops reconnecting after the same time: by default it doubles
+# its pauses up to minutes, so that it would notice a restarted server a minute late.
 WAIT_FOR_CONNECTION = 15.0
 
 # orjson: a batch of vectors is a megabyte of JSON.
@@ -29,27 +29,27 @@ set_json_dumps(orjson.dumps)
 set_json_loads(orjson.loads)
 
 
-# The pool's warnings quote libpq, which names hosts and users; what matters of them our own errors say.
+# The pool's warnings quote libpq, which names hosts and users; our own errors report the problem.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def translate(error: psycopg.Error, function: str = "") -> AppError:
-    """The error of our tree for one of psycopg's; connection strings and row details are left behind."""
+    """Translate an error of psycopg, without connection strings and values of rows."""
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return DatabaseUnavailable(
             "the connection to the database was lost; check DATABASE_URL and that the server runs"
         )
     if error.sqlstate is None and isinstance(error, psycopg.DataError):
-        return DatabaseRejected("a text holds the character NUL, which PostgreSQL cannot store")
+        return DatabaseRejected("a text contains the character NUL, which PostgreSQL cannot store; remove it")
     return error_from_sqlstate(
         error.sqlstate, error.diag.message_primary or type(error).__name__, error.diag.message_hint, function=function
     )
 
 
 def connect(url: SecretStr, *, application_name: str = "tonnetz") -> psycopg.Connection[tuple[Any, ...]]:
-    """One connection as the user of the URL, for what needs the owner: bootstrap and migrations.
+    """Open one connection as the user of the URL, who owns the database: for the bootstrap and migrations.
 
-    Raises DatabaseUnavailable naming DATABASE_URL, never the URL itself.
+    Raises DatabaseUnavailable, which names DATABASE_URL but never contains the URL.
     """
     try:
         return psycopg.connect(
@@ -60,15 +60,15 @@ def connect(url: SecretStr, *, application_name: str = "tonnetz") -> psycopg.Con
 
 
 def _unreachable(error: Exception) -> DatabaseUnavailable:
-    # libpq's message may quote the whole connection string; its class says enough.
+    # Not libpq's message, because it may quote the whole connection string.
     text = str(error)
     reasons = {
-        "password": "the password was refused",
+        "password": "the server refused the password",
         "does not exist": "the database or role does not exist",
-        "refused": "nothing listens there",
-        "resolve": "the host name is not known",
-        "timeout": "it did not answer in time",
-        "No such file": "nothing listens there",
+        "refused": "no server listens at this address",
+        "resolve": "the host name is unknown",
+        "timeout": "the server did not answer in time",
+        "No such file": "no server listens at this address",
     }
     reason = next((reason for sign, reason in reasons.items() if sign in text), "the connection failed")
     return DatabaseUnavailable(f"cannot connect to the database: {reason}; check DATABASE_URL and that the server runs")
@@ -82,14 +82,14 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: SecretStr, *, max_connections: int = 10, role: str | None = "service_role") -> None:
         self._role = role
-        # Fail with the reason at once: a pool would retry in the background and only say "timeout".
+        # Connect once before the pool: the pool would retry in the background and only report a timeout.
         self._first = [connect(url)]
         try:
             self._configure(self._first[0])
         except psycopg.Error:
             self._first.pop().close()
             raise DatabaseContractError(
-                f"the user of DATABASE_URL cannot act as {role}: the database has no such role or it was not granted; "
+                f"the user of DATABASE_URL cannot act as {role}: the role is missing or was not granted; "
                 "run scripts/migrate.py to bring the database up to date"
             ) from None
         self._pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]] = ConnectionPool(
@@ -99,7 +99,7 @@ class PostgresDatabase(Database):
             max_size=max_connections,
             timeout=WAIT_FOR_CONNECTION,
             reconnect_timeout=WAIT_FOR_CONNECTION,
-            # A call is one statement and one transaction: nothing stays open while a provider works.
+            # A call is one statement and one transaction, so no transaction is open during a provider call.
             kwargs={"autocommit": True, "connect_timeout": 10, "application_name": "tonnetz"},
             configure=self._configure,
             check=ConnectionPool.check_connection,
@@ -127,13 +127,13 @@ class PostgresDatabase(Database):
 def _handing_over(
     first: list[psycopg.Connection[tuple[Any, ...]]],
 ) -> type[psycopg.Connection[tuple[Any, ...]]]:
-    """The class of a pool's connections that takes those that are there already, before it makes others."""
+    """A connection class for the pool that returns the open connections of `first` before it opens others."""
 
     class Connection(psycopg.Connection[tuple[Any, ...]]):
         @classmethod
         def connect(cls, conninfo: str = "", **options: Any) -> psycopg.Connection[tuple[Any, ...]]:  # type: ignore[override]
             try:
-                # One step: of two threads only one gets it.
+                # pop() is atomic: only one of two threads gets the connection.
                 return first.pop()
             except IndexError:
                 return psycopg.Connection.connect(conninfo, **options)
@@ -142,7 +142,7 @@ def _handing_over(
 
 
 class _PostgresCaller(Database):
-    """Each call is one read-only transaction under the caller's role and claims, as PostgREST would run it."""
+    """Runs each call in a read-only transaction with the caller's role and claims, as PostgREST does."""
 
     def __init__(self, pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]], caller: Caller) -> None:
         self._pool = pool
@@ -150,7 +150,7 @@ class _PostgresCaller(Database):
 
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
         with _translated(function), self._pool.connection() as connection, connection.transaction():
-            # All of it local: the connection is service_role's again when the transaction ends, however it ends.
+            # All settings are local: the connection is service_role's again when the transaction ends.
             connection.execute(
                 "select set_config('request.jwt.claims', %s, true), set_config('statement_timeout', %s, true), "
                 "set_config('transaction_read_only', 'on', true), set_config('role', %s, true)",
@@ -159,11 +159,11 @@ class _PostgresCaller(Database):
             return _run(connection, function, arguments)
 
     def close(self) -> None:
-        """Nothing to do: the connections are the pool's."""
+        """Do nothing: the pool owns the connections."""
 
 
 def _run(connection: psycopg.Connection[tuple[Any, ...]], function: str, arguments: dict[str, Any]) -> list[Any]:
-    # to_json: the same values as through PostgREST, where everything is JSON.
+    # to_json gives the same values as PostgREST.
     query = sql.SQL("select to_json(r) from public.{}({}) r").format(
         sql.Identifier(function),
         sql.SQL(", ").join(
@@ -185,7 +185,7 @@ def _translated(function: str) -> Iterator[None]:
     except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
         if "surrogates" not in str(error):
             raise
-        raise DatabaseRejected("a text holds half of a surrogate pair, which UTF-8 cannot carry") from None
+        raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
 
 
 def _adapt(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The Supabase adapter: the official client, RPC over PostgREST."""
+"""The database adapter for Supabase: RPC over PostgREST, by the official client."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class SupabaseDatabase(Database):
-    """Calls SQL functions with the service role key. The key is in no repr, error or log.
+    """Calls SQL functions with the service role key. No repr, error or log contains the key.
 
-    `http_client` is the seam for tests and proxies; without it the client makes its own.
+    Tests and proxies pass their own `http_client`.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class SupabaseDatabase(Database):
     ) -> None:
         if not _HEADER_SAFE.fullmatch(key.get_secret_value()):
             raise ConfigurationError(
-                "SUPABASE_SERVICE_ROLE_KEY is empty or holds characters that no key has (a masked copy, a line break?); "
+                "SUPABASE_SERVICE_ROLE_KEY is empty or contains characters that no key has (a masked copy, a line break?); "
                 "copy it from the project's API settings"
             )
-        # Imported here: 0.2 to 0.7 s that the other adapter need not pay.
+        # Imported here, because it takes 0.2 to 0.7 s and the other adapter does not need it.
         from supabase_auth import SyncMemoryStorage
 
         from supabase import ClientOptions, create_client
@@ -81,7 +81,7 @@ class SupabaseDatabase(Database):
 
     def as_caller(self, caller: Caller) -> Database:
         if self._anon_key is None:
-            raise ConfigurationError("SUPABASE_ANON_KEY: is needed beside SUPABASE_URL to search as the caller")
+            raise ConfigurationError("SUPABASE_ANON_KEY: set it beside SUPABASE_URL to search as the caller")
         return _SupabaseCaller(self._url, self._anon_key, caller, self._http)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class SupabaseDatabase(Database):
 
 
 class _SupabaseCaller(Database):
-    """Passes the caller's token on beside the anon key; PostgREST verifies it. The service role key is not in here."""
+    """Sends the caller's token with the anon key; PostgREST verifies it. It does not have the service role key."""
 
     def __init__(self, url: str, anon_key: SecretStr, caller: Caller, http: httpx.Client) -> None:
         from postgrest import SyncPostgrestClient
@@ -97,7 +97,6 @@ class _SupabaseCaller(Database):
         key = anon_key.get_secret_value()
         if caller.token and not _HEADER_SAFE.fullmatch(caller.token):
             raise Unauthorized("the token is not valid")
-        # The connections are the pool's; a client is a few objects around them.
         self._client = SyncPostgrestClient(
             f"{url}/rest/v1",
             headers={"apikey": key, "Authorization": f"Bearer {caller.token or key}"},
@@ -118,21 +117,21 @@ class _SupabaseCaller(Database):
             raise _translate(error, function) from None
 
     def close(self) -> None:
-        """Nothing to do: the connections are those of the database this came from."""
+        """Do nothing: the database that made this adapter owns the connections."""
 
 
 def _refuse_redirect(response: httpx.Response) -> None:
-    # Followed, rows and the key in the header `apikey` would go to whatever host the answer names.
+    # Following a redirect would send rows and the key in the header `apikey` to the host that the answer names.
     if response.is_redirect:
         raise ConfigurationError(
-            f"SUPABASE_URL: what answers there sends on elsewhere ({response.status_code}); "
+            f"SUPABASE_URL: the server answers with a redirect ({response.status_code}); "
             "set the address of the project itself, with https://"
         )
 
 
 _HEADER_SAFE = re.compile(r"[!-~]+")
 
-# JWT problems by PostgREST's and its gateway's codes: no or wrong signature, anonymous access off, expired.
+# Codes of PostgREST and its gateway for JWT problems: no or wrong signature, anonymous access off, expired.
 _TOKEN_REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401")
 
 
@@ -140,7 +139,7 @@ def _rows(request: "SyncRPCFilterRequestBuilder") -> list[Any]:
     try:
         data = request.execute().data
     except UnicodeEncodeError:
-        raise DatabaseRejected("a text holds half of a surrogate pair, which UTF-8 cannot carry") from None
+        raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
     except httpx.TimeoutException:
         raise DatabaseTimeout("Supabase did not answer in time; check SUPABASE_URL and the project's state") from None
     except httpx.HTTPError as error:
@@ -150,7 +149,7 @@ def _rows(request: "SyncRPCFilterRequestBuilder") -> list[Any]:
     if isinstance(data, list):
         return data
     if isinstance(data, str) and data.lstrip().startswith("<"):
-        raise DatabaseError("what answers is a web page, not Supabase; check SUPABASE_URL")
+        raise DatabaseError("the server answered with a web page, so it is not Supabase; check SUPABASE_URL")
     return [] if data in (None, "") else [data]
 
 
@@ -174,7 +173,7 @@ def _translate(error: "APIError", function: str) -> AppError:
     if code.startswith("PGRST"):
         return DatabaseContractError(f"PostgREST refused the call of {function} ({code}); apply supabase/migrations")
     if code.isdigit() and len(code) == 3:
-        # Not JSON: a gateway's page. Its body is not ours to show.
+        # A gateway's page. Its body may contain internals, so it is not shown.
         return (
             DatabaseUnavailable(f"Supabase's gateway answered {code}")
             if code >= "500"
@@ -184,10 +183,10 @@ def _translate(error: "APIError", function: str) -> AppError:
 
 
 def _gateway_error(message: str) -> AppError:
-    """PostgREST and PostgreSQL always give a code: an answer without one is the gateway's own."""
+    """Translate an answer without a code, which comes from the gateway: PostgREST and PostgreSQL always send one."""
     words = message.lower()
     if "api key" in words or "jwt" in words:
         return ConfigurationError("Supabase does not know the key; check SUPABASE_SERVICE_ROLE_KEY")
     if "route" in words or "not found" in words:
-        return DatabaseError("Supabase's gateway knows no such address; check SUPABASE_URL")
+        return DatabaseError("Supabase's gateway has no such route; check SUPABASE_URL")
     return DatabaseUnavailable("Supabase's gateway refused the call; check the project's state")

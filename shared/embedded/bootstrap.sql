@@ -1,5 +1,5 @@
--- What a Supabase project has before its first migration, for any other PostgreSQL. Every statement is
--- safe to repeat, and on Supabase itself nothing here has anything to do.
+-- Creates in any PostgreSQL what a Supabase project has before its first migration. It is safe to repeat, and changes nothing
+-- on Supabase itself.
 
 do $$
 begin
@@ -12,15 +12,14 @@ begin
   if not exists (select from pg_roles where rolname = 'service_role') then
     create role service_role nologin noinherit bypassrls;
   end if;
-  -- PostgREST logs in as authenticator and becomes whom the token names. Give it a password yourself
-  -- where the server asks for one.
+  -- PostgREST logs in as authenticator and switches to the role of the token. Set its password if the server requires one.
   if not exists (select from pg_roles where rolname = 'authenticator') then
     create role authenticator login noinherit;
   end if;
   if not exists (select from pg_roles where rolname = 'service_role' and pg_has_role('authenticator', oid, 'member')) then
     grant anon, authenticated, service_role to authenticator;
   end if;
-  -- The program acts as service_role over a connection of its own user.
+  -- The program connects as its own user and switches to service_role.
   if not pg_has_role(current_user, 'service_role', 'member') then
     execute format('grant anon, authenticated, service_role to %I', current_user);
   end if;
@@ -36,7 +35,7 @@ alter default privileges in schema public grant all on tables to anon, authentic
 alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
 alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
 
--- Whose request this is, for row level security policies that are written for Supabase.
+-- The claims of a request, for row level security policies that are written for Supabase.
 create schema if not exists auth;
 grant usage on schema auth to anon, authenticated, service_role;
 do $$

@@ -1,4 +1,4 @@
-"""Bring a database up to date: the bootstrap, then supabase/migrations in order, recorded as the Supabase CLI does."""
+"""Applies the bootstrap and the missing files of supabase/migrations, and records them as the Supabase CLI does."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = PROJECT / "supabase" / "migrations"
 SCHEMAS = PROJECT / "supabase" / "schemas"
 SEED = PROJECT / "supabase" / "seed.sql"
-# The sample rows of each collection that has some, as in supabase/config.toml.
+# The files with sample rows, as in supabase/config.toml.
 SEEDS: Mapping[str, Path] = {
     "music_knowledge": SEED,
     "mir_synonyms": SEED.with_name("seed_tags.sql"),
@@ -27,16 +27,16 @@ SEEDS: Mapping[str, Path] = {
 }
 BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
 
-# "tonnetz" in ASCII: two programs that start at once migrate one after the other.
+# The advisory lock of migrations ("tonnetz" in ASCII): programs that start at the same time migrate one after the other.
 LOCK = 0x746F6E6E65747A
 
-# The first migration of the layout that no release ever had; its databases cannot be brought up to date.
+# The first migration of an unreleased layout, whose databases cannot be upgraded.
 _UNRELEASED = ("20261121090000", "create_embedding_schema")
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """`collection` is the shipped collection that the migration belongs to: its name begins with it. None: the core."""
+    """One file of supabase/migrations. `collection` is its shipped collection, by its name; None for the core."""
 
     version: str
     name: str
@@ -48,7 +48,7 @@ class Migration:
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
-    """The files `<timestamp>_<name>.sql`, oldest first. Raises DatabaseContractError where there are none."""
+    """The files `<timestamp>_<name>.sql`, oldest first. Raises DatabaseContractError if there are none."""
     found = []
     for path in sorted(folder.glob("*.sql")):
         match = re.fullmatch(r"(\d{14})_(\w+)", path.stem)
@@ -62,7 +62,7 @@ def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
 def parse_collections(text: str) -> list[str]:
     """The shipped collections of a list such as `music_knowledge,datasets`; `none` is the empty list.
 
-    Raises ConfigurationError for a name that is not among them.
+    Raises ConfigurationError for any other name.
     """
     names = [name for name in (part.strip() for part in text.split(",")) if name]
     if names == ["none"]:
@@ -76,16 +76,16 @@ def parse_collections(text: str) -> list[str]:
 def migrate(
     url: SecretStr, *, collections: Sequence[str] | None = None, seed: bool = False, folder: Path = MIGRATIONS
 ) -> list[str]:
-    """Apply what is missing, and return the versions applied.
+    """Apply the missing migrations and return their versions.
 
-    `collections` are the shipped ones to set up; those that are there already are kept up to date. Without it a new
-    database gets all of them, and an existing one no other than it has. On an up-to-date database nothing is locked.
-    Raises DatabaseError naming the file that failed, ConfigurationError for an unknown collection.
+    `collections` are the shipped ones to add; existing ones are always upgraded. Without it a new database gets all of
+    them, and an existing one gets no new ones. A database that is up to date is not locked.
+    Raises DatabaseError, which names the file that failed, and ConfigurationError for an unknown collection.
     """
     _check_collections(collections or ())
     migrations = list_migrations(folder)
     with connect(url, application_name="tonnetz-migrate") as connection:
-        # A transaction pooler may give every transaction another session.
+        # No prepared statements: a transaction pooler may use another session for every transaction.
         connection.prepare_threshold = None
         applied: list[str] = []
         if missing(connection, migrations, collections):
@@ -93,7 +93,7 @@ def migrate(
                 _run(connection, BOOTSTRAP)
             while step := _apply_next(connection, migrations, collections):
                 applied += step
-            # Ask a PostgREST that listens to read the schema again.
+            # Makes PostgREST read the schema again.
             connection.execute("notify pgrst, 'reload schema'")
         if seed:
             present = _collections(_recorded(connection), migrations)
@@ -106,7 +106,7 @@ def migrate(
 def missing(
     connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None = None
 ) -> list[Migration]:
-    """The migrations to apply, by what the database has recorded."""
+    """The migrations that the database has not recorded and needs."""
     recorded = _recorded(connection)
     wanted = set(SHIPPED if collections is None and _is_new(recorded, migrations) else collections or ())
     wanted |= _collections(recorded, migrations)
@@ -118,7 +118,7 @@ def missing(
 
 
 def _recorded(connection: psycopg.Connection[Any]) -> set[str]:
-    """The versions that were applied. Raises DatabaseContractError for a database of the unreleased layout."""
+    """The applied versions. Raises DatabaseContractError for a database of the unreleased layout."""
     if connection.execute("select to_regclass('supabase_migrations.schema_migrations')").fetchone() == (None,):
         return set()
     rows = connection.execute(
@@ -126,8 +126,8 @@ def _recorded(connection: psycopg.Connection[Any]) -> set[str]:
     ).fetchall()
     if _UNRELEASED in rows:
         raise DatabaseContractError(
-            "the database was made by a state of this program from before its first release, and cannot be brought up to "
-            "date: move the folder .tonnetz (TONNETZ_DATA_DIR) aside, or set DATABASE_URL to a new database, and run again"
+            "a version of this program before the first release made the database, and it cannot be upgraded: "
+            "move the folder .tonnetz (TONNETZ_DATA_DIR) aside, or set DATABASE_URL to a new database, and run again"
         )
     return {version for version, _ in rows}
 
@@ -151,7 +151,7 @@ def _check_collections(names: Iterable[str]) -> None:
 
 @contextmanager
 def _locked(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """A transaction that no other program migrates beside."""
+    """A transaction that holds the lock of migrations."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
         yield
@@ -160,13 +160,13 @@ def _locked(connection: psycopg.Connection[Any]) -> Iterator[None]:
 def _apply_next(
     connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None
 ) -> list[str]:
-    """Apply the next migration in one transaction; its version, or nothing where all are applied.
+    """Apply the next migration in one transaction and return its version; nothing if all are applied.
 
-    A new database gets its core and its collections in the same transaction: after an interruption it must not look
-    like one that was set up with fewer collections.
+    A new database gets the core and its collections in one transaction: after an interruption it must not look
+    like a database that was set up with fewer collections.
     """
     with _locked(connection):
-        # Read under the lock: another program may have been quicker.
+        # Read again under the lock, because another program may have applied some.
         todo = missing(connection, migrations, collections)
         step = todo[:1]
         if step and step[0].collection is None:
@@ -183,11 +183,11 @@ def _apply_next(
 def _run(connection: psycopg.Connection[Any], path: Path) -> str:
     script = path.read_text(encoding="utf-8")
     try:
-        # No parameters: psycopg sends the file as it is, all statements at once.
+        # Without parameters psycopg sends all statements of the file at once.
         connection.execute(script)
     except psycopg.Error as error:
         if error.sqlstate is None:
             raise translate(error) from None
-        # Not translated: the advice to run the migrations would be of no use here.
+        # Not translated, because the translation would advise to run the migrations.
         raise DatabaseContractError(f"{path.name} failed: {error.diag.message_primary}") from None
     return script

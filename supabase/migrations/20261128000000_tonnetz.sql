@@ -1353,7 +1353,7 @@ as $$
     'àáâãäåçèéêëìíîïñòóôõöùúûüýÿÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝŸ',
     'aaaaaaceeeeiiiinooooouuuuyyAAAAAACEEEEIIIINOOOOOUUUUYY'), 'œ', 'oe'), 'Œ', 'OE')
 $$;
-comment on function embedding.fold_accents is 'The text with its accents removed, so that "electronique" finds "électronique".';
+comment on function embedding.fold_accents is 'Removes the accents of a text, so that "electronique" finds "électronique".';
 revoke all on function embedding.fold_accents from public, anon, authenticated, service_role;
 grant execute on function embedding.fold_accents to anon, authenticated, service_role;
 
@@ -1365,13 +1365,13 @@ as $$
 begin
   return to_tsvector(text_config, document);
 exception
-  -- A tsvector holds at most 1 MB. The row is written all the same, and the beginning of its text is indexed.
+  -- A tsvector holds at most 1 MB: index the beginning of the text, so that the row can be written.
   when program_limit_exceeded then
     return embedding.fit_lexemes(text_config, left(document, char_length(document) / 2));
 end;
 $$;
 comment on function embedding.fit_lexemes is
-  'The lexemes of a text; of a text whose lexemes exceed the 1 MB of a tsvector, those of its beginning.';
+  'The lexemes of a text. If they exceed the 1 MB of a tsvector, those of its beginning.';
 revoke all on function embedding.fit_lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.fit_lexemes to service_role;
 
@@ -1454,15 +1454,15 @@ returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Within a function that runs as its owner current_user is the owner; the setting still names the caller.
+  -- In a SECURITY DEFINER function current_user is the owner; the setting role still names the caller.
   caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
-  borrowed name;
+  shadowing name;
 begin
   if pg_has_role(caller, current_user, 'member') then
     return;
   end if;
-  -- A domain whatever its name: a function that was compiled with it keeps it through any renaming.
-  select t.typname into borrowed
+  -- A domain of any name: a function that was compiled with it keeps using it after it was renamed.
+  select t.typname into shadowing
   from pg_type t
   where t.typnamespace = pg_my_temp_schema() and t.typtype <> 'b'
     and (t.typtype = 'd' or exists (
@@ -1470,17 +1470,15 @@ begin
       where o.typname = t.typname and o.typnamespace <> t.typnamespace and not pg_is_other_temp_schema(o.typnamespace)))
   limit 1;
   if found then
-    raise exception 'the temporary type or table "%" of this session could stand in for another', borrowed
-      using errcode = '55000',
-            hint = 'Rows of tracked tables are looked after as their owner, so nothing of the session may be taken for something else: drop it, or give a table another name.';
+    raise exception 'this session has a temporary type or table "%", which could replace another one in code that runs as the owner', shadowing
+      using errcode = '55000', hint = 'Drop it, or rename a temporary table, before you write to a tracked table.';
   end if;
 end;
 $$;
 comment on function embedding.check_session is
-  'Refuses a session whose temporary types or tables could be found, by code that runs as the owner, in place of others: a document_text, a trigger of the table.';
+  'Raises an error if a temporary type or table of the session could replace another one in code that runs as the owner, such as document_text or a trigger of the table.';
 revoke all on function embedding.check_session from public, anon, authenticated, service_role;
 
--- The triggers of a tracked table
 create function embedding.check_columns(source regclass, key_column name)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -1492,22 +1490,22 @@ begin
   from unnest(array[key_column, 'embedding', 'embedding_model', 'embedding_hash']) w (name)
   where not exists (select from pg_attribute a where a.attrelid = source and a.attname = w.name and not a.attisdropped);
   if missing is not null then
-    raise exception '% was tracked with the column %, which it no longer has', source, missing
+    raise exception '% no longer has the column %, with which it was tracked', source, missing
       using errcode = '42703',
-            hint = format('After a column was renamed or dropped, track the table again: select track_embeddings(%L).', source);
+            hint = format('Track the table again after its columns have changed: select track_embeddings(%L).', source);
   end if;
 end;
 $$;
 comment on function embedding.check_columns is
-  'Raises an error with the remedy where a tracked table has lost its key or a column of its vectors.';
+  'Raises an error if a tracked table has lost its key column or a column of its vectors.';
 revoke all on function embedding.check_columns from public, anon, authenticated, service_role;
 
--- The statements of check_vectors. Only the trigger function itself sees the transition tables new_rows and old_rows, so
--- these functions return the text of a statement and do not run it. In all of them $1 is the collection's model.
+-- The statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
+-- functions return a statement as text and do not run it. In all of them $1 is the collection's model.
 --
--- Measured on an update of 30,000 rows with vectors of 384 dimensions, beside a table with a primary key and nothing else:
--- the transition tables alone add half of its time, reading one of them a quarter, and joining the two as much as the
--- whole update. So an update that leaves texts and vectors alone reads each of them once and joins nothing.
+-- Measured on an update of 30,000 rows with vectors of 384 dimensions, in a table with only a primary key: the transition
+-- tables add half of the update's own time, reading one of them a quarter, joining the two as much as the whole update.
+-- So an update that does not change texts or vectors reads each of them once and joins nothing.
 create function embedding.inspect_sql(source regclass)
 returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -1527,7 +1525,7 @@ begin
 end;
 $$;
 comment on function embedding.inspect_sql is
-  'One pass over the written rows. pending: some need a vector. unusual: some hold a vector that is not of the collection''s model and width ($2). stale: some hold a vector, a model or a hash that does not belong to their text.';
+  'Inspects the written rows in one pass. pending: some need a vector. unusual: some have a vector that does not have the collection''s model and width ($2). stale: some have a vector, a model or a hash that does not belong to their text.';
 revoke all on function embedding.inspect_sql from public, anon, authenticated, service_role;
 
 create function embedding.misfit_sql(key_column name)
@@ -1546,7 +1544,7 @@ begin
 end;
 $$;
 comment on function embedding.misfit_sql is
-  'A row whose vector is not of a registered model or not as wide as its model says.';
+  'A written row whose vector has an unregistered model, or not the width of its model.';
 revoke all on function embedding.misfit_sql from public, anon, authenticated, service_role;
 
 create function embedding.queue_inserted_sql(source regclass, key_column name)
@@ -1569,7 +1567,7 @@ returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Keys may have been changed, so a row may have no partner on the other side.
+  -- A full join, because the update may have changed keys.
   return format($sql$
     select
       coalesce(n.%1$I, o.%1$I)::text as row_id,
@@ -1590,7 +1588,7 @@ begin
 end;
 $$;
 comment on function embedding.queue_updated_sql is
-  'The updated rows whose place in the queue may have to change: needed says whether they need a vector now and did not before, or have another text.';
+  'The updated rows whose entry in the queue may have to change. needed: the row needs a vector now; its state or its text has changed.';
 revoke all on function embedding.queue_updated_sql from public, anon, authenticated, service_role;
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text)
@@ -1628,12 +1626,12 @@ begin
 end;
 $$;
 comment on function embedding.clear_stale_sql is
-  'Clears every vector that was not made from the present text of its row. A vector that was written without a hash of its own, in place of none or of another one, is taken to be of the text in the same statement and keeps its place.';
+  'Clears every vector that was not made from the present text of its row. A new vector that was written without its own hash is assumed to belong to the text that the same statement wrote; it stays.';
 revoke all on function embedding.clear_stale_sql from public, anon, authenticated, service_role;
 
 create function embedding.check_vectors()
 returns trigger
--- Whoever writes the table has no grant on the queue.
+-- Security definer, because a role that may write the table has no grant on the queue.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -1643,7 +1641,7 @@ declare
   wrong record;
   was_pending boolean := false;
 begin
-  -- A statement trigger fires for no rows, too; and the update at the end fires this function once more.
+  -- A statement trigger also fires when no row was written, and the update at the end of this function fires it again.
   if not exists (select from new_rows) then
     return null;
   end if;
@@ -1659,7 +1657,7 @@ begin
   if tg_op = 'INSERT' and not exists (
     select from new_rows n where n.embedding is not null or n.embedding_model is not null or n.embedding_hash is not null
   ) then
-    -- Nearly every insert: no vector to look at, and no text to hash.
+    -- Nearly every insert: no vector to check and no text to hash.
     select true as pending, false as unusual, false as stale into work;
   else
     execute embedding.inspect_sql(source) into work using collection.model, collection.dimensions;
@@ -1670,11 +1668,11 @@ begin
     if wrong.row_id is not null and wrong.expected is null then
       raise exception 'embedding_model "%" of row "%" in % is not registered', coalesce(wrong.model, '<null>'), wrong.row_id, collection.name
         using errcode = '22023',
-              hint = 'A stored vector names its model: set embedding_model too, and register it with register_embedding_model(name, provider, dimensions).';
+              hint = 'Set embedding_model together with embedding, and register the model with register_embedding_model(name, provider, dimensions).';
     elsif wrong.row_id is not null then
       raise exception 'embedding of row "%" in % has % dimensions, model "%" has %', wrong.row_id, collection.name, wrong.width, wrong.model, wrong.expected
         using errcode = '22023',
-              hint = 'Store it under the model that made it, or move the collection with set_collection_model.';
+              hint = 'Set embedding_model to the model that made the vector, or move the collection with set_collection_model.';
     end if;
   end if;
 
@@ -1682,7 +1680,7 @@ begin
     was_pending := exists (select from old_rows o where o.embedding is null or o.embedding_model <> collection.model);
   end if;
   if work.pending then
-    -- A changed text is a fresh start, for a row that had failed too. A lease stays: its worker will find that the text has changed.
+    -- A changed text sets the attempts to 0, also for a failed row. A lease stays: its worker will find that the text has changed.
     execute format($sql$
       with changed as materialized (%s),
       dequeued as (
@@ -1705,17 +1703,17 @@ begin
     end)
     using collection.model, collection.id;
   elsif was_pending then
-    -- All have their vectors now: none of these keys, the old ones included, has a place in the queue.
+    -- All rows have their vectors now: remove their present and former keys from the queue.
     execute format($sql$
       delete from embedding.queue q
-      -- An array, not a join: the planner may believe the queue to be empty and read all of it.
+      -- An array, not a join: the planner would scan the whole queue if statistics say that it is empty.
       where q.collection_id = $1
         and q.row_id = any (array(select n.%1$I::text from new_rows n union all select o.%1$I::text from old_rows o))
     $sql$, collection.key_column)
     using collection.id;
   end if;
 
-  -- The rule that everything rests on: a vector stays only beside the text it was made from.
+  -- The most important rule: a row keeps a vector only while it has the text that the vector was made from.
   if work.stale then
     execute embedding.clear_stale_sql(source, collection.key_column, tg_op);
   end if;
@@ -1723,7 +1721,7 @@ begin
 end;
 $$;
 comment on function embedding.check_vectors is
-  'After an insert or update: refuses vectors of a wrong width or unknown model, keeps the queue true, and clears every vector whose text has changed. Argument: the collection''s id.';
+  'After an insert or update: refuses vectors of a wrong width or unknown model, updates the queue, and clears every vector whose text has changed. Argument: the collection''s id.';
 revoke all on function embedding.check_vectors from public, anon, authenticated, service_role;
 
 create function embedding.refresh_fts()
@@ -1736,11 +1734,11 @@ begin
   if pg_my_temp_schema() <> 0 then
     perform embedding.check_session();
   end if;
-  -- PostgreSQL compiles a trigger function once for each trigger, so `new` is a row of the tracked table here, and the
-  -- calls are planned once per session. (Given to EXECUTE, they would be planned for each row.)
+  -- PostgreSQL compiles a trigger function once for each trigger, so `new` has the row type of the tracked table, and the
+  -- calls are planned once per session. EXECUTE would plan them for each row.
   document := embedding.document_text(new);
   if tg_op = 'UPDATE' then
-    -- Saving a vector must not cost a parse of the text.
+    -- Do not parse the text again when only a vector was saved.
     if document is not distinct from embedding.document_text(old) and new.fts is not distinct from old.fts then
       return new;
     end if;
@@ -1750,7 +1748,7 @@ begin
 end;
 $$;
 comment on function embedding.refresh_fts is
-  'Keeps fts of a tracked table that has no generated column of that name. Argument: the text search configuration.';
+  'Computes the column fts of a tracked table, unless fts is a generated column. Argument: the text search configuration.';
 revoke all on function embedding.refresh_fts from public, anon, authenticated, service_role;
 
 create function embedding.dequeue_deleted()
@@ -1775,10 +1773,9 @@ begin
   return null;
 end;
 $$;
-comment on function embedding.dequeue_deleted is 'Forgets deleted rows.';
+comment on function embedding.dequeue_deleted is 'Removes deleted rows from the queue.';
 revoke all on function embedding.dequeue_deleted from public, anon, authenticated, service_role;
 
--- updated_at of tracked tables. After the statement and not before each row: see create_tracking.
 create function embedding.touch_updated_at()
 returns trigger
 language plpgsql security invoker set search_path = pg_catalog, pg_temp
@@ -1787,7 +1784,8 @@ begin
   if not exists (select from new_rows) then
     return null;
   end if;
-  -- Arguments: the columns that count as an edit. A vector that arrives is none.
+  -- A saved vector is no edit, so only the columns in the arguments are compared. After the statement, not before each row:
+  -- with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again for every saved vector.
   execute format($sql$
     update %1$s s
     set updated_at = now()
@@ -1802,13 +1800,12 @@ begin
 end;
 $$;
 comment on function embedding.touch_updated_at is
-  'Sets updated_at of edited rows, unless the edit set it. For a table with the key id; arguments: its columns that can be edited.';
+  'Sets updated_at of edited rows, unless the edit itself set it. For tables with the key id. Arguments: the columns that count as an edit.';
 revoke all on function embedding.touch_updated_at from public, anon, authenticated;
 grant execute on function embedding.touch_updated_at to service_role;
 
 -- 32_tracking.sql
 
--- Tracking
 create function embedding.check_table(source regclass)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -1824,12 +1821,12 @@ begin
   end if;
   if relation.relpersistence = 't' then
     raise exception '% is a temporary table', source
-      using errcode = '42809', hint = 'It ends with its session, and workers have sessions of their own: track a table that stays.';
+      using errcode = '42809', hint = 'Workers use other sessions, which cannot see it: track a permanent table.';
   end if;
   if relation.relispartition or exists (select from pg_inherits i where source in (i.inhrelid, i.inhparent)) then
-    raise exception '% is a partition, or inherits from another table, or another inherits from it', source
+    raise exception '% is a partition or takes part in table inheritance', source
       using errcode = '42809',
-            hint = 'A statement that names one table of a family changes rows of others, whose triggers do not see it: a vector would outlive its text. Track a table that stands alone.';
+            hint = 'A statement on one of these tables changes rows of the others without firing their triggers, so a vector would stay after its text has changed. Track an ordinary table.';
   end if;
 
   select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, w.type as wanted into wrong
@@ -1840,8 +1837,8 @@ begin
     and not (a.attname = 'embedding_model' and a.atttypid = 'character varying'::regtype)
   order by a.attnum limit 1;
   if found then
-    raise exception '%.% has type %, and tracking wants it as %', source, wrong.name, wrong.type, wrong.wanted
-      using errcode = '42804', hint = format('Give your column another name: alter table %s rename column %I to ...;', source, wrong.name);
+    raise exception '%.% has type %, but tracking needs a column of that name with type %', source, wrong.name, wrong.type, wrong.wanted
+      using errcode = '42804', hint = format('Rename your column: alter table %s rename column %I to ...;', source, wrong.name);
   end if;
 
   select a.attname as name, a.attgenerated, a.attnotnull into wrong
@@ -1851,14 +1848,14 @@ begin
   order by a.attnum limit 1;
   if found and wrong.attgenerated = 'v' then
     raise exception '%.% is a virtual generated column', source, wrong.name
-      using errcode = '42611', hint = 'PostgreSQL shows triggers no row that has one. Make it stored: generated always as (...) stored.';
+      using errcode = '42611', hint = 'Triggers with transition tables cannot read it. Make it stored: generated always as (...) stored.';
   elsif found then
     raise exception '%.% must be a plain column that may be null', source, wrong.name
-      using errcode = '42611', hint = 'A row has no vector until it is embedded, and loses it when its text changes.';
+      using errcode = '42611', hint = 'Tracking sets it to null when a row has no vector. Drop its not null constraint or its generation expression.';
   end if;
 end;
 $$;
-comment on function embedding.check_table is 'Refuses a table that could not be tracked, or whose writes would fail later, with the reason.';
+comment on function embedding.check_table is 'Raises an error for a table that cannot be tracked, or whose writes would fail later.';
 revoke all on function embedding.check_table from public, anon, authenticated, service_role;
 
 create function embedding.close_table(source regclass)
@@ -1871,17 +1868,17 @@ declare
   table_owner constant oid := (select c.relowner from pg_class c where c.oid = source);
   found_name text;
 begin
-  -- What they hung on the table would be run by the functions that look after it, as the owner of these.
+  -- Their triggers on the table would run as the owner of the functions that write its vectors.
   execute format('revoke trigger, references, truncate%s on %s from public, anon, authenticated, service_role',
     case when current_setting('server_version_num')::int >= 170000 then ', maintain' end, source);
   select r.role::regrole::text into found_name
   from unnest(api_roles) r (role)
   where pg_has_role(r.role, table_owner, 'member') or has_table_privilege(r.role, source, 'trigger');
   if found then
-    raise exception '% may change the triggers of %', found_name, source
-      using errcode = '55000', hint = format('Let another role own it, and take the privilege away: alter table %s owner to ...;', source);
+    raise exception 'the API role % can create triggers on %', found_name, source
+      using errcode = '55000', hint = format('Change the owner of the table or revoke the privilege: alter table %s owner to ...;', source);
   end if;
-  -- A trigger depends on its function, and on what its condition calls.
+  -- A trigger depends on its function, and on the functions that its condition calls.
   select t.tgname into found_name
   from pg_trigger t
   join pg_depend d on d.classid = 'pg_trigger'::regclass and d.objid = t.oid
@@ -1890,13 +1887,13 @@ begin
   where t.tgrelid = source and exists (select from unnest(api_roles) r (role) where pg_has_role(r.role, o.refobjid, 'member'))
   limit 1;
   if found then
-    raise exception 'the trigger % of % runs code of a role of the API', found_name, source
+    raise exception 'the trigger % of % runs code that an API role owns', found_name, source
       using errcode = '55000', hint = format('Drop it: drop trigger %I on %s;', found_name, source);
   end if;
 end;
 $$;
 comment on function embedding.close_table is
-  'Leaves the roles of the API the rows of a table alone: its triggers, which run as the owner of the functions that look after it, are for its owner.';
+  'Revokes everything but access to rows from the API roles, because triggers of the table run as the owner of the functions that write its vectors.';
 revoke all on function embedding.close_table from public, anon, authenticated, service_role;
 
 create function embedding.key_of(source regclass, out key_column name, out key_type text)
@@ -1917,7 +1914,7 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.key_of is 'The primary key of a table and its type, or an error where it cannot identify rows in the queue.';
+comment on function embedding.key_of is 'The primary key of a table and its type. Raises an error if it cannot identify rows in the queue.';
 revoke all on function embedding.key_of from public, anon, authenticated, service_role;
 
 create function embedding.check_document_text(source regclass)
@@ -1935,11 +1932,11 @@ begin
   ) then
     raise exception 'there is no embedding.document_text(%)', source
       using errcode = '42883',
-            hint = format('Say what is embedded: create function embedding.document_text(t %s) returns text language sql immutable as $f$ select t.title || '' '' || t.body $f$;', source);
+            hint = format('Create the function that returns the text to embed: create function embedding.document_text(t %s) returns text language sql immutable as $f$ select t.title || '' '' || t.body $f$;', source);
   end if;
 end;
 $$;
-comment on function embedding.check_document_text is 'Raises an error where no function says what is embedded of a table.';
+comment on function embedding.check_document_text is 'Raises an error if a table has no document_text function.';
 revoke all on function embedding.check_document_text from public, anon, authenticated, service_role;
 
 create function embedding.text_config_name(text_config regconfig)
@@ -1954,12 +1951,12 @@ begin
   join pg_namespace n on n.oid = t.cfgnamespace
   where t.oid = text_config;
   if config.cfgnamespace = pg_my_temp_schema() or pg_is_other_temp_schema(config.cfgnamespace) then
-    raise exception 'text search configuration % ends with its session', text_config using errcode = '42809', hint = 'Name one that stays.';
+    raise exception 'text search configuration % is temporary', text_config using errcode = '42809', hint = 'Use a permanent one.';
   end if;
   return format('%I.%I', config.nspname, config.cfgname);
 end;
 $$;
-comment on function embedding.text_config_name is 'The name of a text search configuration with its schema. One that ends with its session is refused.';
+comment on function embedding.text_config_name is 'The name of a text search configuration with its schema. A temporary one is an error.';
 revoke all on function embedding.text_config_name from public, anon, authenticated, service_role;
 
 create function embedding.add_columns(source regclass)
@@ -1973,7 +1970,7 @@ begin
     left((select c.relname from pg_class c where c.oid = source), 43) || '_embedding_hash_idx', source);
 end;
 $$;
-comment on function embedding.add_columns is 'Adds the columns of a row''s vector, and the index that finds equal texts.';
+comment on function embedding.add_columns is 'Adds the columns of the vectors, and the index that finds equal texts.';
 revoke all on function embedding.add_columns from public, anon, authenticated, service_role;
 
 create function embedding.add_full_text(source regclass, config_name text)
@@ -1988,18 +1985,18 @@ begin
     execute format('alter table %s add column if not exists fts tsvector', source);
     -- zz_: after the table's own BEFORE triggers, which may still change the text.
     execute format('create trigger zz_embedding_fts before insert or update on %s for each row execute function embedding.refresh_fts(%L)', source, config_name);
-    -- No update of the rows that are already there would fill their column.
+    -- Rows that are already there have no fts until the trigger fires for them.
     execute format('update %1$s s set fts = embedding.fit_lexemes(%2$L::regconfig, coalesce(embedding.document_text(row(s.*)::%1$s), '''')) where s.fts is null', source, config_name);
   end if;
   execute format('create index if not exists %I on %s using gin (fts)',
     left((select c.relname from pg_class c where c.oid = source), 50) || '_fts_idx', source);
-  -- Full-text search ranks by how rare a lexeme is, which it reads from the planner's statistics: the 6,000 most frequent
-  -- ones. Each search and each plan reads them all; rarer lexemes are counted in the index.
+  -- Full-text search ranks by how rare a lexeme is. It reads the frequencies of the 6,000 most frequent lexemes from the
+  -- planner's statistics and counts rarer ones in the index. More would make each search and each plan slower.
   execute format('alter table %s alter column fts set statistics 600', source);
 end;
 $$;
 comment on function embedding.add_full_text is
-  'Adds the column fts with its index. A column that the table generates itself is used as it is; any other one is kept by a trigger.';
+  'Adds the column fts with its index. A generated column fts is used as it is; otherwise a trigger computes it.';
 revoke all on function embedding.add_full_text from public, anon, authenticated, service_role;
 
 create function embedding.grant_to_workers(source regclass)
@@ -2009,14 +2006,14 @@ as $$
 declare
   schema_name constant name := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = source);
 begin
-  -- A worker is service_role, who owns nothing here and may know no schema but public.
+  -- Workers run as service_role, which may have no access to schemas other than public.
   if not has_schema_privilege('service_role', schema_name, 'usage') then
     execute format('grant usage on schema %I to service_role', schema_name);
   end if;
   execute format('grant select, update on %s to service_role', source);
 end;
 $$;
-comment on function embedding.grant_to_workers is 'Lets service_role, as which workers run, read a table and write its vectors.';
+comment on function embedding.grant_to_workers is 'Lets service_role, the role of workers, read a table and write its vectors.';
 revoke all on function embedding.grant_to_workers from public, anon, authenticated, service_role;
 
 create function embedding.add_collection(source regclass, model text, config_name text)
@@ -2032,9 +2029,9 @@ declare
     where c.oid = source);
   added embedding.collections;
 begin
-  -- A collection whose table was dropped is over; its name may be wanted again.
+  -- Delete collections whose table was dropped, because this table may have the same name.
   delete from embedding.collections c where not exists (select from embedding.tracked_tables t where t.id = c.id);
-  -- A table that is tracked already keeps its collection, under the table's present name.
+  -- A table that is already tracked keeps its collection, under the table's present name.
   update embedding.collections c
   set name = present_name,
       key_column = key.key_column,
@@ -2051,7 +2048,7 @@ begin
   return added;
 end;
 $$;
-comment on function embedding.add_collection is 'Records a table as a collection. Returns the collection, which is the one it had if the table is tracked already.';
+comment on function embedding.add_collection is 'Records a table as a collection and returns it. A table that is already tracked keeps its collection.';
 revoke all on function embedding.add_collection from public, anon, authenticated, service_role;
 
 create function embedding.add_triggers(source regclass, collection_id integer)
@@ -2070,7 +2067,7 @@ begin
 end;
 $$;
 comment on function embedding.add_triggers is
-  'The triggers that keep vectors and queue true. Their argument, the collection''s id, is what connects a collection with its table.';
+  'Creates the triggers that check vectors and update the queue. Their argument, the collection''s id, connects a collection with its table.';
 revoke all on function embedding.add_triggers from public, anon, authenticated, service_role;
 
 create function embedding.adopt_vectors(source regclass, collection text, model text)
@@ -2082,9 +2079,9 @@ declare
 begin
   execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model is null)', source) into unnamed;
   if unnamed and model is null then
-    raise exception '% has vectors, but no embedding_model says which model made them', source
+    raise exception '% has vectors without an embedding_model', source
       using errcode = '22023',
-            hint = format('Name it: select track_embeddings(%L, model => ''...''), or clear them: update %s set embedding = null.', collection, source);
+            hint = format('Name the model that made them: select track_embeddings(%L, model => ''...''), or clear them: update %s set embedding = null.', collection, source);
   end if;
   execute format($sql$
     update %1$s s
@@ -2093,7 +2090,7 @@ begin
     where s.embedding is not null and (s.embedding_model is null or s.embedding_hash is null)
   $sql$, source)
   using model;
-  -- A table that was tracked before may have been edited since.
+  -- A table that was untracked may have been edited since then.
   execute format($sql$
     update %1$s s set embedding = null
     where s.embedding is not null
@@ -2102,7 +2099,7 @@ begin
 end;
 $$;
 comment on function embedding.adopt_vectors is
-  'Vectors that a table brings along are taken to be of its present texts and of the model that is named for them. The triggers refuse a model that is not registered or has another width.';
+  'Vectors that the table already has are assumed to belong to its present texts and to the given model. The triggers raise an error for a model that is not registered or has another width.';
 revoke all on function embedding.adopt_vectors from public, anon, authenticated, service_role;
 
 create function public.track_embeddings(
@@ -2111,14 +2108,14 @@ create function public.track_embeddings(
   text_config regconfig default 'english'
 )
 returns text
--- Adds columns, indexes and triggers: that takes the table's owner, which service_role is not.
+-- Security definer, because only the table's owner can add columns, indexes and triggers.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   collection embedding.collections;
   config_name text;
 begin
-  -- Everything that can be refused is refused before anything is added.
+  -- All checks run before anything is added.
   perform embedding.check_session();
   perform embedding.check_table(source);
   perform embedding.key_of(source);
@@ -2140,7 +2137,7 @@ begin
 end;
 $$;
 comment on function public.track_embeddings is
-  'Keep a table embedded: adds what is missing (columns, indexes, triggers) and queues its rows. Safe to repeat. Returns the collection''s name.';
+  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. Safe to repeat. Returns the collection''s name.';
 revoke all on function public.track_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.track_embeddings to service_role;
 
@@ -2156,7 +2153,7 @@ begin
     select t.tgname from pg_catalog.pg_trigger t
     join pg_catalog.pg_proc p on p.oid = t.tgfoid
     where t.tgrelid = tracked.source and p.pronamespace = 'embedding'::regnamespace and not t.tgisinternal
-      -- and not those that keep updated_at, or tell of a change
+      -- not touch_updated_at or note_change
       and t.tgname ~ '^(zz_)?embedding_'
   loop
     execute format('drop trigger %I on %s', trigger_name, tracked.source);
@@ -2165,7 +2162,7 @@ begin
 end;
 $$;
 comment on function public.untrack_embeddings is
-  'Stop keeping a table embedded. Its columns, vectors and indexes stay; nothing guards them any more.';
+  'Stops keeping a table embedded. Its columns, vectors and indexes stay, but are no longer updated.';
 revoke all on function public.untrack_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.untrack_embeddings to service_role;
 
@@ -2192,7 +2189,7 @@ exception
     if embedding.collection_error(c) is null then
       raise;
     end if;
-    -- No row can be read: what is queued stands for what is pending.
+    -- No row can be read: count the queued rows as pending.
     select count(*) into pending from embedding.queue q where q.collection_id = c.id;
     begin
       execute format('select ' || counts_sql || ' from (' || held_sql || ') h', c.key_column, c.source) into embedded, models using c;
@@ -2201,18 +2198,17 @@ exception
         if embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
-        -- The columns of the vectors are gone, too.
+        -- The columns of the vectors are missing, too.
         embedded := 0;
         models := '{}';
     end;
 end;
 $$;
 comment on function embedding.count_vectors is
-  'Rows with a vector of the collection''s model, rows that want one, and vectors by model. A text that cannot be read counts as pending; where no text can be read, what is queued does.';
+  'Counts rows with a vector of the collection''s model, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the queued rows do.';
 revoke all on function embedding.count_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.count_vectors to service_role;
 
--- Counted from the rows themselves, not from the queue.
 create function public.embedding_coverage()
 returns table (
   collection text,
@@ -2240,7 +2236,7 @@ as $$
   order by k.name
 $$;
 comment on function public.embedding_coverage is
-  'One row a collection: total = embedded + pending + failed, counted from the table itself; leased rows are among the pending. Of a table whose rows cannot be read (list_embedding_collections(true) has the error), what is queued stands for what is pending.';
+  'One row a collection: total = embedded + pending + failed, counted from the table itself; leased rows are among the pending. If the rows of a table cannot be read (list_embedding_collections(true) has the error), the queued rows count as pending.';
 revoke all on function public.embedding_coverage from public, anon, authenticated, service_role;
 grant execute on function public.embedding_coverage to service_role;
 
@@ -2260,7 +2256,7 @@ as $$
           where q.collection_id = ($1).id and q.row_id = s.%1$I::text and q.failed_at is not null
         )
     ),
-    -- Equal texts are paid once, texts that the table holds under this model not at all.
+    -- Equal texts are embedded once; texts that have a vector of this model in the table are not embedded again.
     payable as (
       select distinct p.document
       from pending p
@@ -2299,11 +2295,11 @@ as $$
           s.%1$I as key,
           t.error is not null as unreadable,
           case
-            when t.error is not null then 'whether the vector is of this text cannot be told: ' || t.error
-            when t.text is null then 'has a vector, but no text to embed'
-            when s.embedding_hash is distinct from embedding.text_hash(t.text) then 'the vector is of another text'
-            when m.name is null then 'the vector names no registered model'
-            when extensions.vector_dims(s.embedding) <> m.dimensions then 'the vector has not the width of its model'
+            when t.error is not null then 'the vector cannot be compared with the text: ' || t.error
+            when t.text is null then 'the row has a vector, but no text to embed'
+            when s.embedding_hash is distinct from embedding.text_hash(t.text) then 'the vector belongs to another text'
+            when m.name is null then 'embedding_model is not a registered model'
+            when extensions.vector_dims(s.embedding) <> m.dimensions then 'the vector does not have the width of its model'
           end as reason
         from %2$s s
         cross join lateral %3$s t
@@ -2317,7 +2313,7 @@ as $$
   cross join lateral unnest(r.row_ids, r.reasons, r.unreadable) u
 $$;
 comment on function embedding.mismatched_rows is
-  'Rows whose vector does not belong to their present text or model, or whose text cannot be read to tell, with the reason.';
+  'Rows whose vector does not belong to their present text or model, or whose text cannot be read, with the reason.';
 revoke all on function embedding.mismatched_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.mismatched_rows to service_role;
 
@@ -2328,7 +2324,7 @@ as $$
   select r.row_id, r.reason from embedding.mismatched_rows(embedding.get_collection(collection), max_rows) r
 $$;
 comment on function public.mismatched_embeddings is
-  'Rows whose vector does not belong to their present text or model, or whose text cannot be read to tell, with the reason. max_rows null: all of them.';
+  'Rows whose vector does not belong to their present text or model, or whose text cannot be read, with the reason. max_rows null: all of them.';
 revoke all on function public.mismatched_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.mismatched_embeddings to service_role;
 
@@ -2339,7 +2335,7 @@ as $$
   select count(*) from embedding.mismatched_rows(embedding.get_collection(collection), null)
 $$;
 comment on function public.verify_embeddings is
-  'How many rows have a vector that does not belong to their present text or model. Compares every row; must be 0.';
+  'Counts the rows that mismatched_embeddings lists. Compares every row; the result must be 0.';
 revoke all on function public.verify_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.verify_embeddings to service_role;
 
@@ -2351,7 +2347,7 @@ declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   repaired bigint;
 begin
-  -- A row whose text cannot be read cannot be written either: its triggers read it.
+  -- A row whose text cannot be read cannot be written either, because the triggers read its text.
   execute format($sql$
     update %2$s s set embedding = null
     from unnest($1) wrong (row_id)
@@ -2363,7 +2359,7 @@ begin
 end;
 $$;
 comment on function public.repair_embeddings is
-  'Drop the vectors that verify_embeddings counts; their rows are pending again. Returns how many.';
+  'Clears the vectors that verify_embeddings counts; their rows are pending again. Returns how many.';
 revoke all on function public.repair_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.repair_embeddings to service_role;
 
@@ -2388,7 +2384,7 @@ create function public.create_embedding_index(
   min_rows integer default 0
 )
 returns text
--- Only the table's owner can create an index.
+-- Security definer, because only the table's owner can create an index.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2413,7 +2409,6 @@ begin
     ) then
       return null;
     end if;
-    -- Counts no further than it has to.
     execute format('select count(*) >= $1 from (select from %s s where s.embedding_model = $2 limit $1) counted', c.source)
     into enough
     using min_rows, indexed.name;
@@ -2425,13 +2420,13 @@ begin
     'create index if not exists %I on %s using hnsw ((embedding::extensions.halfvec(%s)) extensions.halfvec_cosine_ops) with (m = %s, ef_construction = %s) where embedding_model = %L',
     index_name, c.source, indexed.dimensions, coalesce(create_embedding_index.m, 16), coalesce(create_embedding_index.ef_construction, 128), indexed.name
   );
-  -- Full-text search ranks by these statistics, and an index is built after a bulk load.
+  -- Full-text search ranks by these statistics, and they are old when the index is built after a bulk load.
   execute format('analyze %s', c.source);
   return index_name;
 end;
 $$;
 comment on function public.create_embedding_index is
-  'Build the HNSW index over one model''s vectors (half precision), after the bulk load. Returns its name; null where min_rows is given and there is an index already, or fewer vectors: an exact scan is as good then. On a large table call it through DATABASE_URL: the API''s statement timeout would end it.';
+  'Builds the HNSW index over one model''s vectors (half precision) and returns its name. Call it after the bulk load. With min_rows it returns null if the index exists or there are fewer vectors, for which an exact scan is fast enough. On a large table call it through DATABASE_URL, because the API''s statement timeout would cancel it.';
 revoke all on function public.create_embedding_index from public, anon, authenticated, service_role;
 grant execute on function public.create_embedding_index to service_role;
 
@@ -2446,13 +2441,13 @@ begin
     where r.oid = c.source);
 end;
 $$;
-comment on function embedding.drop_vector_index is 'Drops the index over one model''s vectors, if there is one. For the owner of the table.';
+comment on function embedding.drop_vector_index is 'Drops the index over one model''s vectors, if there is one. Must run as the table''s owner.';
 revoke all on function embedding.drop_vector_index from public, anon, authenticated, service_role;
 
 -- 43_model_switch.sql
 
--- Moving a collection to another model while it is searched. Rows keep their old vector until the new
--- one replaces it, so at any moment each row is found by exactly one model: search asks each for its own.
+-- Moves a collection to another model during searches. A row keeps its old vector until the new one replaces it, so each row
+-- has a vector of exactly one model; a search embeds the query with each model that has rows.
 create function public.set_collection_model(collection text, model text)
 returns bigint
 language plpgsql security invoker set search_path = ''
@@ -2471,7 +2466,7 @@ begin
       )
   where k.id = c.id
   returning k.model, k.retiring_models into strict c.model, c.retiring_models;
-  -- Rows that waited for the model that is given up, but hold a vector of this one, are done already.
+  -- Rows that were queued for the former model, but have a vector of this one, are done.
   execute format($sql$
     delete from embedding.queue q using %2$s s
     where q.collection_id = $1 and s.%1$I = q.row_id::%3$s and s.embedding_model = $2
@@ -2481,13 +2476,13 @@ begin
 end;
 $$;
 comment on function public.set_collection_model is
-  'Move a collection to another registered model. Rows keep their old vector, and are found by it, until theirs is replaced. Switching back is the same call. Returns how many rows were queued.';
+  'Moves a collection to another registered model. Rows keep their old vector, and searches use it, until the new one replaces it. To switch back, call it with the former model. Returns how many rows were queued.';
 revoke all on function public.set_collection_model from public, anon, authenticated, service_role;
 grant execute on function public.set_collection_model to service_role;
 
 create function embedding.retire_models(collection text)
 returns setof text
--- Dropping an index takes the table's owner.
+-- Security definer, because only the table's owner can drop an index.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2512,7 +2507,7 @@ begin
 end;
 $$;
 comment on function embedding.retire_models is
-  'Forget the models that no row is embedded with any more, and drop their index. Returns their names.';
+  'Removes the former models that no row has a vector of any more, and drops their indexes. Returns their names.';
 revoke all on function embedding.retire_models from public, anon, authenticated, service_role;
 grant execute on function embedding.retire_models to service_role;
 
@@ -2530,13 +2525,13 @@ begin
 end;
 $$;
 comment on function public.collection_models is
-  'The models that rows of the collection may be embedded with, its present one first; more than one while a switch is under way.';
+  'The models that rows of the collection may be embedded with, its present one first; more than one during a model switch.';
 revoke all on function public.collection_models from public, anon, authenticated, service_role;
 grant execute on function public.collection_models to service_role;
 
 -- 44_runs.sql
 
--- The constraints are named as the error that a caller reads (see shared/database/translate.py).
+-- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create table embedding.runs (
   id uuid primary key default gen_random_uuid(),
   -- embedding: a backfill; generation: a run that wrote synonyms.
@@ -2560,9 +2555,9 @@ create table embedding.runs (
     constraint "cost_usd must be a number that is not below 0" check (cost_usd >= 0 and cost_usd < 'NaN'),
   error text,
   started_at timestamptz not null default now(),
-  -- A run that was queued first began later than it was recorded; its rate counts from then.
+  -- Later than started_at if the run was queued first; the rate is computed from here.
   begun_at timestamptz,
-  -- Written with every report; a running run without reports for long has crashed.
+  -- Set by every report; a running run that has not reported for a long time has crashed.
   reported_at timestamptz not null default now(),
   finished_at timestamptz
 );
@@ -2591,7 +2586,7 @@ language plpgsql security invoker set search_path = ''
 as $$
 declare
   recorded uuid := coalesce(run_id, gen_random_uuid());
-  -- Counts that the report leaves out are 0.
+  -- Counts that are not in the report are 0.
   counts embedding.runs := jsonb_populate_record(null::embedding.runs, jsonb_build_object(
     'processed', 0, 'embedded', 0, 'failed', 0, 'stale', 0, 'reused', 0, 'truncated', 0, 'calls', 0, 'tokens', 0, 'cost_usd', 0)
     || jsonb_strip_nulls(coalesce(report, '{}')));
@@ -2616,7 +2611,7 @@ begin
       model = coalesce(excluded.model, r.model),
       processed = excluded.processed, embedded = excluded.embedded, failed = excluded.failed, stale = excluded.stale,
       reused = excluded.reused, truncated = excluded.truncated, tokens = excluded.tokens, cost_usd = excluded.cost_usd,
-      -- A task reports once more on what its backfill has reported, without the requests that were made.
+      -- A task reports the result of its backfill again, without the number of requests.
       calls = greatest(r.calls, excluded.calls),
       error = excluded.error, reported_at = now(),
       begun_at = coalesce(r.begun_at, excluded.begun_at), finished_at = excluded.finished_at;
@@ -2624,7 +2619,7 @@ begin
 end;
 $$;
 comment on function public.record_embedding_run is
-  'Begin a run (run_id null) or report on it; report holds the counts. kind is set when the run begins. Returns the run''s id.';
+  'Starts a run (run_id null) or reports on it; report holds the counts. kind is set when the run begins. Returns the run''s id.';
 revoke all on function public.record_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.record_embedding_run to service_role;
 
@@ -2656,13 +2651,13 @@ create function embedding.run_status(r embedding.runs, silent_seconds integer)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  -- A worker reports every few seconds; a task that waits is reported now and then.
+  -- A worker reports every few seconds; a queued task is reported less often.
   select case
     when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds) then 'crashed'
     else r.status
   end
 $$;
-comment on function embedding.run_status is 'The status of a run; crashed where it should be at work and has not reported for silent_seconds.';
+comment on function embedding.run_status is 'The status of a run: crashed if it is queued or running and has not reported for silent_seconds.';
 revoke all on function embedding.run_status from public, anon, authenticated, service_role;
 grant execute on function embedding.run_status to service_role;
 
@@ -2702,7 +2697,7 @@ as $$
     r.id, r.kind, c.name, r.model, m.provider, r.state,
     r.processed, r.embedded, r.failed, r.stale, r.reused, r.truncated, r.calls, r.tokens, r.cost_usd, r.error,
     r.started_at, r.work_began, r.reported_at, r.finished_at,
-    -- A run that crashed was last seen when it last reported.
+    -- A crashed run ended at its last report.
     case when r.state = 'crashed' then r.reported_at else r.finished_at end,
     extract(epoch from case when r.state = 'crashed' then r.reported_at else coalesce(r.finished_at, clock_timestamp()) end - r.work_began)::float
   from (
@@ -2719,7 +2714,7 @@ as $$
 $$;
 comment on function public.list_embedding_runs is
   'Runs, latest first: of_collection, of_run, or all. collection is null for a run over all of them, whose parts are runs of their own; kind is generation for a run that wrote synonyms. '
-  'status is crashed where a run should be at work and has not reported for silent_seconds. started_at is when work began, recorded_at when the run was recorded.';
+  'status is crashed if a run is queued or running and has not reported for silent_seconds. started_at is when work began, recorded_at when the run was recorded.';
 revoke all on function public.list_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.list_embedding_runs to service_role;
 
@@ -2729,7 +2724,7 @@ language sql stable security invoker set search_path = ''
 as $$
   select
     c.name,
-    -- The latest one stands for all that work side by side: their rates add up.
+    -- Runs at the same time are listed as one, by the latest id; their rates are added.
     (array_agg(r.id order by r.started_at desc))[1],
     min(coalesce(r.begun_at, r.started_at)),
     sum(w.done)::bigint,
@@ -2746,7 +2741,7 @@ as $$
   group by c.name
 $$;
 comment on function public.running_embedding_runs is
-  'The collections that backfills are at work on now (null: a task over all of them): rows done, and the rate up to the latest report; null before the first.';
+  'The collections of running backfills (null: a task over all of them): rows done, and the rate up to the latest report; null before the first.';
 revoke all on function public.running_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.running_embedding_runs to service_role;
 
@@ -2776,9 +2771,9 @@ grant execute on function public.embedding_costs to service_role;
 
 -- 45_map_sample.sql
 
--- pg_stats is a view behind a security barrier: joined by name to a table found at run time, all of it was read, with every
--- column's privileges checked, twice for each collection. That was 40 ms of each answer about coverage, of empty tables too.
--- A name that is known before the view is read goes into it, and one table's statistics are looked up.
+-- pg_stats is a security barrier view. When it was joined by name to a table, PostgreSQL read all of it and checked the
+-- privileges of every column, twice for each collection: 40 ms of each request about coverage, even for empty tables.
+-- The subqueries below are evaluated first, so that only the statistics of one table are read.
 create function embedding.text_columns(c embedding.tracked_tables)
 returns table (attname name, attnum smallint, is_text boolean, reltuples real, null_frac real, n_distinct real)
 language sql stable security invoker set search_path = pg_catalog, pg_temp
@@ -2788,7 +2783,7 @@ as $$
   join pg_catalog.pg_type t on t.oid = a.atttypid
   join pg_catalog.pg_class r on r.oid = a.attrelid
   left join pg_catalog.pg_stats st
-    -- Subqueries, not columns of r: they are evaluated first, and their values reach the view.
+    -- Subqueries, not columns of r: see above.
     on st.schemaname = (
       select n.nspname
       from pg_catalog.pg_class s
@@ -2802,11 +2797,10 @@ as $$
     and a.attname not in (c.key_column, 'embedding_model')
 $$;
 comment on function embedding.text_columns is
-  'Columns of text, of an enum or of truth values, with what the planner knows of them.';
+  'The columns of type text, enum or boolean, with their statistics.';
 revoke all on function embedding.text_columns from public, anon, authenticated, service_role;
 grant execute on function embedding.text_columns to service_role;
 
--- Names: d.* is the row, whatever its columns are called.
 create function embedding.describing_columns(c embedding.tracked_tables)
 returns table (column_name name, is_text boolean, values_held double precision, distinct_values double precision)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
@@ -2815,7 +2809,7 @@ declare
   uncounted text;
   counted jsonb := '{}';
 begin
-  -- Statistics are there once the table was analyzed; before, its first rows have to do.
+  -- Before the first ANALYZE there are no statistics: count values in 1,000 rows.
   select string_agg(format('jsonb_build_array(count(s.%1$I), count(distinct s.%1$I)) as %1$I', d.attname), ', ') into uncounted
   from embedding.text_columns(c) d
   where d.n_distinct is null;
@@ -2824,7 +2818,7 @@ begin
       execute format('select to_jsonb(d.*) from (select %s from (select * from %s limit 1000) s) d', uncounted, c.source) into counted;
     exception
       when others then
-        -- A table that may not be read describes nothing, and hides no other.
+        -- A table that cannot be read must not hide the other collections.
         if embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
@@ -2843,7 +2837,7 @@ begin
 end;
 $$;
 comment on function embedding.describing_columns is
-  'The columns of a collection that say something about a row in a word or two, in their order, and about how many values each has.';
+  'The text, enum and boolean columns of a collection, in their order, with the approximate number of values and of distinct values.';
 revoke all on function embedding.describing_columns from public, anon, authenticated, service_role;
 grant execute on function embedding.describing_columns to service_role;
 
@@ -2857,13 +2851,13 @@ as $$
   from (
     select
       w.column_name, w.place, w.is_text,
-      -- More colours than sixty cannot be told apart. A text of its own for each row is no category, however few the rows.
+      -- More than sixty colours cannot be distinguished. A column in which most values are distinct is no category.
       w.column_name not in ('title', 'name') and w.distinct_values between 2 and least(60, w.values_held / 2) as is_category
     from embedding.describing_columns(c) with ordinality as w(column_name, is_text, values_held, distinct_values, place)
   ) d
 $$;
 comment on function embedding.collection_columns is
-  'The column that names a row (title, name, or the first text that is not a category; null: its text has to do) and those of few values, to colour by.';
+  'The column that names a row (title, name, or the first text column that is not a category; null if there is none) and the columns with few distinct values.';
 revoke all on function embedding.collection_columns from public, anon, authenticated, service_role;
 grant execute on function embedding.collection_columns to service_role;
 
@@ -2887,7 +2881,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_model is
-  'The model that made most of the vectors, as a sample tells; null where there are none.';
+  'The model that made most of the vectors in a sample; null if there are none.';
 revoke all on function embedding.sample_model from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_model to service_role;
 
@@ -2898,7 +2892,7 @@ as $$
 declare
   version text;
 begin
-  -- xmin: every update of a row makes it another version, be it of its text, its vector or its category.
+  -- xmin changes with every update of a row: of its text, its vector or its category.
   execute format($sql$
     select md5(coalesce(string_agg(h.key || ':' || h.version, ',' order by h.key), ''))
     from (
@@ -2915,7 +2909,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_version is
-  'Changes when a row of the sample changes. Costs a fraction of the sample.';
+  'A hash that changes when a row of the sample changes. Costs a fraction of reading the sample.';
 revoke all on function embedding.sample_version from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_version to service_role;
 
@@ -2940,9 +2934,9 @@ begin
     raise exception 'sample_size must be between 1 and 2000, not %', sample_size using errcode = '22023';
   end if;
   if category_column is not null and not exists (select from embedding.text_columns(c) t where t.attname = category_column) then
-    raise exception 'category: "%" is no column of "%" to colour by', category_column, c.name
+    raise exception 'category: "%" is not a text, enum or boolean column of "%"', category_column, c.name
       using errcode = '22023',
-            hint = format('There are: %s.',
+            hint = format('Columns with few distinct values: %s.',
               coalesce(nullif(array_to_string((embedding.collection_columns(c)).category_columns, ', '), ''), 'none'));
   end if;
   sampled_model := coalesce(sample_embeddings.model, embedding.sample_model(c, sample_size));
@@ -2950,11 +2944,11 @@ begin
   if version = known_version then
     return jsonb_build_object('model', sampled_model, 'version', version);
   end if;
-  -- The rows whose text has the smallest SHA-256: as good as a random sample, the same for the same rows wherever they are
-  -- stored, and the head of an index that exists anyway (embedding_hash, where there is a vector). A million rows are neither
-  -- scanned nor sorted, as with a hash of the key; a table sample would change with the layout.
-  -- Unit length and half precision are enough for a map, and a quarter of the text of the numbers.
-  -- One value: Supabase returns at most 1,000 rows of a call.
+  -- The sample is the rows whose text has the smallest SHA-256. It is as good as a random sample, it is the same for the same
+  -- rows, and it is the head of an existing index (embedding_hash), so that a million rows are neither scanned nor sorted. A
+  -- TABLESAMPLE would depend on where rows are stored.
+  -- Unit length and half precision are enough for a map, and need a quarter of the space of printed numbers.
+  -- One value, because Supabase returns at most 1,000 rows of a call.
   label_column := (embedding.collection_columns(c)).label_column;
   select r.sampled into sampled
   from embedding.read_table(c, $sql$
@@ -2976,7 +2970,7 @@ begin
       'ids', coalesce(jsonb_agg(h.id order by h.place), '[]'),
       'labels', coalesce(jsonb_agg(h.label order by h.place), '[]'),
       'categories', coalesce(jsonb_agg(h.category order by h.place), '[]'),
-      -- Its wire format without the four bytes of the width: two bytes a number, the high one first.
+      -- halfvec_send without the four bytes of the width: two bytes a number, big-endian.
       'vectors', coalesce(encode(string_agg(substring(extensions.halfvec_send(h.vector) from 5), ''::bytea order by h.place), 'base64'), '')
     )
     from head h
@@ -2991,17 +2985,17 @@ end;
 $$;
 comment on function public.sample_embeddings is
   'Up to 2,000 rows with a vector of one model (null: the one that made most of the vectors), the same ones for the same rows: {model, version, total, ids, labels, categories, vectors}. vectors is base64 of big-endian half floats, unit length, row after row. '
-  'While version is still known_version, at a fraction of the cost: {model, version}.';
+  'If version equals known_version, only {model, version}, at a fraction of the cost.';
 revoke all on function public.sample_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.sample_embeddings to service_role;
 
 -- 46_webhook.sql
 
--- The webhook. Supabase's own ("database webhooks" in its dashboard) send the same payload; this one sends only the
--- key of the row, takes its secret from the vault, and stays quiet about rows that have their vector.
+-- A webhook that calls the functions for each row without a vector. Its payload has the form of Supabase's own database
+-- webhooks, but contains only the key of the row; the secret is read from the vault.
 create function embedding.post_webhook()
 returns trigger
--- Reads the vault, which whoever writes the table may not.
+-- Security definer, because a role that may write the table may not read the vault.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3013,12 +3007,12 @@ begin
   select c.key_column into key_column from embedding.collections c where c.id = tg_argv[0]::integer;
   execute 'select s.decrypted_secret from vault.decrypted_secrets s where s.name = $1' into secret using secret_name;
   if key_column is null or secret is null then
-    -- A write must not fail for want of a webhook: the schedule finds the row.
+    -- A write must not fail because of the webhook: the scheduled worker finds the row later.
     raise warning 'no webhook sent for %: % is missing', tg_relid::regclass,
       case when key_column is null then 'its tracking' else 'the vault secret ' || secret_name end;
     return null;
   end if;
-  -- pg_net sends it after the commit, in the background.
+  -- pg_net sends the request in the background, after the commit.
   execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 30000)'
   using
     target,
@@ -3031,7 +3025,7 @@ begin
 end;
 $$;
 comment on function embedding.post_webhook is
-  'Tells the functions of a row that waits for its vector. Arguments: the collection''s id, the address, and the name of the secret in the vault.';
+  'Sends the key of a row without a vector to the functions. Arguments: the collection''s id, the address, and the name of the secret in the vault.';
 revoke all on function embedding.post_webhook from public, anon, authenticated, service_role;
 
 create function public.create_embedding_webhook(
@@ -3040,7 +3034,7 @@ create function public.create_embedding_webhook(
   secret_name text default 'tonnetz_webhook_secret'
 )
 returns void
--- Creating a trigger takes the table's owner.
+-- Security definer, because only the table's owner can create a trigger.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3050,14 +3044,14 @@ begin
   if to_regnamespace('net') is null or to_regclass('vault.decrypted_secrets') is null then
     raise exception 'the webhook needs pg_net and the vault, which this database does not have'
       using errcode = '55000',
-            hint = 'On Supabase: create extension pg_net; elsewhere let scripts/backfill.py or the server''s schedule find new rows.';
+            hint = 'On Supabase: create extension pg_net. On other servers scripts/backfill.py or the server''s schedule finds new rows.';
   end if;
   if url !~ '^https?://[^[:space:]]+$' then
     raise exception 'url must start with http:// or https://' using errcode = '22023';
   end if;
-  -- What is named here is sent to an address that the caller names.
+  -- The secret is sent to an address that the caller chooses, so it must not be any secret of the vault.
   if secret_name !~ '^tonnetz_' and not has_table_privilege(caller, 'vault.decrypted_secrets', 'select') then
-    raise exception 'secret_name must begin with tonnetz_' using errcode = '22023', hint = 'Any other secret of the vault is for its readers.';
+    raise exception 'secret_name must begin with tonnetz_' using errcode = '22023', hint = 'Other secrets need select on vault.decrypted_secrets.';
   end if;
   execute format(
     'create or replace trigger embedding_webhook after insert or update on %s for each row when (new.embedding is null)
@@ -3066,8 +3060,8 @@ begin
 end;
 $$;
 comment on function public.create_embedding_webhook is
-  'Post each row that waits for a vector to the functions (POST /api/webhooks/embeddings). The secret is read from the vault when a row '
-  'is written: select vault.create_secret(''...'', ''tonnetz_webhook_secret''). To end it: drop trigger embedding_webhook on the table.';
+  'Sends the key of each row without a vector to the functions (POST /api/webhooks/embeddings). The secret is read from the vault when '
+  'a row is written: select vault.create_secret(''...'', ''tonnetz_webhook_secret''). To stop it, drop the trigger embedding_webhook.';
 revoke all on function public.create_embedding_webhook from public, anon, authenticated, service_role;
 grant execute on function public.create_embedding_webhook to service_role;
 
@@ -3077,17 +3071,17 @@ language sql stable security invoker set search_path = ''
 as $$
   select true
 $$;
-comment on function public.ping_embeddings is 'True: the database answers, and its migrations are those of this version.';
+comment on function public.ping_embeddings is 'Returns true: the database answers and has the migrations of this version.';
 revoke all on function public.ping_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.ping_embeddings to service_role;
 
 -- 50_bm25.sql
 
--- BM25 for full-text search, in plain SQL: what the planner's statistics know about a table's lexemes, the weights of the
--- lexemes of a query, and the expression that scores a row. All are plpgsql, which keeps its plans for the session; an SQL
--- function with a SET clause is planned anew for every search before PostgreSQL 18.
+-- BM25 for full-text search, in plain SQL: the frequencies of a table's lexemes from the planner's statistics, the weights of
+-- the lexemes of a query, and the expression that scores a row. All functions are plpgsql, which keeps its plans for the
+-- session; before PostgreSQL 18 an SQL function with a SET clause is planned again for every search.
 
--- Statistics of the whole table are read only for a role that sees every row, because they would tell it about the others.
+-- Statistics of the whole table are read only for a role that sees every row, because they contain words of all rows.
 create function embedding.sees_every_row(source regclass, caller name)
 returns boolean
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
@@ -3179,7 +3173,7 @@ comment on function embedding.lexeme_statistics is
   'What the planner''s statistics say about a table''s fts: the number of rows, the mean number of distinct lexemes of a row, '
   'and for each given lexeme the share of rows that contain it (NULL: not among the most common). Security definer, because '
   'pg_stats hides its rows from callers under row level security. Returns no row unless the caller may read every row of the '
-  'table, so it tells no more than a SELECT would.';
+  'table, so it reveals no more than a SELECT would.';
 revoke all on function embedding.lexeme_statistics from public, anon, authenticated, service_role;
 grant execute on function embedding.lexeme_statistics to anon, authenticated, service_role;
 
@@ -3317,7 +3311,7 @@ begin
     left join pg_catalog.pg_collation l on l.oid = a.attcollation
     where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
     if not found then
-      raise exception 'filter names the column "%", which % does not have', field.name, source
+      raise exception 'filter: there is no column "%" in %', field.name, source
         using errcode = '22023';
     end if;
     for test in
@@ -3326,7 +3320,7 @@ begin
       order by f.key
     loop
       if test.operator not in ('equals', 'prefix', 'like', 'contains') then
-        raise exception 'filter knows equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
+        raise exception 'filter supports equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
       end if;
       continue when test.wanted is null;
       one := case test.operator
@@ -3337,7 +3331,7 @@ begin
       end;
       -- Planning the condition shows, without reading a row, whether the column's type has the operator and accepts the value.
       begin
-        -- This error PostgreSQL would raise only when it compares a row.
+        -- PostgreSQL would raise this error only when it compares a row.
         if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
           raise feature_not_supported;
         end if;
@@ -3449,7 +3443,7 @@ declare
   rare_rows float8;
   rare_query text;
   pair_query text;
-  gate constant text := format(' and (select count(*) from first) < %s', depth);
+  few_only constant text := format(' and (select count(*) from first) < %s', depth);
   first_sql text;
   other_sql text;
 begin
@@ -3473,26 +3467,26 @@ begin
   rare_query := nullif(array_to_string(query.terms[1:rare], ' | '), '');
   pair_query := query.terms[rare + 1] || ' & (' || nullif(array_to_string(query.terms[rare + 2:], ' | '), '') || ')';
   select
-    string_agg(arm.rows_sql, ' union all ' order by arm.place) filter (where arm.place < 3),
-    string_agg(' union all ' || arm.rows_sql, '' order by arm.place) filter (where arm.place > 2)
+    string_agg(part.rows_sql, ' union all ' order by part.place) filter (where part.place < 3),
+    string_agg(' union all ' || part.rows_sql, '' order by part.place) filter (where part.place > 2)
   into first_sql, other_sql
   from (
     select a.place, format('(select s.%I as key, s.fts from %s s where s.fts @@ %L::tsquery%s%s%s limit %s)', collection.key_column, source,
       a.query,
-      -- Leaves out the rows of the arms before. A CASE, because for a plain condition the planner would read the statistics
+      -- Leaves out the rows of the earlier parts. A CASE, because for a plain condition the planner would read the statistics
       -- of thousands of lexemes once more.
-      ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.gate, row_budget) as rows_sql
+      ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.guard, row_budget) as rows_sql
     from (values
       (1, rare_query, '', ''),
       (2, pair_query, rare_query, ''),
-      (3, query.terms[rare + 1], concat_ws(' | ', rare_query, '(' || pair_query || ')'), gate),
+      (3, query.terms[rare + 1], concat_ws(' | ', rare_query, '(' || pair_query || ')'), few_only),
       (4, nullif(array_to_string(query.terms[rare + 2:], ' | '), ''),
-        concat_ws(' | ', rare_query, query.terms[rare + 1]), gate)
-    ) a (place, query, seen, gate)
+        concat_ws(' | ', rare_query, query.terms[rare + 1]), few_only)
+    ) a (place, query, seen, guard)
     where a.query is not null
-      -- An arm with a gate is left out where the rarest terms alone are known to give enough rows: planning it takes time too.
-      and (a.gate = '' or condition <> '' or rare_rows is null or rare_rows < depth)
-  ) arm;
+      -- Leave out a part with a guard if the rarest terms alone are known to give enough rows, because planning it takes time.
+      and (a.guard = '' or condition <> '' or rare_rows is null or rare_rows < depth)
+  ) part;
 
   bm25_sql := embedding.bm25_expression(query.terms, query.weights);
   select string_agg(format('case when d.fts @@ %L::tsquery then %s else 0 end', t.term, t.weight), ' + ') into matched_weight_sql

@@ -125,12 +125,12 @@ grant execute on function embedding.lock_tag to service_role;
 
 -- What people call a genre or a mood, in English and French. Each tag has at most one row, which holds all its synonyms.
 --
--- The constraints of the table are named by what they ask for: the name is the error that a caller reads.
+-- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create function embedding.are_terms(terms jsonb, fewest int, most int)
 returns boolean
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
-  -- case fixes the order: only an array has a length, only a string has a text.
+  -- CASE guarantees the order: jsonb_array_length raises an error for anything but an array.
   select case when jsonb_typeof(terms) = 'array' then
     jsonb_array_length(terms) between fewest and most
     and not exists (
@@ -366,16 +366,16 @@ create trigger synonyms_follow_truncate after truncate on public.mood_tags for e
 
 -- 75_synonyms_version.sql
 
--- How long may an answer about synonyms be cached? Until the next write. Each transaction that writes tags or synonyms adds
--- a note here, and the version is a hash of the notes that the reader's snapshot sees. A counter would not do: transactions
--- commit in another order than they begin, so it would have to be locked until the commit.
+-- Answers about synonyms are cached until the next write. Each transaction that writes tags or synonyms adds a row (a note)
+-- here, and the version is a hash of the notes that the reader's snapshot sees. A counter would have to be locked until the
+-- commit, because transactions commit in another order than they begin.
 create table embedding.synonym_changes (
   xid xid8 primary key default pg_current_xact_id(),
   id uuid not null default gen_random_uuid()
 );
 
 comment on table embedding.synonym_changes is
-  'One row for each transaction that wrote tags or synonyms, as far as no later one has removed it; see synonyms_version.';
+  'One row for each transaction that wrote tags or synonyms; later transactions remove old rows. See synonyms_version.';
 
 revoke all on embedding.synonym_changes from public, anon, authenticated;
 
@@ -424,13 +424,13 @@ as $$
   select md5(string_agg(c.id::text, '' order by c.id)) from embedding.synonym_changes c
 $$;
 comment on function public.synonyms_version is
-  'Identifies the present state of tags and synonyms: an answer made under this version is still valid.';
+  'Identifies the present state of tags and synonyms. An answer with the same version is still valid.';
 revoke all on function public.synonyms_version from public, anon, authenticated, service_role;
 grant execute on function public.synonyms_version to service_role;
 
 -- 76_synonyms_editing.sql
 
--- Writing synonyms by hand. A tag keeps its one row for good: inactive synonyms are replaced and activated, not inserted again.
+-- Writes synonyms by hand. A tag has at most one row: inactive synonyms are replaced and activated, not inserted again.
 create function embedding.synonyms_row(s public.mir_synonyms)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -481,7 +481,7 @@ begin
 end;
 $$;
 comment on function public.create_synonyms is
-  'Write synonyms by hand, for the tag of that id or name. Refused (23505) where the tag has active ones; others are replaced.';
+  'Writes synonyms by hand, for the tag of that id or name. Replaces inactive ones; active ones are an error (23505).';
 revoke all on function public.create_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.create_synonyms to service_role;
 
@@ -521,7 +521,7 @@ begin
 end;
 $$;
 comment on function public.update_synonyms is
-  'Change synonyms by hand; what is null stays. Refused (23505) where they were changed after expected_updated_at.';
+  'Changes synonyms by hand; a null argument changes nothing. An error (23505) if they were changed after expected_updated_at.';
 revoke all on function public.update_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.update_synonyms to service_role;
 
@@ -529,7 +529,7 @@ grant execute on function public.update_synonyms to service_role;
 
 -- Tags that wait for a generator to write their synonyms. A tag in this queue is handled like a row that waits for its vector:
 -- it is leased, then its synonyms are stored, or it fails and is tried again (78_synonyms_generation_retry.sql). The queue only
--- points at work: whether a tag needs synonyms is decided when it is claimed, whether they still fit when they are stored.
+-- lists work: the claim decides whether a tag still needs synonyms, and storing them checks that its name is still the same.
 create table embedding.synonym_queue (
   tag_type text not null,
   tag_id bigint not null,
@@ -581,7 +581,7 @@ begin
 end;
 $$;
 comment on function public.request_synonyms is
-  'Queue the tags that have no synonyms for their present name (with force: all of them, also those with manual ones), failed ones too. Returns how many.';
+  'Queues the tags that have no synonyms for their present name, also failed ones (with force: all tags, also those with manual synonyms). Returns how many.';
 revoke all on function public.request_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.request_synonyms to service_role;
 
@@ -634,7 +634,7 @@ begin
 end;
 $$;
 comment on function public.claim_synonym_tags is
-  'Lease tags that wait for synonyms, oldest request first, each with the names of up to 40 likely relatives in the catalogue.';
+  'Leases tags that wait for synonyms, oldest request first, each with the names of up to 40 likely relatives in the catalogue.';
 revoke all on function public.claim_synonym_tags from public, anon, authenticated, service_role;
 grant execute on function public.claim_synonym_tags to service_role;
 
@@ -659,7 +659,7 @@ begin
   -- Lock the tag before its synonyms, as a rename and a deletion do. From here on its name cannot change.
   present := embedding.lock_tag(store_generated_synonyms.tag_type, store_generated_synonyms.tag_id);
   if present is null or embedding.tag_key(present) <> embedding.tag_key(store_generated_synonyms.tag_name) then
-    -- The tag was deleted or renamed meanwhile, so the answer is about another name.
+    -- The tag was deleted or renamed in the meantime, so the synonyms belong to another name.
     update embedding.synonym_queue q
     set leased_at = null, attempts = 0, available_at = clock_timestamp()
     where q.tag_type = store_generated_synonyms.tag_type and q.tag_id = store_generated_synonyms.tag_id;
@@ -676,7 +676,7 @@ begin
   on conflict (tag_type, tag_id) do update
   set synonyms = excluded.synonyms, source = 'generated', model = excluded.model, confidence = excluded.confidence, is_active = true,
       previous = case when s.source <> 'generated' then s.synonyms else s.previous end
-  -- Otherwise the tag was given synonyms meanwhile, or has inactive ones: those are kept.
+  -- Otherwise the tag got synonyms in the meantime, or has inactive ones: those are kept.
   where forced or s.renamed_from is not null
   returning s.id into stored;
 
@@ -686,7 +686,7 @@ begin
 end;
 $$;
 comment on function public.store_generated_synonyms is
-  'Store what a generator wrote for a tag under that name. outcome: stored; stale (the tag has another name now, or is gone); kept (it has synonyms already).';
+  'Stores the synonyms that a generator wrote for a tag of that name. outcome: stored; stale (the tag was renamed or deleted); kept (it has synonyms already).';
 revoke all on function public.store_generated_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.store_generated_synonyms to service_role;
 
@@ -741,7 +741,7 @@ as $$
   returning q.failed_at is not null
 $$;
 comment on function public.fail_synonym_tag is
-  'Report a tag that no synonyms could be written for: it is tried again later, or is failed when final or out of attempts. Returns whether it is failed.';
+  'Records a tag whose generation failed: it is tried again later, or is failed if final is true or it was the last attempt. Returns whether it is failed.';
 revoke all on function public.fail_synonym_tag from public, anon, authenticated, service_role;
 grant execute on function public.fail_synonym_tag to service_role;
 
@@ -753,7 +753,7 @@ as $$
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
   where q.tag_type = release_synonym_tag.tag_type and q.tag_id = release_synonym_tag.tag_id and q.leased_at is not null
 $$;
-comment on function public.release_synonym_tag is 'Give back a claimed tag that was not tried.';
+comment on function public.release_synonym_tag is 'Ends the lease of a claimed tag without counting an attempt.';
 revoke all on function public.release_synonym_tag from public, anon, authenticated, service_role;
 grant execute on function public.release_synonym_tag to service_role;
 

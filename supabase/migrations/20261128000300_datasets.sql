@@ -5,7 +5,7 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- Datasets: a catalogue in which only the datasets that are enriched and active are embedded.
 --
--- A constraint is named by what it asks for: the name is the error that a caller reads.
+-- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create table public.datasets (
   id uuid primary key default gen_random_uuid(),
   external_id text unique constraint "external_id must not be empty" check (external_id <> ''),

@@ -23,7 +23,7 @@ begin
     left join pg_catalog.pg_collation l on l.oid = a.attcollation
     where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
     if not found then
-      raise exception 'filter names the column "%", which % does not have', field.name, source
+      raise exception 'filter: there is no column "%" in %', field.name, source
         using errcode = '22023';
     end if;
     for test in
@@ -32,7 +32,7 @@ begin
       order by f.key
     loop
       if test.operator not in ('equals', 'prefix', 'like', 'contains') then
-        raise exception 'filter knows equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
+        raise exception 'filter supports equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
       end if;
       continue when test.wanted is null;
       one := case test.operator
@@ -43,7 +43,7 @@ begin
       end;
       -- Planning the condition shows, without reading a row, whether the column's type has the operator and accepts the value.
       begin
-        -- This error PostgreSQL would raise only when it compares a row.
+        -- PostgreSQL would raise this error only when it compares a row.
         if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
           raise feature_not_supported;
         end if;

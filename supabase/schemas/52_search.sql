@@ -82,7 +82,7 @@ declare
   rare_rows float8;
   rare_query text;
   pair_query text;
-  gate constant text := format(' and (select count(*) from first) < %s', depth);
+  few_only constant text := format(' and (select count(*) from first) < %s', depth);
   first_sql text;
   other_sql text;
 begin
@@ -106,26 +106,26 @@ begin
   rare_query := nullif(array_to_string(query.terms[1:rare], ' | '), '');
   pair_query := query.terms[rare + 1] || ' & (' || nullif(array_to_string(query.terms[rare + 2:], ' | '), '') || ')';
   select
-    string_agg(arm.rows_sql, ' union all ' order by arm.place) filter (where arm.place < 3),
-    string_agg(' union all ' || arm.rows_sql, '' order by arm.place) filter (where arm.place > 2)
+    string_agg(part.rows_sql, ' union all ' order by part.place) filter (where part.place < 3),
+    string_agg(' union all ' || part.rows_sql, '' order by part.place) filter (where part.place > 2)
   into first_sql, other_sql
   from (
     select a.place, format('(select s.%I as key, s.fts from %s s where s.fts @@ %L::tsquery%s%s%s limit %s)', collection.key_column, source,
       a.query,
-      -- Leaves out the rows of the arms before. A CASE, because for a plain condition the planner would read the statistics
+      -- Leaves out the rows of the earlier parts. A CASE, because for a plain condition the planner would read the statistics
       -- of thousands of lexemes once more.
-      ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.gate, row_budget) as rows_sql
+      ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.guard, row_budget) as rows_sql
     from (values
       (1, rare_query, '', ''),
       (2, pair_query, rare_query, ''),
-      (3, query.terms[rare + 1], concat_ws(' | ', rare_query, '(' || pair_query || ')'), gate),
+      (3, query.terms[rare + 1], concat_ws(' | ', rare_query, '(' || pair_query || ')'), few_only),
       (4, nullif(array_to_string(query.terms[rare + 2:], ' | '), ''),
-        concat_ws(' | ', rare_query, query.terms[rare + 1]), gate)
-    ) a (place, query, seen, gate)
+        concat_ws(' | ', rare_query, query.terms[rare + 1]), few_only)
+    ) a (place, query, seen, guard)
     where a.query is not null
-      -- An arm with a gate is left out where the rarest terms alone are known to give enough rows: planning it takes time too.
-      and (a.gate = '' or condition <> '' or rare_rows is null or rare_rows < depth)
-  ) arm;
+      -- Leave out a part with a guard if the rarest terms alone are known to give enough rows, because planning it takes time.
+      and (a.guard = '' or condition <> '' or rare_rows is null or rare_rows < depth)
+  ) part;
 
   bm25_sql := embedding.bm25_expression(query.terms, query.weights);
   select string_agg(format('case when d.fts @@ %L::tsquery then %s else 0 end', t.term, t.weight), ' + ') into matched_weight_sql

@@ -28,7 +28,7 @@ as $$
   returning q.failed_at is not null
 $$;
 comment on function public.fail_synonym_tag is
-  'Report a tag that no synonyms could be written for: it is tried again later, or is failed when final or out of attempts. Returns whether it is failed.';
+  'Records a tag whose generation failed: it is tried again later, or is failed if final is true or it was the last attempt. Returns whether it is failed.';
 revoke all on function public.fail_synonym_tag from public, anon, authenticated, service_role;
 grant execute on function public.fail_synonym_tag to service_role;
 
@@ -40,7 +40,7 @@ as $$
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
   where q.tag_type = release_synonym_tag.tag_type and q.tag_id = release_synonym_tag.tag_id and q.leased_at is not null
 $$;
-comment on function public.release_synonym_tag is 'Give back a claimed tag that was not tried.';
+comment on function public.release_synonym_tag is 'Ends the lease of a claimed tag without counting an attempt.';
 revoke all on function public.release_synonym_tag from public, anon, authenticated, service_role;
 grant execute on function public.release_synonym_tag to service_role;
 

@@ -86,5 +86,5 @@ def test_a_data_folder_of_the_unreleased_layout_gets_one_line(embedded: Command)
         assert result.code == 2, result.stderr
         assert result.stdout == ""
         (line,) = result.stderr.splitlines()
-        assert line.startswith("error: the database was made by a state of this program from before its first release")
+        assert line.startswith("error: a version of this program before the first release made the database")
         assert "move the folder .tonnetz (TONNETZ_DATA_DIR) aside" in line

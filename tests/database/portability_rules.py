@@ -67,7 +67,7 @@ RULES = {
         found="embedding.bad()",
     ),
     "a search_path that others can extend": Rule(
-        reason="A function or an operator of another schema could stand in for the one that is meant.",
+        reason="A function or an operator of another schema could be called instead of the intended one.",
         query=f"""
             select p.oid::regprocedure::text {_FUNCTIONS}
               and not coalesce(p.proconfig, '{{}}') && array['search_path=""', 'search_path=pg_catalog, pg_temp']""",

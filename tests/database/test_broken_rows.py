@@ -196,7 +196,7 @@ def test_coverage_verify_and_estimate_survive_a_row_that_raises(
     assert work.verify_embeddings() == 1
     (wrong,) = work.mismatched_embeddings()
     assert wrong["row_id"] == "5"
-    assert "cannot be told: embedding.document_text: division by zero" in wrong["reason"]
+    assert "cannot be compared with the text: embedding.document_text: division by zero" in wrong["reason"]
     owner.execute("update words set word = '50' where song = 6")
     assert work.verify_embeddings() == 2
     assert work.repair_embeddings() == 1, "the other one cannot be written"

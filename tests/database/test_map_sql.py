@@ -144,7 +144,7 @@ def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatab
         with pytest.raises(DatabaseRejected, match="between 1 and 2000"):
             sample_of(database, sample_size=size)
     for column in ("nothing", "content; drop table music_knowledge", "metadata", "embedding_model"):
-        with pytest.raises(DatabaseRejected, match="no column"):
+        with pytest.raises(DatabaseRejected, match="is not a text, enum or boolean column"):
             sample_of(database, category_column=column)
     with pytest.raises(NotFound):
         database.call_scalar("sample_embeddings", {"collection": "nothing", "model": "fake"})

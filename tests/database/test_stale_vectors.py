@@ -263,7 +263,7 @@ def test_vectors_that_slipped_past_the_triggers_are_counted_and_repaired(
     edit(owner, embedded, "nobody noticed")
     owner.execute("alter table music_knowledge enable trigger user")
     assert work.verify_embeddings() == 1
-    assert work.mismatched_embeddings() == [{"row_id": embedded, "reason": "the vector is of another text"}]
+    assert work.mismatched_embeddings() == [{"row_id": embedded, "reason": "the vector belongs to another text"}]
     assert work.repair_embeddings() == 1
     assert work.verify_embeddings() == 0
     assert embed_all(work, provider) == 1

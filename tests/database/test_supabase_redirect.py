@@ -57,7 +57,7 @@ def test_a_redirect_is_refused_by_name_and_nothing_is_sent_on(status: int, to: s
             database = SupabaseDatabase(url, SecretStr(key), anon_key=SecretStr(key))
             for asked in (database, database.as_caller(ANON)):
                 with pytest.raises(
-                    ConfigurationError, match=rf"SUPABASE_URL: .* sends on elsewhere \({status}\)"
+                    ConfigurationError, match=rf"SUPABASE_URL: .* redirect \({status}\)"
                 ) as caught:
                     asked.call("ping", {"of": "a row"})
                 assert "of-the-proxy" not in caught.value.message

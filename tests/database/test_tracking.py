@@ -115,7 +115,7 @@ def test_vectors_that_a_table_brings_along_are_adopted(
         [vector_text(provider.embed_query("one")), provider.model if named else None],
     )
     if not named:
-        with pytest.raises(psycopg.DataError, match="no embedding_model says which model"):
+        with pytest.raises(psycopg.DataError, match="has vectors without an embedding_model"):
             owner.execute("select track_embeddings('brought')")
     owner.execute("select track_embeddings('brought', model => %s)", [provider.model])
     own = Collection(work.database, "brought")
@@ -177,11 +177,9 @@ def test_a_key_that_was_renamed_is_named_until_the_table_is_tracked_again(
         "insert into numbers values (3, 'x')",
         "delete from numbers",
     ):
-        with pytest.raises(
-            psycopg.errors.UndefinedColumn, match='with the column "id", which it no longer has'
-        ) as caught:
+        with pytest.raises(psycopg.errors.UndefinedColumn, match='no longer has the column "id"') as caught:
             owner.execute(statement)
-        assert "track the table again: select track_embeddings('public.numbers')" in str(caught.value.diag.message_hint)
+        assert "select track_embeddings('public.numbers')" in str(caught.value.diag.message_hint)
     owner.execute("select track_embeddings('numbers')")
     owner.execute("update numbers set body = 'three' where number = 1")
     assert embed_all(own, provider) == 1

@@ -277,7 +277,7 @@ def test_a_copy_that_fails_leaves_nothing_and_may_be_tried_again(
         assert owner.execute(made).fetchall() == [(0,), (0,)]
         transfer(renamed, url)
         assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (3,)
-        with pytest.raises(ConfigurationError, match="holds tables"):
+        with pytest.raises(ConfigurationError, match="contains tables"):
             transfer(renamed, url)
 
 
@@ -321,5 +321,5 @@ def test_what_cannot_be_copied_is_refused_in_one_line(tmp_path: Path, data_dir: 
     for version in (None, "", "9.6", "17", "99"):
         if version is not None:
             (tmp_path / "PG_VERSION").write_text(version)
-        with pytest.raises(ConfigurationError, match="holds no database of PostgreSQL"):
+        with pytest.raises(ConfigurationError, match="contains no database of PostgreSQL"):
             transfer(tmp_path, url)
