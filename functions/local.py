@@ -127,7 +127,7 @@ def main() -> int:
         settings = load_settings()
         check_host(host, settings)
     except AppError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
         return 2
     try:
         bound = _bind(host, port)

@@ -55,7 +55,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except AppError as error:
-        print(*(f"error: {line}" for line in error.message.splitlines()), sep="\n", file=sys.stderr)
+        print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
         code = EXIT_CONFIGURATION
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED

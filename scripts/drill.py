@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Break it: run the failure drills and print what was done and what was found. Exit code 1 when any fails."""
+"""Run the failure drills and print what each did and found. Exit code 1 if one fails."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ from tests.drills.catalogue import DRILLS, TESTED, Drill
 from tests.drills.harness import ROOT, Length, Skipped, environment_of_tests, open_cluster, tools_are_required
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
-# How long tests that were told to stop may take to take down their servers.
+# Time for interrupted tests to stop their servers.
 TAKING_DOWN_SECONDS = 60
 
 
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
-    # Set by hand: a shell starts background jobs, and whatever they start, with SIGINT ignored.
+    # A shell starts background jobs with SIGINT ignored; restore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = parse_arguments()
     length = Length.LONG if arguments.long else Length.SHORT if arguments.short else Length.FULL
@@ -83,13 +83,13 @@ def chosen(name: str, only: list[str] | None) -> bool:
 
 
 def interrupt(_: int, __: object) -> NoReturn:
-    """A job that is cancelled takes its servers and folders down, as at Ctrl-C; told again, it is already at it."""
+    """Stop the servers and remove the folders when a job is cancelled, as Ctrl-C does; ignore further signals."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def run(drill: Drill, length: Length) -> Row:
-    """Run a drill on a server of its own; whatever it raises is a failure of it, not of the others."""
+    """Run a drill on a server of its own. An exception fails this drill only."""
     began = time.monotonic()
     try:
         with open_cluster() as cluster:
@@ -104,7 +104,7 @@ def run(drill: Drill, length: Length) -> Row:
 
 
 def run_tests(name: str, paths: Sequence[str], length: Length) -> Row:
-    """Run files of tests; their last line is what was found. Where one was skipped, something was not drilled."""
+    """Run test files; pytest's last line is the finding. A skipped test makes the verdict `skipped`."""
     began = time.monotonic()
     code, lines = run_pytest(paths, length)
     counted = re.sub(r"^=+ | =+$", "", lines[-1])
@@ -115,7 +115,7 @@ def run_tests(name: str, paths: Sequence[str], length: Length) -> Row:
 
 
 def run_pytest(paths: Sequence[str], length: Length) -> tuple[int, list[str]]:
-    """Its exit code and its lines, with the reasons of what was skipped."""
+    """The exit code and the lines of pytest, with the reasons for skipped tests."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", *paths],
         cwd=ROOT,
@@ -123,7 +123,7 @@ def run_pytest(paths: Sequence[str], length: Length) -> tuple[int, list[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A signal to the whole group would end pytest before its fixtures; it gets the one that they are left by.
+        # A signal to the whole group would end pytest before its fixtures have cleaned up.
         start_new_session=True,
     )
     try:
@@ -139,7 +139,7 @@ def run_pytest(paths: Sequence[str], length: Length) -> tuple[int, list[str]]:
 
 
 def say(row: Row) -> None:
-    """A line on stderr as soon as a drill is over: the whole takes minutes."""
+    """Print a line to stderr as soon as a drill ends; all of them take minutes."""
     print(f"{row.verdict:<8}{row.drill} ({row.seconds:.0f} s)", file=sys.stderr)
     for problem in row.problems:
         print(f"        {problem}", file=sys.stderr)

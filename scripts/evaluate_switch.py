@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a move to another embedding model does to search: its quality before, with half the rows moved, and after.
+"""Measure search quality before, during and after a move to another embedding model.
 
 Loads a judged set in BEIR's layout as evaluate.py does, embeds it with the configured provider, and moves it to
-another model, half of the rows at first. Searches run all the while through the real search service; how many failed,
-came back short, or held hits of both models is counted. Exit 1 if one failed or was short, or if the middle is worse
-than the lower of before and after by more than --max-loss.
+another model, half of the rows first. Searches run through the real search service during the move; the program counts
+those that failed, returned too few hits or mixed both models. Exit code 1 if one failed or was short, or if quality
+midway is below the lower of before and after by more than --max-loss.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ASKED = 10
 
 @dataclass
 class Searches:
-    """What became of the searches that ran while rows moved. `mixed`: answers with hits of both models."""
+    """Results of the searches that ran while rows moved. `mixed`: answers with hits of both models."""
 
     asked: int = 0
     failed: int = 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = command.ROOT
 CHROMIUM = "/usr/bin/chromium"
-# No network but the server's, nothing remembered, nothing drawn by a graphics card.
+# No other network traffic, no stored state, no graphics card.
 CHROMIUM_ARGUMENTS = [
     "--headless",
     "--no-sandbox",

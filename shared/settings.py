@@ -55,84 +55,47 @@ class _SecretSource(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Settings from the environment and `.env`, by the names of the fields in capitals.
+    """Settings from the environment and `.env`, by the names of the fields in capitals; .env.example explains each.
 
-    An empty string counts as unset. A key is required only by what is chosen to need it.
+    An empty string counts as unset. A key is required only if the chosen provider or database needs it.
     """
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    supabase_url: str | None = Field(
-        None, description="Project URL. With the service role key: the database is reached through Supabase."
-    )
-    supabase_service_role_key: SecretStr | None = Field(
-        None, description="Service role key of the Supabase project. Secret."
-    )
-    supabase_anon_key: SecretStr | None = Field(
-        None, description="Anon key of the Supabase project; searches without a user's token run with it."
-    )
-    supabase_jwt_secret: SecretStr | None = Field(
-        None, description="Secret that user tokens are signed with; needed to search as a user over DATABASE_URL."
-    )
-    database_url: SecretStr | None = Field(
-        None,
-        description="Any PostgreSQL with pgvector, as postgresql://... Secret. Unset: an embedded one.",
-    )
-    tonnetz_data_dir: Path = Field(
-        Path(".tonnetz"), description="Where the embedded database and the built models live."
-    )
+    # Database
+    supabase_url: str | None = None
+    supabase_service_role_key: SecretStr | None = None
+    supabase_anon_key: SecretStr | None = None
+    supabase_jwt_secret: SecretStr | None = None
+    database_url: SecretStr | None = None
+    tonnetz_data_dir: Path = Path(".tonnetz")
 
-    embedding_provider: Provider = Field("onnx", description="onnx (in process), ollama or openai.")
-    embedding_model: str | None = Field(
-        None, description="Model of the provider; unset: all-MiniLM-L6-v2, nomic-embed-text or text-embedding-3-small."
-    )
-    embedding_dimensions: Annotated[int, Field(ge=1, le=4000)] | None = Field(
-        None, description="Ask the provider for shorter vectors, or state the width of a model that is not known here."
-    )
-    embedding_price_per_million: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="USD per million input tokens; unset: the list price of known models, 0 for local ones."
-    )
-    onnx_model: str | None = Field(
-        None,
-        description="A folder with model.onnx or safetensors and tokenizer.json, or a hub id. Unset: the packaged one.",
-    )
-    onnx_precision: Literal["auto", "fp32", "int8"] = Field(
-        "auto", description="auto: the fastest lossless engine of this machine. int8 is faster and lossy."
-    )
-    ollama_url: str = Field("http://127.0.0.1:11434", description="Where Ollama listens.")
-    openai_api_key: SecretStr | None = Field(None, description="Key for OpenAI or a compatible server. Secret.")
-    openai_base_url: str | None = Field(None, description="A server that speaks OpenAI's protocol; unset: OpenAI.")
+    # Embeddings
+    embedding_provider: Provider = "onnx"
+    embedding_model: str | None = None
+    embedding_dimensions: Annotated[int, Field(ge=1, le=4000)] | None = None
+    embedding_price_per_million: Annotated[float, Field(ge=0)] | None = None
+    onnx_model: str | None = None
+    onnx_precision: Literal["auto", "fp32", "int8"] = "auto"
+    ollama_url: str = "http://127.0.0.1:11434"
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
 
-    generation_provider: Literal["ollama", "openai"] | None = Field(
-        None, description="Who writes synonyms: ollama or openai. Unset: synonyms are not generated."
-    )
-    generation_model: str | None = Field(
-        None, description="Model that writes synonyms; unset: llama3.2:1b or gpt-4o-mini."
-    )
+    # Synonyms
+    generation_provider: Literal["ollama", "openai"] | None = None
+    generation_model: str | None = None
 
-    functions_api_key: SecretStr | None = Field(
-        None, description="Bearer key for writes over HTTP. Unset: the server listens on 127.0.0.1 only. Secret."
-    )
-    webhook_secret: SecretStr | None = Field(None, description="Shared secret of the database webhooks. Secret.")
-    redis_url: SecretStr | None = Field(None, description="Shares caches between processes; unset: each has its own.")
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Browser origins that may call the functions, with commas between."
-    )
-    console: bool | None = Field(
-        None, description="Serve the console at /. Unset: python -m functions.local does, nothing else."
-    )
-    task_function: str | None = Field(
-        None, description="On Lambda: name of the function that runs the tasks. A server runs them itself."
-    )
-    secrets_arn: str | None = Field(
-        None,
-        description="On AWS: a Secrets Manager secret whose JSON object holds more of these settings; read at start.",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="DEBUG, INFO, WARNING or ERROR."
-    )
+    # Functions
+    functions_api_key: SecretStr | None = None
+    webhook_secret: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    console: bool | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    task_function: str | None = None
+    secrets_arn: str | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -203,7 +166,7 @@ class Settings(BaseSettings):
         return self
 
     def secrets(self) -> list[str]:
-        """The values that no output may hold; a URL also by the password in it."""
+        """The values that must appear in no output, and the passwords in the URLs among them."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         return values + [password for value in values if (password := _password(value))]
 

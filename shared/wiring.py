@@ -64,7 +64,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
     shortens = name.startswith("text-embedding-3")
     _check_width(name, settings.embedding_dimensions, KNOWN_WIDTHS.get(name), shortens=shortens)
     return OpenAIProvider(
-        # A compatible server may ask for no key; the client wants one to send.
+        # The client requires a key; a compatible server may need none.
         api_key=settings.openai_api_key or SecretStr("none"),
         model=name,
         dimensions=settings.embedding_dimensions,
@@ -82,7 +82,7 @@ def _check_width(model: str, asked: int | None, native: int | None, *, shortens:
 
 
 def get_database_url(settings: Settings) -> SecretStr:
-    """Where the owner of the schema connects: DATABASE_URL, or the embedded server, started if need be."""
+    """The address for the owner of the schema: DATABASE_URL, or the embedded server, which this starts."""
     if settings.database_url is not None:
         return settings.database_url
     from shared.embedded.server import start_embedded
@@ -91,7 +91,7 @@ def get_database_url(settings: Settings) -> SecretStr:
 
 
 def get_database(settings: Settings | None = None, *, max_connections: int = 10) -> Database:
-    """The database that the settings name: Supabase, DATABASE_URL or the embedded one, which migrates itself."""
+    """The database that the settings name: Supabase, DATABASE_URL or the embedded one, which this migrates."""
     settings = settings or load_settings()
     if settings.supabase_url is not None and settings.supabase_service_role_key is not None:
         from shared.database.supabase import SupabaseDatabase
@@ -141,37 +141,35 @@ def migrate_database(
 
 
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:
-    """The provider of a registered model, which need not be the configured one: keys and addresses are."""
+    """The provider of a registered model: its own name and width, with the configured keys and addresses."""
     settings = settings or load_settings()
     model, width = split_model_name(spec.name)
-    chosen = {
-        "embedding_provider": spec.provider,
-        "embedding_dimensions": width,
-        "embedding_price_per_million": None,
-    }
+    chosen = {"embedding_provider": spec.provider, "embedding_dimensions": width, "embedding_price_per_million": None}
     if spec.provider == "onnx":
         source = _onnx_source(model, settings)
         return get_provider(settings.model_copy(update={**chosen, "embedding_model": None, "onnx_model": source}))
     if spec.provider == "openai" and not (settings.openai_api_key or settings.openai_base_url):
-        raise ConfigurationError(f"OPENAI_API_KEY: is needed for the model {spec.name}")
+        raise ConfigurationError(
+            f"OPENAI_API_KEY: is needed for the model {spec.name}, with which rows are still embedded"
+        )
     return get_provider(settings.model_copy(update={**chosen, "embedding_model": model}))
 
 
 def _onnx_source(model: str, settings: Settings) -> str | None:
-    """Where an ONNX model's files are: what is set, where it is that model's; None for the packaged one."""
+    """The folder or hub id of an ONNX model, if the settings name that model; None for the packaged one."""
     from shared.providers.onnx.model import PACKAGED_MODEL, name_of
 
     source = settings.onnx_model or (settings.embedding_model if settings.embedding_provider == "onnx" else None)
     if source is not None and name_of(source) == model:
         return source
     if model != PACKAGED_MODEL:
-        raise ConfigurationError(f"ONNX_MODEL: set it to the folder of {model}, in which rows are still embedded")
+        raise ConfigurationError(f"ONNX_MODEL: set it to the folder of {model}, with which rows are still embedded")
     return None
 
 
 @cache
 def _redis(url: SecretStr) -> RedisCache:
-    """One client a process, whatever is cached through it."""
+    """One client for all caches of a process."""
     from shared.cache import RedisCache
 
     return RedisCache(url)
@@ -219,7 +217,7 @@ def get_search(
 ) -> SearchService:
     """Search with the configured database, provider and cache.
 
-    Those that are there already can be given; of a provider also what makes it, when the first search asks.
+    A database or provider that exists already can be given; a function makes the provider at the first search.
     """
     from shared.search.search import SearchService
 

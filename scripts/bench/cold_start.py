@@ -83,7 +83,7 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
     "vectorization": ("POST", "/api/vectorization/embed", {"text": "a text"}, "model"),
     "openai_embeddings": ("POST", "/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": "a text"}, "model"),
     "search": ("POST", "/api/search/music_knowledge", {"query": "a text"}, "model"),
-    "upsert_embeddings": ("POST", "/api/upsert-embeddings", {"rows": [{"id": "nobody"}]}, "model"),
+    "upsert_embeddings": ("POST", "/api/upsert-embeddings", {"rows": [{"id": "missing"}]}, "model"),
     "webhooks": ("POST", "/api/webhooks/embeddings", {"type": "DELETE", "table": "music_knowledge"}, "model"),
     # Not reached over HTTP: its event is the schedule's, and nothing is pending.
     "worker": ("", "", SCHEDULE, "model"),
@@ -129,7 +129,7 @@ def bench(rounds: int) -> dict[str, dict[str, float]]:
         "CONSOLE": "true",
         "LOG_LEVEL": "ERROR",
     }
-    # As the image has them, and as packages are installed; a machine may be told to write no bytecode by itself.
+    # Compile as the image does; PYTHONDONTWRITEBYTECODE may be set on this machine.
     for package in ("functions", "shared"):
         compileall.compile_dir(PROJECT / package, quiet=1)
     measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}

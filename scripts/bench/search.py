@@ -155,7 +155,7 @@ def prepare(
     caller: dict[str, Connection] = {
         name: opened.enter_context(connect(url)) for name in ("service_role", "anon", "default", "equal", "owner")
     }
-    # Into the system's cache with the rows, and the vectors beside them; the warm-up queries read the indexes.
+    # Read all rows and vectors into the system's cache; the warm-up queries read the indexes.
     caller["owner"].execute("select sum(extensions.vector_norm(embedding)) from public.music_knowledge")
     for role in ("service_role", "anon"):
         caller[role].execute(f"set role {role}")
@@ -213,7 +213,7 @@ def measure(sides: dict[str, Side], queries: list[tuple[str, str]]) -> dict[str,
         side.milliseconds.clear()
         side.found.clear()
     for number, (text, vector) in enumerate(queries):
-        # Nobody always comes after the exact scan, which empties the processor's caches.
+        # Rotate the order: the side after the exact scan finds the processor's caches empty.
         for side in order[number % len(order) :] + order[: number % len(order)]:
             if number % side.every == 0:
                 side.ask(number, text, vector)

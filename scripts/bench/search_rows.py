@@ -62,7 +62,7 @@ def quarter_of_memory() -> str:
 
 @contextmanager
 def loaded(rows: int, server: SecretStr, *, keep: bool) -> Iterator[tuple[SecretStr, dict[str, float]]]:
-    """The database, built anew or kept by an earlier run, and the seconds that each step of its build took."""
+    """The database, built now or kept by an earlier run, and the seconds of each step of its build."""
     name = f"bench_search_{rows}"
     made_of = hashlib.sha256(b"".join(migration.path.read_bytes() for migration in list_migrations())).hexdigest()
     built = _built(server, name)
@@ -70,7 +70,7 @@ def loaded(rows: int, server: SecretStr, *, keep: bool) -> Iterator[tuple[Secret
         drop_database(name, server)
         built = {"made_of": made_of, "seconds": _build(open_database(name, server), rows)}
         with connect(server) as owner:
-            # Says that it is complete, and by which migrations.
+            # Marks the database as complete, with a digest of its migrations.
             comment = sql.Literal(json.dumps(built))
             owner.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), comment))
     yield open_database(name, server), built["seconds"]

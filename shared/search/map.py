@@ -19,7 +19,7 @@ MAX_POINTS = 2000
 CACHED_MAPS = 32
 MAX_AGE_SECONDS = 600.0
 
-# Of the subspace in which the two axes are looked for, and how often it is turned towards them.
+# Width of the subspace that is searched for the two axes, and the number of iterations.
 _WIDTH = 10
 _ROUNDS = 40
 
@@ -119,9 +119,9 @@ def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[
     """The two principal components of n x d vectors: n x 2 positions in [-1, 1] on one scale, each axis' share
     of the variance, and the d x 2 axes.
 
-    Found by subspace iteration from a fixed start, since a whole decomposition of 2,000 vectors of 1,536 takes
-    seconds on a small machine. The variance leaves the direction of an axis open: it is that of the `last` axes, or
-    without these the one in which the largest weights are positive.
+    Uses subspace iteration from a fixed start, because a full decomposition of 2,000 vectors of 1,536 dimensions takes
+    seconds on a small machine. The sign of an axis is arbitrary: it follows the `last` axes, or without these it is
+    chosen so that the largest weights are positive.
     """
     count = len(vectors)
     centred = vectors - vectors.mean(axis=0) if count else vectors
@@ -130,7 +130,7 @@ def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[
         return np.zeros((count, 2)), (0.0, 0.0), np.zeros((vectors.shape[1], 2))
 
     width = min(_WIDTH, *centred.shape)
-    # The standard library's: numpy's own takes longer to load than the rest of a small map.
+    # numpy.random takes longer to import than a small map takes to draw.
     draw = random.Random(0).gauss
     basis = np.array([draw(0, 1) for _ in range(centred.shape[1] * width)]).reshape(-1, width)
     for _ in range(_ROUNDS):

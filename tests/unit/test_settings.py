@@ -207,10 +207,6 @@ def test_env_example_as_it_stands_sets_nothing_that_is_not_valid(tmp_path: Path)
     assert load_settings().database_url is None
 
 
-def test_every_setting_has_a_description() -> None:
-    assert [name for name, field in Settings.model_fields.items() if not (field.description or "").strip()] == []
-
-
 class FakeSecrets:
     """The client of Secrets Manager, answering one text."""
 
