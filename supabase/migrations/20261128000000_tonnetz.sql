@@ -6,13 +6,9 @@ select pg_advisory_xact_lock(32773617387664506);
 -- The private schema embedding. PostgREST does not expose it: clients call functions in public. It holds models, tracked
 -- tables, pending rows and runs, but no vectors: a tracked table stores each vector in its row.
 create schema if not exists extensions;
-
 create extension if not exists vector with schema extensions;
-
 create schema embedding;
-
 comment on schema embedding is 'The tables and functions that keep tracked tables embedded. Private: clients use the functions in public.';
-
 revoke all on schema embedding from public;
 
 -- anon and authenticated call the helper functions of search; they have no grant on a table of this schema.
@@ -41,13 +37,8 @@ comment on table embedding.models is
   'Every model whose vectors may be stored. A name is one vector space: its width and prefixes never change.';
 
 create function public.register_embedding_model(
-  name text,
-  provider text,
-  dimensions integer,
-  document_prefix text default '',
-  query_prefix text default '',
-  max_tokens integer default null,
-  collection text default null
+  name text, provider text, dimensions integer, document_prefix text default '', query_prefix text default '',
+  max_tokens integer default null, collection text default null
 )
 returns embedding.models
 language plpgsql security invoker set search_path = ''
@@ -108,8 +99,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select m.dimensions from embedding.models m where m.name = model_dimensions.model;
 $$;
-comment on function embedding.model_dimensions is
-  'The width of a registered model, NULL for an unknown one.';
+comment on function embedding.model_dimensions is 'The width of a registered model, NULL for an unknown one.';
 revoke all on function embedding.model_dimensions from public, anon, authenticated, service_role;
 grant execute on function embedding.model_dimensions to anon, authenticated, service_role;
 
@@ -131,9 +121,7 @@ comment on table embedding.collections is
   'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed.';
 
 revoke all on embedding.models, embedding.collections from public, anon, authenticated;
-
 grant select, insert, update, delete on embedding.models to service_role;
-
 grant select on embedding.collections to service_role;
 grant update (model, retiring_models) on embedding.collections to service_role;
 
@@ -156,9 +144,7 @@ cross join lateral (
   limit 1
 ) t;
 
-comment on view embedding.tracked_tables is
-  'Every collection with its table. Collections whose table was dropped are left out.';
-
+comment on view embedding.tracked_tables is 'Every collection with its table. Collections whose table was dropped are left out.';
 revoke all on embedding.tracked_tables from public, anon, authenticated;
 grant select on embedding.tracked_tables to service_role;
 
@@ -462,9 +448,7 @@ comment on table embedding.queue is
 
 -- A claim reads only the head of this index, so it costs the same at any length of the queue.
 create index queue_claimable on embedding.queue (collection_id, available_at) where failed_at is null;
-
 create index queue_failed on embedding.queue (collection_id, failed_at) where failed_at is not null;
-
 revoke all on embedding.queue from public, anon, authenticated;
 grant select, insert, update, delete on embedding.queue to service_role;
 
@@ -582,10 +566,7 @@ grant execute on function public.reconcile_embeddings to service_role;
 -- Every statement that changes several entries locks them in the order of row_id, so that a run that renews its leases while
 -- it saves cannot deadlock with itself.
 create function public.claim_embeddings(
-  collection text,
-  batch_size integer default 50,
-  lease_seconds integer default 300,
-  model text default null
+  collection text, batch_size integer default 50, lease_seconds integer default 300, model text default null
 )
 returns table (row_id text, text text, text_hash text, attempts integer, reused boolean)
 language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
@@ -1047,11 +1028,7 @@ revoke all on function embedding.write_vectors_one_by_one from public, anon, aut
 grant execute on function embedding.write_vectors_one_by_one to service_role;
 
 create function embedding.write_vectors(
-  c embedding.tracked_tables,
-  model text,
-  row_ids text[],
-  text_hashes bytea[],
-  vectors extensions.vector[]
+  c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[]
 )
 returns text[]
 language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
@@ -1543,8 +1520,7 @@ begin
   $sql$, key_column);
 end;
 $$;
-comment on function embedding.misfit_sql is
-  'A written row whose vector has an unregistered model, or not the width of its model.';
+comment on function embedding.misfit_sql is 'A written row whose vector has an unregistered model, or not the width of its model.';
 revoke all on function embedding.misfit_sql from public, anon, authenticated, service_role;
 
 create function embedding.queue_inserted_sql(source regclass, key_column name)
@@ -2102,11 +2078,7 @@ comment on function embedding.adopt_vectors is
   'Vectors that the table already has are assumed to belong to its present texts and to the given model. The triggers raise an error for a model that is not registered or has another width.';
 revoke all on function embedding.adopt_vectors from public, anon, authenticated, service_role;
 
-create function public.track_embeddings(
-  source regclass,
-  model text default null,
-  text_config regconfig default 'english'
-)
+create function public.track_embeddings(source regclass, model text default null, text_config regconfig default 'english')
 returns text
 -- Security definer, because only the table's owner can add columns, indexes and triggers.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -2377,11 +2349,7 @@ revoke all on function embedding.vector_index_name from public, anon, authentica
 grant execute on function embedding.vector_index_name to service_role;
 
 create function public.create_embedding_index(
-  collection text,
-  model text default null,
-  m integer default 16,
-  ef_construction integer default 128,
-  min_rows integer default 0
+  collection text, model text default null, m integer default 16, ef_construction integer default 128, min_rows integer default 0
 )
 returns text
 -- Security definer, because only the table's owner can create an index.
@@ -2565,21 +2533,15 @@ create table embedding.runs (
 comment on table embedding.runs is 'One row a run: what it did, what it cost and how it ended.';
 comment on column embedding.runs.begun_at is 'When work began; null while the run is queued.';
 comment on column embedding.runs.calls is 'Requests made to the provider, retries included.';
-
 create index runs_by_collection on embedding.runs (collection_id, started_at desc);
 -- Runs of all collections by day, latest first.
 create index runs_by_start on embedding.runs (started_at desc);
-
 revoke all on embedding.runs from public, anon, authenticated;
 grant select, insert, update, delete on embedding.runs to service_role;
 
 create function public.record_embedding_run(
-  run_id uuid default null,
-  collection text default null,
-  model text default null,
-  status text default 'running',
-  report jsonb default '{}',
-  kind text default 'embedding'
+  run_id uuid default null, collection text default null, model text default null, status text default 'running',
+  report jsonb default '{}', kind text default 'embedding'
 )
 returns uuid
 language plpgsql security invoker set search_path = ''
@@ -2624,11 +2586,7 @@ revoke all on function public.record_embedding_run from public, anon, authentica
 grant execute on function public.record_embedding_run to service_role;
 
 create function public.finish_embedding_run(
-  collection text,
-  model text,
-  run_id uuid default null,
-  status text default 'completed',
-  report jsonb default '{}'
+  collection text, model text, run_id uuid default null, status text default 'completed', report jsonb default '{}'
 )
 returns table (ready bigint, leased bigint, waiting bigint, failed bigint)
 language plpgsql security invoker set search_path = ''
@@ -2662,34 +2620,12 @@ revoke all on function embedding.run_status from public, anon, authenticated, se
 grant execute on function embedding.run_status to service_role;
 
 create function public.list_embedding_runs(
-  of_collection text default null,
-  max_rows integer default 50,
-  silent_seconds integer default 120,
-  of_run uuid default null
+  of_collection text default null, max_rows integer default 50, silent_seconds integer default 120, of_run uuid default null
 )
 returns table (
-  run_id uuid,
-  kind text,
-  collection text,
-  model text,
-  provider text,
-  status text,
-  processed bigint,
-  embedded bigint,
-  failed bigint,
-  stale bigint,
-  reused bigint,
-  truncated bigint,
-  calls bigint,
-  tokens bigint,
-  cost_usd numeric,
-  error text,
-  recorded_at timestamptz,
-  started_at timestamptz,
-  reported_at timestamptz,
-  finished_at timestamptz,
-  ended_at timestamptz,
-  seconds double precision
+  run_id uuid, kind text, collection text, model text, provider text, status text, processed bigint, embedded bigint, failed bigint,
+  stale bigint, reused bigint, truncated bigint, calls bigint, tokens bigint, cost_usd numeric, error text, recorded_at timestamptz,
+  started_at timestamptz, reported_at timestamptz, finished_at timestamptz, ended_at timestamptz, seconds double precision
 )
 language sql stable security invoker set search_path = ''
 as $$
@@ -2796,8 +2732,7 @@ as $$
     and (t.typcategory in ('S', 'B') or t.typtype = 'e')
     and a.attname not in (c.key_column, 'embedding_model')
 $$;
-comment on function embedding.text_columns is
-  'The columns of type text, enum or boolean, with their statistics.';
+comment on function embedding.text_columns is 'The columns of type text, enum or boolean, with their statistics.';
 revoke all on function embedding.text_columns from public, anon, authenticated, service_role;
 grant execute on function embedding.text_columns to service_role;
 
@@ -2880,8 +2815,7 @@ begin
   return found_model;
 end;
 $$;
-comment on function embedding.sample_model is
-  'The model that made most of the vectors in a sample; null if there are none.';
+comment on function embedding.sample_model is 'The model that made most of the vectors in a sample; null if there are none.';
 revoke all on function embedding.sample_model from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_model to service_role;
 
@@ -2914,10 +2848,7 @@ revoke all on function embedding.sample_version from public, anon, authenticated
 grant execute on function embedding.sample_version to service_role;
 
 create function public.sample_embeddings(
-  collection text,
-  model text default null,
-  sample_size integer default 2000,
-  category_column text default null,
+  collection text, model text default null, sample_size integer default 2000, category_column text default null,
   known_version text default null
 )
 returns jsonb
@@ -3028,11 +2959,7 @@ comment on function embedding.post_webhook is
   'Sends the key of a row without a vector to the functions. Arguments: the collection''s id, the address, and the name of the secret in the vault.';
 revoke all on function embedding.post_webhook from public, anon, authenticated, service_role;
 
-create function public.create_embedding_webhook(
-  collection text,
-  url text,
-  secret_name text default 'tonnetz_webhook_secret'
-)
+create function public.create_embedding_webhook(collection text, url text, secret_name text default 'tonnetz_webhook_secret')
 returns void
 -- Security definer, because only the table's owner can create a trigger.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -3379,11 +3306,7 @@ revoke all on function embedding.check_weight from public, anon, authenticated, 
 grant execute on function embedding.check_weight to anon, authenticated, service_role;
 
 create function embedding.query_vectors(
-  collection_name text,
-  collection_model text,
-  query_embedding extensions.vector,
-  embedding_model text,
-  query_embeddings jsonb
+  collection_name text, collection_model text, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb
 )
 returns table (model text, dimensions int, vector extensions.vector)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
@@ -3431,8 +3354,8 @@ revoke all on function embedding.query_vectors from public, anon, authenticated,
 grant execute on function embedding.query_vectors to anon, authenticated, service_role;
 
 create function embedding.full_text_candidates(
-  source regclass, collection record, query_text text, condition text, depth int,
-  out candidates_sql text, out bm25_sql text, out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
+  source regclass, collection record, query_text text, condition text, depth int, out candidates_sql text, out bm25_sql text,
+  out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -3511,8 +3434,7 @@ grant execute on function embedding.full_text_candidates to anon, authenticated,
 
 create function embedding.semantic_candidates(
   source regclass, collection record, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb,
-  condition text, depth int,
-  out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
+  condition text, depth int, out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -3618,27 +3540,13 @@ revoke all on function embedding.fusion_statement from public, anon, authenticat
 grant execute on function embedding.fusion_statement to anon, authenticated, service_role;
 
 create function embedding.search_hits(
-  source regclass,
-  query_text text default null,
-  query_embedding extensions.vector default null,
-  match_count int default 10,
-  filter jsonb default null,
-  full_text_weight float8 default 0.3,
-  semantic_weight float8 default 0.7,
-  embedding_model text default null,
-  query_embeddings jsonb default null,
-  fusion text default 'weighted'
+  source regclass, query_text text default null, query_embedding extensions.vector default null, match_count int default 10,
+  filter jsonb default null, full_text_weight float8 default 0.3, semantic_weight float8 default 0.7,
+  embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  row_id text,
-  score float8,
-  full_text_score float8,
-  full_text_rank int,
-  semantic_score float8,
-  semantic_rank int,
-  bm25 float8,
-  full_text_trust float8,
-  cosine float8
+  row_id text, score float8, full_text_score float8, full_text_rank int, semantic_score float8, semantic_rank int, bm25 float8,
+  full_text_trust float8, cosine float8
 )
 language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp set jit = off set max_parallel_workers_per_gather = 0

@@ -17,9 +17,7 @@ create table public.music_knowledge (
 );
 
 comment on table public.music_knowledge is 'Knowledge about music, found by full-text and by semantic search.';
-
 comment on column public.music_knowledge.confidence is 'How sure the source is, 0 to 1.';
-
 create index music_knowledge_category_idx on public.music_knowledge (category);
 
 create trigger touch_updated_at after update on public.music_knowledge
@@ -27,13 +25,9 @@ referencing old table as old_rows new table as new_rows
 for each statement execute function embedding.touch_updated_at('topic', 'category', 'content', 'metadata', 'confidence');
 
 alter table public.music_knowledge enable row level security;
-
 create policy "everyone reads" on public.music_knowledge for select to anon, authenticated using (true);
-
 revoke all on public.music_knowledge from public, anon, authenticated, service_role;
-
 grant select on public.music_knowledge to anon, authenticated;
-
 grant select, insert, update, delete on public.music_knowledge to service_role;
 
 -- 61_music_knowledge_document_text.sql
@@ -71,8 +65,8 @@ create function public.search_music_knowledge(
   embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id uuid, topic text, category text, content text,
-  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
+  id uuid, topic text, category text, content text, score float, full_text_score float, full_text_rank int, semantic_score float,
+  semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = ''
 as $$

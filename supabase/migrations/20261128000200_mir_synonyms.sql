@@ -26,9 +26,7 @@ create table public.genre_tags (
 );
 
 comment on table public.genre_tags is 'Genres, such as bossa nova. A new or renamed one is given synonyms (mir_synonyms).';
-
 create unique index genre_tags_name_key on public.genre_tags (lower(name));
-
 create index genre_tags_tag_key_idx on public.genre_tags (embedding.tag_key(name));
 
 create table public.mood_tags (
@@ -37,23 +35,14 @@ create table public.mood_tags (
 );
 
 comment on table public.mood_tags is 'Moods, such as melancholic. A new or renamed one is given synonyms (mir_synonyms).';
-
 create unique index mood_tags_name_key on public.mood_tags (lower(name));
-
 create index mood_tags_tag_key_idx on public.mood_tags (embedding.tag_key(name));
-
 alter table public.genre_tags enable row level security;
-
 alter table public.mood_tags enable row level security;
-
 create policy "everyone reads" on public.genre_tags for select to anon, authenticated using (true);
-
 create policy "everyone reads" on public.mood_tags for select to anon, authenticated using (true);
-
 revoke all on public.genre_tags, public.mood_tags from public, anon, authenticated, service_role;
-
 grant select on public.genre_tags, public.mood_tags to anon, authenticated;
-
 grant select, insert, update, delete on public.genre_tags, public.mood_tags to service_role;
 
 -- An identity column takes its number without a privilege on the sequence.
@@ -67,9 +56,7 @@ select 'mood', m.id, m.name, embedding.tag_key(m.name), m.description
 from public.mood_tags m;
 
 comment on view embedding.tags is 'Every tag with its type. A condition on tag_type reads only that type''s table.';
-
 revoke all on embedding.tags from public, anon, authenticated, service_role;
-
 grant select on embedding.tags to anon, authenticated, service_role;
 
 create function embedding.check_tag_type(tag_type text)
@@ -181,14 +168,12 @@ create table public.mir_synonyms (
 );
 
 comment on table public.mir_synonyms is 'Synonyms of genre and mood tags, one row a tag, in English and French.';
-
 comment on column public.mir_synonyms.tag_name is 'The tag''s present name, kept by triggers.';
 
 comment on column public.mir_synonyms.synonyms is
   '{search_terms: [...], related_tags: [...], usage_context: "...", translations: {fr: [...], en: [...]}}; only search_terms must be there.';
 
 comment on column public.mir_synonyms.source is 'manual or generated; generated rows hold 5 to 10 search terms.';
-
 comment on column public.mir_synonyms.model is 'The model that wrote a generated row.';
 
 comment on column public.mir_synonyms.renamed_from is
@@ -225,13 +210,9 @@ execute function embedding.touch_synonyms();
 
 -- Who may read and write synonyms: everyone reads, service_role writes.
 alter table public.mir_synonyms enable row level security;
-
 create policy "everyone reads" on public.mir_synonyms for select to anon, authenticated using (true);
-
 revoke all on public.mir_synonyms from public, anon, authenticated, service_role;
-
 grant select on public.mir_synonyms to anon, authenticated;
-
 grant select, insert, update, delete on public.mir_synonyms to service_role;
 
 -- An identity column takes its number without a privilege on the sequence.
@@ -378,7 +359,6 @@ comment on table embedding.synonym_changes is
   'One row for each transaction that wrote tags or synonyms; later transactions remove old rows. See synonyms_version.';
 
 revoke all on embedding.synonym_changes from public, anon, authenticated;
-
 grant select, insert, delete on embedding.synonym_changes to service_role;
 
 create function embedding.note_synonym_change()
@@ -445,11 +425,7 @@ revoke all on function embedding.synonyms_row from public, anon, authenticated, 
 grant execute on function embedding.synonyms_row to service_role;
 
 create function public.create_synonyms(
-  tag_type text,
-  synonyms jsonb,
-  tag_id bigint default null,
-  tag_name text default null,
-  confidence float default 1.0
+  tag_type text, synonyms jsonb, tag_id bigint default null, tag_name text default null, confidence float default 1.0
 )
 returns jsonb
 language plpgsql security invoker set search_path = ''
@@ -486,10 +462,7 @@ revoke all on function public.create_synonyms from public, anon, authenticated, 
 grant execute on function public.create_synonyms to service_role;
 
 create function public.update_synonyms(
-  synonyms_id bigint,
-  synonyms jsonb default null,
-  confidence float default null,
-  is_active boolean default null,
+  synonyms_id bigint, synonyms jsonb default null, confidence float default null, is_active boolean default null,
   expected_updated_at timestamptz default null
 )
 returns jsonb
@@ -544,11 +517,8 @@ create table embedding.synonym_queue (
 );
 
 comment on table embedding.synonym_queue is 'Tags for which synonyms were requested; failed ones hold failed_at and the reason.';
-
 create index synonym_queue_claimable on embedding.synonym_queue (available_at) where failed_at is null;
-
 revoke all on embedding.synonym_queue from public, anon, authenticated;
-
 grant select, insert, update, delete on embedding.synonym_queue to service_role;
 
 create function public.request_synonyms(tag_type text default null, tag_ids bigint[] default null, force boolean default false)
@@ -639,12 +609,7 @@ revoke all on function public.claim_synonym_tags from public, anon, authenticate
 grant execute on function public.claim_synonym_tags to service_role;
 
 create function public.store_generated_synonyms(
-  tag_type text,
-  tag_id bigint,
-  tag_name text,
-  synonyms jsonb,
-  model text,
-  confidence float default 0.8
+  tag_type text, tag_id bigint, tag_name text, synonyms jsonb, model text, confidence float default 0.8
 )
 returns table (outcome text, id bigint)
 language plpgsql security invoker set search_path = ''
@@ -715,11 +680,7 @@ grant execute on function public.synonym_coverage to service_role;
 -- further attempt, at most a day (embedding.backoff). After max_attempts, or an error that is final, it is failed until it is
 -- requested again.
 create function public.fail_synonym_tag(
-  tag_type text,
-  tag_id bigint,
-  error text,
-  final boolean default false,
-  retry_after_seconds integer default 60,
+  tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3
 )
 returns boolean
@@ -780,8 +741,8 @@ create function public.search_mir_synonyms(
   embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float,
-  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
+  id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float, score float,
+  full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = ''
 as $$

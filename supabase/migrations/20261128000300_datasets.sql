@@ -24,9 +24,7 @@ create table public.datasets (
 );
 
 comment on table public.datasets is 'Datasets. Those that are enriched and active are embedded; see dataset_overview for the score of each.';
-
 comment on column public.datasets.external_id is 'The importer''s own key of the row: importing the same file again changes nothing.';
-
 create index datasets_tags_idx on public.datasets using gin (tags);
 
 create trigger touch_updated_at after update on public.datasets
@@ -35,13 +33,9 @@ for each statement execute function embedding.touch_updated_at(
   'external_id', 'title', 'description', 'url', 'tags', 'metadata', 'enrichment_status', 'is_active', 'published_at');
 
 alter table public.datasets enable row level security;
-
 create policy "everyone reads" on public.datasets for select to anon, authenticated using (true);
-
 revoke all on public.datasets from public, anon, authenticated, service_role;
-
 grant select on public.datasets to anon, authenticated;
-
 grant select, insert, update, delete on public.datasets to service_role;
 
 -- 81_datasets_document_text.sql
@@ -101,15 +95,10 @@ create table public.dataset_scores (
 );
 
 comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
-
 alter table public.dataset_scores enable row level security;
-
 create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
-
 revoke all on public.dataset_scores from public, anon, authenticated, service_role;
-
 grant select on public.dataset_scores to anon, authenticated;
-
 grant select, insert, update, delete on public.dataset_scores to service_role;
 
 create function public.set_dataset_scores(rows jsonb)
@@ -145,9 +134,7 @@ from public.datasets d
 left join public.dataset_scores s on s.dataset_id = d.id;
 
 comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
-
 revoke all on public.dataset_overview from public, anon, authenticated, service_role;
-
 grant select on public.dataset_overview to anon, authenticated, service_role;
 
 -- 83_datasets_upsert.sql
@@ -230,9 +217,9 @@ create function public.search_datasets(
   static_weight float default 0.1, decay_weight float default 0.1, half_life_days float default 365
 )
 returns table (
-  id uuid, title text, description text, url text, tags text[], published_at timestamptz, is_ready_for_search boolean,
-  score float, hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int,
-  static_score float, time_decay float
+  id uuid, title text, description text, url text, tags text[], published_at timestamptz, is_ready_for_search boolean, score float,
+  hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int, static_score float,
+  time_decay float
 )
 language plpgsql stable security invoker rows 10 set search_path = ''
 as $$

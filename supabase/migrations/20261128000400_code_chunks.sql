@@ -15,7 +15,6 @@ create table public.code_chunks (
 );
 
 comment on table public.code_chunks is 'Pieces of source code, found by full-text and by semantic search, also below a path.';
-
 create index code_chunks_path_idx on public.code_chunks (path collate "C");
 
 create trigger touch_updated_at after update on public.code_chunks
@@ -23,13 +22,9 @@ referencing old table as old_rows new table as new_rows
 for each statement execute function embedding.touch_updated_at('path', 'content', 'language', 'metadata');
 
 alter table public.code_chunks enable row level security;
-
 create policy "everyone reads" on public.code_chunks for select to anon, authenticated using (true);
-
 revoke all on public.code_chunks from public, anon, authenticated, service_role;
-
 grant select on public.code_chunks to anon, authenticated;
-
 grant select, insert, update, delete on public.code_chunks to service_role;
 
 -- 91_code_chunks_document_text.sql
@@ -69,7 +64,6 @@ $$;
 comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
 revoke all on function embedding.code_lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.code_lexemes to service_role;
-
 alter table public.code_chunks add column fts tsvector generated always as (embedding.code_lexemes(path, content)) stored;
 
 select public.track_embeddings('public.code_chunks');
@@ -118,8 +112,8 @@ create function public.search_code_chunks(
   embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id text, path text, language text, content text, metadata jsonb,
-  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
+  id text, path text, language text, content text, metadata jsonb, score float, full_text_score float, full_text_rank int,
+  semantic_score float, semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = ''
 as $$

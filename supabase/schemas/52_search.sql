@@ -18,11 +18,7 @@ revoke all on function embedding.check_weight from public, anon, authenticated, 
 grant execute on function embedding.check_weight to anon, authenticated, service_role;
 
 create function embedding.query_vectors(
-  collection_name text,
-  collection_model text,
-  query_embedding extensions.vector,
-  embedding_model text,
-  query_embeddings jsonb
+  collection_name text, collection_model text, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb
 )
 returns table (model text, dimensions int, vector extensions.vector)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
@@ -70,8 +66,8 @@ revoke all on function embedding.query_vectors from public, anon, authenticated,
 grant execute on function embedding.query_vectors to anon, authenticated, service_role;
 
 create function embedding.full_text_candidates(
-  source regclass, collection record, query_text text, condition text, depth int,
-  out candidates_sql text, out bm25_sql text, out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
+  source regclass, collection record, query_text text, condition text, depth int, out candidates_sql text, out bm25_sql text,
+  out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -150,8 +146,7 @@ grant execute on function embedding.full_text_candidates to anon, authenticated,
 
 create function embedding.semantic_candidates(
   source regclass, collection record, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb,
-  condition text, depth int,
-  out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
+  condition text, depth int, out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -257,27 +252,13 @@ revoke all on function embedding.fusion_statement from public, anon, authenticat
 grant execute on function embedding.fusion_statement to anon, authenticated, service_role;
 
 create function embedding.search_hits(
-  source regclass,
-  query_text text default null,
-  query_embedding extensions.vector default null,
-  match_count int default 10,
-  filter jsonb default null,
-  full_text_weight float8 default 0.3,
-  semantic_weight float8 default 0.7,
-  embedding_model text default null,
-  query_embeddings jsonb default null,
-  fusion text default 'weighted'
+  source regclass, query_text text default null, query_embedding extensions.vector default null, match_count int default 10,
+  filter jsonb default null, full_text_weight float8 default 0.3, semantic_weight float8 default 0.7,
+  embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  row_id text,
-  score float8,
-  full_text_score float8,
-  full_text_rank int,
-  semantic_score float8,
-  semantic_rank int,
-  bm25 float8,
-  full_text_trust float8,
-  cosine float8
+  row_id text, score float8, full_text_score float8, full_text_rank int, semantic_score float8, semantic_rank int, bm25 float8,
+  full_text_trust float8, cosine float8
 )
 language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp set jit = off set max_parallel_workers_per_gather = 0

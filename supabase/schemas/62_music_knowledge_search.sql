@@ -4,8 +4,8 @@ create function public.search_music_knowledge(
   embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id uuid, topic text, category text, content text,
-  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
+  id uuid, topic text, category text, content text, score float, full_text_score float, full_text_rank int, semantic_score float,
+  semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = ''
 as $$

@@ -1,12 +1,8 @@
 -- Who may read and write synonyms: everyone reads, service_role writes.
 alter table public.mir_synonyms enable row level security;
-
 create policy "everyone reads" on public.mir_synonyms for select to anon, authenticated using (true);
-
 revoke all on public.mir_synonyms from public, anon, authenticated, service_role;
-
 grant select on public.mir_synonyms to anon, authenticated;
-
 grant select, insert, update, delete on public.mir_synonyms to service_role;
 
 -- An identity column takes its number without a privilege on the sequence.

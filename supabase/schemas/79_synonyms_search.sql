@@ -4,8 +4,8 @@ create function public.search_mir_synonyms(
   embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float,
-  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
+  id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float, score float,
+  full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = ''
 as $$

@@ -8,15 +8,10 @@ create table public.dataset_scores (
 );
 
 comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
-
 alter table public.dataset_scores enable row level security;
-
 create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
-
 revoke all on public.dataset_scores from public, anon, authenticated, service_role;
-
 grant select on public.dataset_scores to anon, authenticated;
-
 grant select, insert, update, delete on public.dataset_scores to service_role;
 
 create function public.set_dataset_scores(rows jsonb)
@@ -52,7 +47,5 @@ from public.datasets d
 left join public.dataset_scores s on s.dataset_id = d.id;
 
 comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
-
 revoke all on public.dataset_overview from public, anon, authenticated, service_role;
-
 grant select on public.dataset_overview to anon, authenticated, service_role;

@@ -5,9 +5,9 @@ create function public.search_datasets(
   static_weight float default 0.1, decay_weight float default 0.1, half_life_days float default 365
 )
 returns table (
-  id uuid, title text, description text, url text, tags text[], published_at timestamptz, is_ready_for_search boolean,
-  score float, hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int,
-  static_score float, time_decay float
+  id uuid, title text, description text, url text, tags text[], published_at timestamptz, is_ready_for_search boolean, score float,
+  hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int, static_score float,
+  time_decay float
 )
 language plpgsql stable security invoker rows 10 set search_path = ''
 as $$

@@ -33,7 +33,6 @@ $$;
 comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
 revoke all on function embedding.code_lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.code_lexemes to service_role;
-
 alter table public.code_chunks add column fts tsvector generated always as (embedding.code_lexemes(path, content)) stored;
 
 select public.track_embeddings('public.code_chunks');

@@ -4,8 +4,8 @@ create function public.search_code_chunks(
   embedding_model text default null, query_embeddings jsonb default null, fusion text default 'weighted'
 )
 returns table (
-  id text, path text, language text, content text, metadata jsonb,
-  score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
+  id text, path text, language text, content text, metadata jsonb, score float, full_text_score float, full_text_rank int,
+  semantic_score float, semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = ''
 as $$
