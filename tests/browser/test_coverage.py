@@ -149,7 +149,7 @@ def test_failed_rows_say_why_and_are_tried_again_one_or_all(
     assert figures(page) == {"rows": "83", "embedded": "83", "pending": "0", "failed": "0"}
 
 
-def test_it_rests_while_nobody_looks(reading: Console, tab: OpenTab) -> None:
+def test_a_hidden_page_makes_no_requests(reading: Console, tab: OpenTab) -> None:
     opened = tab(reading.url)
     page = opened.page
     page.clock.install()
@@ -199,7 +199,7 @@ def test_an_empty_database_says_what_to_do(database_url: SecretStr, start: Start
         expect(page.locator(f"#{panel} .note").first).to_contain_text(said)
 
 
-def test_two_panels_that_wait_do_not_hold_each_other_up(reading: Console, tab: OpenTab) -> None:
+def test_two_waiting_panels_do_not_block_each_other(reading: Console, tab: OpenTab) -> None:
     """Tabs may be changed faster than the server answers."""
     page = tab(reading.url).open()
     gate = threading.Event()

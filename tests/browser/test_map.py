@@ -132,7 +132,7 @@ def test_the_list_is_reached_and_narrowed_by_keyboard(reading: Console, tab: Ope
     expect(page.locator("#map .tip")).to_contain_text("reverb")
 
 
-def test_a_theme_and_a_resize_draw_anew(reading: Console, tab: OpenTab) -> None:
+def test_a_theme_change_and_a_resize_redraw_the_map(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("map")
     expect(page.locator(DRAWN)).to_be_visible()
     drawn = draws(page)

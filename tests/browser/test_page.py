@@ -102,9 +102,7 @@ def test_search_works_without_a_key(own_url: SecretStr, start: StartConsole, tab
     expect(page.locator("ol.hits > li").first).to_contain_text("tritone substitution")
 
 
-def test_a_server_that_goes_away_is_said_to_and_found_again(
-    own_url: SecretStr, start: StartConsole, tab: OpenTab
-) -> None:
+def test_a_lost_server_is_reported_and_found_again(own_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
     server = start(own_url)
     opened = tab(server.url)
     opened.expected = ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE"]
@@ -139,7 +137,7 @@ def test_a_missing_provider_is_said_with_what_to_do(
     expect(page.locator("#notices")).to_contain_text("ollama serve")
 
 
-def test_only_what_the_database_was_set_up_with_is_shown(cluster: Cluster, start: StartConsole, tab: OpenTab) -> None:
+def test_only_collections_of_the_database_are_shown(cluster: Cluster, start: StartConsole, tab: OpenTab) -> None:
     with cluster.empty() as url:
         migrate(url, collections=["datasets"], seed=True)
         page = tab(start(url).url).open("synonyms")

@@ -52,7 +52,7 @@ def test_a_tag_is_looked_up_edited_switched_off_and_brought_back(own: Console, t
     assert terms(own, "bossa nova")[1] == "hammock music"
 
 
-def test_a_change_of_somebody_else_is_not_overwritten(own: Console, tab: OpenTab) -> None:
+def test_a_concurrent_change_is_not_overwritten(own: Console, tab: OpenTab) -> None:
     opened = tab(own.url)
     opened.expected = ["409"]
     page = opened.open("synonyms")

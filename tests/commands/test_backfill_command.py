@@ -154,7 +154,7 @@ def test_a_dry_run_counts_and_changes_nothing(owner: Connection, command: Comman
     assert owner.execute("select count(*) from embedding.models").fetchone() == (0,)
 
 
-def test_verify_finds_what_slipped_past_and_says_where(owner: Connection, command: Command) -> None:
+def test_verify_lists_stale_rows(owner: Connection, command: Command) -> None:
     ids = add(owner, *texts(3))
     command("backfill.py", *MUSIC)
     owner.execute("alter table music_knowledge disable trigger user")
@@ -178,7 +178,7 @@ def test_help_says_what_the_exit_codes_and_the_json_mean(command: Command) -> No
         assert word in result.stdout
 
 
-def test_reconcile_queues_what_slipped_past(owner: Connection, command: Command) -> None:
+def test_reconcile_queues_rows_that_the_triggers_missed(owner: Connection, command: Command) -> None:
     owner.execute("alter table music_knowledge disable trigger user")
     add(owner, *texts(3))
     owner.execute("alter table music_knowledge enable trigger user")
@@ -226,7 +226,7 @@ SMALL_STEPS = (*MUSIC, "--batch-size", "5", "--workers", "1", "--json")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupt_finishes_what_is_under_way_and_exits_130(
+def test_an_interrupt_finishes_running_requests_and_exits_130(
     slow: Callable[[], tuple[Command, Connection]], name: str
 ) -> None:
     command, owner = slow()

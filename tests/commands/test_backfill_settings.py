@@ -179,7 +179,7 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(command_with: Callable
     one_line(command_with(TONNETZ_DATA_DIR=str(tmp_path / "file" / "data"))("backfill.py"), "TONNETZ_DATA_DIR")
 
 
-def test_a_reader_that_goes_away_is_no_error(owner: Connection, command: Command) -> None:
+def test_a_closed_stdout_is_no_error(owner: Connection, command: Command) -> None:
     add(owner, "one")
     process = command.start("backfill.py", *MUSIC, "--json")
     assert process.stdout

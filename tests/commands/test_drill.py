@@ -49,7 +49,7 @@ def test_a_failed_test_is_named(drill: Any, tmp_path: Path) -> None:
     assert "test_a" in row.problems[0]
 
 
-def test_the_tests_are_told_how_long_they_may_take(drill: Any, tmp_path: Path) -> None:
+def test_the_tests_get_their_time_limit(drill: Any, tmp_path: Path) -> None:
     code = "import os\ndef test_a(): assert os.environ['TONNETZ_DRILL'] == 'long'\n"
     assert run_tests(drill, tmp_path, code, Length.LONG).verdict == drill.PASSED
     assert run_tests(drill, tmp_path, code, Length.FULL).verdict == drill.FAILED

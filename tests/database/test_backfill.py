@@ -46,7 +46,7 @@ def test_everything_pending_is_embedded(owner: Connection, run: Run, provider: F
         assert stored[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_second_run_has_nothing_to_do_and_calls_nobody(owner: Connection, run: Run, provider: FakeProvider) -> None:
+def test_a_second_run_makes_no_provider_call(owner: Connection, run: Run, provider: FakeProvider) -> None:
     add(owner, *texts(5))
     run()
     calls = len(provider.wire.requests)
@@ -63,7 +63,7 @@ def test_a_limit_is_kept_to_the_row(owner: Connection, run: Run) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_as_many_requests_are_under_way_as_there_are_workers(
+def test_each_worker_has_one_request_under_way(
     owner: Connection, run: Run, provider: FakeProvider, workers: int
 ) -> None:
     add(owner, *texts(100))
@@ -91,7 +91,9 @@ def test_equal_texts_are_embedded_once(owner: Connection, run: Run, provider: Fa
     assert work.verify_embeddings() == 0
 
 
-def test_texts_that_the_table_holds_cost_nothing(owner: Connection, run: Run, provider: FakeProvider) -> None:
+def test_texts_that_have_a_vector_in_the_table_cost_nothing(
+    owner: Connection, run: Run, provider: FakeProvider
+) -> None:
     add(owner, *texts(10))
     run()
     add(owner, *texts(10), "a new one")
@@ -114,7 +116,7 @@ def test_max_cost_stops_before_it_is_passed_and_leaves_the_rest(owner: Connectio
     assert (free.complete, free.report.embedded) == (True, 70), "what costs nothing passes no limit"
 
 
-def test_an_estimate_counts_each_text_once_and_calls_nobody(
+def test_an_estimate_counts_each_text_once_without_a_provider_call(
     owner: Connection, run: Run, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     add(owner, "held already")
@@ -174,7 +176,7 @@ def test_a_run_is_recorded(owner: Connection, run: Run, provider: FakeProvider) 
     ]
 
 
-def test_a_run_that_finds_nothing_leaves_a_record_only_under_an_id_that_somebody_has(
+def test_a_run_without_rows_is_recorded_only_if_it_has_an_id(
     owner: Connection, run: Run, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     assert run().complete
@@ -200,7 +202,7 @@ def test_another_model_is_refused_before_anything_is_paid(
     assert held(owner) == 0
 
 
-def test_prefixes_of_the_models_row_decide(
+def test_the_registered_prefixes_are_used(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     work.register_embedding_model(EmbeddingModel("prefixed", "fake", 16, "passage: ", "query: "))
@@ -224,7 +226,7 @@ def test_options_out_of_bounds_name_the_flag(option: str, value: float) -> None:
         BackfillOptions(MUSIC, **{option: value})  # type: ignore[arg-type]
 
 
-def test_a_bug_in_a_thread_is_raised_and_nothing_stays_leased(
+def test_an_exception_in_a_thread_is_raised_and_all_rows_are_released(
     owner: Connection, run: Run, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(owner, *texts(30))

@@ -14,7 +14,7 @@ from tests.database.rows import MUSIC, Connection, InThread, add, edit, embed_al
 from tests.fake_provider import FakeProvider
 
 
-def test_a_text_changed_while_it_is_embedded_is_embedded_again(
+def test_a_text_changed_during_its_provider_call_is_embedded_again(
     owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     (row_id, *_) = add(owner, *texts(5))
@@ -50,7 +50,7 @@ class _Between(Database):
     def close(self) -> None: ...
 
 
-def test_a_row_that_comes_back_between_a_claim_and_its_answer_is_not_left_behind(
+def test_a_row_released_during_a_claim_is_embedded_in_the_same_run(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "a text")
@@ -71,7 +71,7 @@ def test_a_row_that_comes_back_between_a_claim_and_its_answer_is_not_left_behind
     assert (outcome.report.stale, outcome.report.embedded, outcome.left.pending) == (1, 1, 0)
 
 
-def test_a_row_deleted_while_it_is_embedded_is_stale(owner: Connection, run: Run, provider: FakeProvider) -> None:
+def test_a_row_deleted_during_its_provider_call_is_stale(owner: Connection, run: Run, provider: FakeProvider) -> None:
     (row_id, *_) = add(owner, *texts(5))
     provider.wire.gate = threading.Event()
     running = InThread(run)
@@ -82,7 +82,7 @@ def test_a_row_deleted_while_it_is_embedded_is_stale(owner: Connection, run: Run
     assert (outcome.report.embedded, outcome.report.stale, outcome.complete) == (4, 1, True)
 
 
-def test_a_run_to_which_rows_come_is_recorded_though_it_found_none(
+def test_a_run_that_starts_empty_and_gets_rows_is_recorded(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     class Late(_Between):
@@ -97,7 +97,7 @@ def test_a_run_to_which_rows_come_is_recorded_though_it_found_none(
     assert owner.execute("select status, embedded from embedding.runs").fetchall() == [("completed", 1)]
 
 
-def test_rows_written_while_the_run_goes_on_are_embedded_too(
+def test_rows_written_during_a_run_are_embedded(
     owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     add(owner, *texts(20))

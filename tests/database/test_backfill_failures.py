@@ -43,7 +43,7 @@ def test_refused_rows_fail_and_the_others_are_saved(
     assert run().report.embedded == 3
 
 
-def test_rows_with_a_useless_vector_are_tried_again_later(
+def test_rows_with_an_invalid_vector_are_tried_again_later(
     owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     ids = add(owner, *texts(5), "sick", "well")
@@ -58,7 +58,7 @@ def test_rows_with_a_useless_vector_are_tried_again_later(
     assert work.verify_embeddings() == 0
 
 
-def test_a_provider_that_is_gone_ends_the_run_and_nothing_is_held_against_the_rows(
+def test_an_unreachable_provider_ends_the_run_and_counts_no_attempt(
     owner: Connection, run: Run, provider: FakeProvider
 ) -> None:
     add(owner, *texts(40))
@@ -73,7 +73,7 @@ def test_a_provider_that_is_gone_ends_the_run_and_nothing_is_held_against_the_ro
     assert run().report.embedded == 40
 
 
-def test_a_provider_that_goes_away_in_mid_run_keeps_what_was_saved(
+def test_a_provider_that_fails_during_a_run_does_not_lose_saved_rows(
     owner: Connection, run: Run, provider: FakeProvider
 ) -> None:
     add(owner, *texts(60))
@@ -91,7 +91,7 @@ def test_a_provider_that_goes_away_in_mid_run_keeps_what_was_saved(
     assert outcome.report.processed == done
 
 
-def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(
+def test_a_stop_finishes_running_requests_and_releases_the_other_rows(
     owner: Connection, run: Run, provider: FakeProvider
 ) -> None:
     add(owner, *texts(100))
@@ -126,7 +126,7 @@ def test_a_stop_ends_a_wait_for_the_provider_at_once(owner: Connection, run: Run
     assert (outcome.interrupted, outcome.error, outcome.left.ready) == (True, None, 10)
 
 
-def test_leases_are_renewed_for_as_long_as_the_provider_takes(
+def test_leases_are_renewed_during_a_long_provider_call(
     owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     add(owner, *texts(10))
@@ -147,7 +147,7 @@ def test_leases_are_renewed_for_as_long_as_the_provider_takes(
     assert running.result().report.embedded == 10
 
 
-def test_a_restart_of_the_database_in_mid_run_is_survived(
+def test_a_run_survives_a_restart_of_the_database(
     cluster: Cluster, database_url: SecretStr, provider: FakeProvider
 ) -> None:
     with psycopg.connect(database_url.get_secret_value(), autocommit=True) as owner:
@@ -168,7 +168,7 @@ def test_a_restart_of_the_database_in_mid_run_is_survived(
         assert owner.execute("select count(embedding), count(*) from music_knowledge").fetchone() == (120, 120)
 
 
-def test_a_database_that_stays_away_ends_the_run_with_its_reason(
+def test_a_lasting_database_outage_ends_the_run_with_its_reason(
     cluster: Cluster,
     owner: Connection,
     database: PostgresDatabase,

@@ -50,12 +50,12 @@ def test_the_wait_doubles_with_each_reported_failure(owner: Connection, work: Co
     assert found == pytest.approx(DOUBLING, abs=14)
 
 
-def test_the_wait_that_a_provider_asked_for_doubles_too(owner: Connection, work: Collection) -> None:
+def test_a_wait_requested_by_the_provider_doubles_too(owner: Connection, work: Collection) -> None:
     found = waits(owner, work, lambda row: work.fail_embeddings([(row.row_id, "refused", False)], 100), 3)
     assert found == pytest.approx([100, 200, 400], abs=40)
 
 
-def test_the_wait_doubles_each_time_the_table_does_not_keep_the_vector(
+def test_the_wait_doubles_each_time_a_trigger_removes_the_vector(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     forget_vectors(owner)

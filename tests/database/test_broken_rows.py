@@ -20,7 +20,7 @@ RAISES = "raise exception 'do not touch %', new.body;"
 
 
 @pytest.mark.parametrize("does", [DROPS, REWRITES, SKIPS, RAISES])
-def test_a_row_that_never_keeps_its_vector_is_paid_for_a_bounded_number_of_times(
+def test_a_row_whose_trigger_clears_the_vector_is_paid_for_a_limited_number_of_times(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, does: str
 ) -> None:
     track(owner, "body text", "t.body")
@@ -50,7 +50,7 @@ def test_a_row_that_never_keeps_its_vector_is_paid_for_a_bounded_number_of_times
     assert queued(owner, "songs") == set()
 
 
-def test_a_copied_vector_that_is_not_kept_counts_as_well(
+def test_a_cleared_copy_of_a_vector_counts_as_an_attempt(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     track(owner, "body text", "t.body")
@@ -68,7 +68,7 @@ def test_a_copied_vector_that_is_not_kept_counts_as_well(
     assert [row["row_id"] for row in Collection(database, "songs").list_failed_embeddings()] == ["2"]
 
 
-def test_a_row_that_does_not_keep_its_vector_may_be_asked_for_by_name_and_is_not_paid_for_for_ever(
+def test_claiming_a_row_with_a_cleared_vector_by_key_does_not_pay_again(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     """A webhook on each write without a vector asks again because of each save."""
@@ -89,7 +89,7 @@ def test_a_row_that_does_not_keep_its_vector_may_be_asked_for_by_name_and_is_not
     assert service.embed_rows("songs", [RowToEmbed("1")], "b").updated == 1
 
 
-def test_a_text_that_is_another_one_each_time_is_given_up(
+def test_a_row_whose_text_changes_at_each_read_is_failed(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     owner.execute("create sequence readings")
@@ -103,7 +103,7 @@ def test_a_text_that_is_another_one_each_time_is_given_up(
     assert "must return the same text for the same row" in failed["error"]
 
 
-def test_what_every_row_of_a_batch_meets_ends_the_run_and_is_counted_against_none(
+def test_an_error_of_every_row_ends_the_run_and_counts_no_attempt(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     track(owner, "body text", "t.body")
@@ -152,7 +152,7 @@ def test_a_row_whose_text_raises_fails_and_the_others_are_embedded(
     assert run(database, provider).complete
 
 
-def test_no_row_is_handed_out_whose_lease_did_not_hold(
+def test_a_claim_returns_only_rows_that_it_leased(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
     """The rows that were read before the one that raises are claimed once, not twice."""
@@ -163,7 +163,7 @@ def test_no_row_is_handed_out_whose_lease_did_not_hold(
     assert work.claim_embeddings(30, 60) == []
 
 
-def test_a_call_parks_a_bounded_number_of_rows_and_the_next_one_goes_on(
+def test_a_claim_fails_a_limited_number_of_rows_and_the_next_one_continues(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     track(owner, "body text", "case when t.id > 60 then t.body else (1 / (t.id - t.id))::text end")
@@ -182,7 +182,7 @@ def test_a_call_parks_a_bounded_number_of_rows_and_the_next_one_goes_on(
     assert (outcome.report.embedded, outcome.left.failed) == (1, 60)
 
 
-def test_coverage_verify_and_estimate_survive_a_row_that_raises(
+def test_coverage_verify_and_estimate_work_with_a_row_whose_text_raises(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
     coverage = coverage_of(database, "songs")
@@ -206,7 +206,7 @@ def test_coverage_verify_and_estimate_survive_a_row_that_raises(
     assert broken_embedding_collections(database) == {}
 
 
-def test_a_row_asked_for_by_name_fails_and_its_neighbours_are_embedded(
+def test_a_row_claimed_by_key_fails_and_the_others_are_embedded(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
     service = RowEmbedder(database, provider)
@@ -237,7 +237,7 @@ def test_a_text_that_raises_only_when_it_is_saved_costs_an_attempt(
     assert {row["row_id"] for row in work.list_failed_embeddings()} == {"5", "11", "17"}
 
 
-def test_a_single_row_that_names_what_there_is_not_is_no_broken_table(
+def test_one_row_that_names_a_missing_object_does_not_break_the_table(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     track(owner, "body text, config text", "t.body || length(to_tsvector(t.config::regconfig, t.body))")
@@ -256,7 +256,9 @@ def test_a_single_row_that_names_what_there_is_not_is_no_broken_table(
     assert coverage_of(database, "songs").failed == 1
 
 
-def test_a_moment_s_trouble_parks_nobody(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> None:
+def test_a_temporary_database_error_fails_no_row(
+    owner: Connection, database: PostgresDatabase, provider: FakeProvider
+) -> None:
     """A deadlock or a full disk says nothing about the rows that were being read."""
     track(owner, "body text", "case when t.body is not null then embedding.text_hash(t.body)::text end")
     owner.execute("insert into songs values (1, 'one')")

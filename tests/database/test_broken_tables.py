@@ -108,7 +108,7 @@ def test_a_broken_table_is_named_with_the_fix_and_the_others_are_counted(
     assert statuses["music_knowledge"].error is None
 
 
-def test_a_run_over_a_broken_table_ends_with_the_fix_and_parks_nobody(
+def test_a_run_over_a_broken_table_ends_with_the_fix_and_fails_no_row(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, broken: str
 ) -> None:
     sent = len(provider.wire.texts)
@@ -131,7 +131,7 @@ def test_a_run_over_a_broken_table_ends_with_the_fix_and_parks_nobody(
             call()
 
 
-def test_a_table_that_is_mended_goes_on_and_one_that_is_given_up_is_gone(
+def test_a_repaired_table_continues_and_an_untracked_one_is_not_listed(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     track(owner, "body text", "t.body")
@@ -148,7 +148,7 @@ def test_a_table_that_is_mended_goes_on_and_one_that_is_given_up_is_gone(
     assert broken_embedding_collections(database) == {}
 
 
-def test_a_column_that_is_gone_elsewhere_does_not_ask_for_a_migration(
+def test_a_missing_column_of_a_users_table_does_not_suggest_a_migration(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     """Functions that look at no text leave the translation to the adapter."""
@@ -160,7 +160,7 @@ def test_a_column_that_is_gone_elsewhere_does_not_ask_for_a_migration(
     assert "migrate.py" not in raised.value.message
 
 
-def test_a_table_that_was_dropped_is_listed_nowhere(owner: Connection, database: PostgresDatabase) -> None:
+def test_a_dropped_table_is_not_listed(owner: Connection, database: PostgresDatabase) -> None:
     track(owner, "body text", "t.body")
     owner.execute("drop table songs cascade")
     with pytest.raises(NotFound, match='"songs" is not tracked') as raised:

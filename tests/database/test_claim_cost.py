@@ -101,7 +101,7 @@ def claim(connection: Connection, size: int = BATCH) -> list[tuple[str, str]]:
 
 @full
 @pytest.mark.parametrize("analyzed", [False, True])
-def test_a_claim_reads_its_batch_and_nothing_else(connect: Connect, owner: Connection, analyzed: bool) -> None:
+def test_a_claim_reads_only_its_batch(connect: Connect, owner: Connection, analyzed: bool) -> None:
     if analyzed:
         owner.execute("analyze embedding.queue, music_knowledge")
     worker = connect(autocommit=False)
@@ -112,7 +112,9 @@ def test_a_claim_reads_its_batch_and_nothing_else(connect: Connect, owner: Conne
     assert queue.by_index["queue_failed"] == 0
 
 
-def test_so_does_a_session_whose_first_claims_met_an_empty_queue(owner: Connection, connect: Connect) -> None:
+def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
+    owner: Connection, connect: Connect
+) -> None:
     """Plans that are kept for a session would be those for the empty queue: a scan."""
     owner.execute("vacuum analyze embedding.queue, music_knowledge")  # as autovacuum would: known to be empty
     worker = connect(autocommit=False)
@@ -145,7 +147,7 @@ def test_so_does_a_session_whose_first_claims_met_an_empty_queue(owner: Connecti
 
 
 @full
-def test_whether_any_row_is_ready_is_one_look_at_the_index(owner: Connection, connect: Connect) -> None:
+def test_has_ready_embeddings_reads_one_index_entry(owner: Connection, connect: Connect) -> None:
     """With all rows leased, failed or ready."""
     worker = connect(autocommit=False)
     worker.execute("set role service_role")
@@ -163,9 +165,7 @@ def test_whether_any_row_is_ready_is_one_look_at_the_index(owner: Connection, co
 
 
 @full
-def test_a_claim_behind_failed_and_waiting_rows_passes_over_them_in_the_index(
-    owner: Connection, connect: Connect
-) -> None:
+def test_a_claim_does_not_read_failed_and_waiting_rows(owner: Connection, connect: Connect) -> None:
     owner.execute(
         "update embedding.queue set failed_at = now(), available_at = now() - interval '1 day' where row_id < '4'"
     )

@@ -152,7 +152,7 @@ def test_the_notes_of_changes_stay_few_and_every_change_gives_a_new_version(owne
     assert notes(owner) <= 2
 
 
-def test_writers_at_once_neither_wait_for_each_other_nor_lose_a_note(owner: Connection, connect: Any) -> None:
+def test_concurrent_writers_do_not_wait_and_lose_no_note(owner: Connection, connect: Any) -> None:
     one, two = connect(autocommit=False), connect(autocommit=False)
     two.execute("set lock_timeout = '2s'")
     before = owner.execute("select public.synonyms_version()").fetchone()

@@ -29,7 +29,7 @@ def begin(database: PostgresDatabase, status: str = "running", collection: str |
 # Runs
 
 
-def test_runs_tell_what_they_did_latest_first(
+def test_runs_are_listed_latest_first_with_their_counts(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     provider.price_per_million_tokens = 1e6
@@ -53,15 +53,13 @@ def test_runs_tell_what_they_did_latest_first(
         list_runs(database, "nothing", 10)
 
 
-def test_a_task_does_not_forget_the_calls_that_its_backfill_reported(database: PostgresDatabase) -> None:
+def test_a_task_keeps_the_number_of_calls_that_its_backfill_reported(database: PostgresDatabase) -> None:
     run_id = begin(database, "completed", calls=7)
     record_run(database, run_id, MUSIC, "completed", {"embedded": 3})
     assert list_runs(database, MUSIC, 1)[0]["calls"] == 7
 
 
-def test_a_run_that_fell_silent_has_crashed_and_ended_when_it_was_last_heard_of(
-    owner: Connection, database: PostgresDatabase
-) -> None:
+def test_a_run_without_reports_is_crashed_since_its_last_report(owner: Connection, database: PostgresDatabase) -> None:
     run_id = begin(database)
     age(owner, run_id, started_at="10 minutes", begun_at="10 minutes", reported_at="4 minutes")
     (run,) = list_runs(database, None, 10)
@@ -72,7 +70,7 @@ def test_a_run_that_fell_silent_has_crashed_and_ended_when_it_was_last_heard_of(
     assert list_runs(database, None, 10)[0]["status"] == "running"
 
 
-def test_time_in_the_queue_is_not_time_at_work(owner: Connection, database: PostgresDatabase) -> None:
+def test_time_in_the_queue_does_not_count_as_run_time(owner: Connection, database: PostgresDatabase) -> None:
     run_id = begin(database, "queued")
     age(owner, run_id, started_at="1 hour")
     assert list_runs(database, None, 1)[0]["seconds"] == pytest.approx(3600, abs=5)
@@ -82,7 +80,7 @@ def test_time_in_the_queue_is_not_time_at_work(owner: Connection, database: Post
     assert list_runs(database, None, 1)[0]["seconds"] < 5
 
 
-def test_the_rate_is_that_of_all_who_work_on_a_collection(owner: Connection, database: PostgresDatabase) -> None:
+def test_the_rate_is_the_sum_of_all_runs_of_a_collection(owner: Connection, database: PostgresDatabase) -> None:
     for embedded, failed in ((90, 10), (40, 0)):
         run_id = begin(database, embedded=embedded, failed=failed)
         age(owner, run_id, begun_at="11 seconds", reported_at="1 second")
@@ -129,7 +127,7 @@ def test_costs_are_by_day_and_model_and_count_nothing_twice(
     assert len(list_costs(database, 366).entries) == 5
 
 
-def test_a_cost_that_nobody_told_is_not_nothing(database: PostgresDatabase) -> None:
+def test_an_unknown_price_gives_no_cost_instead_of_zero(database: PostgresDatabase) -> None:
     for name, provider in (("unheard-of", "openai"), ("text-embedding-3-small@512", "openai"), ("local", "ollama")):
         spec = {"name": name, "provider": provider, "dimensions": 8}
         database.call("register_embedding_model", spec)
@@ -164,7 +162,7 @@ def test_an_estimate_says_how_it_was_counted(
 # Failed rows
 
 
-def test_only_the_failed_rows_that_are_named_are_tried_again(
+def test_only_the_named_failed_rows_are_queued_again(
     owner: Connection, database: PostgresDatabase, work: Collection
 ) -> None:
     one, two, three, four = add(owner, "one", "two", "three", "four")
@@ -195,7 +193,7 @@ def columns(database: PostgresDatabase, collection: str) -> tuple[str | None, li
 
 
 @pytest.mark.parametrize("analyzed", [False, True], ids=["new", "analyzed"])
-def test_a_row_is_named_by_its_title_and_coloured_by_columns_of_few_values(
+def test_the_label_column_is_the_title_and_categories_have_few_values(
     owner: Connection, database: PostgresDatabase, analyzed: bool
 ) -> None:
     owner.execute("create type colour as enum ('red', 'blue')")
@@ -224,7 +222,7 @@ def test_a_row_is_named_by_its_title_and_coloured_by_columns_of_few_values(
     assert sample["ids"] == []
 
 
-def test_a_few_rows_with_a_text_each_have_no_categories(owner: Connection, database: PostgresDatabase) -> None:
+def test_a_column_of_distinct_texts_is_no_category(owner: Connection, database: PostgresDatabase) -> None:
     add(owner, "one", "two", "three")
     assert columns(database, MUSIC) == ("topic", [])
     # A table that was dropped is passed over.

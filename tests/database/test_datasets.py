@@ -98,7 +98,7 @@ def test_a_row_is_ready_exactly_when_it_is_active_enriched_and_embedded_with_its
     assert datasets.verify_embeddings() == 0
 
 
-def test_a_text_that_slipped_past_the_triggers_is_not_ready(
+def test_a_text_changed_with_triggers_disabled_is_not_ready(
     owner: Connection, datasets: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "Drums")
@@ -143,7 +143,7 @@ def test_the_score_has_every_part_and_is_their_sum(
             )
 
 
-def test_half_a_life_ago_is_half(owner: Connection, database: PostgresDatabase) -> None:
+def test_the_decay_is_one_half_after_one_half_life(owner: Connection, database: PostgresDatabase) -> None:
     add(owner, "Drums", published_at=datetime.now(UTC) - timedelta(days=10))
     add(owner, "Drums", published_at=datetime(1, 1, 1, tzinfo=UTC))
     rows = database.call("search_datasets", {"query_text": "drums", "half_life_days": 10})
@@ -152,14 +152,14 @@ def test_half_a_life_ago_is_half(owner: Connection, database: PostgresDatabase) 
         database.call("search_datasets", {"query_text": "drums", "half_life_days": 0})
 
 
-def test_a_better_score_wins_among_equals_and_a_tag_filters(owner: Connection, database: PostgresDatabase) -> None:
+def test_a_higher_static_score_ranks_first_and_a_tag_filters(owner: Connection, database: PostgresDatabase) -> None:
     low = add(owner, "Drums", score=0.1, tags=["a", "b"])
     high = add(owner, "Drums", score=0.9, tags=["b"])
     assert [row["id"] for row in database.call("search_datasets", {"query_text": "drums"})] == [high, low]
     assert [row["id"] for row in database.call("search_datasets", {"query_text": "drums", "filter_tag": "a"})] == [low]
 
 
-def test_rows_that_are_not_to_be_found_are_not_found(
+def test_inactive_and_unenriched_datasets_are_not_found(
     owner: Connection, database: PostgresDatabase, datasets: Collection, provider: FakeProvider
 ) -> None:
     row_id = add(owner, "Drums", "hits")
@@ -220,7 +220,7 @@ def test_the_same_rows_again_change_nothing(owner: Connection, database: Postgre
     assert len(set(before) - set(after)) == 1, "a new score is no new version of the row"
 
 
-def test_its_task_takes_a_hundred_rows_a_claim_and_says_how_many_were_done(
+def test_a_dataset_task_claims_a_hundred_rows_and_reports_its_count(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     runs = Runs(database)

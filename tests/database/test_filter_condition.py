@@ -23,16 +23,16 @@ def condition_of(owner: Connection, table: str, filter_: str) -> str:
         ('{"topic": {"prefix": null}, "category": null}', ""),
     ],
 )
-def test_filters_know_more_than_equality(owner: Connection, filter_: str, condition: str) -> None:
+def test_filters_support_prefix_and_pattern(owner: Connection, filter_: str, condition: str) -> None:
     assert condition_of(owner, "music_knowledge", filter_) == condition
 
 
-def test_an_array_is_asked_for_what_it_contains(owner: Connection) -> None:
+def test_contains_filters_an_array(owner: Connection) -> None:
     condition = condition_of(owner, "datasets", '{"tags": {"contains": "x"}}')
     assert condition == " and s.tags @> '{x}'"
 
 
 @pytest.mark.parametrize("filter_", ['{"topic": {"regex": "a"}}', '{"nothing": "a"}', '["a"]'])
-def test_a_filter_that_is_none_is_refused(owner: Connection, filter_: str) -> None:
+def test_an_invalid_filter_is_refused(owner: Connection, filter_: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         condition_of(owner, "music_knowledge", filter_)

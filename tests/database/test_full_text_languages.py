@@ -53,7 +53,7 @@ def test_any_text_can_be_a_document_and_a_query(owner: Connection, text: str) ->
     assert isinstance(query, str)
 
 
-def test_stop_words_of_any_language_are_left_out_unless_nothing_else_is_asked(owner: Connection) -> None:
+def test_stop_words_of_any_language_are_dropped_unless_the_query_has_only_stop_words(owner: Connection) -> None:
     def asked(query: str) -> set[str]:
         return set(ask(owner, "embedding.query_lexemes(%s, 'english', 'french')", query).split())
 

@@ -17,7 +17,7 @@ from shared.models import BackfillReport, QueueState
 from tests.postgres_cluster import Cluster
 
 
-def test_a_killed_process_is_not_counted_among_those_that_use_the_embedded_server(cluster: Cluster) -> None:
+def test_a_killed_process_does_not_keep_the_embedded_server_running(cluster: Cluster) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     handles = cluster._server.global_process_id_list
@@ -26,11 +26,11 @@ def test_a_killed_process_is_not_counted_among_those_that_use_the_embedded_serve
     assert handles._get() == [os.getpid()], "the last one that lives would not stop the server"
 
 
-def test_a_pool_that_lost_its_server_does_not_double_its_pauses_up_to_minutes(database: PostgresDatabase) -> None:
+def test_the_pool_reconnects_soon_after_a_restart_of_the_server(database: PostgresDatabase) -> None:
     assert database._pool.reconnect_timeout <= WAIT_FOR_CONNECTION
 
 
-def test_a_database_that_is_gone_is_not_said_to_have_no_rows_left(
+def test_an_unreachable_database_is_not_reported_as_zero_pending_rows(
     database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "scripts"))

@@ -39,7 +39,7 @@ def test_a_claim_gives_text_hash_and_attempt(owner: Connection, work: Collection
     assert work.embedding_queue().leased == 1
 
 
-def test_two_claimers_at_once_get_different_rows_and_neither_waits(owner: Connection, connect: Connect) -> None:
+def test_two_concurrent_claims_get_different_rows_without_waiting(owner: Connection, connect: Connect) -> None:
     add(owner, *(f"text {number}" for number in range(60)))
     first, second = connect(autocommit=False), connect(autocommit=False)
     second.execute("set lock_timeout = '2s'")
@@ -70,7 +70,9 @@ def test_many_claimers_take_each_row_exactly_once(owner: Connection, database_ur
     assert len(taken) + len(drain(0)) == 600
 
 
-def test_a_row_in_an_open_change_is_passed_over(owner: Connection, connect: Connect, work: Collection) -> None:
+def test_a_claim_skips_a_row_that_another_transaction_has_locked(
+    owner: Connection, connect: Connect, work: Collection
+) -> None:
     busy, free = add(owner, "busy", "free")
     user = connect(autocommit=False)
     user.execute("update music_knowledge set content = 'being edited' where id = %s", [busy])
@@ -79,7 +81,7 @@ def test_a_row_in_an_open_change_is_passed_over(owner: Connection, connect: Conn
     assert [row.text for row in work.claim_embeddings(10, 60)] == ["being edited"]
 
 
-def test_an_expired_lease_is_claimed_again_and_the_late_save_changes_nothing(
+def test_a_row_with_an_expired_lease_is_claimed_again_and_the_late_save_changes_nothing(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
@@ -108,7 +110,7 @@ def test_a_late_save_that_comes_first_ends_the_other_lease_too(
     assert work.verify_embeddings() == 0
 
 
-def test_a_change_of_text_keeps_the_lease_of_the_worker_that_has_the_row(owner: Connection, work: Collection) -> None:
+def test_a_changed_text_keeps_the_lease_of_its_worker(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "one")
     work.claim_embeddings(10, 60)
     owner.execute("update music_knowledge set content = 'two'")
@@ -145,7 +147,7 @@ def test_ready_is_what_a_claim_would_find(
     assert not ready(), "embedded"
 
 
-def test_released_rows_are_free_at_once_and_the_attempt_is_given_back(owner: Connection, work: Collection) -> None:
+def test_released_rows_can_be_claimed_at_once_and_count_no_attempt(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "one")
     work.claim_embeddings(10, 60)
     assert work.release_embeddings([row_id]) == 1
@@ -173,7 +175,7 @@ def test_no_transaction_stays_open_between_claim_and_save(owner: Connection, wor
 
 
 @pytest.mark.parametrize(("batch", "lease"), [(0, 60), (1001, 60), (50, 0), (50, 86_401)])
-def test_claims_have_bounds(work: Collection, batch: int, lease: int) -> None:
+def test_claim_arguments_out_of_bounds_are_refused(work: Collection, batch: int, lease: int) -> None:
     with pytest.raises(DatabaseRejected, match="must be between"):
         work.claim_embeddings(batch, lease)
 

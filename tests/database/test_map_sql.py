@@ -71,7 +71,7 @@ def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_
     assert 50 < len(grown & set(first["ids"])) < 95
 
 
-def test_what_it_costs_to_ask_whether_the_sample_has_changed_does_not_grow_with_the_table(
+def test_the_cost_of_the_sample_version_does_not_grow_with_the_table(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     work.register_embedding_model(provider.spec, use=True)
@@ -124,7 +124,7 @@ def test_the_version_changes_with_a_row_of_the_sample_and_with_nothing_else(
     assert version_of(database) not in seen
 
 
-def test_during_a_switch_the_model_of_most_vectors_is_drawn(
+def test_during_a_switch_the_map_shows_the_model_of_most_vectors(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     fill(owner, provider, work, 60)
@@ -150,7 +150,7 @@ def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatab
         database.call_scalar("sample_embeddings", {"collection": "nothing", "model": "fake"})
 
 
-def test_a_vector_of_any_length_is_drawn(
+def test_the_map_accepts_vectors_of_any_length(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     work.register_embedding_model(provider.spec, use=True)
@@ -175,7 +175,7 @@ class Clock:
 # The cache of maps
 
 
-def test_a_map_is_drawn_once_until_rows_change_or_ten_minutes_pass(
+def test_a_map_is_computed_again_only_after_a_change_or_ten_minutes(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     ids = fill(owner, provider, work, 30)

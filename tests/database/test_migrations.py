@@ -40,7 +40,7 @@ def virgin() -> Iterator[SecretStr]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_a_plain_postgresql_is_brought_up_to_date_and_a_second_time_nothing_is_done(virgin: SecretStr) -> None:
+def test_migrations_set_up_a_plain_postgresql_and_a_second_run_changes_nothing(virgin: SecretStr) -> None:
     with psycopg.connect(virgin.get_secret_value()) as connection:
         roles = connection.execute("select rolname from pg_roles where rolname ~ '^(anon|auth|service)'").fetchall()
         assert roles == []
@@ -50,7 +50,7 @@ def test_a_plain_postgresql_is_brought_up_to_date_and_a_second_time_nothing_is_d
         assert "music_knowledge" in [row["collection"] for row in database.call("embedding_coverage")]
 
 
-def test_before_the_first_migration_the_adapter_names_the_command_at_once(virgin: SecretStr) -> None:
+def test_an_empty_database_raises_an_error_that_names_the_migrate_command(virgin: SecretStr) -> None:
     with pytest.raises(DatabaseContractError, match=r"service_role.*scripts/migrate\.py"):
         PostgresDatabase(virgin).call("embedding_coverage")
 
@@ -76,7 +76,7 @@ def collections_of(url: SecretStr) -> set[str]:
 
 
 @pytest.mark.parametrize("names", [(), ("music_knowledge",), ("mir_synonyms",), ("datasets",), ("code_chunks",)])
-def test_a_database_may_be_set_up_with_some_of_the_collections(empty: SecretStr, names: tuple[str, ...]) -> None:
+def test_a_database_can_be_set_up_with_some_of_the_collections(empty: SecretStr, names: tuple[str, ...]) -> None:
     assert len(migrate(empty, collections=names, seed=True)) == 1 + len(names)
     assert collections_of(empty) == set(names)
     assert migrate(empty, seed=True) == [], "it keeps those it has"
@@ -93,7 +93,7 @@ def test_a_later_run_adds_collections_and_never_removes_one(empty: SecretStr) ->
     assert collections_of(empty) == set(SHIPPED)
 
 
-def test_an_interrupted_set_up_leaves_nothing_and_is_repeated_whole(
+def test_an_interrupted_setup_is_rolled_back_and_can_be_repeated(
     empty: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the next run would take the database for one that was set up with fewer collections."""
@@ -118,7 +118,7 @@ def test_an_unknown_collection_is_refused_with_the_list(empty: SecretStr) -> Non
     assert parse_collections("music_knowledge, datasets") == ["music_knowledge", "datasets"]
 
 
-def test_a_database_of_the_unreleased_layout_gets_one_line(empty: SecretStr) -> None:
+def test_a_database_of_the_unreleased_layout_raises_an_error_of_one_line(empty: SecretStr) -> None:
     with psycopg.connect(empty.get_secret_value(), autocommit=True) as owner:
         owner.execute(
             """create schema supabase_migrations;
@@ -185,7 +185,7 @@ def test_a_migration_that_fails_is_named_and_leaves_nothing_behind(empty: Secret
     assert migrate(empty, folder=tmp_path) == ["20990101000100"], "mended, it goes on where it stopped"
 
 
-def test_a_checkout_without_migrations_says_so(database_url: SecretStr, tmp_path: Path) -> None:
+def test_a_checkout_without_migrations_raises_an_error(database_url: SecretStr, tmp_path: Path) -> None:
     with pytest.raises(DatabaseContractError, match="no migrations"):
         migrate(database_url, folder=tmp_path)
 
@@ -263,7 +263,7 @@ def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
             owner.execute("reset role")
 
 
-def test_each_may_be_the_first_of_its_session(hosted: SecretStr, tmp_path: Path) -> None:
+def test_each_migration_can_be_the_first_statement_of_its_session(hosted: SecretStr, tmp_path: Path) -> None:
     """An upgrade applies what is new over a connection that has seen nothing else, pgvector's settings included."""
     for migration in list_migrations():
         shutil.copy(migration.path, tmp_path)

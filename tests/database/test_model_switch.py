@@ -53,7 +53,7 @@ def test_another_model_is_refused_until_the_collection_is_switched(
     assert same_width.wire.requests == [], "nothing may be paid for what cannot be stored"
 
 
-def test_rows_move_to_the_new_model_and_the_old_one_is_forgotten(
+def test_rows_move_to_the_new_model_and_the_old_one_is_removed(
     database: PostgresDatabase, embedded: None, wide: FakeProvider
 ) -> None:
     work = Collection(database, MUSIC)
@@ -66,7 +66,7 @@ def test_rows_move_to_the_new_model_and_the_old_one_is_forgotten(
     assert work.verify_embeddings() == 0
 
 
-def test_midway_a_search_finds_rows_of_both_models(
+def test_a_search_during_a_switch_finds_rows_of_both_models(
     database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider, owner: Connection
 ) -> None:
     switch_model(database, wide, MUSIC)
@@ -78,7 +78,7 @@ def test_midway_a_search_finds_rows_of_both_models(
     assert (len(result.hits), result.degraded) == (40, False)
 
 
-def test_searches_go_on_throughout_a_switch(
+def test_searches_return_all_rows_throughout_a_switch(
     database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
 ) -> None:
     switch_model(database, wide, MUSIC)
@@ -98,7 +98,7 @@ def test_searches_go_on_throughout_a_switch(
     assert set(found) == {(10, False)}
 
 
-def test_a_search_that_knows_the_old_model_alone_looks_again_where_it_comes_back_short(
+def test_a_search_with_a_cached_model_list_reads_it_again_if_rows_are_missing(
     database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
 ) -> None:
     service = search_service(database, wide, narrow)
@@ -110,7 +110,7 @@ def test_a_search_that_knows_the_old_model_alone_looks_again_where_it_comes_back
     assert {hit.semantic_rank for hit in hits} == set(range(1, 11))
 
 
-def test_switching_back_midway_embeds_only_what_had_moved(
+def test_switching_back_embeds_only_the_rows_that_had_moved(
     database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
 ) -> None:
     switch_model(database, wide, MUSIC)
@@ -133,7 +133,7 @@ def test_a_text_that_changes_during_a_switch_is_embedded_with_the_new_model(
     assert Collection(database, MUSIC).verify_embeddings() == 0
 
 
-def test_the_old_index_goes_with_the_last_row_of_its_model(
+def test_the_index_of_a_model_is_dropped_with_its_last_row(
     database: PostgresDatabase, embedded: None, owner: Connection, wide: FakeProvider
 ) -> None:
     old = Collection(database, MUSIC).create_embedding_index()
@@ -144,7 +144,7 @@ def test_the_old_index_goes_with_the_last_row_of_its_model(
     assert owner.execute("select to_regclass(%s)", [old]).fetchone() == (None,)
 
 
-def test_an_index_is_due_only_when_there_are_enough_vectors(
+def test_an_index_is_built_only_if_there_are_enough_vectors(
     database: PostgresDatabase, embedded: None, owner: Connection
 ) -> None:
     assert build_index(database, MUSIC) is None

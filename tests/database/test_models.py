@@ -34,7 +34,7 @@ def embedded(owner: Connection, work: Collection, provider: FakeProvider) -> str
     return row_id
 
 
-def test_the_first_run_decides_the_model(owner: Connection, work: Collection, provider: FakeProvider) -> None:
+def test_the_first_run_sets_the_model(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     assert coverage_of(work.database).model is None
     work.register_embedding_model(provider.spec, use=True)
     work.register_embedding_model(provider.spec, use=True)
@@ -61,7 +61,7 @@ def test_another_model_is_refused_naming_both_and_the_switch(
     assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (1,)
 
 
-def test_of_two_first_runs_at_once_the_second_is_refused(
+def test_only_one_of_two_concurrent_first_runs_sets_the_model(
     owner: Connection, connect: Callable[..., Connection], work: Collection, provider: FakeProvider
 ) -> None:
     work.register_embedding_model(OTHER.spec)
@@ -146,7 +146,7 @@ def test_a_vector_of_another_registered_model_is_kept_and_its_row_is_pending(
     assert (coverage.embedded, coverage.models) == (2, {"fake": 2})
 
 
-def test_rows_of_another_model_are_pending_from_the_moment_the_first_run_sets_one(
+def test_rows_of_another_model_are_pending_when_the_first_run_has_set_the_model(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     work.register_embedding_model(OTHER.spec)
@@ -160,7 +160,7 @@ def test_rows_of_another_model_are_pending_from_the_moment_the_first_run_sets_on
     assert embed_all(work, provider) == 1
 
 
-def test_search_asks_each_model_only_for_the_rows_it_made(
+def test_search_compares_rows_only_with_the_query_vector_of_their_model(
     owner: Connection, work: Collection, provider: FakeProvider, embedded: str, database: PostgresDatabase
 ) -> None:
     work.register_embedding_model(OTHER.spec)

@@ -18,7 +18,9 @@ def test_an_inserted_row_is_pending(owner: Connection, work: Collection) -> None
     assert queued(owner) == set(ids)
 
 
-def test_nothing_is_left_when_all_is_embedded(owner: Connection, work: Collection, provider: FakeProvider) -> None:
+def test_the_queue_is_empty_when_all_rows_are_embedded(
+    owner: Connection, work: Collection, provider: FakeProvider
+) -> None:
     add(owner, *(f"text {number}" for number in range(120)))
     assert embed_all(work, provider) == 120
     coverage = coverage_of(work.database)
@@ -33,7 +35,7 @@ def test_nothing_is_left_when_all_is_embedded(owner: Connection, work: Collectio
         ("alter table music_knowledge disable trigger user", "alter table music_knowledge enable trigger user"),
     ],
 )
-def test_reconcile_finds_rows_that_slipped_past_the_triggers(
+def test_reconcile_queues_rows_written_with_triggers_disabled(
     owner: Connection, work: Collection, provider: FakeProvider, off: str, on: str
 ) -> None:
     add(owner, "seen")
@@ -49,7 +51,7 @@ def test_reconcile_finds_rows_that_slipped_past_the_triggers(
     assert embed_all(work, provider) == 3
 
 
-def test_a_queue_that_was_lost_is_made_again(owner: Connection, work: Collection, provider: FakeProvider) -> None:
+def test_reconcile_rebuilds_a_lost_queue(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     add(owner, "one", "two")
     embed_all(work, provider)
     add(owner, "three")
@@ -57,7 +59,7 @@ def test_a_queue_that_was_lost_is_made_again(owner: Connection, work: Collection
     assert work.reconcile_embeddings() == 1
 
 
-def test_an_entry_without_need_is_dropped_by_the_next_claim(
+def test_a_claim_removes_an_entry_that_needs_no_vector(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     done, pending = add(owner, "one", "two")
@@ -75,7 +77,7 @@ def test_an_entry_without_need_is_dropped_by_the_next_claim(
     assert queued(owner) == {pending}
 
 
-def test_delete_truncate_and_a_new_key_keep_the_queue_true(owner: Connection, work: Collection) -> None:
+def test_delete_truncate_and_key_changes_update_the_queue(owner: Connection, work: Collection) -> None:
     first, second, third = add(owner, "one", "two", "three")
     owner.execute("delete from music_knowledge where id = %s", [first])
     assert queued(owner) == {second, third}
@@ -102,7 +104,7 @@ def test_two_rows_that_swap_their_keys_keep_their_vectors(
     assert owner.execute("select count(embedding) from pairs").fetchone() == (2,)
 
 
-def test_a_change_that_is_rolled_back_leaves_the_queue_alone(
+def test_a_rolled_back_change_does_not_change_the_queue(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
@@ -115,7 +117,7 @@ def test_a_change_that_is_rolled_back_leaves_the_queue_alone(
     assert work.verify_embeddings() == 0
 
 
-def test_a_changed_text_is_a_fresh_start_also_for_a_failed_row(owner: Connection, work: Collection) -> None:
+def test_a_changed_text_resets_the_attempts_of_a_failed_row(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "refused")
     work.claim_embeddings(10, 60)
     assert work.fail_embeddings([(row_id, "no", True)]) == 1
@@ -126,7 +128,7 @@ def test_a_changed_text_is_a_fresh_start_also_for_a_failed_row(owner: Connection
     assert [row.text for row in work.claim_embeddings(10, 60)] == ["acceptable"]
 
 
-def test_a_failed_row_that_loses_its_text_is_forgotten(owner: Connection, work: Collection) -> None:
+def test_a_failed_row_without_text_leaves_the_queue(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "refused")
     work.claim_embeddings(10, 60)
     work.fail_embeddings([(row_id, "no", True)])

@@ -35,7 +35,7 @@ def test_the_wait_is_never_longer_than_an_hour(owner: Connection, work: Collecti
     assert found["wait"] == pytest.approx(3600, abs=3)
 
 
-def test_after_max_attempts_it_fails_and_is_claimed_no_more(owner: Connection, work: Collection) -> None:
+def test_after_max_attempts_a_row_is_failed_and_not_claimed_again(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "poison")
     for _ in range(4):
         assert fail(work, "first errors") == 0
@@ -51,19 +51,19 @@ def test_after_max_attempts_it_fails_and_is_claimed_no_more(owner: Connection, w
     assert (coverage.total, coverage.pending, coverage.failed) == (1, 0, 1)
 
 
-def test_a_collection_may_have_its_own_number_of_attempts(owner: Connection, work: Collection) -> None:
+def test_max_attempts_can_be_set_for_each_collection(owner: Connection, work: Collection) -> None:
     owner.execute("update embedding.collections set max_attempts = 1")
     add(owner, "poison")
     assert fail(work) == 1
 
 
-def test_a_final_error_parks_at_once(owner: Connection, work: Collection) -> None:
+def test_a_final_error_fails_the_row_at_once(owner: Connection, work: Collection) -> None:
     add(owner, "poison")
     assert fail(work, "refused for good", final=True) == 1
     assert [row["error"] for row in work.list_failed_embeddings()] == ["refused for good"]
 
 
-def test_a_failed_row_does_not_hold_back_the_others(
+def test_a_failed_row_does_not_delay_the_other_rows(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     poison, *_ = add(owner, "poison", "good", "better")
@@ -92,7 +92,7 @@ def test_reconcile_leaves_failed_rows_failed(owner: Connection, work: Collection
     assert work.claim_embeddings(10, 60) == []
 
 
-def test_a_row_whose_workers_all_die_fails_in_the_end(owner: Connection, work: Collection) -> None:
+def test_a_row_that_crashes_every_worker_is_failed_at_last(owner: Connection, work: Collection) -> None:
     """Not after max_attempts: most rows of a dead worker's batch are innocent."""
     killer, innocent = add(owner, "killer", "innocent")
     for attempt in range(1, 21):
@@ -115,7 +115,7 @@ def test_abandoned_rows_alone_do_not_stop_a_claim(owner: Connection, work: Colle
     assert work.embedding_queue().failed == 8
 
 
-def test_an_error_is_kept_in_bounds_and_never_missing(owner: Connection, work: Collection) -> None:
+def test_a_stored_error_is_shortened_and_never_empty(owner: Connection, work: Collection) -> None:
     first, second = add(owner, "one", "two")
     work.claim_embeddings(10, 60)
     work.database.call(
@@ -131,7 +131,7 @@ def test_an_error_is_kept_in_bounds_and_never_missing(owner: Connection, work: C
     }
 
 
-def test_a_row_that_is_embedded_after_failures_leaves_no_trace(
+def test_a_row_embedded_after_failures_leaves_the_queue(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")
@@ -141,7 +141,7 @@ def test_a_row_that_is_embedded_after_failures_leaves_no_trace(
     assert queued(owner) == set()
 
 
-def test_reports_about_rows_that_are_gone_are_harmless(owner: Connection, work: Collection) -> None:
+def test_reports_about_deleted_rows_change_nothing(owner: Connection, work: Collection) -> None:
     (row_id,) = add(owner, "one")
     work.claim_embeddings(10, 60)
     owner.execute("delete from music_knowledge")

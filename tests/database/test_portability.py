@@ -82,7 +82,7 @@ def test_the_rules_leave_good_sql_alone() -> None:
     assert breaches(script) == []
 
 
-def test_users_are_taught_quoted_bodies() -> None:
+def test_the_documentation_uses_quoted_function_bodies() -> None:
     """A document_text written `return ...` would forbid the user to alter the table on PostgreSQL 15."""
     taught = re.compile(r"language sql[^;$]*?\breturn\s+(?!next|query)\S+", re.IGNORECASE)
     assert taught.search("create function f(t x) returns text language sql immutable return t.title;")

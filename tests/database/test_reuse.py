@@ -13,7 +13,7 @@ def claim_and_reuse(work: Collection, provider: FakeProvider) -> tuple[list[Clai
     return rows, {row.row_id for row in rows if row.reused}
 
 
-def test_a_text_that_the_table_holds_takes_its_vector(
+def test_a_row_with_a_known_text_gets_its_vector_without_a_call(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (first,) = add(owner, "one")
@@ -26,7 +26,7 @@ def test_a_text_that_the_table_holds_takes_its_vector(
     assert work.verify_embeddings() == 0
 
 
-def test_a_row_edited_and_edited_back_takes_a_neighbours_vector(
+def test_a_row_edited_back_gets_the_vector_of_an_equal_text(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     first, _ = add(owner, "one", "one")
@@ -76,7 +76,7 @@ def test_vectors_of_another_model_are_not_reused(owner: Connection, work: Collec
     assert (len(rows), done) == (2, set())
 
 
-def test_a_row_whose_text_changed_after_the_claim_is_not_filled(
+def test_a_row_whose_text_changed_after_the_claim_gets_no_copied_vector(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")

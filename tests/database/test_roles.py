@@ -50,7 +50,7 @@ CLOSED = (
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("statement", CLOSED)
-def test_api_callers_may_not(work: Collection, role: Role, caller: str, statement: str) -> None:
+def test_api_roles_cannot_call_worker_functions(work: Collection, role: Role, caller: str, statement: str) -> None:
     function = re.match(r"select \* from (\w+)\(", statement)
     # By the function's own grants, not by what it happens to call on its way.
     closed = f"for function {function[1]}" if function else "for (table|schema)"
@@ -58,7 +58,7 @@ def test_api_callers_may_not(work: Collection, role: Role, caller: str, statemen
         connection.execute(statement)
 
 
-def test_service_role_may_do_all_of_it(owner: Connection, work: Collection, role: Role) -> None:
+def test_service_role_can_call_worker_functions(owner: Connection, work: Collection, role: Role) -> None:
     with role("service_role") as connection:
         for statement in CLOSED[:-2]:
             if "untrack" not in statement and "register" not in statement:
@@ -97,7 +97,7 @@ def selective(owner: Connection, work: Collection, provider: FakeProvider) -> li
 
 
 @pytest.mark.parametrize("ranking", ["full-text", "semantic", "hybrid"])
-def test_a_search_finds_what_its_caller_may_see(
+def test_a_search_returns_only_rows_that_its_caller_may_read(
     selective: list[str], provider: FakeProvider, role: Role, ranking: str
 ) -> None:
     words = "chord progression" if ranking != "semantic" else None
@@ -120,9 +120,7 @@ def test_a_search_finds_what_its_caller_may_see(
         assert search(service) == {secret, open_row, own}
 
 
-def test_a_search_does_not_tell_of_hidden_rows_by_its_scores(
-    owner: Connection, selective: list[str], role: Role
-) -> None:
+def test_scores_do_not_reveal_hidden_rows(owner: Connection, selective: list[str], role: Role) -> None:
     query = "select score, full_text_score, full_text_rank from search_music_knowledge('secret chord progression')"
     with role("anon") as anon:
         before = anon.execute(query).fetchall()

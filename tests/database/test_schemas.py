@@ -61,7 +61,7 @@ def test_the_files_define_the_functions_of_the_catalog(owner: Connection) -> Non
 
 
 @pytest.mark.parametrize("kind", ["comment", "revoke"])
-def test_every_function_has_it_in_its_own_file(kind: str) -> None:
+def test_every_function_has_its_comment_in_its_own_file(kind: str) -> None:
     assert {(file, name) for file, name, _ in definitions()} - statements(kind) == set()
 
 

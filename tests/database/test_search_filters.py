@@ -26,7 +26,7 @@ from tests.database.search_rows import EAST, UP, add_notes, hits, ids, trio
         ({"text": "piano", "source": "embedding.models"}, "42704", "is not tracked"),
     ],
 )
-def test_what_cannot_be_asked_is_named(notes: Connection, arguments: dict[str, Any], state: str, message: str) -> None:
+def test_an_invalid_filter_is_named(notes: Connection, arguments: dict[str, Any], state: str, message: str) -> None:
     with pytest.raises(psycopg.Error, match=message) as error:
         hits(notes, **arguments)
     assert error.value.sqlstate == state
@@ -65,7 +65,7 @@ def kinds(owner: Connection) -> Connection:
     return owner
 
 
-def test_a_filter_that_does_not_fit_its_column_is_the_callers_mistake(kinds: Connection) -> None:
+def test_a_filter_value_of_the_wrong_type_is_an_error_of_the_caller(kinds: Connection) -> None:
     """In class 42 it would read like a database that is not up to date."""
     values = (
         "x",
@@ -139,14 +139,14 @@ def test_filters_compare_columns_and_null_filters_nothing(notes: Connection) -> 
     assert ids(hits(notes, "piano", filter={"kind": "x' or true --"})) == []
 
 
-def test_a_filter_reaches_rows_behind_thousands_that_hold_the_same_words(notes: Connection) -> None:
+def test_a_filter_finds_rows_among_thousands_with_the_same_words(notes: Connection) -> None:
     add_notes(notes, *((row, "piano drum", "rare" if row > 2980 else "frequent", 1, None, None) for row in range(3000)))
     notes.execute("analyze notes")
     assert len(hits(notes, "piano drum", filter={"kind": "rare"}, match_count=10)) == 10
     assert len(hits(notes, "piano", filter={"kind": "rare"}, match_count=100)) == 19
 
 
-def test_operators_inside_a_word_are_letters_of_it(notes: Connection) -> None:
+def test_operators_inside_a_word_are_ordinary_characters(notes: Connection) -> None:
     add_notes(notes, (1, "see http://example.com/a&b", "k", 1, None, None), (2, "see example.com", "k", 1, None, None))
     whole, host = hits(notes, "http://example.com/a&b")
     assert (whole["row_id"], host["row_id"]) == ("1", "2")

@@ -94,7 +94,7 @@ def test_the_full_text_score_is_bm25_over_the_rows_that_the_caller_sees(
     assert found[0]["full_text_score"] == 1
 
 
-def test_a_word_that_statistics_do_not_know_is_counted(notes: Connection) -> None:
+def test_a_word_missing_from_the_statistics_is_counted(notes: Connection) -> None:
     # 1,200 words, each in one row: none is common enough for the statistics to keep, but "drum" is.
     bodies = {row: f"drum {'bass ' * (row % 3)} tune{row}x" for row in range(1200)}
     add_notes(notes, *((row, body, None, None, None, None) for row, body in bodies.items()))
@@ -110,7 +110,7 @@ def test_a_word_that_statistics_do_not_know_is_counted(notes: Connection) -> Non
     assert ids(hits(notes, "tune7x drum"))[0] == 7
 
 
-def test_a_question_needs_not_all_of_its_words(notes: Connection) -> None:
+def test_a_row_matches_without_all_words_of_the_query(notes: Connection) -> None:
     add_notes(notes, (1, "a piano sonata", None, 1, None, None), (2, "drums and bass", None, 1, None, None))
     assert ids(hits(notes, "which zither plays a sonata in the opera house?")) == [1]
 

@@ -19,14 +19,14 @@ def chorus(connection: Connection, exact: str) -> None:
     connection.execute("analyze notes")
 
 
-def test_a_query_of_one_exact_word_is_not_drowned_by_semantic_hits(notes: Connection) -> None:
+def test_an_exact_word_ranks_above_semantic_hits(notes: Connection) -> None:
     chorus(notes, "shoegaze")
     (first, second, *_) = hits(notes, "shoegaze", EAST)
     assert first["row_id"] == "777"
     assert first["semantic_score"] < second["semantic_score"]
 
 
-def test_one_frequent_word_of_a_question_does_not_overrule_the_semantic_ranking(notes: Connection) -> None:
+def test_one_frequent_word_does_not_outweigh_the_semantic_ranking(notes: Connection) -> None:
     chorus(notes, "shoegaze")
     found = hits(notes, "what makes such songs sound so warm and distant to us listeners", EAST, match_count=200)
     # Every row holds "song", and row 777 little else: by full text alone it is far ahead, although the word is in every row.
@@ -34,7 +34,7 @@ def test_one_frequent_word_of_a_question_does_not_overrule_the_semantic_ranking(
     assert max(hit["full_text_trust"] or 0 for hit in found) < 0.05
 
 
-def test_full_text_trust_rises_with_rarity_and_with_the_number_of_words_that_a_row_holds(notes: Connection) -> None:
+def test_full_text_trust_grows_with_the_rarity_and_number_of_matched_words(notes: Connection) -> None:
     chorus(notes, "shoegaze dreampop")
 
     def trust(query: str) -> float:
@@ -63,7 +63,7 @@ def test_a_row_that_is_not_embedded_yet_is_found_by_full_text_among_rows_that_ar
     assert new["semantic_score"] == 0
 
 
-def test_either_ranking_works_alone_and_a_row_of_one_ranking_is_scored_by_both(notes: Connection) -> None:
+def test_each_ranking_works_alone_and_every_hit_gets_both_scores(notes: Connection) -> None:
     trio(notes)
     assert ids(hits(notes, "piano")) == [1, 2]
     assert {hit["semantic_rank"] for hit in hits(notes, "piano")} == {None}
@@ -86,7 +86,7 @@ def test_a_ranking_of_weight_zero_is_left_out(notes: Connection) -> None:
     assert hits(notes, "sonata", UP, full_text_weight=0.0, semantic_weight=0.0) == []
 
 
-def test_weights_decide_and_scores_add_up_under_them(notes: Connection) -> None:
+def test_the_score_is_the_weighted_sum_of_its_parts(notes: Connection) -> None:
     trio(notes)
     for full_text, semantic in ((0.9, 0.1), (0.0, 1.0), (0.5, 0.5), (2.0, 3.0)):
         add_up(hits(notes, "sonata", UP, full_text_weight=full_text, semantic_weight=semantic), full_text, semantic)
@@ -96,7 +96,7 @@ def test_weights_decide_and_scores_add_up_under_them(notes: Connection) -> None:
     assert given_null == hits(notes, "sonata", UP)
 
 
-def test_reciprocal_rank_fusion_scores_by_place(notes: Connection) -> None:
+def test_reciprocal_rank_fusion_scores_by_rank(notes: Connection) -> None:
     trio(notes)
     found = hits(notes, "piano", UP, fusion="rrf")
     add_up(found)
@@ -114,7 +114,7 @@ def test_ties_break_by_id_as_a_number(notes: Connection) -> None:
             assert ids(found) == [1, 9, 10, 100]
 
 
-def test_a_row_that_holds_rare_and_frequent_words_is_one_hit(notes: Connection) -> None:
+def test_a_row_with_rare_and_frequent_words_is_one_hit(notes: Connection) -> None:
     """More rows than are scored, so that each way of finding rows has its turn, and finds what others found."""
     add_notes(
         notes,

@@ -55,7 +55,7 @@ def scans_of_the_index(connection: Connection) -> int:
 
 
 @pytest.mark.parametrize("name", ["service_role", "anon"])
-def test_the_vector_index_is_used_and_a_filter_that_one_row_in_a_hundred_passes_fills_the_list(
+def test_the_vector_index_returns_a_full_list_for_a_filter_that_one_percent_of_rows_pass(
     owner: Connection, role: Callable[..., Any], name: str
 ) -> None:
     fill_music(owner)
@@ -77,7 +77,7 @@ def test_the_vector_index_is_used_and_a_filter_that_one_row_in_a_hundred_passes_
         assert found == [("rare",)] * 20
 
 
-def test_a_large_table_is_searched_by_its_index_unasked(owner: Connection) -> None:
+def test_a_large_table_is_searched_with_its_index(owner: Connection) -> None:
     owner.execute("set maintenance_work_mem = '64MB'")
     fill_music(owner, 12_000)
     with owner.transaction():

@@ -48,7 +48,7 @@ def test_a_repeated_query_starts_no_thread(service: SearchService, monkeypatch: 
     assert service.search("music_knowledge", "a quiet waltz").hits == first.hits
 
 
-def test_that_a_collection_has_no_model_yet_is_known_for_a_while_too(
+def test_a_missing_model_of_a_collection_is_cached_too(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(owner, *(f"reverb number {number}" for number in range(5)))
@@ -60,7 +60,7 @@ def test_that_a_collection_has_no_model_yet_is_known_for_a_while_too(
     assert len(looks) == 1
 
 
-def test_a_failed_call_is_not_remembered(service: SearchService, provider: FakeProvider) -> None:
+def test_a_failed_call_is_not_cached(service: SearchService, provider: FakeProvider) -> None:
     provider.wire.down = ProviderUnavailable("nobody is there")
     degraded = service.search("music_knowledge", "reverb")
     assert degraded.degraded
@@ -85,7 +85,7 @@ class Maker:
         return self.provider
 
 
-def test_a_provider_that_could_not_be_made_is_made_later(
+def test_a_provider_that_could_not_be_created_is_created_later(
     service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 0)
@@ -98,7 +98,7 @@ def test_a_provider_that_could_not_be_made_is_made_later(
     assert not service.search("music_knowledge", "reverb").degraded
 
 
-def test_it_is_not_tried_for_every_query(
+def test_creating_a_failing_provider_is_not_repeated_for_every_query(
     service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 600)
@@ -117,7 +117,7 @@ def test_before_the_first_backfill_a_search_is_full_text_only(
     assert [hit.row["content"] for hit in result.hits] == ["gain staging"]
 
 
-def test_what_cannot_be_searched_is_named(service: SearchService) -> None:
+def test_an_unsearchable_collection_is_named(service: SearchService) -> None:
     with pytest.raises(NotFound, match=r"'queue'.*music_knowledge"):
         service.search("queue", "x")
     with pytest.raises(InvalidRequest, match=r"'owner'.*category"):

@@ -7,7 +7,7 @@ from tests.database.rows import Connection
 from tests.database.search_rows import EAST, add_notes, hits, trio
 
 
-def test_hidden_rows_move_neither_hits_nor_scores(notes: Connection, role: Callable[..., Any]) -> None:
+def test_hidden_rows_change_neither_hits_nor_scores(notes: Connection, role: Callable[..., Any]) -> None:
     trio(notes)
     notes.execute("alter table notes enable row level security")
     notes.execute("create policy p on notes for select to anon using (kind <> 'secret')")
@@ -32,7 +32,9 @@ def test_hidden_rows_move_neither_hits_nor_scores(notes: Connection, role: Calla
     assert asked() == before
 
 
-def test_statistics_are_told_only_to_who_sees_every_row(notes: Connection, role: Callable[..., Any]) -> None:
+def test_statistics_are_returned_only_to_a_role_that_sees_every_row(
+    notes: Connection, role: Callable[..., Any]
+) -> None:
     trio(notes)
     notes.execute("analyze notes")
 

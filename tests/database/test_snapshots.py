@@ -189,7 +189,7 @@ def test_a_privilege_that_is_not_on_record_is_noticed(owner: Connection, grant: 
         assert privileges(owner) != (SNAPSHOTS / "privileges.txt").read_text()
 
 
-def test_every_function_says_where_names_are_looked_up(owner: Connection) -> None:
+def test_every_function_sets_a_search_path(owner: Connection) -> None:
     """With an empty path the session's own pg_temp comes first, with this one last: that is for what may run as its owner."""
     wrong = owner.execute(
         f"""select o.oid::regprocedure::text from pg_proc o join pg_namespace n on n.oid = o.pronamespace
@@ -211,7 +211,7 @@ def test_every_function_and_table_has_a_comment(owner: Connection) -> None:
     assert silent == []
 
 
-def test_no_function_is_open_to_everybody(owner: Connection) -> None:
+def test_no_function_is_granted_to_public(owner: Connection) -> None:
     everybody = owner.execute(
         f"""select o.oid::regprocedure::text from pg_proc o join pg_namespace n on n.oid = o.pronamespace
         where {OURS} and has_function_privilege('public', o.oid, 'execute')"""
@@ -220,7 +220,7 @@ def test_no_function_is_open_to_everybody(owner: Connection) -> None:
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_api_callers_may_search_and_nothing_else(owner: Connection, role: str) -> None:
+def test_api_roles_can_only_search(owner: Connection, role: str) -> None:
     """A search, and what a search calls on its way."""
     rows = owner.execute(
         f"""select n.nspname || '.' || o.proname, o.prosrc, has_function_privilege(%s, o.oid, 'execute')

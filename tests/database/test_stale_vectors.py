@@ -34,7 +34,7 @@ def embedded(owner: Connection, work: Collection, provider: FakeProvider) -> str
     return row_id
 
 
-def test_a_changed_text_clears_the_vector_and_is_pending(owner: Connection, work: Collection, embedded: str) -> None:
+def test_a_changed_text_clears_its_vector_and_is_pending(owner: Connection, work: Collection, embedded: str) -> None:
     edit(owner, embedded, "something else")
     assert vector_of(owner, embedded) == GONE
     assert queued(owner) == {embedded}
@@ -55,7 +55,7 @@ def test_a_changed_text_clears_the_vector_and_is_pending(owner: Connection, work
         "update music_knowledge set id = gen_random_uuid(), content = 'else' where id = %(id)s",
     ],
 )
-def test_whatever_statement_changes_the_text(
+def test_every_kind_of_statement_that_changes_a_text_clears_its_vector(
     owner: Connection, work: Collection, embedded: str, statement: str
 ) -> None:
     owner.execute(statement, {"id": embedded})
@@ -86,7 +86,7 @@ def test_a_change_that_leaves_the_text_keeps_the_vector_and_nothing_is_pending(
     assert work.verify_embeddings() == 0
 
 
-def test_a_text_that_is_emptied_loses_its_vector_and_is_not_pending(
+def test_an_emptied_text_clears_its_vector_and_is_not_pending(
     owner: Connection, work: Collection, embedded: str
 ) -> None:
     edit(owner, embedded, "")
@@ -95,7 +95,7 @@ def test_a_text_that_is_emptied_loses_its_vector_and_is_not_pending(
     assert work.claim_embeddings(10, 60) == []
 
 
-def test_a_vector_without_a_text_is_not_kept(owner: Connection, work: Collection, provider: FakeProvider) -> None:
+def test_a_vector_without_a_text_is_cleared(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     owner.execute(
         "insert into music_knowledge (topic, embedding, embedding_model) values ('', %s, %s)",
         [vector_text(provider.embed_query("x")), provider.model],
@@ -132,7 +132,7 @@ def test_text_changed_and_changed_back_is_not_stale(
 
 
 @pytest.mark.parametrize(("end", "expected"), [("commit", (0, 1)), ("rollback", (1, 0))])
-def test_save_waits_for_an_open_change_and_judges_by_its_outcome(
+def test_a_save_waits_for_a_concurrent_update_and_compares_the_new_text(
     owner: Connection,
     connect: Connect,
     work: Collection,
@@ -154,7 +154,7 @@ def test_save_waits_for_an_open_change_and_judges_by_its_outcome(
     assert (vector_of(owner, row_id) == GONE) == (end == "commit")
 
 
-def test_a_change_that_waits_for_a_save_clears_what_was_just_saved(
+def test_an_update_that_waited_for_a_save_clears_the_saved_vector(
     owner: Connection, connect: Connect, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
@@ -172,7 +172,7 @@ def test_a_change_that_waits_for_a_save_clears_what_was_just_saved(
     assert queued(owner) == {row_id}
 
 
-def test_a_row_deleted_while_it_is_embedded_is_stale_and_forgotten(
+def test_a_row_deleted_during_its_provider_call_is_stale_and_leaves_the_queue(
     owner: Connection, connect: Connect, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "one")
@@ -186,7 +186,7 @@ def test_a_row_deleted_while_it_is_embedded_is_stale_and_forgotten(
     assert queued(owner) == set()
 
 
-def test_a_key_changed_while_the_row_is_embedded_is_stale_and_pending_under_the_new_one(
+def test_a_row_with_a_changed_key_is_stale_and_pending_under_the_new_key(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     add(owner, "one")
@@ -197,7 +197,7 @@ def test_a_key_changed_while_the_row_is_embedded_is_stale_and_pending_under_the_
     assert embed_all(work, provider) == 1
 
 
-def test_a_failure_of_the_old_text_says_nothing_of_the_new_one(
+def test_a_failure_of_the_old_text_does_not_count_for_the_new_text(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "a text that no provider takes")
@@ -210,7 +210,7 @@ def test_a_failure_of_the_old_text_says_nothing_of_the_new_one(
     assert embed_all(work, provider) == 1
 
 
-def test_a_vector_brought_with_its_text_is_adopted(
+def test_a_vector_written_with_its_text_is_adopted(
     owner: Connection, work: Collection, provider: FakeProvider, embedded: str
 ) -> None:
     vector = vector_text(provider.embed_query("brought along"))
@@ -229,7 +229,7 @@ def test_a_vector_brought_with_its_text_is_adopted(
     assert work.verify_embeddings() == 0
 
 
-def test_a_vector_brought_with_the_hash_of_another_text_is_dropped(
+def test_a_vector_written_with_the_hash_of_another_text_is_cleared(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute(
@@ -241,7 +241,7 @@ def test_a_vector_brought_with_the_hash_of_another_text_is_dropped(
     assert len(queued(owner)) == 1
 
 
-def test_a_late_vector_written_by_hand_over_a_changed_text_does_not_last(
+def test_a_vector_written_by_hand_for_a_former_text_is_cleared(
     owner: Connection, work: Collection, embedded: str
 ) -> None:
     """The unconditional `update ... where id` of many guides: the hash tells that the text is another one."""
@@ -256,7 +256,7 @@ def test_a_late_vector_written_by_hand_over_a_changed_text_does_not_last(
     assert work.verify_embeddings() == 0
 
 
-def test_vectors_that_slipped_past_the_triggers_are_counted_and_repaired(
+def test_stale_vectors_written_with_triggers_disabled_are_counted_and_repaired(
     owner: Connection, work: Collection, provider: FakeProvider, embedded: str
 ) -> None:
     owner.execute("alter table music_knowledge disable trigger user")
@@ -270,7 +270,7 @@ def test_vectors_that_slipped_past_the_triggers_are_counted_and_repaired(
     assert work.verify_embeddings() == 0
 
 
-def test_updated_at_is_touched_by_edits_only(owner: Connection, work: Collection, provider: FakeProvider) -> None:
+def test_only_edits_set_updated_at(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     (row_id,) = add(owner, "one")
     read = "select updated_at from music_knowledge"
     inserted = owner.execute(read).fetchone()

@@ -82,13 +82,13 @@ def state(connection: Connection, tag_id: int) -> tuple[Any, ...]:
         json.dumps({"search_terms": ["a"], "usage_context": "a" * 2001}),
     ],
 )
-def test_the_database_itself_refuses_what_are_no_synonyms(owner: Connection, wrong: str) -> None:
+def test_the_database_refuses_invalid_synonyms(owner: Connection, wrong: str) -> None:
     tag_id = add_tag(owner, "Zouk")
     with pytest.raises(psycopg.errors.CheckViolation):
         owner.execute("insert into mir_synonyms (tag_type, tag_id, synonyms) values ('genre', %s, %s)", [tag_id, wrong])
 
 
-def test_by_hand_one_term_is_enough_and_a_generator_owes_five_to_ten(owner: Connection) -> None:
+def test_manual_synonyms_need_one_term_and_generated_ones_five_to_ten(owner: Connection) -> None:
     add(owner, "Zouk")
     for count in (4, 11):
         with pytest.raises(psycopg.errors.CheckViolation, match="generated"):
@@ -112,7 +112,7 @@ def test_a_tag_has_one_row_and_a_row_has_a_tag(owner: Connection) -> None:
 # What follows a tag
 
 
-def test_what_is_switched_off_loses_its_vector_and_its_fts(
+def test_inactive_synonyms_have_no_vector_and_no_fts(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     tag_id = add(owner, "Zouk", "dance")
@@ -127,7 +127,7 @@ def test_what_is_switched_off_loses_its_vector_and_its_fts(
     assert database.call("search_mir_synonyms", {"query_text": "zouk dance", "query_embedding": vector}) == []
 
 
-def test_a_rename_switches_off_unless_it_is_a_spelling(owner: Connection) -> None:
+def test_a_rename_deactivates_synonyms_unless_only_the_spelling_changes(owner: Connection) -> None:
     tag_id = add(owner, "Hip-Hop", "rap")
 
     def rename(name: str) -> tuple[Any, ...]:
@@ -147,7 +147,7 @@ def test_a_rename_switches_off_unless_it_is_a_spelling(owner: Connection) -> Non
 
 
 @pytest.mark.parametrize("statement", ["delete from genre_tags", "truncate genre_tags"])
-def test_the_synonyms_of_a_tag_that_is_gone_are_gone(owner: Connection, statement: str) -> None:
+def test_the_synonyms_of_a_deleted_tag_are_deleted(owner: Connection, statement: str) -> None:
     tag_id = add(owner, "Zouk")
     mood_id = add_tag(owner, "Jolly", "mood")
     owner.execute(
@@ -166,7 +166,9 @@ def test_a_tag_with_another_key_keeps_its_synonyms(owner: Connection) -> None:
     assert state(owner, 77)[:2] == ("Zouk", True)
 
 
-def test_a_rename_that_is_under_way_is_waited_for(owner: Connection, connect: Callable[..., Connection]) -> None:
+def test_synonyms_wait_for_a_concurrent_rename_of_their_tag(
+    owner: Connection, connect: Callable[..., Connection]
+) -> None:
     tag_id = add_tag(owner, "Zouk")
     renaming = connect(autocommit=False)
     renaming.execute("update genre_tags set name = 'Polka' where id = %s", [tag_id])
@@ -187,7 +189,7 @@ def zouk(store: SynonymStore) -> Tag:
     return tag
 
 
-def test_tags_without_synonyms_are_asked_for_and_only_those(owner: Connection, store: SynonymStore) -> None:
+def test_only_tags_without_synonyms_are_queued(owner: Connection, store: SynonymStore) -> None:
     add(owner, "Has some")
     off = add(owner, "Switched off")
     owner.execute("update mir_synonyms set is_active = false where tag_id = %s", [off])
@@ -205,7 +207,7 @@ def test_tags_without_synonyms_are_asked_for_and_only_those(owner: Connection, s
     assert store.request_synonyms(force=True) == 5
 
 
-def test_the_catalogue_comes_along_with_likely_relatives_first(owner: Connection, store: SynonymStore) -> None:
+def test_a_claimed_tag_comes_with_related_tags_likely_ones_first(owner: Connection, store: SynonymStore) -> None:
     for number in range(60):
         add_tag(owner, f"Genre {number}")
     add_tag(owner, "Acid jazz")
@@ -219,7 +221,7 @@ def test_the_catalogue_comes_along_with_likely_relatives_first(owner: Connection
     assert "Jazz" not in tag.related
 
 
-def test_an_answer_about_a_name_the_tag_no_longer_has_is_not_stored(owner: Connection, store: SynonymStore) -> None:
+def test_synonyms_for_a_former_name_are_not_stored(owner: Connection, store: SynonymStore) -> None:
     tag_id = add_tag(owner, "Zouk")
     store.request_synonyms()
     tag = zouk(store)
@@ -235,7 +237,7 @@ def test_an_answer_about_a_name_the_tag_no_longer_has_is_not_stored(owner: Conne
     assert store.claim_synonym_tags() == []
 
 
-def test_what_somebody_wrote_meanwhile_stays(owner: Connection, store: SynonymStore) -> None:
+def test_synonyms_written_by_hand_during_generation_are_kept(owner: Connection, store: SynonymStore) -> None:
     tag_id = add_tag(owner, "Zouk")
     store.request_synonyms()
     tag = zouk(store)
@@ -248,7 +250,7 @@ def test_what_somebody_wrote_meanwhile_stays(owner: Connection, store: SynonymSt
     assert store.claim_synonym_tags() == []
 
 
-def test_force_replaces_hand_made_synonyms_and_keeps_them_aside(owner: Connection, store: SynonymStore) -> None:
+def test_force_replaces_manual_synonyms_and_keeps_them_in_previous(owner: Connection, store: SynonymStore) -> None:
     add(owner, "Zouk", "mine")
     store.request_synonyms(force=True)
     assert store.store_generated_synonyms(zouk(store), synonyms("Zouk", {}), MODEL)[0] == "stored"
@@ -256,7 +258,7 @@ def test_force_replaces_hand_made_synonyms_and_keeps_them_aside(owner: Connectio
     assert row == ("generated", MODEL, 0.8, ["Zouk", "mine"])
 
 
-def test_garbage_is_refused_by_the_database_as_well(owner: Connection, store: SynonymStore) -> None:
+def test_the_database_refuses_invalid_generated_synonyms(owner: Connection, store: SynonymStore) -> None:
     from shared.errors import DatabaseRejected
 
     add_tag(owner, "Zouk")
@@ -293,7 +295,7 @@ def test_a_tag_that_fails_is_tried_again_and_failed_in_the_end(owner: Connection
     assert zouk(store).attempts == 1
 
 
-def test_a_failure_of_what_was_asked_before_does_not_count_against_what_is_asked_now(
+def test_a_failure_of_an_earlier_request_does_not_count_for_a_new_request(
     owner: Connection, store: SynonymStore
 ) -> None:
     add_tag(owner, "Zouk")
@@ -307,7 +309,7 @@ def test_a_failure_of_what_was_asked_before_does_not_count_against_what_is_asked
     assert (again.name, again.attempts) == ("Polka", 1)
 
 
-def test_two_workers_never_have_one_tag(owner: Connection, store: SynonymStore) -> None:
+def test_two_workers_never_claim_the_same_tag(owner: Connection, store: SynonymStore) -> None:
     for number in range(20):
         add_tag(owner, f"tag {number}")
     store.request_synonyms()

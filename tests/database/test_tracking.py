@@ -69,7 +69,7 @@ def test_tracking_twice_changes_nothing(owner: Connection, work: Collection, pro
     assert triggers == (5,)
 
 
-def test_an_untracked_table_keeps_its_vectors_and_is_left_alone(
+def test_an_untracked_table_keeps_its_vectors_and_has_no_triggers(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     name = make(owner, "notes")
@@ -85,7 +85,7 @@ def test_an_untracked_table_keeps_its_vectors_and_is_left_alone(
         Collection(work.database, name).claim_embeddings(10, 60)
 
 
-def test_tracked_again_the_vectors_of_texts_edited_meanwhile_are_dropped(
+def test_tracking_again_clears_vectors_of_texts_edited_in_between(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     name = make(owner, "notes")
@@ -101,7 +101,7 @@ def test_tracked_again_the_vectors_of_texts_edited_meanwhile_are_dropped(
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_vectors_that_a_table_brings_along_are_adopted(
+def test_existing_vectors_of_a_table_are_adopted(
     owner: Connection, work: Collection, provider: FakeProvider, named: bool
 ) -> None:
     owner.execute(
@@ -127,7 +127,7 @@ def test_vectors_that_a_table_brings_along_are_adopted(
     assert owner.execute("select count(embedding_hash) from brought").fetchone() == (1,)
 
 
-def test_vectors_of_an_unknown_model_or_width_stop_the_tracking_and_are_not_lost(
+def test_existing_vectors_of_an_unknown_model_or_width_are_an_error_and_stay(
     owner: Connection, work: Collection
 ) -> None:
     owner.execute(
@@ -144,7 +144,7 @@ def test_vectors_of_an_unknown_model_or_width_stop_the_tracking_and_are_not_lost
         assert owner.execute("select count(embedding) from brought").fetchone() == (1,)
 
 
-def test_a_tracked_table_that_is_dropped_harms_nobody(owner: Connection, work: Collection) -> None:
+def test_dropping_a_tracked_table_does_not_affect_other_tables(owner: Connection, work: Collection) -> None:
     make(owner, "notes")
     insert(owner, "notes", "one")
     owner.execute("drop table notes cascade")
@@ -164,7 +164,7 @@ def test_a_renamed_table_stays_tracked(owner: Connection, work: Collection, prov
     assert Collection(work.database, "jottings").verify_embeddings() == 0
 
 
-def test_a_key_that_was_renamed_is_named_until_the_table_is_tracked_again(
+def test_a_renamed_key_column_is_an_error_until_the_table_is_tracked_again(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     make(owner, "numbers")
@@ -191,7 +191,7 @@ def test_a_key_that_was_renamed_is_named_until_the_table_is_tracked_again(
     assert own.verify_embeddings() == 0
 
 
-def test_untracking_leaves_the_tables_own_triggers(owner: Connection) -> None:
+def test_untracking_keeps_the_tables_own_triggers(owner: Connection) -> None:
     owner.execute("select untrack_embeddings('datasets')")
     left = owner.execute(
         "select array_agg(tgname order by 1) from pg_trigger where tgrelid = 'datasets'::regclass and not tgisinternal"

@@ -11,7 +11,7 @@ from tests.database.tracked_tables import insert, make
 from tests.fake_provider import FakeProvider
 
 
-def test_a_tables_own_before_trigger_decides_the_text_that_is_embedded(
+def test_the_text_after_the_tables_before_triggers_is_embedded(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute("create table shouts (id int primary key, body text)")
@@ -32,7 +32,7 @@ def test_a_tables_own_before_trigger_decides_the_text_that_is_embedded(
     assert owner.execute("select fts @@ 'fort' from shouts").fetchone() == (True,)
 
 
-def test_fts_is_kept_for_a_table_without_that_column(
+def test_a_trigger_computes_fts_for_a_table_without_that_column(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     make(owner, "notes")
@@ -47,7 +47,7 @@ def test_fts_is_kept_for_a_table_without_that_column(
     assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",), "not to be written past the text"
 
 
-def test_fts_is_made_in_the_language_that_was_asked_for(owner: Connection) -> None:
+def test_fts_uses_the_given_language(owner: Connection) -> None:
     owner.execute("create table chansons (id int primary key, body text)")
     owner.execute(
         "create function embedding.document_text(t chansons) returns text language sql immutable return t.body"
@@ -110,7 +110,7 @@ def test_a_column_of_any_name_is_a_column_and_not_the_row(
 LONG = " ".join(f"word{number}" for number in range(110_000))
 
 
-def test_a_text_of_more_words_than_can_be_indexed_is_kept_and_found_by_its_beginning(
+def test_a_text_with_too_many_words_is_stored_and_found_by_its_beginning(
     owner: Connection, work: Collection, provider: FakeProvider
 ) -> None:
     owner.execute("create table long (id int primary key, body text)")
@@ -127,7 +127,7 @@ def test_a_text_of_more_words_than_can_be_indexed_is_kept_and_found_by_its_begin
     assert owner.execute("select bool_and(fts = to_tsvector('english', body)) from long").fetchone() == (True,)
 
 
-def test_a_generated_fts_of_several_languages_holds_what_fits(owner: Connection) -> None:
+def test_a_generated_fts_of_several_languages_indexes_the_words_that_fit(owner: Connection) -> None:
     owner.execute(
         "create table long (id int primary key, body text,"
         " fts tsvector generated always as (embedding.lexemes(body, 'english', 'french')) stored)"
@@ -136,7 +136,7 @@ def test_a_generated_fts_of_several_languages_holds_what_fits(owner: Connection)
     assert owner.execute("select fts @@ 'word7', fts @@ 'word109999' from long").fetchone() == (True, False)
 
 
-def test_a_shipped_table_takes_a_text_of_any_length_or_names_what_is_too_long(
+def test_a_shipped_table_accepts_a_long_text_or_names_the_column_that_is_too_long(
     owner: Connection, work: Collection
 ) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"^content holds more words than can be indexed"):

@@ -72,7 +72,7 @@ def test_it_takes_less_than_fifteen_lines_of_sql() -> None:
     assert len((without_rows + SEARCH).splitlines()) < 15
 
 
-def test_vectors_of_ones_own(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> None:
+def test_a_table_can_use_its_own_vectors(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> None:
     assert [row[0] for row in rows(owner, OWN_VECTORS)] == ["a red bicycle", "a blue boat"]
     work = Collection(database, "pictures")
     assert work.embedding_queue().pending == 0

@@ -25,9 +25,7 @@ NAME = "x'; drop table public.victim; -- \" %s %I $1"
 LANGUAGE = "l'); drop table public.victim; -- \" %L"
 
 
-def test_names_that_are_sql_are_names_all_their_life(
-    owner: Connection, adapter: Database, provider: FakeProvider
-) -> None:
+def test_names_that_contain_sql_stay_names(owner: Connection, adapter: Database, provider: FakeProvider) -> None:
     owner.execute("create table public.victim (id int)")
     table, key, column = quoted(NAME), quoted(f"k {NAME}"[:60]), quoted(f"c {NAME}"[:60])
     owner.execute(f"create table public.{table} ({key} text primary key, {column} text)")

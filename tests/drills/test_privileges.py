@@ -73,7 +73,7 @@ OUT_OF_REACH = (
 
 
 @pytest.mark.parametrize("statement", OUT_OF_REACH)
-def test_no_role_of_the_api_reaches_beyond_its_functions_and_tables(owner: Connection, statement: str) -> None:
+def test_api_roles_reach_only_their_functions_and_tables(owner: Connection, statement: str) -> None:
     with nobody(owner):
         for role in ROLES:
             with owner.transaction(force_rollback=True):
@@ -224,7 +224,7 @@ def told(session: Connection, step: str) -> str | None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_of_a_callers_is_run_as_the_owner(lured: Connection, database_url: SecretStr, way: str) -> None:
+def test_no_code_of_a_caller_runs_as_the_owner(lured: Connection, database_url: SecretStr, way: str) -> None:
     # Tables of a user's are open to these roles as Supabase opens them.
     for name in ("anon", "authenticated", "service_role"):
         for steps in (WAYS[way], WAYS[way][-1:]):
@@ -237,7 +237,7 @@ def test_nothing_of_a_callers_is_run_as_the_owner(lured: Connection, database_ur
                 session.rollback()
 
 
-def test_a_secret_of_the_vault_is_sent_nowhere_by_those_who_may_not_read_it(owner: Connection, role: Role) -> None:
+def test_a_role_without_access_to_the_vault_cannot_send_its_secrets(owner: Connection, role: Role) -> None:
     owner.execute(
         "create schema net; create schema vault;"
         "create table vault.decrypted_secrets (name text, decrypted_secret text);"

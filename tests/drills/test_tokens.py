@@ -72,7 +72,7 @@ def server(request: pytest.FixtureRequest, database_url: SecretStr, provider: Fa
         yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
 
 
-def test_no_forged_or_expired_token_opens_anything(
+def test_every_route_refuses_forged_and_expired_tokens(
     server: httpx.Client, owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     furnish(owner, database, provider)
@@ -95,7 +95,7 @@ def test_no_forged_or_expired_token_opens_anything(
 
 
 @pytest.mark.postgrest
-def test_postgrest_itself_lets_none_of_them_in(
+def test_postgrest_refuses_every_invalid_token(
     postgrest_binary: object, request: pytest.FixtureRequest, database_url: SecretStr
 ) -> None:
     """Whoever passes by the functions and asks Supabase at first hand."""

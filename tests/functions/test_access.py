@@ -103,7 +103,7 @@ def test_the_table_of_routes_is_complete(client: httpx.Client) -> None:
     assert documented == tested
 
 
-def test_without_a_key_on_the_server_nobody_may_write_but_on_a_loopback_server(serve: Serve) -> None:
+def test_a_server_without_a_key_accepts_writes_only_on_loopback(serve: Serve) -> None:
     closed = serve(functions_api_key=None, webhook_secret=None)
     local = serve(functions_api_key=None, webhook_secret=None, loopback=True)
     for method, path, body, statuses in ROUTES:
@@ -131,7 +131,7 @@ def test_a_refusal_says_which_scheme_it_wants(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("header", ["Basic abc", "Bearer", "nonsense"])
-def test_an_authorization_that_is_not_understood_is_not_taken_for_anon(client: httpx.Client, header: str) -> None:
+def test_an_unknown_authorization_scheme_is_refused(client: httpx.Client, header: str) -> None:
     answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": header})
     assert answer.status_code == 401
 
@@ -159,7 +159,7 @@ def test_a_token_must_expire_and_name_a_role_that_searches(
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS512"])
-def test_the_algorithm_of_a_token_is_not_the_tokens_choice(client: httpx.Client, algorithm: str) -> None:
+def test_a_token_cannot_choose_its_algorithm(client: httpx.Client, algorithm: str) -> None:
     claims = {"role": "authenticated", "exp": int(time.time()) + 60}
     signed = jwt.encode(claims, None if algorithm == "none" else JWT_SECRET, algorithm)
     answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {signed}"})
@@ -175,7 +175,7 @@ READ = [
 ]
 
 
-def test_an_answer_that_a_token_has_earned_is_not_given_to_a_forged_one(each_adapter: httpx.Client) -> None:
+def test_a_forged_token_gets_no_cached_answer(each_adapter: httpx.Client) -> None:
     claims = {"role": "authenticated", "sub": NOBODY, "exp": int(time.time()) + 600}
     valid = jwt.encode(claims, JWT_SECRET, "HS256")
     forged = [jwt.encode(claims, FORGED, "HS256"), jwt.encode(claims, None, "none")]
@@ -213,7 +213,7 @@ def sign(payload: str, key: str) -> str:
     return f"{content}.{encode(hmac.digest(key.encode(), content.encode(), 'sha256'))}"
 
 
-def test_claims_that_nobody_can_pass_on_are_no_token(each_adapter: httpx.Client) -> None:
+def test_a_token_with_claims_that_json_cannot_carry_is_refused(each_adapter: httpx.Client) -> None:
     wrong = []
     for name, claim in CLAIMS.items():
         time_given = "" if claim.startswith('"exp"') else '"exp":4000000000,'
@@ -246,7 +246,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert compared == [(b"key", b"key"), (b"kez", b"key"), (b"\xed\xb3\xbf", b"key")]
 
 
-def test_without_a_jwt_secret_no_token_is_believed(serve: Serve) -> None:
+def test_without_a_jwt_secret_every_token_is_refused(serve: Serve) -> None:
     client = serve(supabase_jwt_secret=None)
     answer = client.get("/api/search/music_knowledge?q=a", headers={"Authorization": f"Bearer {token()}"})
     assert answer.status_code == 401

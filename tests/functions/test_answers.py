@@ -87,7 +87,7 @@ def test_a_form_is_not_taken_for_json(keyed: httpx.Client) -> None:
     assert answer.status_code == 422
 
 
-def test_a_body_over_the_limit_is_refused_named_or_not(keyed: httpx.Client) -> None:
+def test_a_body_over_the_limit_is_refused_with_or_without_content_length(keyed: httpx.Client) -> None:
     large = b" " * (MAX_BODY_BYTES + 1)
     named = keyed.post("/embed", content=large)
     chunked = keyed.post("/embed", content=(large[start : start + 65536] for start in range(0, len(large), 65536)))
@@ -102,7 +102,7 @@ def test_a_body_in_pieces_is_put_together(keyed: httpx.Client) -> None:
     assert keyed.post("/embed", content=pieces, headers={"Content-Type": "application/json"}).status_code == 200
 
 
-def test_an_unexpected_error_says_nothing_and_is_logged_without_its_message(
+def test_an_unexpected_error_is_answered_without_details_and_logged_without_its_message(
     serve: Serve, provider: FakeProvider, output: Output
 ) -> None:
     client = broken(serve, provider, RuntimeError(TEXT))
@@ -209,7 +209,7 @@ def test_a_path_with_a_slash_too_many_is_not_found_and_sends_nobody_elsewhere(cl
 
 
 @pytest.mark.parametrize(("path", "shape"), [("/embed", "request_id"), ("/v1/embeddings", "type")])
-def test_a_request_that_outlasts_the_server_is_told_to_come_again(path: str, shape: str) -> None:
+def test_a_request_during_shutdown_gets_a_retryable_error(path: str, shape: str) -> None:
     """uvicorn cancels what is under way when its patience ends."""
 
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,7 +240,7 @@ def test_a_request_that_outlasts_the_server_is_told_to_come_again(path: str, sha
     assert shape in json.loads(body["body"])["error"]
 
 
-def test_a_slow_or_broken_sender_does_not_harm_the_next(client: httpx.Client) -> None:
+def test_a_slow_or_broken_client_does_not_block_the_next(client: httpx.Client) -> None:
     address = (client.base_url.host, client.base_url.port)
     with socket.create_connection(address) as broken_sender:
         broken_sender.sendall(b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")

@@ -180,7 +180,7 @@ def test_a_map_of_what_is_not_there_is_refused(keyed: httpx.Client, query: str) 
     assert keyed.get(f"{MUSIC}/map?{query}").status_code == 422
 
 
-def test_runs_and_costs_are_told_once(keyed: httpx.Client, owner: Connection, provider: FakeProvider) -> None:
+def test_runs_and_costs_are_counted_once(keyed: httpx.Client, owner: Connection, provider: FakeProvider) -> None:
     provider.price_per_million_tokens = 1000.0
     add(owner, "one two three", "four five")
     assert wait_for(keyed, keyed.post("/api/tasks/generate-embeddings", json={}))["status"] == "completed"

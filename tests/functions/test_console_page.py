@@ -73,7 +73,7 @@ def test_the_whole_page_is_less_than_100_kib_on_the_wire(client: httpx.Client) -
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity", "br"])
-def test_what_the_browser_holds_is_not_sent_again(client: httpx.Client, encoding: str) -> None:
+def test_unchanged_files_are_not_sent_again(client: httpx.Client, encoding: str) -> None:
     headers = {"accept-encoding": encoding}
     first = client.get("/console/console.css", headers=headers)
     assert first.headers.get("content-encoding") == ("gzip" if encoding == "gzip" else None)
@@ -108,14 +108,14 @@ def test_nothing_but_the_files_of_the_page_is_served(client: httpx.Client, name:
 
 
 @pytest.mark.parametrize("path", ["/", "/console/icon.svg", "/api/console"])
-def test_it_is_off_where_nobody_asked_for_it(serve: Serve, path: str) -> None:
+def test_the_console_is_off_by_default(serve: Serve, path: str) -> None:
     off = serve(console=None)
     assert off.get(path).status_code == 404
     assert "CONSOLE" in off.get(path).json()["error"]["message"]
     assert serve(console=False, functions_api_key=None, loopback=True).get(path).status_code == 404
 
 
-def test_a_server_that_serves_it_may_be_told_not_to() -> None:
+def test_the_console_can_be_switched_off() -> None:
     assert Services(make_settings(console=None), console=True).serves_console
     assert not Services(make_settings(console=False), console=True).serves_console
     assert not Services(make_settings(console=None)).serves_console
@@ -144,7 +144,7 @@ def test_on_this_machine_no_key_is_needed(serve: Serve) -> None:
     assert (start["needs_key"], start["synonyms"], start["problems"]) == (False, True, [])
 
 
-def test_a_server_without_a_key_says_that_nobody_may_call_it(serve: Serve) -> None:
+def test_a_server_without_a_key_says_that_its_routes_are_closed(serve: Serve) -> None:
     start = serve(functions_api_key=None).get("/api/console").json()
     assert start["needs_key"] is True
     assert [problem["code"] for problem in start["problems"]] == ["no_key"]
@@ -172,7 +172,7 @@ def broken(error: Exception, *, loopback: bool = False, **settings: Any) -> Serv
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_missing_is_said_with_the_fix_and_addresses_only_to_this_machine(
+def test_problems_are_shown_with_the_fix_and_addresses_only_on_loopback(
     serve: Serve, error: ProviderUnavailable
 ) -> None:
     answer = serve(services=broken(error)).get("/api/console")
@@ -197,7 +197,7 @@ def test_a_provider_that_cannot_even_be_made_is_no_server_error(
     assert str(tmp_path) not in answer.text
 
 
-def test_it_tells_nothing_of_rows_and_keys(client: httpx.Client, insert: Insert) -> None:
+def test_the_page_contains_no_rows_or_keys(client: httpx.Client, insert: Insert) -> None:
     insert("a private text", topic="private topic")
     answer = client.get("/api/console").text + client.get("/").text
     assert "private" not in answer

@@ -80,7 +80,7 @@ def test_callers_at_once_are_joined_and_get_their_own_vectors(keyed: httpx.Clien
     assert len(provider.wire.requests) < 60, "200 texts, and hardly any of them joined"
 
 
-def test_a_bad_text_does_not_hurt_those_it_was_joined_with(keyed: httpx.Client, provider: FakeProvider) -> None:
+def test_a_refused_text_does_not_affect_the_others_of_its_batch(keyed: httpx.Client, provider: FakeProvider) -> None:
     gate = provider.wire.gate = threading.Event()
     provider.wire.arrived.clear()
     provider.wire.refuses.add("poison")
@@ -98,7 +98,7 @@ def test_a_bad_text_does_not_hurt_those_it_was_joined_with(keyed: httpx.Client, 
         assert bad.result() == 422
 
 
-def test_a_provider_that_is_gone_is_said_with_its_status(keyed: httpx.Client, provider: FakeProvider) -> None:
+def test_an_unreachable_provider_is_reported_with_its_status(keyed: httpx.Client, provider: FakeProvider) -> None:
     provider.wire.down = ProviderUnavailable("the provider is away", retry_after=0.01)
     answer = keyed.post("/embed", json=chunks("a"))
     assert answer.status_code == 503
@@ -108,7 +108,7 @@ def test_a_provider_that_is_gone_is_said_with_its_status(keyed: httpx.Client, pr
     assert keyed.post("/embed", json=chunks("a", "b")).status_code == 503
 
 
-def test_a_batch_tells_of_itself_in_two_events(keyed: httpx.Client, output: Output, provider: FakeProvider) -> None:
+def test_a_batch_writes_two_events(keyed: httpx.Client, output: Output, provider: FakeProvider) -> None:
     keyed.post("/embed", json=chunks("one two three", ROW_TEXT))
     events = [json.loads(line) for line in output.stdout().splitlines() if '"embedding.batch' in line]
     mine = [event for event in events if event["batch_id"] == "b1"]
@@ -158,7 +158,7 @@ def test_the_official_client_embeds_one_text_and_a_list(official: openai.OpenAI,
         ({"dimensions": 8}, openai.BadRequestError, "dimensions"),
     ],
 )
-def test_the_official_client_is_told_what_is_wrong(
+def test_the_official_client_gets_a_clear_error(
     official: openai.OpenAI, change: dict[str, object], kind: type[openai.APIStatusError], named: str
 ) -> None:
     with official, pytest.raises(kind) as raised:
@@ -172,7 +172,7 @@ def test_the_official_client_is_told_what_is_wrong(
     assert "validator" not in body["message"]
 
 
-def test_what_means_nothing_here_is_ignored_whatever_it_is(keyed: httpx.Client) -> None:
+def test_openai_parameters_without_meaning_here_are_ignored(keyed: httpx.Client) -> None:
     for user in ("me", 5, None, ["a"]):
         answer = keyed.post("/v1/embeddings", json={"model": "fake", "input": "a", "user": user})
         assert answer.status_code == 200, answer.text
@@ -186,7 +186,7 @@ def test_a_parameter_is_named_only_where_there_is_one(keyed: httpx.Client, body:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_the_official_client_knows_a_wrong_key(keyed: httpx.Client) -> None:
+def test_the_official_client_reports_a_wrong_key(keyed: httpx.Client) -> None:
     with (
         openai.OpenAI(base_url=f"{keyed.base_url}/v1", api_key="wrong", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError) as raised,

@@ -114,7 +114,7 @@ def test_the_shares_of_the_tokens_add_up(engine: Engine) -> None:
     batcher.close()
 
 
-def test_beyond_the_bound_callers_are_asked_to_come_back(engine: Engine) -> None:
+def test_requests_beyond_the_limit_get_retry_after(engine: Engine) -> None:
     batcher = engine.batcher(workers=1, max_waiting=3)
     engine.gate.clear()
     taken = [batcher.submit("text 0")]
@@ -128,7 +128,7 @@ def test_beyond_the_bound_callers_are_asked_to_come_back(engine: Engine) -> None
     batcher.close()
 
 
-def test_a_caller_that_went_away_is_not_worked_for(engine: Engine) -> None:
+def test_a_cancelled_request_is_not_embedded(engine: Engine) -> None:
     batcher = engine.batcher(workers=1)
     engine.gate.clear()
     first = batcher.submit("text 0")

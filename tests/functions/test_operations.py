@@ -31,7 +31,7 @@ from tests.postgres_cluster import Cluster
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_health_tells_model_and_database(client: httpx.Client) -> None:
+def test_health_reports_model_and_database(client: httpx.Client) -> None:
     assert client.get("/health").json() == {
         "status": "ok",
         "model_loaded": True,
@@ -95,7 +95,7 @@ def test_each_request_is_one_line_of_json_without_its_query(client: httpx.Client
     assert "something-private" not in "".join(line for line in output.lines if "access" in line)
 
 
-def test_a_secret_is_struck_out_whoever_logs_it() -> None:
+def test_secrets_are_removed_from_every_log_line() -> None:
     import logging
 
     record = logging.LogRecord("a", logging.INFO, "", 1, "key=%s", (API_KEY,), None)
@@ -162,7 +162,7 @@ def test_wrong_settings_are_one_clear_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_end_takes_its_embedded_database_with_it(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_server_stops_its_embedded_database_on_shutdown(tmp_path: Path, how: signal.Signals) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -104,7 +104,7 @@ def assert_free(database: Database, row: str) -> None:
     Collection(database, "music_knowledge").release_embeddings([row])
 
 
-def test_an_outage_is_not_waited_out(
+def test_an_outage_fails_an_interactive_request_at_once(
     client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
 ) -> None:
     row = insert("a harp")
@@ -116,7 +116,7 @@ def test_an_outage_is_not_waited_out(
     assert_free(database, row)
 
 
-def test_a_wait_that_is_longer_than_a_caller_has_is_passed_on_at_once(
+def test_a_retry_after_longer_than_the_request_may_wait_is_returned_at_once(
     client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
 ) -> None:
     row = insert("a harp")
@@ -138,7 +138,7 @@ def test_a_short_wait_is_waited_for(client: httpx.Client, server: ProtocolServer
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_a_provider_that_says_nothing_is_not_waited_for(
+def test_a_silent_provider_times_out_for_an_interactive_request(
     hung: httpx.Client, insert: Insert, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, request_: str
 ) -> None:
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
@@ -147,7 +147,7 @@ def test_a_provider_that_says_nothing_is_not_waited_for(
 
 
 @pytest.mark.parametrize("request_", ["rows", "webhook"])
-def test_an_answer_that_comes_late_is_saved_and_not_paid_for_again(
+def test_a_late_provider_answer_is_saved(
     hung: httpx.Client,
     insert: Insert,
     provider: FakeProvider,
@@ -171,7 +171,7 @@ def test_an_answer_that_comes_late_is_saved_and_not_paid_for_again(
     assert owner.execute("select count(*) from embedding.queue").fetchall() == [(0,)]
 
 
-def test_rows_are_free_when_a_call_that_was_left_fails(
+def test_rows_are_released_when_an_abandoned_call_fails(
     hung: httpx.Client,
     insert: Insert,
     provider: FakeProvider,
@@ -190,7 +190,7 @@ def test_rows_are_free_when_a_call_that_was_left_fails(
 
 
 @pytest.mark.parametrize("request_", ["rows", "webhook"])
-def test_where_the_process_may_not_live_to_see_the_answer_the_rows_are_free_at_once(
+def test_on_lambda_rows_of_an_abandoned_call_are_released_at_once(
     serve: Serve,
     insert: Insert,
     provider: FakeProvider,
@@ -206,7 +206,7 @@ def test_where_the_process_may_not_live_to_see_the_answer_the_rows_are_free_at_o
     assert_free(database, row)
 
 
-def test_a_width_that_nobody_knows_is_not_waited_for_either(
+def test_an_unknown_width_is_not_waited_for(
     serve: Serve, database: PostgresDatabase, server: ProtocolServer, insert: Insert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
@@ -234,7 +234,7 @@ def test_a_search_does_not_wait_for_it_but_answers_with_full_text(
     assert provider.wire.requests, "it was asked"
 
 
-def test_openais_own_client_takes_the_answer_for_what_it_is(client: httpx.Client, server: ProtocolServer) -> None:
+def test_the_official_openai_client_reports_the_503(client: httpx.Client, server: ProtocolServer) -> None:
     server.fail("unavailable", times=None)
     official = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key=API_KEY, max_retries=0)
     with pytest.raises(openai.InternalServerError) as raised:
@@ -278,7 +278,7 @@ class _Failing(Database):
         ("save_embeddings", DatabaseUnavailable(), 503),
     ],
 )
-def test_rows_are_given_back_whatever_it_is_that_fails(
+def test_rows_are_released_after_any_error(
     serve: Serve,
     database: PostgresDatabase,
     provider: FakeProvider,
@@ -294,7 +294,7 @@ def test_rows_are_given_back_whatever_it_is_that_fails(
     assert_free(database, row)
 
 
-def test_rows_that_were_saved_are_nobodys_to_give_back(
+def test_saved_rows_are_not_released(
     serve: Serve, database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
     """The refused row has failed; what fails after that does not take it from who has it meanwhile."""
@@ -346,9 +346,7 @@ def test_synonyms_are_stored_though_their_vector_must_wait(
     assert owner.execute("select embedding is null from public.mir_synonyms").fetchall() == [(True,)]
 
 
-def test_a_task_in_the_background_is_as_patient_as_ever(
-    client: httpx.Client, server: ProtocolServer, insert: Insert
-) -> None:
+def test_a_background_task_waits_for_the_provider(client: httpx.Client, server: ProtocolServer, insert: Insert) -> None:
     insert("a harp")
     server.fail("unavailable", times=REQUEST_RETRIES.max_attempts + 1)
     accepted = client.post("/api/tasks/generate-embeddings", json={}, headers=KEYS).json()

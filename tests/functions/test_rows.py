@@ -124,7 +124,7 @@ def test_a_failed_row_is_tried_again_when_it_is_named(
     assert upsert(keyed, {"id": row})["updated"] == 1
 
 
-def test_a_row_that_slipped_past_the_triggers_is_embedded_by_name(
+def test_a_row_written_with_triggers_disabled_is_embedded_by_key(
     keyed: httpx.Client, insert: Insert, owner: Connection, state: Callable[[str], tuple[Any, ...]]
 ) -> None:
     row = insert("a harp")
@@ -133,7 +133,7 @@ def test_a_row_that_slipped_past_the_triggers_is_embedded_by_name(
     assert state(row) == DONE
 
 
-def test_a_row_in_another_workers_hands_stays_there_and_is_waited_for(
+def test_a_row_leased_by_another_worker_is_waited_for(
     keyed: httpx.Client, insert: Insert, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     import numpy as np
@@ -153,7 +153,7 @@ def test_a_row_in_another_workers_hands_stays_there_and_is_waited_for(
     assert not any("harp" in text for text in provider.wire.texts), "embedded twice"
 
 
-def test_a_text_that_changes_meanwhile_is_not_given_the_old_vector(
+def test_a_text_changed_during_its_provider_call_does_not_get_the_old_vector(
     keyed: httpx.Client,
     insert: Insert,
     owner: Connection,
@@ -175,7 +175,7 @@ def test_a_text_that_changes_meanwhile_is_not_given_the_old_vector(
     assert state(other) == DONE
 
 
-def test_when_no_text_can_be_embedded_the_rows_are_given_back(
+def test_rows_are_released_when_no_text_can_be_embedded(
     keyed: httpx.Client, insert: Insert, provider: FakeProvider, state: Callable[[str], tuple[Any, ...]]
 ) -> None:
     row = insert("a harp")
@@ -231,7 +231,7 @@ def outcome(answer: httpx.Response) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def test_a_webhook_says_what_became_of_the_row(
+def test_a_webhook_answers_with_the_state_of_its_row(
     client: httpx.Client,
     insert: Insert,
     owner: Connection,
@@ -266,7 +266,7 @@ def test_a_webhook_says_what_became_of_the_row(
     assert message.startswith("another worker is embedding the row")
 
 
-def test_a_webhook_about_a_row_that_changes_meanwhile_says_so(
+def test_a_webhook_reports_a_row_that_changed_during_its_provider_call(
     client: httpx.Client, insert: Insert, owner: Connection, provider: FakeProvider
 ) -> None:
     row = insert("before")
@@ -293,7 +293,7 @@ def test_a_webhook_about_a_row_that_changes_meanwhile_says_so(
         ({"type": "TRUNCATE"}, "type"),
     ],
 )
-def test_a_webhook_that_cannot_be_meant_is_refused(client: httpx.Client, changes: dict[str, Any], named: str) -> None:
+def test_an_invalid_webhook_is_refused(client: httpx.Client, changes: dict[str, Any], named: str) -> None:
     payload = {"type": "INSERT", "table": "music_knowledge", "schema": "public", "record": {"id": str(uuid.uuid4())}}
     answer = client.post("/api/webhooks/embeddings", json={**payload, **changes}, headers=HOOK)
     assert answer.status_code == 422
@@ -321,7 +321,7 @@ create table vault.decrypted_secrets (name text, decrypted_secret text);
 """
 
 
-def test_the_trigger_announces_rows_that_wait_and_only_those(
+def test_the_trigger_announces_only_rows_without_a_vector(
     client: httpx.Client, owner: Connection, insert: Insert, database: PostgresDatabase
 ) -> None:
     owner.execute(NET_AND_VAULT)

@@ -51,7 +51,7 @@ def found(client: httpx.Client, query: str, user: str | None = None) -> set[str]
 
 
 @pytest.mark.usefixtures("private")
-def test_everyone_finds_their_own_rows_and_no_others(
+def test_each_caller_finds_only_their_own_rows(
     each_adapter: httpx.Client, insert: Insert, embedded: Callable[[], None]
 ) -> None:
     annas = insert("a harp solo", category=ANNA)
@@ -77,9 +77,7 @@ def test_the_api_key_reads_what_everyone_may_and_no_more(client: httpx.Client, i
 
 
 @pytest.mark.usefixtures("private")
-def test_an_answer_does_not_tell_that_a_hidden_row_exists(
-    client: httpx.Client, insert: Insert, owner: Connection
-) -> None:
+def test_an_answer_does_not_reveal_a_hidden_row(client: httpx.Client, insert: Insert, owner: Connection) -> None:
     insert("a harp duo", category="public")
 
     def answer() -> dict[str, object]:
@@ -148,7 +146,7 @@ def test_a_filter_holds_and_a_link_gives_the_same_hits(
     assert linked == posted
 
 
-def test_a_search_goes_on_with_full_text_when_the_provider_is_down(
+def test_a_search_uses_full_text_alone_when_the_provider_is_down(
     client: httpx.Client, insert: Insert, embedded: Callable[[], None], provider: FakeProvider
 ) -> None:
     row = insert("a harp solo")
@@ -160,7 +158,7 @@ def test_a_search_goes_on_with_full_text_when_the_provider_is_down(
     assert answer["hits"][0]["semantic_score"] == 0
 
 
-def test_a_search_goes_on_with_full_text_when_the_provider_cannot_be_built(
+def test_a_search_uses_full_text_alone_when_the_provider_cannot_be_created(
     serve: Serve,
     database: PostgresDatabase,
     insert: Insert,

@@ -48,7 +48,7 @@ def test_without_a_generator_hand_made_synonyms_work_fully(client: httpx.Client,
     assert by_full_text(client, "antilles") == ["Zouk"]
 
 
-def test_what_is_there_is_not_overwritten_and_what_was_switched_off_is_revived(
+def test_active_synonyms_are_not_overwritten_and_inactive_ones_are_replaced(
     client: httpx.Client, owner: Connection
 ) -> None:
     add_tag(owner, "Zouk")
@@ -62,7 +62,7 @@ def test_what_is_there_is_not_overwritten_and_what_was_switched_off_is_revived(
     assert by_full_text(client, "two") == ["Zouk"]
 
 
-def test_an_edit_of_what_somebody_else_has_changed_is_refused(client: httpx.Client, owner: Connection) -> None:
+def test_an_edit_of_synonyms_changed_in_the_meantime_is_refused(client: httpx.Client, owner: Connection) -> None:
     add_tag(owner, "Zouk")
     read = write(client, "Zouk", "one").json()
     address, both = f"/api/synonyms/{read['id']}", {"confidence": 0.5, "updated_at": read["updated_at"]}
@@ -84,13 +84,13 @@ def test_an_edit_of_what_somebody_else_has_changed_is_refused(client: httpx.Clie
         {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["a\0"]}},
     ],
 )
-def test_what_is_no_set_of_synonyms_is_refused(client: httpx.Client, owner: Connection, body: dict[str, Any]) -> None:
+def test_invalid_synonyms_are_refused(client: httpx.Client, owner: Connection, body: dict[str, Any]) -> None:
     add_tag(owner, "Zouk")
     assert client.post("/api/synonyms", json=body, headers=KEYS).status_code == 422
     assert owner.execute("select count(*) from mir_synonyms").fetchone() == (0,)
 
 
-def test_what_is_not_there_is_not_found(client: httpx.Client) -> None:
+def test_missing_synonyms_are_not_found(client: httpx.Client) -> None:
     assert write(client, "Zouk").status_code == 404
     assert client.put("/api/synonyms/7", json={"confidence": 1}, headers=KEYS).status_code == 404
     assert client.delete("/api/synonyms/7", headers=KEYS).status_code == 404

@@ -65,7 +65,7 @@ def test_a_new_genre_is_soon_found_by_a_word_that_is_not_in_its_name(
     assert found["synonyms"]["search_terms"][1] == "caribbean love dance"
 
 
-def test_a_renamed_genre_is_written_anew_and_its_old_words_find_nothing(
+def test_a_renamed_genre_gets_new_synonyms_and_its_old_ones_find_nothing(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection
 ) -> None:
     chat.vocabulary["Zouk"] = ["caribbean dance", "b", "c", "d"]
@@ -115,7 +115,7 @@ def test_moods_have_synonyms_of_their_own(writing: httpx.Client, chat: ProtocolS
     ],
     ids=["broken", "prose", "wrong keys", "10,000 terms", "nothing"],
 )
-def test_a_tag_that_only_garbage_is_written_for_is_failed_and_the_others_go_on(
+def test_a_tag_with_only_invalid_answers_is_failed_and_the_others_get_synonyms(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection, content: str, reason: str
 ) -> None:
     bad, good = add_tag(owner, "Bad"), add_tag(owner, "Good")
@@ -156,7 +156,7 @@ def test_one_tag_is_written_again_and_its_neighbours_are_not(
     assert "tag_type" in refused.json()["error"]["message"]
 
 
-def test_a_generator_that_is_away_costs_no_tag_its_chances(serve: Serve, owner: Connection) -> None:
+def test_an_unreachable_generator_counts_no_attempt(serve: Serve, owner: Connection) -> None:
     client = serve(generation_provider="ollama", ollama_url="http://127.0.0.1:9")
     tag_id = add_tag(owner, "Zouk")
     task = wait_for(client, deliver(client, "INSERT", tag_id, "Zouk")["task_id"], "failed")
@@ -179,7 +179,7 @@ def test_a_thousand_webhooks_make_one_run(writing: httpx.Client, chat: ProtocolS
 # Low priority
 
 
-def test_a_backfill_is_not_held_up_by_a_generator_that_thinks(
+def test_a_slow_generator_does_not_delay_a_backfill(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection
 ) -> None:
     chat.gate = threading.Event()
@@ -194,7 +194,7 @@ def test_a_backfill_is_not_held_up_by_a_generator_that_thinks(
     wait_for(writing, generation["task_id"], "completed")
 
 
-def test_the_generator_rests_while_rows_are_embedded(
+def test_the_generator_pauses_during_a_backfill(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection, provider: FakeProvider
 ) -> None:
     owner.execute("insert into music_knowledge (topic, content) values ('t', 'one')")

@@ -76,7 +76,7 @@ def test_a_task_for_an_untracked_collection_is_not_taken(client: httpx.Client, o
     assert owner.execute("select count(*) from embedding.runs").fetchone() == (0,)
 
 
-def test_a_task_that_nobody_knows_is_not_found(client: httpx.Client) -> None:
+def test_an_unknown_task_is_not_found(client: httpx.Client) -> None:
     assert client.get(f"/api/tasks/{uuid.uuid4()}", headers=KEYS).status_code == 404
     assert client.get("/api/tasks/7", headers=KEYS).status_code == 422
 
@@ -232,7 +232,7 @@ def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
     queue.close()
 
 
-def test_a_schedule_outlives_a_bug_and_a_crowd(
+def test_the_schedule_continues_after_an_exception_and_a_full_queue(
     database: PostgresDatabase,
     provider: FakeProvider,
     insert: Insert,
@@ -309,7 +309,7 @@ def test_a_schedule_without_rows_makes_no_provider_and_leaves_no_record(
     assert owner.execute("select count(*) from embedding.runs").fetchall() == [(0,)]
 
 
-def test_the_worker_stops_before_its_time_is_up_and_hands_over(
+def test_the_worker_stops_before_its_time_is_up_and_invokes_another(
     database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
     for number in range(60):
@@ -328,7 +328,7 @@ def test_the_worker_stops_before_its_time_is_up_and_hands_over(
     assert first["embedded"] + second["embedded"] == 60
 
 
-def test_the_worker_does_not_pay_for_waiting_on_another(
+def test_the_worker_does_not_wait_for_rows_of_another_worker(
     database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
     insert("a harp")
@@ -372,7 +372,7 @@ def test_a_task_is_a_run_under_its_own_id(
     assert owner.execute("select id::text from embedding.runs").fetchall() == [(task_id,)]
 
 
-def test_a_hundred_tasks_may_wait_and_no_more(database: PostgresDatabase, provider: FakeProvider) -> None:
+def test_at_most_a_hundred_tasks_can_wait(database: PostgresDatabase, provider: FakeProvider) -> None:
     queue = make_queue(database, provider)
     queue.stop()
     for _ in range(run_queue.MAX_WAITING):

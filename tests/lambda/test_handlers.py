@@ -190,9 +190,7 @@ def assert_unavailable(outcome: Outcome) -> None:
 # A provider that is away
 
 
-def test_an_outage_is_answered_and_not_waited_out(
-    start: Start, owner: Connection, openai_server: ProtocolServer
-) -> None:
+def test_an_outage_is_answered_at_once(start: Start, owner: Connection, openai_server: ProtocolServer) -> None:
     openai_server.fail("unavailable", times=None)
     for function, event in (
         ("embed", http_event("POST", "/embed", EMBED, KEYS)),
@@ -203,7 +201,7 @@ def test_an_outage_is_answered_and_not_waited_out(
         assert len(openai_server.calls) == REQUEST_RETRIES.max_attempts
 
 
-def test_a_function_answers_and_gives_its_rows_back_before_its_time_runs_out(
+def test_a_function_answers_and_releases_its_rows_before_its_time_is_up(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     row = insert_row(owner)
@@ -266,7 +264,7 @@ def aws() -> Iterator[LambdaService]:
 # Tasks: one function takes them, another does them.
 
 
-def test_a_task_is_handed_to_the_worker_and_done_by_it(
+def test_a_task_is_run_by_the_worker_function(
     start: Start, aws: LambdaService, owner: Connection, database: PostgresDatabase
 ) -> None:
     owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 7) n")

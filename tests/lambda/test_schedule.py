@@ -54,7 +54,7 @@ def test_without_a_generator_the_schedule_leaves_tags_alone(
     assert owner.execute("select attempts from embedding.synonym_queue").fetchall() == [(0,)]
 
 
-def test_a_failing_generator_does_not_spoil_what_was_embedded(
+def test_a_failing_generator_does_not_lose_embedded_rows(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     openai_server.fail("quota", times=None, containing='"tag"')
@@ -68,7 +68,7 @@ def test_a_failing_generator_does_not_spoil_what_was_embedded(
     assert "quota" in written["error"]
 
 
-def test_synonyms_are_written_though_the_rows_could_not_be_embedded(
+def test_synonyms_are_written_if_embedding_rows_fails(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     openai_server.fail("quota", times=None, containing="harp")
@@ -82,7 +82,7 @@ def test_synonyms_are_written_though_the_rows_could_not_be_embedded(
     assert (written["status"], written["embedded"]) == ("completed", 1)
 
 
-def test_tags_that_cannot_be_looked_for_do_not_spoil_what_was_embedded(start: Start, owner: Connection) -> None:
+def test_an_error_in_claiming_tags_does_not_lose_embedded_rows(start: Start, owner: Connection) -> None:
     owner.execute("insert into public.music_knowledge (topic) values ('harp')")
     owner.execute("drop function public.synonym_coverage")
     outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE)
@@ -92,7 +92,7 @@ def test_tags_that_cannot_be_looked_for_do_not_spoil_what_was_embedded(start: St
     assert "synonym_coverage" in outcome.answer["synonyms"]["error"]
 
 
-def test_no_synonyms_are_begun_when_the_time_is_up(
+def test_no_synonyms_are_started_without_time_left(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     openai_server.latency = 0.5
@@ -104,7 +104,7 @@ def test_no_synonyms_are_begun_when_the_time_is_up(
     assert {call.path for call in openai_server.calls} == {"/v1/embeddings"}
 
 
-def test_the_worker_hands_over_when_its_time_runs_out(
+def test_the_worker_invokes_another_worker_before_its_time_is_up(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     openai_server.latency = 0.5

@@ -169,7 +169,7 @@ def test_a_backfill_runs_the_same_way(owner: Connection, database: Database, pro
 # Secrets
 
 
-def test_the_key_and_the_password_are_nowhere(
+def test_no_repr_error_or_log_contains_the_key_or_the_password(
     rest: Gateway, database_url: SecretStr, tokens: dict[str, str], caplog: pytest.LogCaptureFixture, owner: Connection
 ) -> None:
     key, password = tokens["service_role"], "hunter2-and-more"
@@ -206,7 +206,7 @@ def test_the_key_and_the_password_are_nowhere(
     assert password not in everything
 
 
-def test_a_lost_connection_is_had_again(owner: Connection, database: Database) -> None:
+def test_a_lost_connection_is_opened_again(owner: Connection, database: Database) -> None:
     database.call("embedding_coverage")
     owner.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"

@@ -33,7 +33,9 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.node.callspec.params["database"])
 
 
-def test_the_console_is_told_the_same(owner: Connection, database: Database, provider: FakeProvider) -> None:
+def test_both_adapters_return_the_same_to_the_console(
+    owner: Connection, database: Database, provider: FakeProvider
+) -> None:
     provider.price_per_million_tokens = 1e6
     assert list_runs(database, None, 10) == []
     assert list_costs(database, 30).entries == []
@@ -118,9 +120,7 @@ def test_a_statement_timeout_is_a_timeout(impatient: None, database: Database) -
         database.call("sleep")
 
 
-def test_a_lock_that_is_not_had_in_time_may_be_tried_again(
-    owner: Connection, database: Database, rest_reload: Callable[[], None]
-) -> None:
+def test_a_lock_timeout_is_retryable(owner: Connection, database: Database, rest_reload: Callable[[], None]) -> None:
     # A serialization failure PostgREST tries again by itself, for as long as it takes.
     codes = {"deadlocked": "40P01", "no_lock": "55P03"}
     for name, code in codes.items():
@@ -133,7 +133,7 @@ def test_a_lock_that_is_not_had_in_time_may_be_tried_again(
         assert (caught.value.code, caught.value.retryable) == ("database_conflict", True)
 
 
-def test_details_that_quote_a_row_are_left_behind(
+def test_error_details_that_quote_a_row_are_removed(
     owner: Connection, database: Database, rest_reload: Callable[[], None]
 ) -> None:
     owner.execute("create table public.diary (id int primary key, secret text unique)")

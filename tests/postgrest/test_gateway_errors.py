@@ -140,7 +140,7 @@ def test_a_key_that_was_copied_badly_names_the_variable_and_is_not_shown(rest: G
 
 
 @pytest.mark.parametrize("url", ["http://", "https://exa mple.com", "http://[::1", "http://127.0.0.1:99999"])
-def test_a_url_that_is_none_names_the_variable(url: str, tokens: dict[str, str]) -> None:
+def test_an_invalid_url_names_the_variable(url: str, tokens: dict[str, str]) -> None:
     with pytest.raises(AppError) as caught, SupabaseDatabase(url, SecretStr(tokens["service_role"])) as database:
         database.call("embedding_coverage")
     assert isinstance(caught.value, ConfigurationError | DatabaseUnavailable)

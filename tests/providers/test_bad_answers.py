@@ -29,7 +29,7 @@ def test_an_answer_nested_at_any_depth_is_an_error_of_ours(
 
 @both
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_and_told_by_its_host(
+def test_a_redirect_is_not_followed_and_its_host_is_named(
     kind: str, status: int, server: ProtocolServer, connect: Connect
 ) -> None:
     with ProtocolServer() as other:
@@ -45,7 +45,7 @@ def test_a_redirect_is_not_followed_and_told_by_its_host(
 
 @both
 @pytest.mark.parametrize("to", ["/elsewhere", "http://[", "", "http://user:hidden@/"])
-def test_a_redirect_to_nowhere_in_particular_is_told_as_well(
+def test_a_redirect_without_a_location_is_reported(
     kind: str, to: str, server: ProtocolServer, connect: Connect
 ) -> None:
     server.fail("redirect", times=None, to=to)

@@ -55,7 +55,7 @@ def test_ollamas_500_for_nan_is_the_texts_fault(server: ProtocolServer, connect:
 
 @both
 @pytest.mark.parametrize("fault", ["nan", "null", "zero"])
-def test_a_useless_vector_parks_its_row_only(kind: str, fault: str, server: ProtocolServer, connect: Connect) -> None:
+def test_an_invalid_vector_fails_only_its_row(kind: str, fault: str, server: ProtocolServer, connect: Connect) -> None:
     server.fail(fault, times=None, containing="SICK")
     result = connect(kind).embed(["good", "SICK", "fine"], isolate=True)
     assert list(result.errors) == [1]
@@ -64,7 +64,7 @@ def test_a_useless_vector_parks_its_row_only(kind: str, fault: str, server: Prot
 
 
 @both
-def test_a_missing_vector_parks_its_row_only(kind: str, server: ProtocolServer, connect: Connect) -> None:
+def test_a_missing_vector_fails_only_its_row(kind: str, server: ProtocolServer, connect: Connect) -> None:
     server.fail("null_row", times=None, containing="SICK")
     result = connect(kind).embed([*texts(20), "SICK"], isolate=True)
     assert list(result.errors) == [20]
@@ -85,7 +85,7 @@ def test_a_request_stays_within_300_000_tokens(server: ProtocolServer, connect: 
     assert result.truncated == 0
 
 
-def test_ollama_is_told_what_the_model_reads_and_to_stay_loaded(server: ProtocolServer, connect: Connect) -> None:
+def test_requests_to_ollama_set_the_context_length_and_keep_alive(server: ProtocolServer, connect: Connect) -> None:
     connect("ollama", keep_alive="5m").embed_documents(["a"])
     body = server.calls[0].body
     assert (body["keep_alive"], body["options"]) == ("5m", {"num_ctx": 2048})

@@ -86,7 +86,7 @@ def test_a_final_failure_is_not_retried_nor_halved(
     assert len(server.calls) == 1
 
 
-def test_quota_is_told_from_rate(server: ProtocolServer, connect: Connect) -> None:
+def test_an_exceeded_quota_is_distinguished_from_a_rate_limit(server: ProtocolServer, connect: Connect) -> None:
     server.fail("quota", times=None)
     with pytest.raises(ProviderQuotaExceeded, match="billing"):
         connect("openai").embed(texts(50), isolate=True)
@@ -95,7 +95,7 @@ def test_quota_is_told_from_rate(server: ProtocolServer, connect: Connect) -> No
 
 @both
 @pytest.mark.parametrize(("seconds", "as_date"), [(1.0, False), (1.5, True)])
-def test_a_told_wait_holds_back_every_worker(
+def test_a_retry_after_delays_every_worker(
     kind: str, seconds: float, as_date: bool, server: ProtocolServer, connect: Connect
 ) -> None:
     server.fail("rate_limit", every=3, times=4, retry_after=seconds, as_date=as_date)
@@ -121,7 +121,7 @@ def test_the_check_for_calls_too_soon_catches_workers_that_share_nothing(
 
 
 @both
-def test_a_stop_ends_a_told_wait_at_once(kind: str, server: ProtocolServer, connect: Connect) -> None:
+def test_a_stop_ends_a_retry_after_wait_at_once(kind: str, server: ProtocolServer, connect: Connect) -> None:
     server.fail("rate_limit", times=None, retry_after=30)
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()

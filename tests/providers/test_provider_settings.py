@@ -25,7 +25,7 @@ from tests.providers.conftest import Connect
     ("kind", "option", "variable"), [("openai", "base_url", "OPENAI_BASE_URL"), ("ollama", "url", "OLLAMA_URL")]
 )
 @pytest.mark.parametrize("address", ["localhost:11434", "ftp://127.0.0.1/", "not an address"])
-def test_an_address_that_is_none_names_the_setting(
+def test_an_invalid_address_names_the_setting(
     kind: str, option: str, variable: str, address: str, connect: Connect
 ) -> None:
     with pytest.raises(ProviderError, match=variable) as raised:

@@ -118,7 +118,7 @@ def status_error(status: int, **body: Any) -> openai.APIStatusError:
         (ValueError("No embedding data received"), ProviderContractError, "OPENAI_BASE_URL"),
     ],
 )  # fmt: skip
-def test_openais_refusals_are_told_apart(error: Exception, expected: type[ProviderError], words: str) -> None:
+def test_openais_refusals_are_distinguished(error: Exception, expected: type[ProviderError], words: str) -> None:
     translated = translate_openai_error(error, [], server="http://host", model="m", key="k")
     assert type(translated) is expected
     assert words in str(translated)

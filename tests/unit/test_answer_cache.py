@@ -22,7 +22,7 @@ def test_an_answer_is_found_again_under_its_key_alone() -> None:
     assert [cache.get(key) for key in others] == [None] * 4
 
 
-def test_who_asks_is_part_of_the_question() -> None:
+def test_the_caller_is_part_of_the_cache_key() -> None:
     claims = [{"sub": "her"}, {"sub": "his"}, {"sub": "her", "org": 1}]
     keys = {cache_key("v", Caller("authenticated", claim), "q") for claim in claims}
     assert len(keys) == 3
@@ -30,7 +30,7 @@ def test_who_asks_is_part_of_the_question() -> None:
     assert cache_key("v", Caller("a", one), "q") == cache_key("v", Caller("a", other), "q")
 
 
-def test_claims_alone_do_not_open_the_cache() -> None:
+def test_callers_with_equal_claims_and_different_tokens_share_no_answers() -> None:
     claims = {"sub": "her"}
     callers = [Caller("authenticated", claims, token) for token in (None, "a.valid.one", "a.forged.one")]
     keys = [cache_key("v", caller, "q") for caller in callers]
@@ -38,7 +38,7 @@ def test_claims_alone_do_not_open_the_cache() -> None:
     assert not any("valid" in key for key in keys)
 
 
-def test_it_forgets_after_its_time_and_beyond_its_size() -> None:
+def test_entries_expire_after_their_lifetime_and_beyond_the_size() -> None:
     cache = Cache(seconds=0)
     cache.put("a", {})
     assert cache.get("a") is None

@@ -51,7 +51,7 @@ def test_every_setting_is_documented() -> None:
     assert [name.upper() for name in Settings.model_fields if name.upper() not in text] == []
 
 
-def test_nothing_uses_a_former_name() -> None:
+def test_no_file_uses_a_former_name_or_a_riddle() -> None:
     folders = ("functions", "shared", "scripts", "docs", "supabase/schemas")
     files = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
     kinds = {".py", ".sql", ".js", ".css", ".html", ".md"}

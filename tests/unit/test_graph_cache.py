@@ -40,7 +40,7 @@ def test_a_broken_graph_is_built_again(folder: Path, tmp_path: Path, damage: str
     assert [path.read_bytes() for path in graphs(tmp_path)] == [whole]
 
 
-def test_a_file_that_was_cut_short_is_never_taken_for_a_graph(tmp_path: Path) -> None:
+def test_a_truncated_file_is_not_used_as_a_graph(tmp_path: Path) -> None:
     cache = GraphCache(tmp_path)
     path = cache.get("name", "weights", lambda: b"graph")
     assert isinstance(path, Path)
@@ -49,7 +49,7 @@ def test_a_file_that_was_cut_short_is_never_taken_for_a_graph(tmp_path: Path) ->
     assert path.read_bytes() == b"graph"
 
 
-def test_other_weights_are_another_graph_and_the_old_one_goes(tmp_path: Path) -> None:
+def test_changed_weights_build_a_new_graph_and_delete_the_old_one(tmp_path: Path) -> None:
     folder, cache = write_model(tmp_path / "model"), tmp_path / "cache"
     first = vector_of(folder, cache)
     (old,) = graphs(cache)

@@ -151,7 +151,7 @@ def test_a_provider_that_was_closed_before_its_first_text_does_not_load(folder: 
     assert graphs(tmp_path) == []
 
 
-def test_a_provider_that_nobody_holds_any_more_leaves_no_thread(folder: Path, tmp_path: Path) -> None:
+def test_a_provider_without_references_leaves_no_thread(folder: Path, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     provider = OnnxProvider(str(folder), cache_dir=tmp_path, threads=2)
     provider.embed_query("bass")

@@ -142,7 +142,7 @@ def test_a_provider_without_a_retrier_makes_one_for_all_threads() -> None:
         assert len({id(one) for one in pool.map(lambda _: toy.retrier, range(64))}) == 1
 
 
-def test_a_twin_under_another_retrier_leaves_the_first_alone() -> None:
+def test_a_copy_with_another_retrier_does_not_change_the_original() -> None:
     toy = Toy()
     retrier = Retrier()
     assert toy.with_retrier(retrier).retrier is retrier

@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
 
-def test_a_provider_that_answered_is_not_asked_again_for_long() -> None:
+def test_a_successful_check_is_not_repeated_for_a_long_time() -> None:
     provider, clock = FakeProvider(), Clock()
     check = ProviderCheck(lambda: provider, clock=clock)
     for _ in range(3):
@@ -31,7 +31,7 @@ def test_a_provider_that_answered_is_not_asked_again_for_long() -> None:
     assert provider.wire.texts == ["music", "music"]
 
 
-def test_one_that_is_down_is_tried_once_and_again_soon() -> None:
+def test_a_failed_check_is_one_try_and_repeated_soon() -> None:
     provider, clock = FakeProvider(), Clock()
     provider.wire.down = ProviderUnavailable("gone")
     check = ProviderCheck(lambda: provider, clock=clock)
@@ -44,7 +44,7 @@ def test_one_that_is_down_is_tried_once_and_again_soon() -> None:
     assert check.state().error is None
 
 
-def test_one_that_is_not_set_up_says_so() -> None:
+def test_an_unconfigured_provider_is_reported() -> None:
     def make() -> FakeProvider:
         raise ConfigurationError("OPENAI_API_KEY: is needed")
 
@@ -54,7 +54,7 @@ def test_one_that_is_not_set_up_says_so() -> None:
     assert error.message == "OPENAI_API_KEY: is needed"
 
 
-def test_one_that_fails_as_nobody_expected_is_a_state_too() -> None:
+def test_an_unexpected_error_of_the_check_is_reported_as_a_state() -> None:
     def make() -> FakeProvider:
         raise RuntimeError("a bug")
 
@@ -64,7 +64,7 @@ def test_one_that_fails_as_nobody_expected_is_a_state_too() -> None:
     assert "a bug" not in error.message
 
 
-def test_a_slow_one_is_asked_once_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_provider_is_checked_once_for_all_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = FakeProvider()
     provider.wire.gate = threading.Event()
     check = ProviderCheck(lambda: provider)

@@ -59,7 +59,7 @@ def test_one_refused_text_of_fifty_is_found_within_the_promised_calls(place: int
     assert np.linalg.norm(np.delete(result.vectors, place, 0), axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_what_the_first_half_acquits_the_second_is_not_asked_whole() -> None:
+def test_the_second_half_is_not_sent_whole_if_the_first_half_succeeds() -> None:
     assert Toy().embed(texts(50, at49="BAD"), isolate=True).calls == 7
 
 
@@ -90,7 +90,7 @@ def test_a_refusal_that_concerns_every_text_is_not_halved(error: ProviderError) 
 
 
 @pytest.mark.parametrize("error", [ProviderInputRejected("no such parameter"), ProviderContractError("short list")])
-def test_a_provider_that_refuses_every_text_stops_the_job_instead_of_parking_the_rows(error: ProviderError) -> None:
+def test_a_provider_that_refuses_every_text_stops_the_job_and_fails_no_row(error: ProviderError) -> None:
     toy = Toy()
     toy.always = error
     with pytest.raises((ProviderRejected, ProviderContractError), match=error.message) as raised:
@@ -123,7 +123,7 @@ def test_a_server_that_crashes_on_everything_stops_the_job(isolate: bool) -> Non
     assert len(crashing.sent) <= 5
 
 
-def test_a_server_that_dies_while_a_text_is_looked_for_parks_no_row() -> None:
+def test_a_server_that_dies_during_isolation_fails_no_row() -> None:
     class Dying(Crashing):
         def _request(self, inputs: Sequence[str]) -> WireAnswer:
             if len(self.sent) > 6:

@@ -98,6 +98,6 @@ def test_a_redis_that_is_down_costs_the_cache_and_not_the_search(
     assert "hush" not in caplog.text + repr(cache)
 
 
-def test_an_address_that_is_none_names_the_setting() -> None:
+def test_an_invalid_address_names_the_setting() -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL"):
         RedisCache(SecretStr("nonsense"))

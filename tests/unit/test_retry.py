@@ -105,18 +105,18 @@ def test_no_sleep_begins_that_would_pass_the_time_bound(clock: Time) -> None:
 
 
 @pytest.mark.parametrize("error", [ProviderRateLimited(retry_after=7), ProviderUnavailable(retry_after=7)])
-def test_what_the_server_told_is_the_least_that_is_waited(clock: Time, error: Exception) -> None:
+def test_retry_after_is_the_shortest_wait(clock: Time, error: Exception) -> None:
     retrier(clock, base_wait=0.1).call(Failing(error))
     assert sum(clock.sleeps) == 7
 
 
-def test_a_wait_told_beyond_the_bound_fails_at_once(clock: Time) -> None:
+def test_a_retry_after_longer_than_the_time_limit_fails_at_once(clock: Time) -> None:
     with pytest.raises(ProviderRateLimited):
         retrier(clock, max_seconds=60).call(Failing(ProviderRateLimited(retry_after=3600)))
     assert clock.sleeps == []
 
 
-def test_a_call_about_to_start_waits_for_what_another_was_told(clock: Time) -> None:
+def test_a_new_call_waits_for_the_retry_after_of_another_call(clock: Time) -> None:
     cooldown = Cooldown(clock=clock)
     with pytest.raises(ProviderRateLimited):
         retrier(clock, cooldown, max_attempts=1).call(Failing(ProviderRateLimited(retry_after=2)))
@@ -134,14 +134,14 @@ def test_a_call_is_not_sent_at_all_where_the_cooldown_outlasts_its_time(clock: T
     assert (work.calls, clock.sleeps) == (0, [])
 
 
-def test_a_rate_limit_without_a_time_holds_the_others_back_as_well(clock: Time) -> None:
+def test_a_rate_limit_without_retry_after_delays_the_other_calls(clock: Time) -> None:
     cooldown = Cooldown(clock=clock)
     with pytest.raises(ProviderRateLimited):
         retrier(clock, cooldown, max_attempts=1, base_wait=3).call(Failing(ProviderRateLimited()))
     assert cooldown.remaining == 3
 
 
-def test_a_plain_failure_holds_nobody_back(clock: Time) -> None:
+def test_a_failure_without_retry_after_delays_no_other_call(clock: Time) -> None:
     cooldown = Cooldown(clock=clock)
     retrier(clock, cooldown).call(Failing(ProviderUnavailable()))
     assert cooldown.remaining == 0
@@ -154,7 +154,7 @@ def test_a_shorter_hold_does_not_end_a_longer_one(clock: Time) -> None:
     assert cooldown.remaining == 10
 
 
-def test_no_thread_calls_before_the_time_that_one_was_told() -> None:
+def test_no_thread_calls_before_the_retry_after_of_another_thread() -> None:
     told_until: list[float] = []
     early: list[float] = []
     shared = Retrier(RetryPolicy(base_wait=0.001, max_wait=0.001))
