@@ -629,8 +629,8 @@ begin
 end;
 $$;
 comment on function public.claim_embeddings is
-  'Lease up to batch_size pending rows to this worker, oldest first. No rows: nothing can be claimed now. text_hash goes back with the vector. '
-  'With a model: rows whose text the table holds already get that vector in the same call; they come back as reused and need nothing more.';
+  'Leases up to batch_size pending rows to this worker, oldest first, or returns no row. Send text_hash back with the vector. With a model, '
+  'a row whose text already has a vector in the table gets that vector in the same call; it is returned as reused and needs no save.';
 revoke all on function public.claim_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.claim_embeddings to service_role;
 
@@ -1123,7 +1123,7 @@ declare
   hashes bytea[];
   vectors extensions.vector[];
 begin
-  -- A row that another transaction has locked is skipped: a claim holds entries of the queue, which that transaction may wait for.
+  -- Skip rows that another transaction has locked: it may wait for the queue entries that this claim has locked (a deadlock).
   begin
     execute format($sql$
       with known as materialized (
@@ -1158,7 +1158,7 @@ begin
 end;
 $$;
 comment on function embedding.reuse_vectors is
-  'Of these claimed rows, fills those whose text the table already holds under this model. Returns the rows that are done.';
+  'Copies the vector of an equal text of this model to each claimed row, if the table has one. Returns the rows that now have a vector.';
 revoke all on function embedding.reuse_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.reuse_vectors to service_role;
 
@@ -2563,7 +2563,7 @@ begin
     record_embedding_run.model, record_embedding_run.status,
     counts.processed, counts.embedded, counts.failed, counts.stale, counts.reused, counts.truncated, counts.calls, counts.tokens,
     counts.cost_usd, left(counts.error, 2000),
-    -- A run that is recorded late has worked for a while.
+    -- A run may be recorded after it has worked for some seconds.
     case when record_embedding_run.status <> 'queued' then now() - make_interval(secs => coalesce((report ->> 'seconds')::float, 0)) end,
     case when record_embedding_run.status not in ('queued', 'running') then now() end
   )
@@ -2600,8 +2600,8 @@ begin
 end;
 $$;
 comment on function public.finish_embedding_run is
-  'End a backfill: forget the models that no row is embedded with any more, record how the run ended, return what is left in the queue. '
-  'A run without an id that found no row leaves no record: a schedule starts many of them.';
+  'Ends a backfill: removes the models that no row has a vector of any more, records how the run ended and returns the state of the queue. '
+  'A run without an id that found no row is not recorded, because a schedule starts many of them.';
 revoke all on function public.finish_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.finish_embedding_run to service_role;
 
