@@ -12,7 +12,7 @@ from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import Body, JsonBytes, SomeText, Text
 from shared.embedding.code_chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
-from shared.embedding.texts import InputKind
+from shared.models import InputKind
 
 router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
 
@@ -61,7 +61,7 @@ async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf) 
         # To a thread: the database is waited for.
         await asyncio.to_thread(check_chunks_can_be_stored, services.database)
     texts = [chunk.content for chunk in body.chunks]
-    answer = await wait_for(services.embedding.submit(texts, body.input_type, body.batch_id), deadline)
+    answer = await wait_for(services.embedding.submit(texts, body.input_type, body.batch_id, deadline), deadline)
     vectors = [
         {"chunk_id": chunk.chunk_id, "vector": row} for chunk, row in zip(body.chunks, answer.vectors, strict=True)
     ]

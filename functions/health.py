@@ -53,7 +53,7 @@ def _loaded_model(services: Services) -> EmbeddingModel | None:
     if not services.provider_is_made:
         return None
     # Imported here: a probe on Lambda makes no provider.
-    from shared.embedding.patience import Deadline
+    from shared.deadline import Deadline
 
     try:
         # A width that only Ollama knows is asked for once; a server that hangs must not make this hang.

@@ -115,7 +115,7 @@ async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadl
     if spec is None:
         spec = await asyncio.to_thread(service.spec, deadline)
     _check_model(body, spec.name, spec.dimensions)
-    answer = await wait_for(service.submit(texts, "document", request_id.get() or ""), deadline)
+    answer = await wait_for(service.submit(texts, "document", request_id.get() or "", deadline), deadline)
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(row, body.encoding_format)}
         for index, row in enumerate(answer.vectors)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # FastAPI runs handlers in 40 threads; a PostgreSQL has 100 connections for all its clients. Requests beyond these wait.
 SERVER_CONNECTIONS = 16
 LAMBDA_CONNECTIONS = 2
+# Requests that the in-process engine works on at once; more wait.
+CALLERS_IN_PROCESS = 64
 
 # How often to look for tags whose synonyms are to be tried again.
 SYNONYM_DRAIN_SECONDS = 60.0
@@ -150,10 +152,12 @@ class Services:
         from shared.embedding.texts import EmbeddingService
         from shared.wiring import default_workers
 
+        in_process = self.settings.embedding_provider == "onnx"
         embedding = EmbeddingService(
             lambda: self.provider,
-            joins=self.long_lived,
-            workers=default_workers(self.settings),
+            # The in-process engine joins the texts of all threads by itself, so each caller gets one.
+            joins=self.long_lived and not in_process,
+            workers=CALLERS_IN_PROCESS if in_process else default_workers(self.settings),
             observe=self.metrics.observe_batch if self.long_lived else None,
         )
         self._workers.callback(embedding.close)
@@ -215,7 +219,7 @@ class Services:
         """Named rows to vectors."""
         from shared.embedding.rows import RowEmbedder
 
-        return RowEmbedder(self.database, self.provider, keeps_late_answers=self.long_lived)
+        return RowEmbedder(self.database, self.provider)
 
     @lazy
     def webhooks(self) -> WebhookService:

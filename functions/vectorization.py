@@ -10,8 +10,8 @@ from functions.http.app import create_app
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import Body, JsonBytes, SomeText
-from shared.embedding.texts import InputKind
 from shared.logs import request_id
+from shared.models import InputKind
 
 router = APIRouter(prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey])
 
@@ -42,7 +42,7 @@ class VectorizationStatus(BaseModel):
 async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text; `input_type` query is for what is searched with."""
     service = services.embedding
-    answer = await wait_for(service.submit([body.text], body.input_type, request_id.get() or ""), deadline)
+    answer = await wait_for(service.submit([body.text], body.input_type, request_id.get() or "", deadline), deadline)
     return JsonBytes(
         {"embedding": answer.vectors[0], "model": service.provider.model, "dimensions": answer.vectors.shape[1]}
     )

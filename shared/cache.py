@@ -75,11 +75,11 @@ class Cache:
         self._local: TTLCache[str, str] = TTLCache(maxsize=size, ttl=seconds)
         self._lock = Lock()
 
-    def get(self, key: str, *, local_only: bool = False) -> Any:
-        """The value, None where there is none. `local_only` looks in this process only, which never waits."""
+    def get(self, key: str) -> Any:
+        """The value, None where there is none."""
         with self._lock:
             text = self._local.get(key)
-        if text is None and self._shared is not None and not local_only and (text := self._shared.get(key)):
+        if text is None and self._shared is not None and (text := self._shared.get(key)):
             with self._lock:
                 self._local[key] = text
         return None if text is None else orjson.loads(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared.errors import ProviderError
 
@@ -27,6 +27,10 @@ def split_model_name(name: str) -> tuple[str, int | None]:
     """Split a name that `shortened_model_name` made into model and width; other names have no width."""
     model, at, width = name.rpartition("@")
     return (model, int(width)) if at and width.isdecimal() else (name, None)
+
+
+# Models are trained with different inputs for what is stored and what is asked.
+InputKind = Literal["document", "query"]
 
 
 @dataclass(frozen=True, slots=True)

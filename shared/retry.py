@@ -1,11 +1,10 @@
-"""Retry, back off, and stop on time: the one loop that sits under providers and database.
+"""The retry loop under providers and database.
 
-Errors say themselves whether waiting may help (`retryable`) and how long (`retry_after`). A wait
-that a server asked for is shared: a `Cooldown` holds back every thread, also calls not yet begun.
+Each error says whether waiting may help (`retryable`) and how long (`retry_after`). A wait that a server asked for
+holds back every thread that shares the retrier, also calls that have not started yet.
 """
 
 import math
-import random
 import re
 import threading
 import time
@@ -13,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Protocol, Self, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 import tenacity
 
-from shared.errors import AppError, Interrupted, ProviderRateLimited
+from shared.deadline import Deadline
+from shared.errors import AppError, Interrupted, ProviderRateLimited, ProviderTimeout
 
 Result = TypeVar("Result")
 
@@ -34,115 +35,110 @@ class StopSignal(Protocol):
 class RetryPolicy:
     """How long to keep trying: bounded in attempts and in seconds, all waits included.
 
-    The n-th wait is drawn from 0 to `base_wait` * 2^(n-1), at most `max_wait` (full jitter), or is
-    exactly that bound with `jitter` off. A server's own `retry_after` is the least that is waited.
+    The n-th wait is drawn from 0 to `base_wait` * 2^(n-1), at most `max_wait` (full jitter). A server's own
+    `retry_after` is the least that is waited.
     """
 
     max_attempts: int = 10
     max_seconds: float = 180.0
     base_wait: float = 0.5
     max_wait: float = 20.0
-    jitter: bool = True
 
 
-class Cooldown:
-    """Until when one provider wants to be left alone; shared by all threads that call it."""
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._until = -math.inf
-
-    def hold(self, seconds: float) -> None:
-        """Let nobody call for `seconds` from now; a longer hold that is under way stays."""
-        with self._lock:
-            self._until = max(self._until, self._clock() + seconds)
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until calls are welcome again; 0 when they are."""
-        with self._lock:
-            return max(0.0, self._until - self._clock())
+# For a caller who waits: a try that follows the longest pause still has time to succeed.
+REQUEST_RETRIES = RetryPolicy(max_attempts=3, max_seconds=15, base_wait=0.3, max_wait=3)
 
 
 class Retrier:
     """Calls a function until it succeeds, fails for good, or the policy's bounds are reached.
 
-    One object serves any number of threads. `stop` ends waits at once with `Interrupted`; a call
-    that need not wait still runs, so that work in flight is finished rather than thrown away.
+    Any number of threads share one retrier and its cooldown: the time before which nothing is sent to the server.
     """
 
-    def __init__(
-        self,
-        policy: RetryPolicy | None = None,
-        *,
-        cooldown: Cooldown | None = None,
-        stop: StopSignal | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
         self.policy = policy or RetryPolicy()
-        self.cooldown = cooldown or Cooldown(clock=clock)
-        self._stop = stop
-        self._clock = clock
-        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._held_until = -math.inf
 
-    def replace(self, *, policy: RetryPolicy | None = None, stop: StopSignal | None = None) -> Self:
-        """The same cooldown under another policy or with another stop signal."""
-        return type(self)(
-            policy or self.policy,
-            cooldown=self.cooldown,
-            stop=stop if stop is not None else self._stop,
-            clock=self._clock,
-            sleep=self._sleep,
-        )
+    def hold(self, seconds: float) -> None:
+        """Start no call for `seconds` from now; a longer hold that was set before stays."""
+        with self._lock:
+            self._held_until = max(self._held_until, time.monotonic() + seconds)
 
-    def call(self, function: Callable[[], Result]) -> Result:
-        """Return what `function` returns; raises its last error, or `Interrupted`."""
-        deadline = self._clock() + self.policy.max_seconds
+    @property
+    def cooldown(self) -> float:
+        """Seconds until the next call may start; 0 if it may start now."""
+        return max(0.0, self._held_until - time.monotonic())
+
+    def call(
+        self,
+        function: Callable[[], Result],
+        *,
+        policy: RetryPolicy | None = None,
+        stop: StopSignal | None = None,
+        deadline: Deadline | None = None,
+    ) -> Result:
+        """Return what `function` returns; raise its last error.
+
+        `stop` ends a wait at once with Interrupted; a call that need not wait still runs. Beyond the `deadline`
+        nothing is started, and a timeout becomes the deadline's error; `function` bounds its own request by it.
+        """
+        policy = policy or self.policy
+        seconds = policy.max_seconds
+        if deadline is not None:
+            seconds = min(seconds, deadline.left)
+            if not seconds:
+                raise deadline.error()
+        pause = partial(_pause, stop)
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, AppError) and error.retryable),
-            wait=self._wait_for,
-            stop=lambda state: (
-                state.attempt_number >= self.policy.max_attempts or self._clock() + state.upcoming_sleep > deadline
-            ),
-            before=lambda _: self._await_cooldown(deadline),
-            sleep=self._pause,
+            retry=tenacity.retry_if_exception(_is_retryable),
+            wait=partial(self._wait, tenacity.wait_random_exponential(policy.base_wait, policy.max_wait)),
+            stop=tenacity.stop_after_attempt(policy.max_attempts) | tenacity.stop_before_delay(seconds),
+            before=partial(self._await_cooldown, time.monotonic() + seconds, pause),
+            sleep=pause,
             reraise=True,
         )
         try:
             return retrying(function)
+        except ProviderTimeout as error:
+            if deadline is None or deadline.left:
+                raise
+            raise deadline.error() from error
         finally:
-            # It refers to itself by what it was about to do, and would stay until Python looks for garbage.
+            # tenacity keeps a reference cycle here; clear it so the object is freed at once.
             retrying.iter_state.reset()
 
-    def _wait_for(self, state: tenacity.RetryCallState) -> float:
+    def _wait(self, backoff: Callable[[tenacity.RetryCallState], float], state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        bound = min(self.policy.max_wait, self.policy.base_wait * 2 ** min(state.attempt_number - 1, 60))
-        seconds = random.uniform(0, bound) if self.policy.jitter else bound
-        told: float | None = getattr(error, "retry_after", None)
-        if told is not None:
-            seconds = max(seconds, told)
-            self.cooldown.hold(told)
+        seconds = backoff(state)
+        asked: float | None = getattr(error, "retry_after", None)
+        if asked is not None:
+            seconds = max(seconds, asked)
+            self.hold(asked)
         elif isinstance(error, ProviderRateLimited):
-            # The limit is the account's, not this call's: the others would only be refused as well.
-            self.cooldown.hold(seconds)
+            # The limit is the account's, not this call's: other calls would be refused as well.
+            self.hold(seconds)
         return seconds
 
-    def _await_cooldown(self, deadline: float) -> None:
-        while remaining := self.cooldown.remaining:
-            if self._clock() + remaining > deadline:
+    def _await_cooldown(self, until: float, pause: Callable[[float], None], _: tenacity.RetryCallState) -> None:
+        while (left := self._held_until - time.monotonic()) > 0:
+            if self._held_until > until:
                 raise ProviderRateLimited(
-                    f"the provider asked to be left alone for another {remaining:.0f} s, longer than a call may wait",
-                    retry_after=remaining,
+                    f"the provider asked for a pause of another {left:.0f} s, longer than a call may wait",
+                    retry_after=left,
                 )
-            self._pause(remaining)
+            pause(left)
 
-    def _pause(self, seconds: float) -> None:
-        if self._stop is None:
-            self._sleep(seconds)
-        elif self._stop.wait(seconds):
-            raise Interrupted()
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, AppError) and error.retryable
+
+
+def _pause(stop: StopSignal | None, seconds: float) -> None:
+    if stop is None:
+        time.sleep(seconds)
+    elif stop.wait(seconds):
+        raise Interrupted()
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

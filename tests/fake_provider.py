@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.errors import ProviderError, ProviderInputRejected
+from shared.deadline import Deadline
+from shared.errors import ProviderError, ProviderInputRejected, ProviderTimeout
 from shared.models import EmbeddingModel
 from shared.providers.base import EmbeddingProvider, WireAnswer
 from shared.retry import Retrier, RetryPolicy
@@ -18,7 +19,7 @@ DIMENSIONS = 16
 
 @dataclass
 class Wire:
-    """The other end: what it was sent, and how it behaves. One object for a provider and all its twins."""
+    """The other end: what it was sent, and how it behaves. One object for each provider."""
 
     requests: list[list[str]] = field(default_factory=list)
     # Texts that hold one of these are refused, whatever else is in the request.
@@ -44,24 +45,26 @@ class FakeProvider(EmbeddingProvider):
     max_inputs = 100
 
     def __init__(self, model: str = "fake", dimensions: int = DIMENSIONS, *, price: float = 0.0) -> None:
+        super().__init__(retrier=Retrier(RetryPolicy(max_attempts=2, max_seconds=5, base_wait=0.01, max_wait=0.05)))
         self._spec = EmbeddingModel(model, self.name, dimensions)
-        self._retrier = Retrier(RetryPolicy(max_attempts=2, max_seconds=5, base_wait=0.01, max_wait=0.05))
         self.price_per_million_tokens = price
         self.wire = Wire()
 
-    @property
-    def spec(self) -> EmbeddingModel:
+    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
         return self._spec
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]
 
-    def _request(self, inputs: Sequence[str]) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         wire = self.wire
         wire.requests.append(list(inputs))
         wire.arrived.set()
         if wire.gate is not None:
-            assert wire.gate.wait(30), "the test never opened the gate"
+            opened = wire.gate.wait(30 if timeout is None else timeout)
+            if not opened and timeout is not None:
+                raise ProviderTimeout("the fake did not answer in time")
+            assert opened, "the test never opened the gate"
         time.sleep(wire.delay)
         if wire.down is not None:
             raise wire.down

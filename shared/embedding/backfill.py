@@ -19,7 +19,7 @@ from shared.embedding.collection import Collection
 from shared.embedding.in_flight import InFlight
 from shared.embedding.tally import Tally
 from shared.errors import AppError, ConfigurationError, DatabaseError, Interrupted
-from shared.models import BackfillReport, QueueState
+from shared.models import BackfillReport, EmbeddingModel, QueueState
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier, RetryPolicy
 
@@ -125,7 +125,7 @@ def backfill(
     """
     collection = Collection(database, options.collection)
     registered = collection.register_embedding_model(provider.spec, use=True)
-    run = _Run(collection, provider.with_spec(registered), options, stop or threading.Event(), run_id)
+    run = _Run(collection, provider, registered, options, stop or threading.Event(), run_id)
     return run.run(on_progress or (lambda _: None))
 
 
@@ -136,6 +136,7 @@ class _Run:
         self,
         collection: Collection,
         provider: EmbeddingProvider,
+        registered: EmbeddingModel,
         options: BackfillOptions,
         stop: threading.Event,
         run_id: str | None,
@@ -147,11 +148,9 @@ class _Run:
         # Ends every wait for the provider: the run was stopped, or met an error that concerns every text.
         self._halt = threading.Event()
         self._provider = provider
-        # A claim need not be waited for when the run is stopped; what is embedded must be saved.
-        self._claim_retrier = Retrier(DATABASE_RETRIES, stop=stop)
         self._retrier = Retrier(DATABASE_RETRIES)
         self._pool = ThreadPoolExecutor(options.workers + SAVERS, "embed")
-        self._worker = BatchWorker(collection, provider, self._retrier, self._halt, options.workers)
+        self._worker = BatchWorker(collection, provider, registered, self._retrier, self._halt, options.workers)
         self._tasks: set[Future[Batch]] = set()
         self._in_flight = InFlight()
         # One batch in each worker, one waiting for it, and some on their way to the database.
@@ -249,7 +248,8 @@ class _Run:
             self._options.lease_seconds,
             self._provider.model,
         )
-        rows = self._claim_retrier.call(lambda: claim(size, lease_seconds, model))
+        # A claim need not be waited for when the run is stopped; what is embedded must be saved.
+        rows = self._retrier.call(lambda: claim(size, lease_seconds, model), stop=self._stop)
         self._news = bool(rows)
         self._drained = len(rows) < size
         if self._left is not None:
@@ -269,7 +269,7 @@ class _Run:
         """With nothing in flight: whether rows can be claimed, or are held by another worker."""
         if self._over_budget or self._left == 0:
             return False
-        state = self._claim_retrier.call(self._collection.embedding_queue)
+        state = self._retrier.call(self._collection.embedding_queue, stop=self._stop)
         self._drained = False
         self._waiting_for_others = state.leased
         if state.ready and self._news:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from shared.embedding.collection import Collection
 from shared.errors import AppError, Interrupted, ProviderInputRejected
-from shared.models import ClaimedRow, Embeddings, Vectors
+from shared.models import ClaimedRow, EmbeddingModel, Embeddings, Vectors
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier
 
@@ -34,12 +34,14 @@ class BatchWorker:
         self,
         collection: Collection,
         provider: EmbeddingProvider,
+        registered: EmbeddingModel,
         retrier: Retrier,
         halt: threading.Event,
         workers: int,
     ) -> None:
         self._collection = collection
-        self._provider = provider.with_retrier(provider.retrier.replace(stop=halt))
+        self._provider = provider
+        self._registered = registered
         self._retrier = retrier
         self._halt = halt
         self._requests = threading.Semaphore(workers)
@@ -50,7 +52,8 @@ class BatchWorker:
             with self._requests:
                 if self._halt.is_set():
                     raise Interrupted()
-                answer = self._provider.embed([row.text for row in batch.rows], isolate=True)
+                texts = [row.text for row in batch.rows]
+                answer = self._provider.embed(texts, registered=self._registered, isolate=True, stop=self._halt)
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
             batch.error = error
             return batch

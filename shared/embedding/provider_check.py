@@ -23,6 +23,7 @@ WAIT_SECONDS = 1.0
 # One word is embedded each time: a provider that answered is believed for long, one that did not may be back soon.
 GOOD_SECONDS = 600.0
 BAD_SECONDS = 5.0
+ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,8 @@ class ProviderCheck:
     def _ask(self) -> ProviderState:
         try:
             provider = self._provider()
-            # Somebody is looking at a page: one try says enough.
-            hasty = provider.with_retrier(provider.retrier.replace(policy=RetryPolicy(max_attempts=1, max_seconds=10)))
-            width = hasty.embed_query("music").shape[0]
-            return ProviderState(provider.model, width)
+            answer = provider.embed(["music"], retry=ONE_TRY)
+            return ProviderState(provider.model, answer.vectors.shape[1])
         except AppError as error:
             log.warning("the provider does not answer: %s", error.message)
             return ProviderState(error=error)

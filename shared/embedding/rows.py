@@ -3,18 +3,17 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
+from shared.deadline import Deadline
 from shared.embedding.collection import Collection
-from shared.embedding.patience import Deadline, answer_within, hasten
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
-from shared.models import ClaimedRow, Embeddings
+from shared.models import ClaimedRow, EmbeddingModel, Embeddings
+from shared.retry import REQUEST_RETRIES
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
@@ -75,16 +74,11 @@ class RowsReport:
 
 
 class RowEmbedder:
-    """Claims, embeds and saves named rows of one database with one provider.
+    """Claims, embeds and saves named rows of one database with one provider."""
 
-    `keeps_late_answers`: the process goes on after it has answered, as a server's does and Lambda's does not. A call
-    that outlasts its deadline is paid for all the same: what it brings is then saved when it comes.
-    """
-
-    def __init__(self, database: Database, provider: "EmbeddingProvider", *, keeps_late_answers: bool = False) -> None:
+    def __init__(self, database: Database, provider: "EmbeddingProvider") -> None:
         self._database = database
         self._provider = provider
-        self._keeps_late_answers = keeps_late_answers
 
     def embed_rows(
         self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
@@ -92,18 +86,18 @@ class RowEmbedder:
         """Give each row the vector of its present text; a row that has it costs nothing.
 
         A vector belongs to its row's text: a row whose text is not the one that was given fails, and its
-        neighbours do not. With a `deadline` somebody waits: an outage is not waited out. Raises NotFound for
+        neighbours do not. With a `deadline` the call fails fast when the provider is away. Raises NotFound for
         an untracked collection, DatabaseRejected for one that is embedded with another model, ProviderError
         where no text can be embedded, or not in time; what was saved until then stays.
         """
         started = time.perf_counter()
         work = Collection(self._database, collection)
-        registered = work.register_embedding_model(answer_within(lambda: self._provider.spec, deadline), use=True)
-        provider = self._provider.with_spec(registered)
+        registered = work.register_embedding_model(self._provider.describe(deadline), use=True)
+        provider = self._provider
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)
 
-        run = _Upsert(work, provider, deadline, self._keeps_late_answers)
+        run = _Upsert(work, provider, registered, deadline)
         try:
             for first in range(0, len(rows), BATCH_SIZE):
                 run.embed(rows[first : first + BATCH_SIZE])
@@ -135,13 +129,13 @@ class _Upsert:
         self,
         work: Collection,
         provider: "EmbeddingProvider",
+        registered: EmbeddingModel,
         deadline: Deadline | None,
-        keeps_late_answers: bool,
     ) -> None:
         self._work = work
         self._provider = provider
+        self._registered = registered
         self._deadline = deadline
-        self._keeps_late_answers = keeps_late_answers
         self._lease_seconds = LEASE_SECONDS if deadline is None else SHORT_LEASE_SECONDS
         self._patience = Deadline(PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline.left))
         self._asked_as: dict[str, str] = {}
@@ -154,7 +148,7 @@ class _Upsert:
     def embed(self, asked: Sequence[RowToEmbed]) -> None:
         """Fill these rows: from an equal text's vector where there is one, else from the provider."""
         if self._deadline is not None and not self._deadline.left:
-            raise self._deadline.passed()
+            raise self._deadline.error()
         rows = self._claim(asked)
         reused = self._work.reuse_embeddings(self._provider.model, rows)
         self._held -= reused
@@ -210,26 +204,14 @@ class _Upsert:
         if not rows:
             return
         texts = list(dict.fromkeys(row.text for row in rows))
-        provider = self._provider if self._deadline is None else hasten(self._provider, self._deadline)
-        late = partial(self._leave, rows, texts) if self._keeps_late_answers else None
-        self._save(rows, texts, answer_within(lambda: provider.embed(texts, isolate=True), self._deadline, late=late))
-
-    def _leave(self, rows: list[ClaimedRow], texts: list[str], call: Future[Embeddings]) -> None:
-        """Nobody waits for these rows any more: they stay leased until the call has ended, and are saved then."""
-        row_ids = [row.row_id for row in rows]
-        self._work.renew_embeddings(row_ids, LEASE_SECONDS)
-        self._held.difference_update(row_ids)
-        call.add_done_callback(partial(self._save_late, rows, texts))
-
-    def _save_late(self, rows: list[ClaimedRow], texts: list[str], call: Future[Embeddings]) -> None:
-        try:
-            if call.exception() is not None:
-                self._work.release_embeddings([row.row_id for row in rows])
-            else:
-                self._save(rows, texts, call.result())
-                log.info("an answer that came late was saved: %d rows, %d tokens", len(rows), call.result().tokens)
-        except AppError as error:
-            log.warning("%d rows stay leased for up to %d s: %s", len(rows), LEASE_SECONDS, error.message)
+        answer = self._provider.embed(
+            texts,
+            registered=self._registered,
+            isolate=True,
+            retry=None if self._deadline is None else REQUEST_RETRIES,
+            deadline=self._deadline,
+        )
+        self._save(rows, texts, answer)
 
     def _save(self, rows: list[ClaimedRow], texts: list[str], answer: Embeddings) -> None:
         place = {text: index for index, text in enumerate(texts)}

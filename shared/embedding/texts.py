@@ -1,21 +1,21 @@
-"""Embed texts for callers of the functions: joined where they come one by one, bounded, and told of in events."""
+"""Embeds texts for interactive requests: bounded in number and time, and reported in events."""
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
-from shared.embedding.patience import Deadline, answer_within, hasten
+from shared.deadline import Deadline
+from shared.embedding.microbatch import MicroBatcher
 from shared.errors import AppError, Overloaded, ProviderInputRejected
 from shared.events import emit
-from shared.models import EmbeddingModel, Embeddings
+from shared.models import EmbeddingModel, Embeddings, InputKind
+from shared.retry import REQUEST_RETRIES
 
 if TYPE_CHECKING:
-    from shared.embedding.microbatch import MicroBatcher
     from shared.providers.base import EmbeddingProvider
-
-InputKind = Literal["document", "query"]
 
 # Texts of all requests that may wait or be under way at once; beyond, callers are asked to come back.
 MAX_TEXTS_WAITING = 8192
@@ -25,10 +25,10 @@ Observe = Callable[[int, int, float], None]
 
 
 class EmbeddingService:
-    """Embeds with one provider, from any number of threads, for callers who wait: outages are not waited out.
+    """Embeds with one provider, from any number of threads, and fails fast when it is away.
 
-    `joins`: this process serves many callers at once, so that single texts are joined into larger
-    requests. `workers` is how many requests to the provider are under way at once.
+    `workers` is how many requests to the provider are under way at once. `joins`: single texts of callers that wait
+    for a worker become one request.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class EmbeddingService:
     ) -> None:
         self._provider = provider
         self._joins = joins
-        self._workers = workers
         self._observe = observe or (lambda *_: None)
         self._lock = threading.Lock()
-        self._batchers: dict[InputKind, MicroBatcher] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="embed")
+        kinds: tuple[InputKind, ...] = ("document", "query")
+        self._batchers = {kind: MicroBatcher(partial(self._embed, kind), self._threads) for kind in kinds}
         self._texts = 0
         self._spec: EmbeddingModel | None = None
 
@@ -60,9 +60,9 @@ class EmbeddingService:
         return self._spec
 
     def spec(self, deadline: Deadline | None) -> EmbeddingModel:
-        """The provider's model. Makes the provider, and asks it for a width that nobody knows, within the time given."""
+        """The provider's model. Makes the provider, and asks it for a width that is not known, within the deadline."""
         if self._spec is None:
-            self._spec = answer_within(lambda: self._provider().spec, deadline)
+            self._spec = self._provider().describe(deadline)
         return self._spec
 
     @property
@@ -70,11 +70,13 @@ class EmbeddingService:
         """Texts that were taken and not answered yet."""
         return self._texts
 
-    def submit(self, texts: Sequence[str], kind: InputKind, batch_id: str) -> "Future[Embeddings]":
+    def submit(
+        self, texts: Sequence[str], kind: InputKind, batch_id: str, deadline: Deadline | None = None
+    ) -> "Future[Embeddings]":
         """Embed one request's texts; row i of the vectors belongs to text i.
 
-        The future raises ProviderError; one refused text fails the request, naming its place. Raises
-        Overloaded where too much is waiting already.
+        No request to the provider outlasts the `deadline`. The future raises ProviderError; one refused text fails the
+        request, naming its place. Raises Overloaded where too much is waiting already.
         """
         with self._lock:
             if self._texts + len(texts) > MAX_TEXTS_WAITING and self._texts:
@@ -82,7 +84,10 @@ class EmbeddingService:
             self._texts += len(texts)
         started = time.perf_counter()
         try:
-            answer = self._send(texts, kind)
+            if self._joins and len(texts) == 1:
+                answer = self._batchers[kind].submit(texts[0], deadline)
+            else:
+                answer = self._threads.submit(self._embed_all, kind, texts, deadline)
         except BaseException:
             with self._lock:
                 self._texts -= len(texts)
@@ -93,45 +98,16 @@ class EmbeddingService:
 
     def close(self) -> None:
         """Finish what is under way."""
-        with self._lock:
-            batchers, self._batchers = list(self._batchers.values()), {}
-            threads, self._threads = self._threads, None
-        for batcher in batchers:
-            batcher.close()
-        if threads is not None:
-            threads.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
 
-    def _send(self, texts: Sequence[str], kind: InputKind) -> "Future[Embeddings]":
-        if self._joins and len(texts) == 1:
-            return self._batcher(kind).submit(texts[0])
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="embed")
-            threads = self._threads
-        return threads.submit(self._embed_request, texts, kind)
+    def _embed(self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None) -> Embeddings:
+        return self._provider().embed(texts, kind, isolate=True, retry=REQUEST_RETRIES, deadline=deadline)
 
-    def _embed(self, texts: Sequence[str], kind: InputKind) -> Embeddings:
-        from shared.providers.base import InputType
-
-        return hasten(self._provider()).embed(texts, InputType(kind), isolate=True)
-
-    def _embed_request(self, texts: Sequence[str], kind: InputKind) -> Embeddings:
-        answer = self._embed(texts, kind)
+    def _embed_all(self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None) -> Embeddings:
+        answer = self._embed(kind, texts, deadline)
         for index, error in answer.errors.items():
             raise ProviderInputRejected(f"text {index + 1} of {len(texts)}: {error.message}")
         return answer
-
-    def _batcher(self, kind: InputKind) -> "MicroBatcher":
-        with self._lock:
-            if kind not in self._batchers:
-                from shared.embedding.microbatch import MicroBatcher
-
-                self._batchers[kind] = MicroBatcher(
-                    lambda texts: self._embed(texts, kind),
-                    count_tokens=lambda texts: self._provider().count_tokens(texts),
-                    workers=self._workers,
-                )
-            return self._batchers[kind]
 
     def _finish(self, done: "Future[Embeddings]", count: int, batch_id: str, started: float) -> None:
         with self._lock:

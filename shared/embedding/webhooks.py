@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.database.base import Database
+from shared.deadline import Deadline
 from shared.embedding.collection import list_embedding_collections
-from shared.embedding.patience import Deadline
 from shared.embedding.rows import Reason, RowEmbedder, RowsReport, RowToEmbed
 from shared.errors import InvalidRequest
 

@@ -1,4 +1,4 @@
-"""How long and how large a whole answer may be: the HTTP clients bound each read, and never their sum."""
+"""Bounds the time and the size of a whole answer: the HTTP clients bound each read, and never their sum."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,33 +6,51 @@ from typing import Any
 
 # 2,048 vectors of 3,072 numbers with twenty characters each: no honest answer is larger.
 MOST_BYTES = 128 * 2**20
+CONNECT_SECONDS = 10.0
 
 
-def bound_answers(library: Any, seconds: float) -> Callable[[Any], None]:
-    """A response hook for a client of `library` (httpx or httpx2).
+def bound_timeout(library: Any, most: float, wanted: float | None) -> Any:
+    """The timeout of one request with `library` (httpx or httpx2): at most the client's own."""
+    # Zero would mean not to wait at all, and is another error.
+    seconds = most if wanted is None else max(min(most, wanted), 0.001)
+    return library.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
 
-    An answer that is not complete `seconds` after it began ends in ReadTimeout, one of more than
-    MOST_BYTES in DecodingError.
+
+def bound_answers(library: Any) -> dict[str, list[Callable[[Any], None]]]:
+    """Event hooks for a client of `library`: the read timeout of a request becomes that of request and answer.
+
+    An answer that takes longer ends in ReadTimeout, one of more than MOST_BYTES in DecodingError.
     """
 
     class Bounded(library.SyncByteStream):  # type: ignore[misc]
-        def __init__(self, stream: Any) -> None:
+        def __init__(self, stream: Any, until: float) -> None:
             self._stream = stream
+            self._until = until
 
         def __iter__(self) -> Iterator[bytes]:
-            deadline, size = time.monotonic() + seconds, 0
+            size = 0
             for chunk in self._stream:
                 size += len(chunk)
                 if size > MOST_BYTES:
                     raise library.DecodingError("the answer is larger than any embeddings")
-                if time.monotonic() > deadline:
+                if time.monotonic() > self._until:
                     raise library.ReadTimeout("the answer does not end")
                 yield chunk
 
         def close(self) -> None:
             self._stream.close()
 
-    def bound(response: Any) -> None:
-        response.stream = Bounded(response.stream)
+    def begin(request: Any) -> None:
+        timeouts = request.extensions["timeout"]
+        until = request.extensions["until"] = time.monotonic() + timeouts["read"]
 
-    return bound
+        def count_down(*_: Any) -> None:
+            timeouts["read"] = max(until - time.monotonic(), 0.001)
+
+        # Called before each step (connect, send, read): what one took is not there for the next.
+        request.extensions["trace"] = count_down
+
+    def bound(response: Any) -> None:
+        response.stream = Bounded(response.stream, response.request.extensions["until"])
+
+    return {"request": [begin], "response": [bound]}

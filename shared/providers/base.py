@@ -1,153 +1,135 @@
-"""What every embedding provider is: one wire call, wrapped in batching, retry and checks."""
+"""The base of every embedding provider: one request, wrapped in batching, retry and checks."""
 
-import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import ClassVar, Self
+from typing import ClassVar
 
+from shared.deadline import Deadline
 from shared.errors import ConfigurationError
-from shared.models import EmbeddingModel, Embeddings, Vectors
+from shared.models import EmbeddingModel, Embeddings, InputKind, Vectors
 from shared.providers.answers import WireAnswer
 from shared.providers.batches import estimate_tokens
-from shared.providers.job import PROBE, EmbeddingJob, Wire
-from shared.retry import Retrier, RetryPolicy
+from shared.providers.isolate import PROBE, EmbeddingJob
+from shared.retry import Retrier, RetryPolicy, StopSignal
 
-__all__ = ["EmbeddingProvider", "InputType", "WireAnswer"]
+__all__ = ["EmbeddingProvider", "WireAnswer"]
 
-# Two threads that ask a provider for its retrier at once must get one, or its cooldown is not shared.
-_default_retrier_lock = threading.Lock()
-
-
-class InputType(StrEnum):
-    """Models are trained with different inputs for what is stored and what is asked."""
-
-    DOCUMENT = "document"
-    QUERY = "query"
+# The width is asked for before anything else is done: the caller wants to know soon that the provider is away.
+WIDTH_RETRIES = RetryPolicy(max_attempts=3, max_seconds=10)
 
 
 class EmbeddingProvider(ABC):
-    """Turns texts into unit vectors; a subclass writes `_request` and declares its limits.
+    """Turns texts into unit vectors; a subclass writes `describe` and `_request`, and declares its limits.
 
-    One object serves any number of threads; they share its retrier and so its cooldown.
-    `price_per_million_tokens` is in USD.
+    One object serves any number of threads; they share its retrier and so its cooldown. `width` is that of the vectors,
+    None where the server has to be asked. `price_per_million_tokens` is in USD.
     """
 
     name: ClassVar[str]
     max_inputs: ClassVar[int]
     max_request_tokens: ClassVar[int | None] = None
-    # A server that refuses long texts: one that may be over `spec.max_tokens` travels alone, and is
-    # shortened until it is accepted. False where the wire call cuts and counts by itself.
+    # A server that refuses long texts: one that may be over `spec.max_tokens` is a request of its own, and is
+    # shortened until it is accepted. False where the request cuts and counts by itself.
     shortens_long_texts: ClassVar[bool] = False
-    # The server can be told, by `_request_cut`, to read the beginning of a text it refused as too long.
+    # The server can be asked, by `_request_cut`, to read the beginning of a text it refused as too long.
     server_cuts: ClassVar[bool] = False
-
     # `count_tokens` is what the provider will count, not an estimate.
     counts_exactly: ClassVar[bool] = False
 
     price_per_million_tokens: float = 0.0
 
-    _retrier: Retrier | None = None
-    _registered: EmbeddingModel | None = None
+    def __init__(self, *, retrier: Retrier | None = None, width: int | None = None) -> None:
+        self.retrier = retrier or Retrier()
+        self._width = width
+        self._width_lock = threading.Lock()
+
+    @abstractmethod
+    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
+        """The model as this provider declares it; a width that is not known is asked for once, within the deadline."""
 
     @property
-    @abstractmethod
     def spec(self) -> EmbeddingModel:
         """The model as this provider declares it."""
+        return self.describe()
 
     @property
     def model(self) -> str:
         """The name under which vectors of this provider are stored."""
-        return self.spec.name
+        return self.describe().name
 
     @property
     def dimensions(self) -> int:
         """The width of every vector."""
-        return self.spec.dimensions
-
-    @property
-    def retrier(self) -> Retrier:
-        """The retry loop around every request; the default one where none was given."""
-        with _default_retrier_lock:
-            if self._retrier is None:
-                self._retrier = Retrier()
-            return self._retrier
-
-    def with_retrier(self, retrier: Retrier) -> Self:
-        """This provider, connections shared, under another retry policy or stop signal."""
-        twin = copy.copy(self)
-        twin._retrier = retrier
-        return twin
-
-    def with_spec(self, registered: EmbeddingModel) -> Self:
-        """This provider, connections shared, with the prefixes of the model's row in the database.
-
-        Raises ConfigurationError where the row describes another model or width.
-        """
-        if (registered.name, registered.dimensions) != (self.model, self.dimensions):
-            raise ConfigurationError(
-                f"the database registers {registered.name} with {registered.dimensions} dimensions, "
-                f"the provider {self.name} is set to {self.model} with {self.dimensions}: check EMBEDDING_MODEL"
-            )
-        twin = copy.copy(self)
-        twin._registered = registered
-        return twin
+        return self.describe().dimensions
 
     def close(self) -> None:  # noqa: B027 - most providers in process have nothing to close
-        """Close the connections, also those of its twins; the next call opens them again."""
-
-    def prefix(self, input_type: InputType) -> str:
-        """What is put before a text of this type; the database's row decides, once it is known."""
-        known = self._registered or self.spec
-        return known.query_prefix if input_type is InputType.QUERY else known.document_prefix
+        """Close the connections; the next call opens them again."""
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed texts that are to be stored: n x dimensions float32, row i for text i."""
-        return self.embed(texts, InputType.DOCUMENT).vectors
+        return self.embed(texts).vectors
 
     def embed_query(self, text: str) -> Vectors:
         """Embed one search query: a vector of `dimensions` float32."""
-        vector: Vectors = self.embed([text], InputType.QUERY).vectors[0]
+        vector: Vectors = self.embed([text], "query").vectors[0]
         return vector
 
     def embed(
-        self, texts: Sequence[str], input_type: InputType = InputType.DOCUMENT, *, isolate: bool = False
+        self,
+        texts: Sequence[str],
+        kind: InputKind = "document",
+        *,
+        registered: EmbeddingModel | None = None,
+        isolate: bool = False,
+        retry: RetryPolicy | None = None,
+        stop: StopSignal | None = None,
+        deadline: Deadline | None = None,
     ) -> Embeddings:
         """Embed texts in as few requests as the limits allow.
 
-        With `isolate`, a text that the provider refuses is reported in `errors` instead of raising:
-        a refused batch is halved until the text stands alone. Errors that concern every text
-        (unreachable, rate limited for good, quota, wrong key) raise in either case.
+        `registered` is the model's row in the database, whose prefixes are used. With `isolate`, a text that the
+        provider refuses is reported in `errors` instead of raising: a refused batch is halved until the text is alone.
+        Errors that concern every text (unreachable, rate limited for good, quota, wrong key) raise in either case.
+        `retry` replaces the retrier's own policy, `stop` ends its waits; no request outlasts the `deadline`.
+        Raises ConfigurationError where `registered` is another model, or of another width.
         """
-        spec = self.spec
-        wire = Wire(
-            request=self._request,
-            request_cut=self._request_cut if self.server_cuts else None,
-            retrier=self.retrier,
-            count_tokens=self.count_tokens,
-            model=spec.name,
-            dimensions=spec.dimensions,
-            max_inputs=self.max_inputs,
-            max_request_tokens=self.max_request_tokens,
-            shorten_over=spec.max_tokens if self.shortens_long_texts else None,
-        )
-        return EmbeddingJob(wire, texts, self.prefix(input_type), isolate=isolate).run()
+        spec = self.describe(deadline)
+        if registered is not None and (registered.name, registered.dimensions) != (spec.name, spec.dimensions):
+            raise ConfigurationError(
+                f"the database registers {registered.name} with {registered.dimensions} dimensions, "
+                f"the provider {self.name} is set to {spec.name} with {spec.dimensions}: check EMBEDDING_MODEL"
+            )
+        known = registered or spec
+        prefix = known.query_prefix if kind == "query" else known.document_prefix
+        return EmbeddingJob(self, spec, prefix, isolate=isolate, retry=retry, stop=stop, deadline=deadline).run(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, exact where a tokenizer is at hand, else an estimate (stated by the subclass)."""
         return [estimate_tokens(text) for text in texts]
 
-    def probe_width(self) -> int:
-        """The width of the provider's vectors, by embedding one word."""
-        # Asked before anything else is done: whoever waits for it wants to know soon that nobody is there.
-        hasty = self.retrier.replace(policy=RetryPolicy(max_attempts=3, max_seconds=10))
-        return int(hasty.call(lambda: self._request([PROBE])).vectors.shape[1])
+    def _learn_width(self, deadline: Deadline | None) -> int:
+        """The width of the vectors; where it is not known, by embedding one word."""
+        if self._width is None:
+            if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
+                assert deadline is not None
+                raise deadline.error()
+            try:
+                if self._width is None:
+                    answer = self.retrier.call(
+                        lambda: self._request([PROBE], None if deadline is None else deadline.left),
+                        policy=WIDTH_RETRIES,
+                        deadline=deadline,
+                    )
+                    self._width = int(answer.vectors.shape[1])
+            finally:
+                self._width_lock.release()
+        return self._width
 
     @abstractmethod
-    def _request(self, inputs: Sequence[str]) -> WireAnswer:
-        """Make one request; translate every vendor exception into the ProviderError tree."""
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+        """Make one request, which ends within `timeout` seconds; translate vendor exceptions to ProviderError."""
 
-    def _request_cut(self, inputs: Sequence[str]) -> WireAnswer:
+    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         """Make one request in which the server cuts what is too long."""
         raise NotImplementedError

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from cachetools import TTLCache
 
 from shared.database.base import Database
+from shared.deadline import Deadline
 from shared.embedding.collection import Collection
-from shared.embedding.patience import Deadline, answer_within
 from shared.embedding.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
-from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult
+from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult, Vectors
 from shared.retry import RetryPolicy
 from shared.search.filters import FILTERS, OPTIONS
 from shared.search.query_cache import QueryCache
@@ -131,20 +131,18 @@ class SearchService:
         degraded = False
         for spec in models:
             try:
-                # A thread of its own only where somebody may keep us waiting.
-                vectors[spec.name] = self._cache.known(spec, query) or answer_within(
-                    partial(self._query_vector, spec, query), deadline
-                )
+                vectors[spec.name] = self._cache.vector(spec, query, partial(self._query_vector, spec, query, deadline))
             except (ProviderError, ConfigurationError) as error:
                 log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
                 degraded = True
         return vectors, degraded
 
-    def _query_vector(self, spec: EmbeddingModel, query: str) -> str:
-        provider = self._provider_of(spec).with_spec(spec)
+    def _query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline) -> Vectors:
+        provider = self._provider_of(spec, deadline)
         # A search must answer quickly: after the second try it goes on without the vector.
-        hasty = provider.with_retrier(provider.retrier.replace(policy=QUERY_RETRIES))
-        return self._cache.embed(hasty, query)
+        answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
+        vector: Vectors = answer.vectors[0]
+        return vector
 
     def _collection_models(self, collection: str) -> list[EmbeddingModel]:
         """Those that the collection's rows are embedded with, as of the last seconds."""
@@ -158,25 +156,26 @@ class SearchService:
             self._models[collection] = models
         return models
 
-    def _provider_of(self, spec: EmbeddingModel) -> "EmbeddingProvider":
+    def _provider_of(self, spec: EmbeddingModel, deadline: Deadline) -> "EmbeddingProvider":
         with self._lock:
             reason = self._broken.get(spec.name)
         if reason is not None:
             raise ConfigurationError(reason)
         try:
-            return self._find_provider(spec)
+            return self._find_provider(spec, deadline)
         except ConfigurationError as error:
             with self._lock:
                 self._broken[spec.name] = error.message
             raise
 
-    def _find_provider(self, spec: EmbeddingModel) -> "EmbeddingProvider":
+    def _find_provider(self, spec: EmbeddingModel, deadline: Deadline) -> "EmbeddingProvider":
         provider = self._make()
-        if spec.name == provider.model:
+        declared = provider.describe(deadline).name
+        if spec.name == declared:
             return provider
         if self._provider_for is None:
             raise ConfigurationError(
-                f"the collection is embedded with {spec.name}, the provider is set to {provider.model}: "
+                f"the collection is embedded with {spec.name}, the provider is set to {declared}: "
                 "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
             )
         with self._lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.cache import Cache
 from shared.database.base import Database
-from shared.embedding.patience import Deadline
+from shared.deadline import Deadline
 from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import AppError, NotFound
 from shared.models import ANON, Caller

@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import ProviderQuotaExceeded, ProviderUnavailable
 from tests.fake_provider import DIMENSIONS, FakeProvider
-from tests.functions.conftest import API_KEY, Output
+from tests.functions.conftest import API_KEY, KEYS, Output, Serve
 from tests.protocol_vectors import embed
 
 ROW_TEXT = "a text that belongs to somebody"
@@ -65,28 +65,41 @@ def test_a_refused_chunk_is_named_and_its_text_is_not(keyed: httpx.Client, provi
     assert ROW_TEXT not in answer.text
 
 
-def test_callers_at_once_are_joined_and_get_their_own_vectors(keyed: httpx.Client, provider: FakeProvider) -> None:
+@pytest.fixture
+def remote(serve: Serve) -> httpx.Client:
+    """Of a server whose provider is not in its process, with the key."""
+    client = serve(embedding_provider="ollama")
+    client.headers.update(KEYS)
+    return client
+
+
+@pytest.mark.parametrize("server", ["keyed", "remote"])
+def test_callers_at_once_get_their_own_vectors_and_are_joined_for_a_remote_provider(
+    server: str, provider: FakeProvider, request: pytest.FixtureRequest
+) -> None:
+    client: httpx.Client = request.getfixturevalue(server)
     provider.wire.delay = 0.05
     texts = [f"text number {number} viola" for number in range(200)]
 
     def one(text: str) -> list[float]:
-        return list(keyed.post("/embed", json=chunks(text)).json()["vectors"][0]["vector"])
+        return list(client.post("/embed", json=chunks(text)).json()["vectors"][0]["vector"])
 
     with ThreadPoolExecutor(50) as threads:
         vectors = list(threads.map(one, texts))
     for text, vector in zip(texts, vectors, strict=True):
         assert vector == pytest.approx(unit(text), abs=1e-6)
     assert sorted(provider.wire.texts).count("music") <= 1, "the warm-up"
-    assert len(provider.wire.requests) < 60, "200 texts, and hardly any of them joined"
+    if server == "remote":
+        assert len(provider.wire.requests) < 60, "200 texts, and hardly any of them joined"
 
 
-def test_a_refused_text_does_not_affect_the_others_of_its_batch(keyed: httpx.Client, provider: FakeProvider) -> None:
+def test_a_refused_text_does_not_affect_the_others_of_its_batch(remote: httpx.Client, provider: FakeProvider) -> None:
     gate = provider.wire.gate = threading.Event()
     provider.wire.arrived.clear()
     provider.wire.refuses.add("poison")
 
     def post(text: str) -> int:
-        return keyed.post("/embed", json=chunks(text)).status_code
+        return remote.post("/embed", json=chunks(text)).status_code
 
     with ThreadPoolExecutor(12) as threads:
         blocker = [threads.submit(post, f"first {number}") for number in range(4)]

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
 
+from shared.deadline import Deadline
 from shared.embedding import texts as embedding
 from shared.embedding.microbatch import MicroBatcher
 from shared.embedding.texts import EmbeddingService
@@ -21,13 +22,16 @@ class Engine:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.deadlines: list[Deadline | None] = []
+        self.threads = ThreadPoolExecutor(1)
         self.gate = threading.Event()
         self.gate.set()
         self.arrived = threading.Event()
         self.error: Exception | None = None
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
+    def embed(self, texts: Sequence[str], deadline: Deadline | None) -> Embeddings:
         self.batches.append(list(texts))
+        self.deadlines.append(deadline)
         self.arrived.set()
         assert self.gate.wait(10)
         if self.error is not None:
@@ -36,42 +40,52 @@ class Engine:
         vectors = np.array([[float(text.split()[-1])] for text in texts], dtype=np.float32)
         return Embeddings(vectors, tokens=10 * len(texts), errors=errors)
 
-    def batcher(self, **options: int) -> MicroBatcher:
-        return MicroBatcher(self.embed, count_tokens=lambda texts: [len(text) for text in texts], **options)
+    def batcher(self) -> MicroBatcher:
+        return MicroBatcher(self.embed, self.threads)
 
 
 @pytest.fixture
-def engine() -> Engine:
-    return Engine()
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.gate.set()
+    engine.threads.shutdown()
 
 
 def value(answer: "Future[Embeddings]") -> float:
     return float(answer.result(10).vectors[0][0])
 
 
-def test_a_lone_text_is_not_kept_waiting_for_others(engine: Engine) -> None:
-    batcher = MicroBatcher(engine.embed, count_tokens=lambda texts: [1], max_wait=60.0)
-    # `value` waits for ten seconds.
-    assert value(batcher.submit("text 7")) == 7
-    batcher.close()
+def test_a_lone_text_is_sent_at_once(engine: Engine) -> None:
+    assert value(engine.batcher().submit("text 7")) == 7
+
+
+def test_a_joined_request_has_the_deadline_of_its_latest_text(engine: Engine) -> None:
+    batcher = engine.batcher()
+    engine.gate.clear()
+    first, last = Deadline(10), Deadline(20)
+    answers = [batcher.submit("text 0")]
+    assert engine.arrived.wait(5)
+    answers += [batcher.submit("text 1", first), batcher.submit("text 2", last)]
+    engine.gate.set()
+    wait(answers, 10)
+    assert engine.deadlines == [None, last]
 
 
 def test_what_arrives_while_the_engine_works_goes_out_together_and_in_order(engine: Engine) -> None:
-    batcher = engine.batcher(workers=1)
+    batcher = engine.batcher()
     engine.gate.clear()
     first = batcher.submit("text 0")
     assert engine.arrived.wait(5)
     others = [batcher.submit(f"text {number}") for number in range(1, 300)]
-    assert batcher.waiting == 299
     engine.gate.set()
     assert [value(answer) for answer in [first, *others]] == list(range(300))
     assert [len(batch) for batch in engine.batches] == [1, 256, 43]
     assert [text for batch in engine.batches for text in batch] == [f"text {number}" for number in range(300)]
-    batcher.close()
 
 
 def test_equal_texts_are_embedded_once_and_answered_each(engine: Engine) -> None:
-    batcher = engine.batcher(workers=1)
+    batcher = engine.batcher()
     engine.gate.clear()
     first = batcher.submit("text 0")
     assert engine.arrived.wait(5)
@@ -80,11 +94,10 @@ def test_equal_texts_are_embedded_once_and_answered_each(engine: Engine) -> None
     wait([first, *same], 10)
     assert [value(answer) for answer in same] == [5] * 20
     assert engine.batches == [["text 0"], ["text 5"]]
-    batcher.close()
 
 
 def test_a_refused_text_fails_alone_and_a_lost_engine_fails_all(engine: Engine) -> None:
-    batcher = engine.batcher(workers=1)
+    batcher = engine.batcher()
     engine.gate.clear()
     first = batcher.submit("text 0")
     assert engine.arrived.wait(5)
@@ -99,11 +112,10 @@ def test_a_refused_text_fails_alone_and_a_lost_engine_fails_all(engine: Engine) 
         batcher.submit("text 3").result(10)
     engine.error = None
     assert value(batcher.submit("text 4")) == 4
-    batcher.close()
 
 
 def test_the_shares_of_the_tokens_add_up(engine: Engine) -> None:
-    batcher = engine.batcher(workers=1)
+    batcher = engine.batcher()
     engine.gate.clear()
     batcher.submit("text 0")
     assert engine.arrived.wait(5)
@@ -111,25 +123,10 @@ def test_the_shares_of_the_tokens_add_up(engine: Engine) -> None:
     engine.gate.set()
     assert sum(answer.result(10).tokens for answer in answers) == 70
     assert answers[6].result().tokens > answers[0].result().tokens
-    batcher.close()
 
 
-def test_requests_beyond_the_limit_get_retry_after(engine: Engine) -> None:
-    batcher = engine.batcher(workers=1, max_waiting=3)
-    engine.gate.clear()
-    taken = [batcher.submit("text 0")]
-    assert engine.arrived.wait(5)
-    taken += [batcher.submit(f"text {number}") for number in (1, 2, 3)]
-    with pytest.raises(Overloaded) as raised:
-        batcher.submit("text 4")
-    assert raised.value.retry_after > 0
-    engine.gate.set()
-    assert [value(answer) for answer in taken] == [0, 1, 2, 3]
-    batcher.close()
-
-
-def test_a_cancelled_request_is_not_embedded(engine: Engine) -> None:
-    batcher = engine.batcher(workers=1)
+def test_cancelled_texts_are_not_sent(engine: Engine) -> None:
+    batcher = engine.batcher()
     engine.gate.clear()
     first = batcher.submit("text 0")
     assert engine.arrived.wait(5)
@@ -138,17 +135,8 @@ def test_a_cancelled_request_is_not_embedded(engine: Engine) -> None:
     engine.gate.set()
     assert (value(first), value(stays)) == (0, 2)
     assert engine.batches == [["text 0"], ["text 2"]]
-    engine.gate.clear()
-    busy = batcher.submit("text 3")
-    while batcher.waiting:
-        time.sleep(0.001)
-    assert batcher.submit("text 4").cancel()
-    engine.gate.set()
-    assert value(busy) == 3
-    assert value(batcher.submit("text 5")) == 5
-    assert ["text 4"] not in engine.batches
+    assert batcher.submit("text 5").result(10)
     assert [] not in engine.batches
-    batcher.close()
 
 
 def test_the_bound_is_over_all_requests_and_is_given_back(

@@ -9,18 +9,16 @@ import httpx
 import openai
 import pytest
 
+from functions.http import deadlines
 from functions.services import Services
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
-from shared.embedding import patience
-from shared.embedding import rows as upsert
 from shared.embedding.collection import Collection
-from shared.embedding.patience import REQUEST_RETRIES
-from shared.errors import DatabaseUnavailable, ProviderUnavailable
-from shared.providers.job import PROBE
+from shared.errors import DatabaseUnavailable
+from shared.providers.isolate import PROBE
+from shared.retry import REQUEST_RETRIES
 from shared.search import search
 from tests.conftest import Connection
-from tests.drills.harness import wait_until
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import API_KEY, KEYS, WEBHOOK_SECRET, Insert, Output, Serve, make_settings
 from tests.functions.test_tasks import wait_for
@@ -141,56 +139,14 @@ def test_a_short_wait_is_waited_for(client: httpx.Client, server: ProtocolServer
 def test_a_silent_provider_times_out_for_an_interactive_request(
     hung: httpx.Client, insert: Insert, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, request_: str
 ) -> None:
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0.5)
     assert_unavailable(ask(hung, request_, insert("a harp"), model="fake"), "provider_unavailable")
     assert provider.wire.requests, "it was asked"
 
 
 @pytest.mark.parametrize("request_", ["rows", "webhook"])
-def test_a_late_provider_answer_is_saved(
-    hung: httpx.Client,
-    insert: Insert,
-    provider: FakeProvider,
-    gate: threading.Event,
-    owner: Connection,
-    monkeypatch: pytest.MonkeyPatch,
-    request_: str,
-) -> None:
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
-    monkeypatch.setattr(upsert, "PATIENCE_SECONDS", 0.1)
-    row = insert("a harp")
-    assert_unavailable(ask(hung, request_, row), "provider_unavailable")
-    again = ask(hung, "rows", row).json()
-    assert (again["updated"], [failed["id"] for failed in again["failed"]]) == (0, [row])
-    assert "another worker" in again["failed"][0]["error"]
-    gate.set()
-    assert wait_until(
-        lambda: owner.execute("select embedding is not null from music_knowledge").fetchall() == [(True,)]
-    )
-    assert sum("a harp" in text for text in provider.wire.texts) == 1
-    assert owner.execute("select count(*) from embedding.queue").fetchall() == [(0,)]
-
-
-def test_rows_are_released_when_an_abandoned_call_fails(
-    hung: httpx.Client,
-    insert: Insert,
-    provider: FakeProvider,
-    gate: threading.Event,
-    database: PostgresDatabase,
-    owner: Connection,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
-    row = insert("a harp")
-    provider.wire.down = ProviderUnavailable("gone")
-    assert_unavailable(ask(hung, "rows", row), "provider_unavailable")
-    gate.set()
-    assert wait_until(lambda: owner.execute("select leased_at from embedding.queue").fetchall() == [(None,)])
-    assert_free(database, row)
-
-
-@pytest.mark.parametrize("request_", ["rows", "webhook"])
-def test_on_lambda_rows_of_an_abandoned_call_are_released_at_once(
+@pytest.mark.parametrize("long_lived", [True, False])
+def test_rows_are_free_at_once_when_the_provider_says_nothing(
     serve: Serve,
     insert: Insert,
     provider: FakeProvider,
@@ -198,9 +154,11 @@ def test_on_lambda_rows_of_an_abandoned_call_are_released_at_once(
     database: PostgresDatabase,
     monkeypatch: pytest.MonkeyPatch,
     request_: str,
+    long_lived: bool,
 ) -> None:
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
-    client = serve(services=Services(make_settings(embedding_provider="ollama"), database=database, provider=provider))
+    monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0.5)
+    settings = make_settings(embedding_provider="ollama")
+    client = serve(services=Services(settings, database=database, provider=provider, long_lived=long_lived))
     row = insert("a harp")
     assert_unavailable(ask(client, request_, row), "provider_unavailable")
     assert_free(database, row)
@@ -209,7 +167,7 @@ def test_on_lambda_rows_of_an_abandoned_call_are_released_at_once(
 def test_an_unknown_width_is_not_waited_for(
     serve: Serve, database: PostgresDatabase, server: ProtocolServer, insert: Insert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0.5)
     server.fail("slow", times=None, seconds=20)
     settings = make_settings(embedding_provider="ollama", ollama_url=server.url, embedding_model="house-model")
     client = serve(services=Services(settings, database=database, long_lived=True))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.patience import REQUEST_RETRIES
+from shared.retry import REQUEST_RETRIES
 from tests.conftest import Connection
 from tests.functions.conftest import API_KEY, JWT_SECRET, KEYS, WEBHOOK_SECRET, token
 from tests.lambda_runtime import Outcome, Start

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ProviderInputRejected
-from shared.providers.base import EmbeddingProvider, InputType
+from shared.providers.base import EmbeddingProvider
 
 BALLAD = "A slow jazz ballad with brushed drums and an upright bass."
 TRIO = "Jazz ballad for a trio: upright bass, brushed drums and piano, slow."
@@ -82,5 +82,5 @@ def test_eight_threads_get_what_one_gets(provider: EmbeddingProvider) -> None:
     texts = [f"a song in {beats}/4 time, number {beats}" for beats in range(8)]
     one = provider.embed_documents(texts)
     with ThreadPoolExecutor(8) as pool:
-        many = list(pool.map(lambda text: provider.embed([text], InputType.DOCUMENT).vectors[0], texts))
+        many = list(pool.map(lambda text: provider.embed([text]).vectors[0], texts))
     assert np.einsum("ij,ij->i", one, np.array(many)).min() > 0.99

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shared.deadline import Deadline
 from shared.errors import (
     Interrupted,
     ProviderContractError,
@@ -112,11 +113,10 @@ def test_the_check_for_calls_too_soon_catches_workers_that_share_nothing(
 ) -> None:
     server.latency = 0.15
     server.fail("rate_limit", times=1, retry_after=5)
-    provider = connect(kind)
     with pytest.raises(ProviderRateLimited):
-        provider.with_retrier(Retrier(ONCE)).embed(["first"])
+        connect(kind, retrier=Retrier(ONCE)).embed(["first"])
     time.sleep(0.6)
-    provider.with_retrier(Retrier(ONCE)).embed(["second"])
+    connect(kind, retrier=Retrier(ONCE)).embed(["second"])
     assert server.too_soon == 1
 
 
@@ -125,10 +125,9 @@ def test_a_stop_ends_a_retry_after_wait_at_once(kind: str, server: ProtocolServe
     server.fail("rate_limit", times=None, retry_after=30)
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
-    provider = connect(kind)
     begun = time.monotonic()
     with pytest.raises(Interrupted):
-        provider.with_retrier(provider.retrier.replace(policy=RetryPolicy(), stop=stop)).embed(["a"])
+        connect(kind).embed(["a"], retry=RetryPolicy(), stop=stop)
     assert time.monotonic() - begun < 10
 
 
@@ -154,6 +153,29 @@ def test_a_slow_answer_is_a_timeout(kind: str, server: ProtocolServer, connect: 
     server.fail("slow", times=None, seconds=1)
     with pytest.raises(ProviderTimeout):
         connect(kind, timeout=0.1, retrier=Retrier(ONCE)).embed(["a"])
+
+
+@both
+@pytest.mark.parametrize(("fault", "seconds"), [("slow", 5), ("dribble", 0.05)])
+def test_a_deadline_ends_the_request_itself(
+    kind: str, fault: str, seconds: float, server: ProtocolServer, connect: Connect
+) -> None:
+    server.fail(fault, times=None, seconds=seconds)
+    begun = time.monotonic()
+    with pytest.raises(ProviderUnavailable, match="did not answer within") as raised:
+        connect(kind).embed(["a"], deadline=Deadline(0.5))
+    assert raised.value.retry_after
+    assert time.monotonic() - begun < 2
+    assert len(server.calls) == 1
+
+
+@both
+def test_a_width_is_asked_for_within_the_deadline(kind: str, server: ProtocolServer, connect: Connect) -> None:
+    server.fail("slow", times=None, seconds=5)
+    begun = time.monotonic()
+    with pytest.raises(ProviderUnavailable):
+        connect(kind, model="house-model").describe(Deadline(0.5))
+    assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_the_width_of_an_unknown_model_is_asked_once(kind: str, server: Protocol
     provider = connect(kind, model="house-model")
     assert provider.spec == EmbeddingModel("house-model", kind, 96)
     assert provider.embed_documents(["a", "b"]).shape == (2, 96)
-    assert provider.with_retrier(Retrier()).dimensions == 96
+    assert provider.dimensions == 96
     assert [call.inputs for call in server.calls] == [["music"], ["a", "b"]]
 
 

@@ -173,11 +173,3 @@ def test_several_workers_get_what_one_call_gets(small: OnnxProvider) -> None:
 
 def test_no_texts_are_no_vectors(small: OnnxProvider) -> None:
     assert small.embed_documents([]).shape == (0, 24)
-
-
-def test_a_copy_of_the_provider_shares_the_loaded_model(small: OnnxProvider) -> None:
-    small.embed_query("bass")
-    twin = small.with_spec(small.spec)
-    assert isinstance(twin, OnnxProvider)
-    assert twin.loaded
-    assert twin._engine is small._engine

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,17 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.deadline import Deadline
 from shared.errors import (
     ConfigurationError,
     ProviderContractError,
+    ProviderTimeout,
     ProviderUnavailable,
     ProviderWidthError,
 )
 from shared.models import EmbeddingModel, Vectors
-from shared.providers.base import InputType
+from shared.providers.base import WireAnswer
 from shared.providers.batches import cut_batches, estimate_tokens
 from shared.providers.reasons import plain_reason
-from shared.retry import Retrier
+from shared.retry import RetryPolicy
 from tests.protocol_vectors import embed
 from tests.unit.toy_provider import Short, Toy, expected, texts
 
@@ -33,16 +36,17 @@ def test_documents_and_queries_get_their_prefixes() -> None:
 
 
 def test_the_row_in_the_database_decides_the_prefixes() -> None:
-    toy = Toy().with_spec(EmbeddingModel("toy", "toy", 16, document_prefix="passage: ", query_prefix="query: "))
-    toy.embed_documents(["a"])
-    toy.embed_query("b")
+    toy = Toy()
+    row = EmbeddingModel("toy", "toy", 16, document_prefix="passage: ", query_prefix="query: ")
+    toy.embed(["a"], registered=row)
+    toy.embed(["b"], "query", registered=row)
     assert toy.sent == [["passage: a"], ["query: b"]]
 
 
 @pytest.mark.parametrize("row", [EmbeddingModel("toy", "toy", 8), EmbeddingModel("other", "toy", 16)])
 def test_a_row_of_another_model_or_width_is_refused_by_name(row: EmbeddingModel) -> None:
     with pytest.raises(ConfigurationError, match=rf"{row.name} with {row.dimensions}.*toy with 16"):
-        Toy().with_spec(row)
+        Toy().embed(["a"], registered=row)
 
 
 def test_no_texts_make_no_call() -> None:
@@ -135,19 +139,41 @@ def test_many_threads_share_one_provider() -> None:
         assert all(pool.map(work, range(8)))
 
 
-def test_a_provider_without_a_retrier_makes_one_for_all_threads() -> None:
+def test_a_call_may_bring_its_own_policy_and_shares_the_cooldown() -> None:
     toy = Toy()
-    toy._retrier = None
-    with ThreadPoolExecutor(8) as pool:
-        assert len({id(one) for one in pool.map(lambda _: toy.retrier, range(64))}) == 1
+    toy.failures = [ProviderUnavailable(retry_after=0.2)]
+    with pytest.raises(ProviderUnavailable):
+        toy.embed(["a"], retry=RetryPolicy(max_attempts=1))
+    assert toy.retrier.cooldown > 0
+    assert toy.retrier.policy.max_attempts == 3
 
 
-def test_a_copy_with_another_retrier_does_not_change_the_original() -> None:
+class Slow(Toy):
+    """Takes as long as it may; says how long that was."""
+
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+        self.sent.append(list(inputs))
+        assert timeout is not None
+        time.sleep(timeout)
+        raise ProviderTimeout
+
+
+def test_a_deadline_bounds_the_request_and_its_retries_and_says_when_to_come_back() -> None:
+    slow = Slow()
+    begun = time.monotonic()
+    with pytest.raises(ProviderUnavailable, match="did not answer within 0 s") as raised:
+        slow.embed(["a"], deadline=Deadline(0.2))
+    assert raised.value.retry_after
+    assert 0.2 <= time.monotonic() - begun < 2
+    assert len(slow.sent) == 1
+    assert not slow.retrier.cooldown, "the provider did not ask for a pause"
+
+
+def test_beyond_the_deadline_nothing_is_sent() -> None:
     toy = Toy()
-    retrier = Retrier()
-    assert toy.with_retrier(retrier).retrier is retrier
-    assert toy.retrier is not retrier
-    assert toy.prefix(InputType.QUERY) == "q: "
+    with pytest.raises(ProviderUnavailable):
+        toy.embed(["a"], deadline=Deadline(0))
+    assert toy.sent == []
 
 
 @pytest.mark.parametrize(

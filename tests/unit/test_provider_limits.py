@@ -20,7 +20,7 @@ class Cutting(Short):
     server_cuts = True
     broken = False
 
-    def _request_cut(self, inputs: Sequence[str]) -> WireAnswer:
+    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         return self._request(inputs) if self.broken else self._request([text[:100] for text in inputs])
 
 

@@ -37,37 +37,41 @@ def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secret
         process.wait(10)
 
 
+def vector(cache: QueryCache, provider: FakeProvider, query: str) -> str:
+    return cache.vector(provider.spec, query, lambda: provider.embed_query(query))
+
+
 def test_a_repeated_query_costs_no_call(provider: FakeProvider) -> None:
     cache = QueryCache()
-    first = cache.embed(provider, "gain staging")
-    assert cache.embed(provider, "gain staging") == first
+    first = vector(cache, provider, "gain staging")
+    assert vector(cache, provider, "gain staging") == first
     assert provider.wire.texts == ["gain staging"]
 
 
 def test_another_model_has_its_own_vectors() -> None:
     cache = QueryCache()
-    assert cache.embed(FakeProvider("a", 4), "kick") != cache.embed(FakeProvider("b", 8), "kick")
+    assert vector(cache, FakeProvider("a", 4), "kick") != vector(cache, FakeProvider("b", 8), "kick")
 
 
 def test_the_cache_is_bounded(provider: FakeProvider) -> None:
     cache = QueryCache(size=2)
     for query in ("one", "two", "three", "one"):
-        cache.embed(provider, query)
+        vector(cache, provider, query)
     assert provider.wire.texts == ["one", "two", "three", "one"]
 
 
 def test_a_query_is_forgotten_after_its_life(provider: FakeProvider) -> None:
     cache = QueryCache(seconds=0)
-    cache.embed(provider, "one")
-    cache.embed(provider, "one")
+    vector(cache, provider, "one")
+    vector(cache, provider, "one")
     assert provider.wire.texts == ["one", "one"]
 
 
 def test_processes_share_their_queries_through_redis(redis_url: SecretStr, provider: FakeProvider) -> None:
     first, second = RedisCache(redis_url), RedisCache(redis_url)
     try:
-        vector = QueryCache(first).embed(provider, "sidechain")
-        assert QueryCache(second).embed(provider, "sidechain") == vector
+        known = vector(QueryCache(first), provider, "sidechain")
+        assert vector(QueryCache(second), provider, "sidechain") == known
     finally:
         first.close()
         second.close()
@@ -77,7 +81,7 @@ def test_processes_share_their_queries_through_redis(redis_url: SecretStr, provi
 def test_redis_holds_no_query_in_the_clear(redis_url: SecretStr, provider: FakeProvider) -> None:
     cache = RedisCache(redis_url)
     try:
-        QueryCache(cache).embed(provider, "a private question")
+        vector(QueryCache(cache), provider, "a private question")
         keys = cache._redis.keys("*")
     finally:
         cache.close()
@@ -90,8 +94,8 @@ def test_a_redis_that_is_down_costs_the_cache_and_not_the_search(
 ) -> None:
     cache = RedisCache(SecretStr(f"unix://{tmp_path}/missing.sock?password=hush"))
     try:
-        assert QueryCache(cache).embed(provider, "reverb")
-        assert QueryCache(cache).embed(provider, "delay")
+        assert vector(QueryCache(cache), provider, "reverb")
+        assert vector(QueryCache(cache), provider, "delay")
     finally:
         cache.close()
     assert caplog.text.count("out of reach") == 1, "after a failure it must be left alone for a while"

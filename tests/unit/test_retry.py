@@ -10,14 +10,16 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.deadline import Deadline
 from shared.errors import (
     DatabaseConflict,
     Interrupted,
     ProviderQuotaExceeded,
     ProviderRateLimited,
+    ProviderTimeout,
     ProviderUnavailable,
 )
-from shared.retry import Cooldown, Retrier, RetryPolicy, parse_retry_after
+from shared.retry import Retrier, RetryPolicy, parse_retry_after
 
 
 class Time:
@@ -27,7 +29,7 @@ class Time:
         self.now = 1000.0
         self.sleeps: list[float] = []
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -36,13 +38,17 @@ class Time:
 
 
 @pytest.fixture
-def clock() -> Time:
-    return Time()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    """The time of the retry loop, and no jitter."""
+    time = Time()
+    for module in ("shared.retry", "shared.deadline", "tenacity"):
+        monkeypatch.setattr(f"{module}.time", time)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    return time
 
 
-def retrier(clock: Time, cooldown: Cooldown | None = None, **policy: float) -> Retrier:
-    settings = RetryPolicy(**{"jitter": False, **policy})  # type: ignore[arg-type]
-    return Retrier(settings, cooldown=cooldown, clock=clock, sleep=clock.sleep)
+def retrier(**policy: float) -> Retrier:
+    return Retrier(RetryPolicy(**policy))  # type: ignore[arg-type]
 
 
 class Failing:
@@ -62,7 +68,7 @@ class Failing:
 @pytest.mark.parametrize("error", [ProviderUnavailable(), DatabaseConflict()])
 def test_a_retryable_error_is_tried_again(clock: Time, error: Exception) -> None:
     work = Failing(error, error)
-    assert retrier(clock).call(work) == "done"
+    assert retrier().call(work) == "done"
     assert work.calls == 3
 
 
@@ -70,19 +76,20 @@ def test_a_retryable_error_is_tried_again(clock: Time, error: Exception) -> None
 def test_any_other_error_is_raised_at_once(clock: Time, error: BaseException) -> None:
     work = Failing(error)  # type: ignore[arg-type]
     with pytest.raises(type(error)):
-        retrier(clock).call(work)
+        retrier().call(work)
     assert (work.calls, clock.sleeps) == (1, [])
 
 
 def test_waits_double_up_to_the_longest(clock: Time) -> None:
-    retrier(clock, base_wait=1, max_wait=5).call(Failing(*[ProviderUnavailable()] * 5))
+    retrier(base_wait=1, max_wait=5).call(Failing(*[ProviderUnavailable()] * 5))
     assert clock.sleeps == [1, 2, 4, 5, 5]
 
 
-def test_jitter_draws_each_wait_from_zero_to_its_bound(clock: Time) -> None:
-    waits = Retrier(
-        RetryPolicy(max_attempts=400, max_seconds=1e9, base_wait=1, max_wait=1), clock=clock, sleep=clock.sleep
-    )
+def test_jitter_draws_each_wait_from_zero_to_its_bound(clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for module in ("shared.retry", "tenacity"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    waits = retrier(max_attempts=400, max_seconds=1e9, base_wait=1, max_wait=1)
     waits.call(Failing(*[ProviderUnavailable()] * 399))
     assert max(clock.sleeps) <= 1
     assert min(clock.sleeps) < 0.1
@@ -92,66 +99,86 @@ def test_jitter_draws_each_wait_from_zero_to_its_bound(clock: Time) -> None:
 def test_the_last_error_is_raised_after_the_last_attempt(clock: Time) -> None:
     work = Failing(*[ProviderUnavailable("first")] * 2, ProviderUnavailable("third"), ProviderUnavailable("fourth"))
     with pytest.raises(ProviderUnavailable, match="third"):
-        retrier(clock, max_attempts=3).call(work)
+        retrier(max_attempts=3).call(work)
     assert work.calls == 3
 
 
 def test_no_sleep_begins_that_would_pass_the_time_bound(clock: Time) -> None:
     with pytest.raises(ProviderUnavailable):
-        retrier(clock, max_attempts=99, max_seconds=10, base_wait=4, max_wait=4).call(
-            Failing(*[ProviderUnavailable()] * 99)
-        )
+        retrier(max_attempts=99, max_seconds=10, base_wait=4, max_wait=4).call(Failing(*[ProviderUnavailable()] * 99))
     assert clock.sleeps == [4, 4]
 
 
 @pytest.mark.parametrize("error", [ProviderRateLimited(retry_after=7), ProviderUnavailable(retry_after=7)])
 def test_retry_after_is_the_shortest_wait(clock: Time, error: Exception) -> None:
-    retrier(clock, base_wait=0.1).call(Failing(error))
+    retrier(base_wait=0.1).call(Failing(error))
     assert sum(clock.sleeps) == 7
 
 
 def test_a_retry_after_longer_than_the_time_limit_fails_at_once(clock: Time) -> None:
     with pytest.raises(ProviderRateLimited):
-        retrier(clock, max_seconds=60).call(Failing(ProviderRateLimited(retry_after=3600)))
+        retrier(max_seconds=60).call(Failing(ProviderRateLimited(retry_after=3600)))
     assert clock.sleeps == []
 
 
-def test_a_new_call_waits_for_the_retry_after_of_another_call(clock: Time) -> None:
-    cooldown = Cooldown(clock=clock)
+def test_a_call_about_to_start_waits_for_the_pause_that_another_was_asked_for(clock: Time) -> None:
+    shared = retrier()
     with pytest.raises(ProviderRateLimited):
-        retrier(clock, cooldown, max_attempts=1).call(Failing(ProviderRateLimited(retry_after=2)))
+        shared.call(Failing(ProviderRateLimited(retry_after=2)), policy=RetryPolicy(max_attempts=1))
     started: list[float] = []
-    retrier(clock, cooldown).call(lambda: started.append(clock.now))
+    shared.call(lambda: started.append(clock.now))
     assert started == [1002.0]
 
 
 def test_a_call_is_not_sent_at_all_where_the_cooldown_outlasts_its_time(clock: Time) -> None:
-    cooldown = Cooldown(clock=clock)
-    cooldown.hold(100)
+    shared = retrier(max_seconds=3)
+    shared.hold(100)
     work = Failing()
     with pytest.raises(ProviderRateLimited, match="another 100 s"):
-        retrier(clock, cooldown, max_seconds=3).call(work)
+        shared.call(work)
+    with pytest.raises(ProviderRateLimited, match="another 100 s"):
+        shared.call(work, policy=RetryPolicy(), deadline=Deadline(3))
     assert (work.calls, clock.sleeps) == (0, [])
 
 
 def test_a_rate_limit_without_retry_after_delays_the_other_calls(clock: Time) -> None:
-    cooldown = Cooldown(clock=clock)
+    shared = retrier(max_attempts=1, base_wait=3)
     with pytest.raises(ProviderRateLimited):
-        retrier(clock, cooldown, max_attempts=1, base_wait=3).call(Failing(ProviderRateLimited()))
-    assert cooldown.remaining == 3
+        shared.call(Failing(ProviderRateLimited()))
+    assert shared.cooldown == 3
 
 
-def test_a_failure_without_retry_after_delays_no_other_call(clock: Time) -> None:
-    cooldown = Cooldown(clock=clock)
-    retrier(clock, cooldown).call(Failing(ProviderUnavailable()))
-    assert cooldown.remaining == 0
+def test_a_plain_failure_holds_no_other_call_back(clock: Time) -> None:
+    shared = retrier()
+    shared.call(Failing(ProviderUnavailable()))
+    assert shared.cooldown == 0
 
 
 def test_a_shorter_hold_does_not_end_a_longer_one(clock: Time) -> None:
-    cooldown = Cooldown(clock=clock)
-    cooldown.hold(10)
-    cooldown.hold(1)
-    assert cooldown.remaining == 10
+    shared = retrier()
+    shared.hold(10)
+    shared.hold(1)
+    assert shared.cooldown == 10
+
+
+def test_no_wait_begins_that_would_pass_the_deadline(clock: Time) -> None:
+    with pytest.raises(ProviderUnavailable, match="gone"):
+        retrier(max_attempts=99, base_wait=4, max_wait=4).call(
+            Failing(*[ProviderUnavailable("gone")] * 99), deadline=Deadline(10)
+        )
+    assert clock.sleeps == [4, 4]
+
+
+def test_a_timeout_at_the_deadline_is_the_deadlines_error(clock: Time) -> None:
+    def slow() -> None:
+        clock.now += 10
+        raise ProviderTimeout("the server's own")
+
+    with pytest.raises(ProviderUnavailable, match="within 10 s") as raised:
+        retrier().call(slow, deadline=Deadline(10))
+    assert raised.value.retry_after
+    with pytest.raises(ProviderTimeout, match="own"):
+        retrier(max_attempts=1).call(slow, deadline=Deadline(20))
 
 
 def test_no_thread_calls_before_the_retry_after_of_another_thread() -> None:
@@ -179,7 +206,7 @@ def test_no_thread_calls_before_the_retry_after_of_another_thread() -> None:
         thread.start()
     leader = threading.Thread(target=shared.call, args=(first,))
     leader.start()
-    while not shared.cooldown.remaining:
+    while not shared.cooldown:
         time.sleep(0.001)
     refused.set()
     for thread in [leader, *threads]:
@@ -193,14 +220,14 @@ def test_a_stop_wakes_a_sleeping_call_at_once() -> None:
     threading.Timer(0.05, stop.set).start()
     begun = time.monotonic()
     with pytest.raises(Interrupted):
-        Retrier(stop=stop).call(Failing(ProviderRateLimited(retry_after=60)))
+        Retrier().call(Failing(ProviderRateLimited(retry_after=60)), stop=stop)
     assert time.monotonic() - begun < 5
 
 
 def test_a_stop_does_not_keep_a_call_from_being_finished() -> None:
     stop = threading.Event()
     stop.set()
-    assert Retrier(stop=stop).call(Failing()) == "done"
+    assert Retrier().call(Failing(), stop=stop) == "done"
 
 
 def test_a_call_leaves_nothing_for_the_garbage_collector() -> None:
@@ -217,13 +244,6 @@ def test_a_call_leaves_nothing_for_the_garbage_collector() -> None:
         assert left() == before
     finally:
         gc.enable()
-
-
-def test_a_replaced_policy_keeps_the_cooldown() -> None:
-    first = Retrier()
-    second = first.replace(policy=RetryPolicy(max_attempts=1), stop=threading.Event())
-    assert second.cooldown is first.cooldown
-    assert second.policy.max_attempts == 1
 
 
 NOW = 1_750_000_000.0

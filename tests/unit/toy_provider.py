@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shared.deadline import Deadline
 from shared.errors import (
     ProviderError,
     ProviderInputRejected,
@@ -24,20 +25,19 @@ class Toy(EmbeddingProvider):
     max_inputs = 50
 
     def __init__(self, spec: EmbeddingModel = MODEL) -> None:
+        super().__init__(retrier=Retrier(RetryPolicy(max_attempts=3, base_wait=0)))
         self._spec = spec
-        self._retrier = Retrier(RetryPolicy(max_attempts=3), sleep=lambda _: None)
         self.sent: list[list[str]] = []
         self.failures: list[ProviderError] = []
         self.always: ProviderError | None = None
 
-    @property
-    def spec(self) -> EmbeddingModel:
+    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
         return self._spec
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]
 
-    def _request(self, inputs: Sequence[str]) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         self.sent.append(list(inputs))
         if self.always:
             raise self.always
@@ -58,7 +58,7 @@ class Short(Toy):
     shortens_long_texts = True
     counts = True
 
-    def _request(self, inputs: Sequence[str]) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         longest = max(len(text) for text in inputs)
         if longest > 100:
             self.sent.append(list(inputs))

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigurationError
-from shared.providers.answer_bounds import bound_answers
+from shared.providers.answer_bounds import bound_answers, bound_timeout
 from shared.providers.ollama.errors import read_answer, translate_refused, translate_unanswered
 from shared.providers.reasons import describe_server
 
@@ -26,15 +26,21 @@ class OllamaClient:
         self._purpose = purpose
         self.server = describe_server(self._url)
 
-    def post(self, path: str, body: Mapping[str, Any], inputs: Sequence[str], *, doing: str) -> dict[str, Any]:
-        """The answer to one request. Raises a ProviderError that quotes none of the `inputs`; `doing` is embed or chat."""
+    def post(
+        self, path: str, body: Mapping[str, Any], inputs: Sequence[str], timeout: float | None = None, *, doing: str
+    ) -> dict[str, Any]:
+        """The answer to one request. Raises a ProviderError that quotes none of the `inputs`; `doing` is embed or chat.
+
+        `timeout` is that of this request, where it is less than the client's.
+        """
         http = self._http
         import httpx
 
+        limits = bound_timeout(httpx, self._timeout, timeout)
         try:
-            response = http.post(self._url + path, json={"model": self._model, **body})
+            response = http.post(self._url + path, json={"model": self._model, **body}, timeout=limits)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
-            raise translate_unanswered(error, server=self.server, timeout=self._timeout) from error
+            raise translate_unanswered(error, server=self.server, timeout=limits.read) from error
         if response.is_success:
             return read_answer(response.content, server=self.server)
         raise translate_refused(
@@ -60,8 +66,7 @@ class OllamaClient:
         except ImportError as error:
             raise ConfigurationError(f"{self._purpose}=ollama needs the package httpx: pip install httpx") from error
         return httpx.Client(
-            timeout=httpx.Timeout(self._timeout, connect=10.0),
-            # Said although it is the default: a redirect would take the texts to whatever host an answer names.
+            # Stated although it is the default: a redirect would take the texts to whatever host an answer names.
             follow_redirects=False,
-            event_hooks={"response": [bound_answers(httpx, self._timeout)]},
+            event_hooks=bound_answers(httpx),
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from shared.deadline import Deadline
 from shared.errors import ConfigurationError, ProviderContractError, ProviderError
 from shared.models import EmbeddingModel, Vectors
 from shared.providers.answers import WireAnswer
@@ -61,20 +62,17 @@ class OnnxProvider(EmbeddingProvider):
         if threads is not None and threads < 1:
             raise ConfigurationError("the number of threads must be at least 1")
         files = find_model(source)
+        super().__init__(width=files.dimensions)
         self._name = model or files.name
         self._max_tokens = files.max_tokens
         self._engine = _Engine(files, GraphCache(cache_dir), precision, threads or _usable_cpus())
-        self._width = files.dimensions
 
     def __repr__(self) -> str:
         return f"OnnxProvider(model={self._name!r})"
 
-    @property
-    def spec(self) -> EmbeddingModel:
-        """The model; its width is probed where the files do not say it."""
-        if self._width is None:
-            self._width = self.probe_width()
-        return EmbeddingModel(self._name, self.name, self._width, max_tokens=self._max_tokens)
+    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
+        """The model; its width is found by embedding a word where the files do not state it."""
+        return EmbeddingModel(self._name, self.name, self._learn_width(deadline), max_tokens=self._max_tokens)
 
     @property
     def engine(self) -> str:
@@ -94,7 +92,8 @@ class OnnxProvider(EmbeddingProvider):
         """End the threads; calls that wait, and later ones, raise ProviderError."""
         self._engine.close()
 
-    def _request(self, inputs: Sequence[str]) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+        # No timeout: a model in this process cannot be away, and the time it takes is the work itself.
         encoder = self._engine.encoder()
         parts: list[Encoded] = []
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
-from shared.providers.answer_bounds import bound_answers
+from shared.providers.answer_bounds import bound_answers, bound_timeout
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -29,7 +29,7 @@ def connect_openai(key: SecretStr, base_url: str, timeout: float, *, setting: st
         import openai
     except ImportError as error:
         raise ConfigurationError(f"{setting} needs the package openai: pip install openai") from error
-    limits = openai.Timeout(timeout, connect=10.0)
+    limits = bound_timeout(httpx2, timeout, None)
     return openai.OpenAI(
         api_key=key.get_secret_value(),
         base_url=base_url,
@@ -39,6 +39,6 @@ def connect_openai(key: SecretStr, base_url: str, timeout: float, *, setting: st
             timeout=limits,
             # The package's own default is to follow, and so to send the texts to whatever host an answer names.
             follow_redirects=False,
-            event_hooks={"response": [bound_answers(httpx2, timeout)]},
+            event_hooks=bound_answers(httpx2),
         ),
     )

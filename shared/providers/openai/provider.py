@@ -2,16 +2,18 @@
 
 import binascii
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import SecretStr
 
+from shared.deadline import Deadline
 from shared.errors import ProviderContractError
 from shared.models import EmbeddingModel, shortened_model_name
+from shared.providers.answer_bounds import bound_timeout
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
-from shared.providers.once import Once
 from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai
 from shared.providers.openai.errors import translate_openai_error
 from shared.providers.prices import openai_price
@@ -59,11 +61,9 @@ class OpenAIProvider(EmbeddingProvider):
         self._asked = None if dimensions == KNOWN_WIDTHS.get(model) else dimensions
         self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
         self._timeout = timeout
-        self._retrier = retrier or Retrier()
+        super().__init__(retrier=retrier, width=dimensions or KNOWN_WIDTHS.get(model))
         known_price = openai_price(model) or 0.0
         self.price_per_million_tokens = known_price if price_per_million_tokens is None else price_per_million_tokens
-        self._client: Once[OpenAI] = Once()
-        self._width: Once[int] = Once()
 
     def __repr__(self) -> str:
         return f"OpenAIProvider(model={self._model!r}, server={self._server!r})"
@@ -72,27 +72,27 @@ class OpenAIProvider(EmbeddingProvider):
     def _server(self) -> str:
         return describe_server(self._base_url)
 
-    @property
-    def spec(self) -> EmbeddingModel:
-        """The model as this provider declares it; asks the server once for a width nobody knows."""
-        native = KNOWN_WIDTHS.get(self._model)
+    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
+        """The model as this provider declares it; a width that is not known is asked for once, within the deadline."""
+        native = self._model in KNOWN_WIDTHS
         return EmbeddingModel(
             name=shortened_model_name(self._model, self._asked if native else None),
             provider=self.name,
-            dimensions=self._asked or native or self._width.get(self.probe_width),
+            dimensions=self._learn_width(deadline),
             max_tokens=MAX_TOKENS if native else None,
         )
 
     def close(self) -> None:
-        """Close the connections, also those of its twins; the next call opens them again."""
-        if client := self._client.forget():
+        """Close the connections; the next call opens them again."""
+        if client := self.__dict__.pop("_client", None):
             client.close()
 
-    def _connect(self) -> "OpenAI":
+    @cached_property
+    def _client(self) -> "OpenAI":
         return connect_openai(self._key, self._base_url, self._timeout, setting="EMBEDDING_PROVIDER=openai")
 
-    def _request(self, inputs: Sequence[str]) -> WireAnswer:
-        client = self._client.get(self._connect)
+    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+        client = self._client
         import openai
 
         try:
@@ -101,6 +101,7 @@ class OpenAIProvider(EmbeddingProvider):
                 model=self._model,
                 dimensions=self._asked if self._asked is not None else openai.omit,
                 encoding_format="base64",
+                timeout=bound_timeout(openai, self._timeout, timeout),
             )
         # ValueError: a body that is not JSON, or an answer without vectors. RecursionError: one nested too deeply.
         except (openai.OpenAIError, ValueError, RecursionError) as error:

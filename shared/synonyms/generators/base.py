@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,12 +48,11 @@ class SynonymGenerator(ABC):
         An invalid answer is sent back with the reason, MAX_ANSWERS times in all. Raises ProviderContractError with the
         last reason, Interrupted where `stop` is set before a retry, or what the calls raise.
         """
-        retrier = self._retrier.replace(stop=stop)
         question = [{"role": "system", "content": _read_prompt()}, {"role": "user", "content": _describe(tag)}]
         messages: Sequence[Message] = question
         reason = ""
         for _ in range(MAX_ANSWERS):
-            answer = retrier.call(lambda messages=messages: self._complete(messages))  # type: ignore[misc]
+            answer = self._retrier.call(partial(self._complete, messages), stop=stop)
             try:
                 return read_synonyms(answer, tag.name, tag.related)
             except InvalidAnswer as problem:

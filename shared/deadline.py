@@ -1,0 +1,29 @@
+"""The moment by which a caller must have an answer."""
+
+import time
+
+from shared.errors import ProviderUnavailable
+
+# When a caller may try again after a deadline has passed.
+RETRY_AFTER = 5.0
+
+
+class Deadline:
+    """So many seconds from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; 0 when it has passed."""
+        return max(self._until - time.monotonic(), 0.0)
+
+    def error(self) -> ProviderUnavailable:
+        """The error for a provider that did not answer in time."""
+        return ProviderUnavailable(
+            f"the provider did not answer within {self._seconds:.0f} s; "
+            "try again, with fewer texts at once if it goes on",
+            retry_after=RETRY_AFTER,
+        )
