@@ -329,6 +329,9 @@ class Services:
     def start_schedules(self) -> None:
         """Make the queues of runs: each then starts a run by itself when work is due."""
         _ = self.embedding_queue, self.synonym_queue
+        if self.has_generator:
+            # So that the first webhook does not wait for their imports.
+            _ = self.generator, self.upsert, self.synonym_requests
 
     def stop_tasks(self) -> None:
         """Tell running tasks to give their rows back. Safe in a signal handler: it does not wait for them."""

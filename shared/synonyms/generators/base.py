@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ MAX_TOKENS = 1024
 # An answer takes seconds to minutes: a second try is worth waiting for, a tenth is not.
 RETRIES = RetryPolicy(max_attempts=2, max_seconds=300, base_wait=0.5, max_wait=10)
 
-_PROMPT = Path(__file__).with_name("synonyms_prompt.md")
+_PROMPT = Path(__file__).with_name("synonyms_prompt.md").read_text(encoding="utf-8")
 
 
 class SynonymGenerator(ABC):
@@ -48,7 +48,7 @@ class SynonymGenerator(ABC):
         An invalid answer is sent back with the reason, MAX_ANSWERS times in all. Raises ProviderContractError with the
         last reason, Interrupted where `stop` is set before a retry, or what the calls raise.
         """
-        question = [{"role": "system", "content": _read_prompt()}, {"role": "user", "content": _describe(tag)}]
+        question = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": _describe(tag)}]
         messages: Sequence[Message] = question
         reason = ""
         for _ in range(MAX_ANSWERS):
@@ -79,8 +79,3 @@ def _describe(tag: Tag) -> str:
     # JSON: whatever a name holds, it stays a name.
     fields = {"tag": tag.name, "type": tag.tag_type, "description": tag.description, "other_tags": list(tag.related)}
     return json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
-
-
-@cache
-def _read_prompt() -> str:
-    return _PROMPT.read_text(encoding="utf-8")
