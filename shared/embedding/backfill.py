@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from shared.database.base import Database
@@ -177,7 +178,9 @@ class _Run:
         finally:
             self._halt.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
-        self._give_back()
+        if self._in_flight.held:
+            self._give_back()
+        self._show(on_progress)
         return self._finish()
 
     def _advance(self) -> bool:
@@ -201,26 +204,31 @@ class _Run:
         now = time.monotonic()
         if now - self._shown >= TICK_SECONDS:
             self._shown = now
-            report = self._tally.report
-            on_progress(Progress(report, max(self._expected, report.processed), self._waiting_for_others))
+            self._show(on_progress)
         try:
             if now - self._renewed >= self._options.lease_seconds / 3:
                 self._renewed = now
-                self._collection.renew_embeddings(self._in_flight.row_ids, self._options.lease_seconds)
+                self._collection.renew_embeddings(list(self._in_flight.held), self._options.lease_seconds)
             if now - self._reported >= REPORT_SECONDS:
                 self._reported = now
-                # Rows may have come while the pool was at work.
-                self._drained = False
                 self._record()
         except AppError as error:
             # The next round tries again; a database that stays away ends the run where rows are saved.
             log.warning("could not renew leases or record the run: %s", error.message)
 
+    def _show(self, on_progress: Callable[[Progress], None]) -> None:
+        report = self._tally.report
+        on_progress(Progress(report, max(self._expected, report.processed), self._waiting_for_others))
+
     def _record(self) -> None:
         report = self._tally.report
         if self._run_id is not None or report.processed:
             self._run_id = self._collection.record_embedding_run(self._run_id, report.model, "running", self._counts())
-        self._expected = self._expected or report.processed + self._collection.embedding_queue().pending
+        if self._drained or not self._expected:
+            state = self._collection.embedding_queue()
+            self._expected = report.processed + state.pending
+            # Rows may have come while the pool was at work.
+            self._drained = self._drained and not state.ready
 
     def _counts(self, error: str | None = None) -> dict[str, Any]:
         return {**asdict(self._tally.report), "calls": self._tally.calls, "error": error}
@@ -240,16 +248,13 @@ class _Run:
         if self._drained or self._over_budget or self._halt.is_set():
             return 0
         size = self._options.batch_size if self._left is None else min(self._options.batch_size, self._left)
-        return size if not len(self._in_flight) or len(self._in_flight) + size <= self._capacity else 0
+        held = len(self._in_flight.held)
+        return size if not held or held + size <= self._capacity else 0
 
     def _claim(self, size: int) -> None:
-        claim, lease_seconds, model = (
-            self._collection.claim_embeddings,
-            self._options.lease_seconds,
-            self._provider.model,
-        )
+        claim = partial(self._collection.claim_embeddings, size, self._options.lease_seconds, self._provider.model)
         # A claim need not be waited for when the run is stopped; what is embedded must be saved.
-        rows = self._retrier.call(lambda: claim(size, lease_seconds, model), stop=self._stop)
+        rows = self._retrier.call(claim, stop=self._stop)
         self._news = bool(rows)
         self._drained = len(rows) < size
         if self._left is not None:
@@ -259,11 +264,11 @@ class _Run:
         leaders = self._in_flight.add(row for row in rows if not row.reused)
         if not leaders:
             return
-        counts = self._provider.count_tokens([row.text for row in leaders]) if self._tally.limits_cost else []
-        if self._tally.reserve(sum(counts)):
-            self._tasks.add(self._pool.submit(self._worker.embed, Batch(leaders, reserved=sum(counts))))
-        else:
+        reserved = self._tally.reserve([row.text for row in leaders], self._provider.count_tokens)
+        if reserved is None:
             self._over_budget = True
+        else:
+            self._tasks.add(self._pool.submit(self._worker.embed, Batch(leaders, reserved=reserved)))
 
     def _more_will_come(self) -> bool:
         """With nothing in flight: whether rows can be claimed, or are held by another worker."""
@@ -293,13 +298,15 @@ class _Run:
                 self._count(task.result())
 
     def _count(self, batch: Batch) -> None:
-        answer = batch.answer
-        if answer is not None:
-            self._tally.spend(batch.reserved, answer.tokens, answer.calls)
-            self._tally.add(truncated=answer.truncated)
-        # A batch without a request holds followers, which take the vector of an equal text.
-        reused = 0 if answer else batch.saved
-        self._tally.add(embedded=batch.saved, failed=batch.failed, stale=batch.stale, reused=reused)
+        self._tally.add(
+            embedded=batch.saved,
+            failed=batch.failed,
+            stale=batch.stale,
+            # A batch without a request holds followers, which take the vector of an equal text.
+            reused=0 if batch.answer else batch.saved,
+            reserved=batch.reserved,
+            answer=batch.answer,
+        )
         if batch.error is not None:
             self._end(batch.error)
             return
@@ -316,31 +323,27 @@ class _Run:
 
     def _give_back(self) -> None:
         """Release what was claimed and not finished: nothing is wrong with these rows."""
-        if row_ids := self._in_flight.row_ids:
-            try:
-                self._collection.release_embeddings(row_ids)
-            except AppError as error:
-                log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
+        try:
+            self._collection.release_embeddings(list(self._in_flight.held))
+        except AppError as error:
+            log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
 
     def _finish(self) -> BackfillOutcome:
         interrupted = self._stop.is_set()
         error = self._error
         if error is not None and not isinstance(error, AppError):
             with suppress(AppError):
-                self._finish_record("failed", f"a bug: {type(error).__name__}")
+                self._record_end("failed", f"a bug: {type(error).__name__}")
             raise error
         status = "interrupted" if interrupted else "failed" if error else "completed"
-        message = error.message if error else None
+        record = partial(self._record_end, status, error.message if error else None)
         left = QueueState(0, 0, 0, 0)
         try:
             # Where the database has just been given up on, it is not waited for once more.
-            if isinstance(error, DatabaseError):
-                left = self._finish_record(status, message)
-            else:
-                left = self._retrier.call(lambda: self._finish_record(status, message))
+            left = record() if isinstance(error, DatabaseError) else self._retrier.call(record)
         except AppError as late:
             error = error or late
         return BackfillOutcome(self._tally.report, left, interrupted, self._over_budget, error)
 
-    def _finish_record(self, status: str, error: str | None) -> QueueState:
+    def _record_end(self, status: str, error: str | None) -> QueueState:
         return self._collection.finish_embedding_run(self._run_id, self._provider.model, status, self._counts(error))

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 
 from shared.embedding.collection import Collection
 from shared.errors import AppError, Interrupted, ProviderInputRejected
@@ -70,11 +71,13 @@ class BatchWorker:
             else:
                 good.append(row)
                 vectors.append(result)
-        collection, model = self._collection, self._provider.model
         try:
-            batch.saved, batch.stale = self._retrier.call(lambda: collection.save_embeddings(model, good, vectors))
-            self._retrier.call(lambda: collection.fail_embeddings(failures))
-            batch.failed = len(failures)
+            if good:
+                save = partial(self._collection.save_embeddings, self._provider.model, good, vectors)
+                batch.saved, batch.stale = self._retrier.call(save)
+            if failures:
+                self._retrier.call(partial(self._collection.fail_embeddings, failures))
+                batch.failed = len(failures)
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
             batch.error = error
         return batch

@@ -9,22 +9,15 @@ class InFlight:
     """Which rows a run holds. A text that is being embedded is embedded once: later rows with it follow the first."""
 
     def __init__(self) -> None:
-        self._held: set[str] = set()
+        # The ids of the rows.
+        self.held: set[str] = set()
         self._followers: dict[str, list[ClaimedRow]] = {}
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    @property
-    def row_ids(self) -> list[str]:
-        """The ids of the rows held."""
-        return list(self._held)
 
     def add(self, rows: Iterable[ClaimedRow]) -> list[ClaimedRow]:
         """Hold these rows; returns those whose text has to be embedded."""
         leaders = []
         for row in rows:
-            self._held.add(row.row_id)
+            self.held.add(row.row_id)
             if row.text_hash in self._followers:
                 self._followers[row.text_hash].append(row)
             else:
@@ -34,7 +27,7 @@ class InFlight:
 
     def settle(self, rows: Iterable[ClaimedRow]) -> None:
         """These rows are saved or failed."""
-        self._held.difference_update(row.row_id for row in rows)
+        self.held.difference_update(row.row_id for row in rows)
 
     def take_followers(self, row: ClaimedRow) -> list[ClaimedRow]:
         """The rows that wait for this row's text. Without any, the text is no longer followed: the table knows it."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 300
-# Of an upsert with a deadline: should its process be killed, the rows are free soon after.
+# With a deadline: if the process is killed, the rows are free soon after.
 SHORT_LEASE_SECONDS = 60
 BATCH_SIZE = 50
 # A row that another worker holds is done within moments, as a rule; it is waited for this long.
@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 5.0
 
 
 class Reason(StrEnum):
-    """Why a row that was asked for has no vector of its present text, as far as this upsert can tell."""
+    """Why a row that was asked for has no vector of its present text, as far as this call can tell."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -97,7 +97,7 @@ class RowEmbedder:
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)
 
-        run = _Upsert(work, provider, registered, deadline)
+        run = _Call(work, provider, registered, deadline)
         try:
             for first in range(0, len(rows), BATCH_SIZE):
                 run.embed(rows[first : first + BATCH_SIZE])
@@ -122,8 +122,8 @@ def _milliseconds_since(start: float) -> float:
     return round((time.perf_counter() - start) * 1000, 1)
 
 
-class _Upsert:
-    """The state of one `upsert`."""
+class _Call:
+    """The state of one `embed_rows`."""
 
     def __init__(
         self,

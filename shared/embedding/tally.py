@@ -1,9 +1,10 @@
 """The running counts of a backfill, and the money it may spend."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from shared.models import BackfillReport
+from shared.models import BackfillReport, Embeddings
 
 
 class Tally:
@@ -18,29 +19,34 @@ class Tally:
         # Requests made to the provider.
         self.calls = 0
 
-    @property
-    def limits_cost(self) -> bool:
-        """Whether tokens must be counted before they are sent."""
-        return self._max_cost is not None and self._price > 0
-
-    def reserve(self, tokens: int) -> bool:
-        """Reserve the price of a request of about that many tokens; False where the run would cost more than it may."""
-        total = (self._report.tokens + self._reserved + tokens) * self._price / 1e6
-        if self._max_cost is not None and total > self._max_cost:
-            return False
+    def reserve(self, texts: Sequence[str], count_tokens: Callable[[Sequence[str]], Sequence[int]]) -> int | None:
+        """Reserve the price of a request and return its tokens; None where the run would cost more than it may."""
+        if self._max_cost is None or not self._price:
+            return 0
+        tokens = sum(count_tokens(texts))
+        if (self._report.tokens + self._reserved + tokens) * self._price / 1e6 > self._max_cost:
+            return None
         self._reserved += tokens
-        return True
+        return tokens
 
-    def spend(self, reserved: int, tokens: int, calls: int = 0) -> None:
-        """Replace what was reserved by what the provider counted, in `calls` requests."""
-        self.calls += calls
-        self._reserved -= reserved
-        spent = self._report.tokens + tokens
-        self._report = replace(self._report, tokens=spent, cost_usd=spent * self._price / 1e6)
+    def add(
+        self,
+        *,
+        embedded: int = 0,
+        failed: int = 0,
+        stale: int = 0,
+        reused: int = 0,
+        reserved: int = 0,
+        answer: Embeddings | None = None,
+    ) -> None:
+        """Add to the counts; every row that was embedded, failed or stale has been processed.
 
-    def add(self, *, embedded: int = 0, failed: int = 0, stale: int = 0, reused: int = 0, truncated: int = 0) -> None:
-        """Add to the counts; every row that was embedded, failed or stale has been processed."""
+        What was `reserved` for a request is replaced by what the provider's answer counted.
+        """
         report = self._report
+        self._reserved -= reserved
+        spent = report.tokens + (answer.tokens if answer else 0)
+        self.calls += answer.calls if answer else 0
         self._report = replace(
             report,
             processed=report.processed + embedded + failed + stale,
@@ -48,7 +54,9 @@ class Tally:
             failed=report.failed + failed,
             stale=report.stale + stale,
             reused=report.reused + reused,
-            truncated=report.truncated + truncated,
+            truncated=report.truncated + (answer.truncated if answer else 0),
+            tokens=spent,
+            cost_usd=spent * self._price / 1e6,
         )
 
     @property

@@ -31,7 +31,7 @@ def test_a_text_changed_during_its_provider_call_is_embedded_again(
 
 
 class _Between(Database):
-    """A database in which something happens after the first claim that found nothing, before its caller knows."""
+    """A database in which something happens after the first look at the queue, before its caller knows."""
 
     def __init__(self, database: Database, happen: Callable[[], object]) -> None:
         self._database, self._happen = database, happen
@@ -42,7 +42,7 @@ class _Between(Database):
         rows = self._database.call(function, arguments)
         if function == "save_embeddings":
             self.saved.set()
-        if function == "claim_embeddings" and not rows and not self._happened:
+        if function == "embedding_queue" and not self._happened:
             self._happened = True
             self._happen()
         return rows
@@ -50,7 +50,7 @@ class _Between(Database):
     def close(self) -> None: ...
 
 
-def test_a_row_released_during_a_claim_is_embedded_in_the_same_run(
+def test_a_row_released_after_the_run_looked_at_the_queue_is_embedded_in_the_same_run(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     (row_id,) = add(owner, "a text")

@@ -1,8 +1,10 @@
 """The rows that a run holds, equal texts among them, and the money it may spend."""
 
+from collections.abc import Sequence
+
 from shared.embedding.in_flight import InFlight
 from shared.embedding.tally import Tally
-from shared.models import ClaimedRow
+from shared.models import ClaimedRow, Embeddings
 
 
 def row(row_id: str, text: str = "a text") -> ClaimedRow:
@@ -13,7 +15,7 @@ def test_rows_are_held_until_they_are_settled() -> None:
     in_flight = InFlight()
     in_flight.add([row("1"), row("2", "other")])
     in_flight.settle([row("2"), row("never held")])
-    assert (in_flight.row_ids, len(in_flight)) == (["1"], 1)
+    assert in_flight.held == {"1"}
 
 
 def test_equal_texts_follow_the_first() -> None:
@@ -21,7 +23,7 @@ def test_equal_texts_follow_the_first() -> None:
     first, second, third, other = row("1"), row("2"), row("3"), row("4", "other")
     assert in_flight.add([first, second]) == [first]
     assert in_flight.add([third, other]) == [other]
-    assert len(in_flight) == 4
+    assert len(in_flight.held) == 4
     assert in_flight.take_followers(first) == [second, third]
 
 
@@ -37,21 +39,30 @@ def test_a_text_is_followed_until_it_has_no_followers() -> None:
     assert in_flight.add([row("4")]) == [row("4")], "from here on the table knows the text"
 
 
+def count(texts: Sequence[str]) -> list[int]:
+    return [3 for _ in texts]
+
+
 def test_money_is_reserved_before_it_is_spent() -> None:
     tally = Tally("c", "m", price_per_million_tokens=1_000_000, max_cost=10)
-    assert tally.limits_cost
-    assert tally.reserve(6)
-    assert not tally.reserve(5)
-    tally.spend(6, 4)
-    assert tally.report.cost_usd == 4
-    assert tally.reserve(6)
-    assert not tally.reserve(1)
+    assert tally.reserve(["six", "tokens"], count) == 6
+    assert tally.reserve(["five"], lambda _: [5]) is None
+    tally.add(reserved=6, answer=Embeddings(None, tokens=4, calls=2))  # type: ignore[arg-type]
+    assert (tally.report.cost_usd, tally.calls) == (4, 2)
+    assert tally.reserve(["six", "tokens"], count) == 6
+    assert tally.reserve(["one"], lambda _: [1]) is None
+
+
+def test_where_nothing_is_paid_no_token_is_counted() -> None:
+    for price, max_cost in ((0, 1), (1, None)):
+        tally = Tally("c", "m", price_per_million_tokens=price, max_cost=max_cost)
+        assert tally.reserve(["a text"], lambda _: 1 / 0) == 0  # type: ignore[arg-type, return-value]
 
 
 def test_every_row_that_got_a_result_is_processed() -> None:
     tally = Tally("c", "m", price_per_million_tokens=0, max_cost=None)
     tally.add(embedded=3, reused=1)
-    tally.add(failed=1, stale=1, truncated=1)
+    tally.add(failed=1, stale=1, answer=Embeddings(None, truncated=1))  # type: ignore[arg-type]
     report = tally.report
     assert (report.processed, report.embedded, report.failed, report.stale) == (5, 3, 1, 1)
     assert (report.reused, report.truncated) == (1, 1)
