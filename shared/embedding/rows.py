@@ -1,4 +1,4 @@
-"""Embed exactly the rows that somebody asks for, by key."""
+"""Embed the rows that a request names by key."""
 
 import logging
 import time

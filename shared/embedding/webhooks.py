@@ -33,9 +33,9 @@ class EventReport:
 class WebhookService:
     """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
 
-    def __init__(self, database: Database, upsert: RowEmbedder) -> None:
+    def __init__(self, database: Database, row_embedder: RowEmbedder) -> None:
         self._database = database
-        self._upsert = upsert
+        self._row_embedder = row_embedder
 
     def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
         """Embed the row if it still wants it.
@@ -54,7 +54,7 @@ class WebhookService:
         row_id = (event.record or {}).get(key)
         if not isinstance(row_id, str | int) or isinstance(row_id, bool):
             raise InvalidRequest(f"record.{key}: the row's key is missing")
-        report = self._upsert.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
+        report = self._row_embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
         # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
         failed = [(row, text) for row, text in report.failed if report.reasons[row] is Reason.REFUSED]
         return EventReport(report.processed, report.updated, failed, _describe(report))
