@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:
-    """Fail, naming the install line; with --skip-tools skip."""
+    """Fail with the install command; with --skip-tools skip the test."""
     if request.config.getoption("--skip-tools"):
         pytest.skip(reason)
     pytest.fail(f"{reason} (TONNETZ_SKIP_TOOLS=1 skips such tests)", pytrace=False)

@@ -1,4 +1,4 @@
-"""The fake sits under the manager: a provider whose wire is a function, below the real batching, retry and checks."""
+"""A provider whose server is a Python function, under the real batching, retry and checks."""
 
 import threading
 import time
@@ -19,16 +19,16 @@ DIMENSIONS = 16
 
 @dataclass
 class Wire:
-    """The other end: what it was sent, and how it behaves. One object for each provider."""
+    """The simulated server of one provider: what it received and how it behaves."""
 
     requests: list[list[str]] = field(default_factory=list)
     # Texts that hold one of these are refused, whatever else is in the request.
     refuses: set[str] = field(default_factory=set)
     # Texts that hold one of these get a vector of NaN.
-    spoils: set[str] = field(default_factory=set)
+    makes_invalid: set[str] = field(default_factory=set)
     down: ProviderError | None = None
     delay: float = 0.0
-    # Each request waits here, having said that it has arrived.
+    # Each request sets `arrived` and waits here.
     gate: threading.Event | None = None
     arrived: threading.Event = field(default_factory=threading.Event)
 
@@ -72,6 +72,6 @@ class FakeProvider(EmbeddingProvider):
             raise ProviderInputRejected("the provider refused the text")
         rows = np.array([embed(text, self.dimensions) for text in inputs])
         for index, text in enumerate(inputs):
-            if any(bad in text for bad in wire.spoils):
+            if any(bad in text for bad in wire.makes_invalid):
                 rows[index] = np.nan
         return WireAnswer(rows, tokens=sum(self.count_tokens(inputs)))

@@ -1,4 +1,4 @@
-"""What stands before PostgREST at Supabase: adds /rest/v1, knows the project's keys, and can fail like a gateway."""
+"""A gateway before PostgREST, as at Supabase: adds /rest/v1, checks the project's keys, and can fail."""
 
 import http.client
 import threading
@@ -20,7 +20,7 @@ class Fault:
     delay: float = 0.0
 
 
-# Word for word what Supabase's gateway says to a key it does not know.
+# The answer of Supabase's gateway to an unknown key, verbatim.
 INVALID_KEY = Fault(
     401,
     '{"message":"Invalid API key","hint":"Double check your Supabase `anon` or `service_role` API key."}',
@@ -64,7 +64,7 @@ class Gateway:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A client keeps its connection open; nobody waits for it to end.
+    # A client keeps its connection open, so do not wait for its thread.
     block_on_close = False
     gateway: Gateway
     upstream_port: int

@@ -118,7 +118,7 @@ Start = Callable[..., "LambdaFunction"]
 
 
 class LambdaFunction:
-    """A handler in a process of its own, started by the first event (a cold call) and kept for the next. A context manager."""
+    """A handler in a separate process, which the first event starts (a cold call). A context manager."""
 
     def __init__(self, handler: str, environment: dict[str, str]) -> None:
         self._handler = handler
@@ -158,7 +158,7 @@ class LambdaFunction:
             self.output += line
 
     def invoke(self, event: Any, *, seconds: float = 60.0) -> Outcome:
-        """Send an event and wait for its outcome; `seconds` is what the function is told it has."""
+        """Send an event and wait for its outcome; `seconds` is the remaining time that the function sees."""
         invocation = Invocation(str(uuid.uuid4()), event, time.time() + seconds)
         self._api.invocations.put(invocation)
         deadline = time.monotonic() + 90

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from shared.embedded.migrations import migrate
 from shared.embedded.server import start_embedded
 
-# No machine is going to lose its power, and no background worker may change what a test measures.
+# Without durability for speed, and without background workers that could change what a test measures.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 _TEMPLATE = "migrated"
 
@@ -43,13 +43,13 @@ def make_directory(prefix: str) -> Path:
     Not pytest's tmp_path: the path of a unix socket may have 107 characters.
     """
     memory = Path("/dev/shm")
-    # Who sets TMPDIR has chosen a place.
+    # TMPDIR wins.
     roomy = "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     return Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else None))
 
 
 class Cluster:
-    """The embedded server in a directory of its own. A context manager: stopped on exit."""
+    """The embedded server in a temporary directory. A context manager: stopped on exit."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -64,7 +64,7 @@ class Cluster:
                     connection.execute(setting)
                 connection.execute("select pg_reload_conf()")
         except BaseException:
-            # Interrupted half way, the server would outlive us: nobody leaves what was never entered.
+            # An interrupted __enter__ has no __exit__, so the server would keep running.
             self.__exit__()
             raise
         return self
@@ -111,7 +111,7 @@ class Cluster:
 
     @contextmanager
     def copy(self, database_url: SecretStr) -> Iterator[SecretStr]:
-        """A database that starts as this one is now; nobody may be connected to it."""
+        """A copy of this database, to which no session may be connected."""
         with self._database(str(conninfo_to_dict(database_url.get_secret_value())["dbname"])) as url:
             yield url
 
@@ -148,7 +148,7 @@ class Cluster:
 
     @property
     def log(self) -> Path:
-        """What the server writes down."""
+        """The log of the server."""
         return Path(self._server.log)
 
     @property

@@ -1,4 +1,4 @@
-"""The faults that the protocol server can be told to have."""
+"""The faults that the protocol server can simulate."""
 
 import math
 import time
@@ -22,7 +22,7 @@ class Fault:
 
     Kinds that refuse: rate_limit (retry_after, as_date), unavailable (retry_after), status (status),
     quota, html, poison (message), nan_refused, redirect (to, status), and deep (depth), which does so with a 200.
-    Kinds that spoil the answer: wrong_width, short, empty,
+    Kinds that change the answer: wrong_width, short, empty,
     nan, zero, null, null_row, all_nan, shuffled, unnumbered, half. Kinds of the wire: slow (seconds), reset,
     dribble (seconds from byte to byte), endless.
     """
@@ -55,8 +55,8 @@ class Fault:
             case "unavailable":
                 return Refusal(503, shape("server busy, please try again", code=None), self._retry_after(hold))
             case "quota":
-                told = "You exceeded your current quota, please check your plan and billing details."
-                return Refusal(429, shape(told, code="insufficient_quota"))
+                message = "You exceeded your current quota, please check your plan and billing details."
+                return Refusal(429, shape(message, code="insufficient_quota"))
             case "status":
                 status = int(self.options.get("status", 500))
                 return Refusal(status, shape("The server had an error while processing your request.", code=None))
@@ -88,7 +88,7 @@ class Fault:
         hold(until - time.time())
         return {"retry-after": formatdate(until, usegmt=True)}
 
-    def spoil(self, vectors: list[Any], inputs: Sequence[str]) -> list[Any]:
+    def alter(self, vectors: list[Any], inputs: Sequence[str]) -> list[Any]:
         """The answer's vectors after this fault: of the texts it is about, or the last one."""
         about = [i for i, text in enumerate(inputs) if self.containing and self.containing in text] or [-1]
         match self.kind:

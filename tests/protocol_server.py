@@ -26,19 +26,19 @@ from tests.protocol_faults import Fault, Refusal, ollama_error, openai_error
 from tests.protocol_vectors import embed, encode, pooled_json, tokenize
 
 OPENAI_MODELS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
-# The house model stands for one that no table of ours knows.
+# house-model stands for a model that is in none of our tables.
 OLLAMA_MODELS = {"nomic-embed-text": 768, "all-minilm": 384, "house-model": 96}
 OLLAMA_CONTEXT = {"nomic-embed-text": 2048, "all-minilm": 256, "house-model": 128}
 
 MAX_INPUTS, MAX_INPUT_TOKENS, MAX_REQUEST_TOKENS = 2048, 8192, 300_000
 
-# A call that was on its way when the server said "wait" did not disobey it.
+# A call that was sent before the 429 arrived is not too soon.
 IN_FLIGHT_SECONDS = 0.4
 
 
 @dataclass
 class Call:
-    """One request as it arrived; `too_soon` if the server had asked to be left alone until later."""
+    """A received request; `too_soon` if it came before the Retry-After had passed."""
 
     arrived: float
     path: str
@@ -107,7 +107,7 @@ class ProtocolServer:
 
     @property
     def too_soon(self) -> int:
-        """Calls that came before the time this server had told."""
+        """Calls that came before the Retry-After of this server had passed."""
         return sum(call.too_soon for call in self.calls)
 
     def report(self) -> dict[str, int]:
@@ -131,7 +131,7 @@ class ProtocolServer:
     def record(self, call: Call) -> Fault | None:
         """Note a call and choose its fault."""
         with self._lock:
-            call.too_soon = any(told + IN_FLIGHT_SECONDS < call.arrived < until for told, until in self._holds)
+            call.too_soon = any(sent + IN_FLIGHT_SECONDS < call.arrived < until for sent, until in self._holds)
             self.calls.append(call)
             return next((fault for fault in self.faults if fault.strikes(call.inputs)), None)
 
@@ -151,7 +151,7 @@ class _Http(ThreadingHTTPServer):
     owner: ProtocolServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is part of the tests, not news."""
+        """Do not print errors of clients that disconnect, because tests do that."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -220,13 +220,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _admit_openai(self, call: Call) -> tuple[int, list[str]]:
         key, model = self.server.owner.api_key, str(call.body.get("model"))
         if key is not None and self.headers.get("authorization") != f"Bearer {key}":
-            # A careless server repeats the whole header: nothing of it may reach a log of ours.
-            told = f"Incorrect API key provided: {self.headers.get('authorization')}."
-            raise Refusal(401, openai_error(told, code="invalid_api_key"))
+            # Some servers repeat the whole header: no part of it may reach our logs.
+            message = f"Incorrect API key provided: {self.headers.get('authorization')}."
+            raise Refusal(401, openai_error(message, code="invalid_api_key"))
         dimensions = OPENAI_MODELS.get(model) or OLLAMA_MODELS.get(model)
         if dimensions is None:
-            told = f"The model `{model}` does not exist or you do not have access to it."
-            raise Refusal(404, openai_error(told, code="model_not_found"))
+            message = f"The model `{model}` does not exist or you do not have access to it."
+            raise Refusal(404, openai_error(message, code="model_not_found"))
         if not call.inputs or not all(call.inputs):
             raise Refusal(400, openai_error("'$.input' is invalid. Please check the API reference."))
         if len(call.inputs) > MAX_INPUTS:
@@ -239,15 +239,15 @@ class _Handler(BaseHTTPRequestHandler):
             terse = f"Invalid 'input': maximum context length is {MAX_INPUT_TOKENS} tokens."
             raise Refusal(400, openai_error(counted if len(call.inputs) == 1 else terse))
         if call.tokens > MAX_REQUEST_TOKENS:
-            told, code = f"Requested {call.tokens} tokens, max {MAX_REQUEST_TOKENS} tokens per request", "max_tokens"
-            raise Refusal(400, openai_error(told, kind=f"{code}_per_request", code=f"{code}_per_request"))
+            message, code = f"Requested {call.tokens} tokens, max {MAX_REQUEST_TOKENS} tokens per request", "max_tokens"
+            raise Refusal(400, openai_error(message, kind=f"{code}_per_request", code=f"{code}_per_request"))
         return int(call.body.get("dimensions") or dimensions), call.inputs
 
     def _admit_ollama(self, call: Call) -> tuple[int, list[str]]:
         model = str(call.body.get("model")).removesuffix(":latest")
         if model not in OLLAMA_MODELS:
-            told = f'model "{call.body.get("model")}" not found, try pulling it first'
-            raise Refusal(404, ollama_error(told))
+            message = f'model "{call.body.get("model")}" not found, try pulling it first'
+            raise Refusal(404, ollama_error(message))
         limit = min(OLLAMA_CONTEXT[model], call.body.get("options", {}).get("num_ctx", 4096))
         read = []
         for text in call.inputs:
@@ -264,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
             rows = [pooled_json(f"pool {crc32(text.encode()) % pool}", dimensions, encoding) for text in texts]
         else:
             vectors: list[Any] = [embed(text, dimensions) for text in texts]
-            vectors = fault.spoil(vectors, texts) if fault else vectors
+            vectors = fault.alter(vectors, texts) if fault else vectors
             rows = [json.dumps(encode(row, encoding)) for row in vectors]
         model = json.dumps(call.body["model"])
         if call.path == "/api/embed":
@@ -322,7 +322,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=0.0, help="wait before every answer")
     parser.add_argument("--pool", type=int, default=0, help="answer from so many ready-made vectors (fast)")
     parser.add_argument("--rate-limit-every", type=int, default=0, help="answer 429 to every k-th call")
-    parser.add_argument("--retry-after", type=float, default=2.0, help="seconds told with a 429")
+    parser.add_argument("--retry-after", type=float, default=2.0, help="Retry-After of a 429, in seconds")
     parser.add_argument("--poison", action="append", default=[], help="refuse (400) calls with a text that holds this")
     arguments = parser.parse_args()
     server = ProtocolServer(port=arguments.port, latency=arguments.latency_ms / 1000, pool=arguments.pool)

@@ -1,7 +1,7 @@
 """The console in Debian's Chromium, against `python -m functions.local` on a real database.
 
 The embedding provider is the protocol server: its vectors are near each other where texts share words, and it fails
-when it is told to.
+on request.
 """
 
 import os
@@ -94,7 +94,7 @@ def provider_of(server: ProtocolServer) -> Iterator[OllamaProvider]:
 
 
 class Console:
-    """`python -m functions.local` as a process of its own, on a port that stays its own when it is started again."""
+    """`python -m functions.local` in a process, which uses the same port after a restart."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder = folder
@@ -149,7 +149,7 @@ class Console:
 
 @dataclass
 class Tab:
-    """A page of the console, and all that went wrong or out of the house in it."""
+    """A page of the console, with its errors and its requests to other hosts."""
 
     page: Page
     url: str

@@ -103,7 +103,7 @@ def test_during_a_switch_the_bar_has_a_part_for_each_model(
             "0.75",
         ]
         backfill(database, wide, BackfillOptions("music_knowledge"))
-        # Nobody touched the page: it asks by itself.
+        # The page updates itself without user input.
         expect(legend).to_have_text([re.compile("wide.*100.%")])
 
 

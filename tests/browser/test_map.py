@@ -1,4 +1,4 @@
-"""The map: what is drawn, what is drawn again, and the same as a list."""
+"""Tests the map: what is drawn, what is redrawn, and its list."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The page's pure modules, run in the browser: ranking and stems against what they stand for."""
+"""Tests the page's pure modules in the browser: ranking and stems match the server's."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The frame: key, recovery, keyboard, size, accessibility, and that nothing leaves the house."""
+"""Tests the page: key, recovery, keyboard, size, accessibility, and no requests to other hosts."""
 
 import json
 from typing import Any

@@ -77,7 +77,7 @@ def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, co
     expect(page.locator("#search ol.hits > li").first).to_be_visible()
     for full_text, semantic in itertools.chain([(0.3, 0.7)], itertools.product((0.05, 0.5, 1.0), (0.05, 0.45, 1.0))):
         move(page, full_text, semantic)
-        # What could not be told from the answer at hand is asked of the server once the slider rests.
+        # The page requests a new search when the slider stops, if the present answer is not enough to rank.
         page.wait_for_timeout(250)
         expect(page.locator("#search")).not_to_have_attribute("aria-busy", "true")
         wanted = ask(

@@ -1,4 +1,4 @@
-"""The synonyms panel: from a tag that is looked up to terms that find it."""
+"""Tests the synonyms panel: from looking up a tag to terms that find it."""
 
 import httpx
 import psycopg

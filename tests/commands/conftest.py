@@ -1,4 +1,4 @@
-"""The commands as processes of their own, with a small engine and an environment of a few variables."""
+"""Fixtures that run the commands in processes, with a small engine and few variables."""
 
 import json
 import os
@@ -33,7 +33,7 @@ class Result:
 
 
 class Command:
-    """Runs scripts in a folder of their own, so that no `.env` and no `.tonnetz` of the checkout is seen."""
+    """Runs scripts in a temporary folder, so that they do not read `.env` and `.tonnetz` of the checkout."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""scripts/backfill.py as a user meets it: flags, exit codes, what is on stdout and what on stderr."""
+"""Tests scripts/backfill.py: flags, exit codes, stdout and stderr."""
 
 import signal
 import subprocess
@@ -158,7 +158,7 @@ def test_verify_lists_stale_rows(owner: Connection, command: Command) -> None:
     ids = add(owner, *texts(3))
     command("backfill.py", *MUSIC)
     owner.execute("alter table music_knowledge disable trigger user")
-    edit(owner, ids[0], "nobody noticed")
+    edit(owner, ids[0], "edited with triggers off")
     owner.execute("alter table music_knowledge enable trigger user")
     result = command("backfill.py", *MUSIC, "--json", "--verify")
     assert result.code == 1

@@ -31,7 +31,7 @@ def one_line(result: object, *expected: str) -> None:
 
 
 def test_an_unreachable_database_is_one_line(command_with: Callable[..., Command]) -> None:
-    command = command_with(DATABASE_URL="postgresql://somebody:hunter2@127.0.0.1:1/tonnetz")
+    command = command_with(DATABASE_URL="postgresql://user:hunter2@127.0.0.1:1/tonnetz")
     result = command("backfill.py")
     one_line(result, "cannot connect to the database", "DATABASE_URL")
     assert "hunter2" not in result.stderr

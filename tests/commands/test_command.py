@@ -1,4 +1,4 @@
-"""Every script runs by itself, in the project's environment, or says what is missing."""
+"""Tests that every script runs in the project's environment, or says what is missing."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def test_a_script_is_executable_and_begins_with_its_interpreter(script: str) -> 
 @pytest.mark.parametrize("script", ["scripts/demo.py", "scripts/bench/claims.py"])
 def test_a_python_without_the_packages_runs_the_script_in_the_environment(script: str) -> None:
     if not (ROOT / ".venv" / "bin" / "python").exists():
-        pytest.skip("this checkout has no .venv of its own")
+        pytest.skip("this checkout has no .venv")
     # -S: without site-packages.
     done = run(sys.executable, "-S", script, "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""scripts/drill.py itself: what counts as passed, what it hands on, and what a cancelled job leaves behind."""
+"""Tests scripts/drill.py: when a drill has passed, what it passes to the tests, and how a cancelled job cleans up."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""The judges of search as commands, on a small set that is written here."""
+"""Tests the evaluation commands on a small set that is written here."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""scripts/import_datasets.py: any file, twice, with a line for each bad row."""
+"""Tests scripts/import_datasets.py: several formats, repeated imports, a line for each bad row."""
 
 import csv
 import json

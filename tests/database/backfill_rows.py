@@ -1,4 +1,4 @@
-"""Texts for the tests of the backfill, and what is left of them."""
+"""Inserts texts for the tests of the backfill, and reads their state."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A small searchable table, and a backfill with the provider of the tests."""
+"""Fixtures: a small searchable table, and a backfill with the fake provider."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows of music_knowledge and what the queue knows of them, as the tests of this folder speak of them."""
+"""Helpers that write rows of music_knowledge and read their queue entries."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ def embed_all(work: Collection, provider: FakeProvider) -> int:
 
 
 def coverage_of(database: Database, collection: str = MUSIC) -> Coverage:
-    """The coverage of one collection; the others are other tests' matter."""
+    """The coverage of one collection."""
     return {one.collection: one for one in embedding_coverage(database)}[collection]
 
 
@@ -79,14 +79,14 @@ def entry(connection: Connection, row_id: str) -> dict[str, Any] | None:
 
 
 def end_leases(connection: Connection) -> None:
-    """As if every lease's time had passed."""
+    """Let every lease expire."""
     connection.execute(
         "update embedding.queue set available_at = now() - interval '1 second' where leased_at is not null"
     )
 
 
 def end_waits(connection: Connection) -> None:
-    """As if every backoff had passed."""
+    """Let every backoff end."""
     connection.execute("update embedding.queue set available_at = now() - interval '1 second' where failed_at is null")
 
 
@@ -100,7 +100,7 @@ def wait_until_blocked(connection: Connection, pid: int | None = None) -> None:
         if waiting and (pid is None or (pid,) in waiting):
             return
         time.sleep(0.01)
-    raise AssertionError("nobody came to wait for the lock")
+    raise AssertionError("no session waits for the lock")
 
 
 class InThread(Generic[Result]):

@@ -1,4 +1,4 @@
-"""The backfill over a real database, with a provider whose wire is a function."""
+"""Tests the backfill over a real database with the fake provider."""
 
 import threading
 import time
@@ -163,7 +163,7 @@ def test_a_run_is_recorded(owner: Connection, run: Run, provider: FakeProvider) 
     add(owner, *texts(12), "poison")
     provider.wire.refuses = {"poison"}
     run()
-    provider.wire.down = ProviderUnavailable("nobody is there")
+    provider.wire.down = ProviderUnavailable("the provider is down")
     add(owner, "one more")
     run()
     rows = owner.execute(
@@ -172,7 +172,7 @@ def test_a_run_is_recorded(owner: Connection, run: Run, provider: FakeProvider) 
     ).fetchall()
     assert rows == [
         (MUSIC, "fake", "completed", 13, 12, 1, 24, None, True),
-        (MUSIC, "fake", "failed", 0, 0, 0, 0, "nobody is there", True),
+        (MUSIC, "fake", "failed", 0, 0, 0, 0, "the provider is down", True),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Rows that are written, changed or deleted while a backfill goes on."""
+"""Tests rows that are written, changed or deleted during a backfill."""
 
 import threading
 import time
@@ -62,11 +62,11 @@ def test_a_row_released_after_the_run_looked_at_the_queue_is_embedded_in_the_sam
         assert provider.wire.gate is not None
         provider.wire.gate.set()
         assert between.saved.wait(10)
-        # The thread that saved lets go of the row.
+        # The thread that saved the row releases it.
         time.sleep(0.2)
 
     between = _Between(database, come_back)
-    # With a limit nobody else's rows are waited for, which would find it as well.
+    # With a limit the run does not wait for leased rows, which would find the row as well.
     outcome = backfill(between, provider, BackfillOptions(MUSIC, workers=1, limit=10))
     assert (outcome.report.stale, outcome.report.embedded, outcome.left.pending) == (1, 1, 0)
 

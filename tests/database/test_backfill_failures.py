@@ -1,4 +1,4 @@
-"""A backfill whose rows, provider or database fail, or that is told to stop."""
+"""Tests a backfill whose rows, provider or database fail, or that is stopped."""
 
 import threading
 import time
@@ -47,7 +47,7 @@ def test_rows_with_an_invalid_vector_are_tried_again_later(
     owner: Connection, run: Run, provider: FakeProvider, work: Collection
 ) -> None:
     ids = add(owner, *texts(5), "sick", "well")
-    provider.wire.spoils = {"sick"}
+    provider.wire.makes_invalid = {"sick"}
     outcome = run()
     assert (outcome.report.embedded, outcome.report.failed) == (6, 1)
     assert (outcome.left.waiting, outcome.left.failed) == (1, 0)
@@ -62,7 +62,7 @@ def test_an_unreachable_provider_ends_the_run_and_counts_no_attempt(
     owner: Connection, run: Run, provider: FakeProvider
 ) -> None:
     add(owner, *texts(40))
-    provider.wire.down = ProviderUnavailable("nobody is there")
+    provider.wire.down = ProviderUnavailable("the provider is down")
     outcome = run()
     assert outcome.error is provider.wire.down
     assert (outcome.report.processed, outcome.report.embedded, outcome.report.failed) == (0, 0, 0)
@@ -103,7 +103,7 @@ def test_a_stop_finishes_running_requests_and_releases_the_other_rows(
         time.sleep(0.01)
     stop.set()
     time.sleep(0.1)
-    assert running.running, "the requests under way are waited for: they are paid"
+    assert running.running, "running requests are finished, because they are paid"
     provider.wire.gate.set()
     outcome = running.result()
     assert outcome.interrupted

@@ -1,4 +1,4 @@
-"""The retry rule of the queue: after each failed attempt a row waits twice as long, at most an hour."""
+"""Tests the retry rule of the queue: the wait doubles with each failed attempt, up to an hour."""
 
 from collections.abc import Callable
 
@@ -78,7 +78,7 @@ def test_no_wait_is_longer_than_an_hour(owner: Connection, work: Collection, pro
 
 
 def forget_vectors(owner: Connection) -> None:
-    """A trigger of the table takes away the vector of each row."""
+    """A trigger of the table clears the vector of each row."""
     owner.execute(
         "create function forget() returns trigger language plpgsql as $$ begin"
         " new.embedding := null; new.embedding_model := null; new.embedding_hash := null; return new; end $$;"

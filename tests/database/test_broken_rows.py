@@ -1,4 +1,4 @@
-"""A row that cannot be read, or that does not keep its vector, stops no other and is not paid for again and again."""
+"""Tests rows that cannot be read or whose vector a trigger clears: other rows continue, and retries are limited."""
 
 import pytest
 
@@ -16,7 +16,7 @@ SKIPS = "return null;"
 RAISES = "raise exception 'do not touch %', new.body;"
 
 
-# Rows that do not keep their vector
+# Rows whose vector a trigger clears
 
 
 @pytest.mark.parametrize("does", [DROPS, REWRITES, SKIPS, RAISES])
@@ -25,8 +25,8 @@ def test_a_row_whose_trigger_clears_the_vector_is_paid_for_a_limited_number_of_t
 ) -> None:
     track(owner, "body text", "t.body")
     owner.execute(
-        f"create function spoil() returns trigger language plpgsql as $$ begin {does} end $$;"
-        "create trigger spoil before update on songs for each row when (new.id = 3) execute function spoil()"
+        f"create function clear_vector() returns trigger language plpgsql as $$ begin {does} end $$;"
+        "create trigger clear_vector before update on songs for each row when (new.id = 3) execute function clear_vector()"
     )
     owner.execute("insert into songs select n, 'confidential words of row ' || n from generate_series(1, 20) n")
     for round_ in range(1, 9):
@@ -44,7 +44,7 @@ def test_a_row_whose_trigger_clears_the_vector_is_paid_for_a_limited_number_of_t
     assert SECRET not in failed["error"]
     coverage = coverage_of(database, "songs")
     assert (coverage.embedded, coverage.pending, coverage.failed) == (19, 0, 1)
-    owner.execute("drop trigger spoil on songs")
+    owner.execute("drop trigger clear_vector on songs")
     assert work.retry_failed_embeddings() == 1
     assert run(database, provider).report.embedded == 1
     assert queued(owner, "songs") == set()
@@ -57,8 +57,8 @@ def test_a_cleared_copy_of_a_vector_counts_as_an_attempt(
     owner.execute("insert into songs values (1, 'the same')")
     assert run(database, provider).report.embedded == 1
     owner.execute(
-        f"create function spoil() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
-        "create trigger spoil before update on songs for each row execute function spoil()"
+        f"create function clear_vector() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
+        "create trigger clear_vector before update on songs for each row execute function clear_vector()"
     )
     owner.execute("insert into songs values (2, 'the same')")
     for _ in range(8):
@@ -74,8 +74,8 @@ def test_claiming_a_row_with_a_cleared_vector_by_key_does_not_pay_again(
     """A webhook on each write without a vector asks again because of each save."""
     track(owner, "body text", "t.body")
     owner.execute(
-        f"create function spoil() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
-        "create trigger spoil before update on songs for each row when (old.id = 1) execute function spoil()"
+        f"create function clear_vector() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
+        "create trigger clear_vector before update on songs for each row when (old.id = 1) execute function clear_vector()"
     )
     owner.execute("insert into songs values (1, 'one'), (2, 'two')")
     service = RowEmbedder(database, provider)
@@ -84,7 +84,7 @@ def test_claiming_a_row_with_a_cleared_vector_by_key_does_not_pay_again(
         assert [row_id for row_id, _ in report.failed] == ["1"]
     assert "removes or changes the vector" in dict(report.failed)["1"]
     assert provider.wire.texts.count("one") == 5
-    owner.execute("drop trigger spoil on songs")
+    owner.execute("drop trigger clear_vector on songs")
     owner.execute("update songs set body = 'one more'")
     assert service.embed_rows("songs", [RowToEmbed("1")], "b").updated == 1
 
@@ -108,8 +108,8 @@ def test_an_error_of_every_row_ends_the_run_and_counts_no_attempt(
 ) -> None:
     track(owner, "body text", "t.body")
     owner.execute("insert into songs select n, 'row ' || n from generate_series(1, 30) n")
-    owner.execute("create function spoil() returns trigger language plpgsql as $$ begin raise 'closed'; end $$")
-    owner.execute("create trigger spoil before update on songs for each row execute function spoil()")
+    owner.execute("create function clear_vector() returns trigger language plpgsql as $$ begin raise 'closed'; end $$")
+    owner.execute("create trigger clear_vector before update on songs for each row execute function clear_vector()")
     outcome = run(database, provider)
     assert outcome.error is not None
     assert "closed" in outcome.error.message

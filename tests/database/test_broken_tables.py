@@ -1,4 +1,4 @@
-"""A user's table that cannot be read is named with the fix and stops nothing else."""
+"""Tests a user's table that cannot be read: the error names it with the fix, and other tables continue."""
 
 from collections.abc import Callable
 
@@ -151,7 +151,7 @@ def test_a_repaired_table_continues_and_an_untracked_one_is_not_listed(
 def test_a_missing_column_of_a_users_table_does_not_suggest_a_migration(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """Functions that look at no text leave the translation to the adapter."""
+    """Functions that read no text raise PostgreSQL's error, which the adapter translates."""
     track(owner, "body text", "t.body")
     owner.execute("alter table songs drop column embedding_model cascade")
     owner.execute("update embedding.collections set retiring_models = '{fake}' where name = 'songs'")

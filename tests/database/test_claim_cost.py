@@ -33,7 +33,7 @@ class Reads:
 
 @contextmanager
 def watch(connection: Connection, table: str) -> Iterator[Reads]:
-    """The counters run on until the session sends them off, which it does at no time within a transaction."""
+    """Make the session send its counters, which it does not do within a transaction."""
     found = Reads()
     before = _counters(connection, table)
     yield found
@@ -115,7 +115,7 @@ def test_a_claim_reads_only_its_batch(connect: Connect, owner: Connection, analy
 def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
     owner: Connection, connect: Connect
 ) -> None:
-    """Plans that are kept for a session would be those for the empty queue: a scan."""
+    """A cached plan would be the plan for an empty queue: a scan."""
     owner.execute("vacuum analyze embedding.queue, music_knowledge")  # as autovacuum would: known to be empty
     worker = connect(autocommit=False)
     for _ in range(8):
@@ -140,7 +140,7 @@ def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
     settle_everything(worker, rows)
     # Nor does it read through rows that wait, to find that none is claimable.
     owner.execute("update embedding.queue set leased_at = now(), available_at = now() + interval '1 hour'")
-    # The first look marks what that update left dead in the index. (A vacuum would make every session plan anew.)
+    # The first call marks dead index entries of that update. (A vacuum would invalidate the plans of every session.)
     owner.execute("select * from claim_embeddings('music_knowledge')")
     with look_ups(worker, at_most=BATCH):
         assert worker.execute("select * from claim_embeddings('music_knowledge')").fetchall() == []

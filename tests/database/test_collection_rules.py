@@ -1,4 +1,4 @@
-"""What the shipped collections refuse, and how the error reads; the retry rule that their queues share."""
+"""Tests what the shipped collections refuse, with which error, and the retry rule of their queues."""
 
 from datetime import timedelta
 from typing import Any

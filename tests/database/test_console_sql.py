@@ -1,4 +1,4 @@
-"""What the console is told: runs, costs, failed rows and columns."""
+"""Tests the SQL functions of the console: runs, costs, failed rows and columns."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.fake_provider import FakeProvider
 
 
 def age(owner: Connection, run_id: str, **columns: str) -> None:
-    """As if what the columns tell had been so long ago."""
+    """Move the times in these columns back."""
     changes = ", ".join(f"{name} = clock_timestamp() - interval '{interval}'" for name, interval in columns.items())
     owner.execute(f"update embedding.runs set {changes} where id = %s", [run_id])
 
@@ -132,9 +132,9 @@ def test_an_unknown_price_gives_no_cost_instead_of_zero(database: PostgresDataba
         spec = {"name": name, "provider": provider, "dimensions": 8}
         database.call("register_embedding_model", spec)
         record_run(database, None, MUSIC, "completed", {"model": name, "tokens": 20, "cost_usd": 0})
-    told = {entry["model"]: entry["cost"] for entry in list_costs(database, 1).entries}
-    assert told == {"unheard-of": None, "text-embedding-3-small@512": 0.0, "local": 0.0}
-    assert {run["model"]: run["cost"] for run in list_runs(database, None, 9)} == told
+    costs = {entry["model"]: entry["cost"] for entry in list_costs(database, 1).entries}
+    assert costs == {"unheard-of": None, "text-embedding-3-small@512": 0.0, "local": 0.0}
+    assert {run["model"]: run["cost"] for run in list_runs(database, None, 9)} == costs
 
 
 def test_an_estimate_says_how_it_was_counted(

@@ -1,4 +1,4 @@
-"""Datasets: which are embedded, how they are ranked, and what an update of their score leaves alone."""
+"""Tests datasets: which are embedded, how they are ranked, and that a score update writes no dataset."""
 
 import math
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What is left behind when a server or a process goes away."""
+"""Tests what remains after a server or a process has ended."""
 
 import importlib
 import os

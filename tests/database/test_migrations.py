@@ -1,4 +1,4 @@
-"""From nothing to up to date, on a PostgreSQL that has nothing of Supabase's."""
+"""Tests migrations on a PostgreSQL without Supabase's roles and schemas."""
 
 import shutil
 import subprocess
@@ -182,7 +182,7 @@ def test_a_migration_that_fails_is_named_and_leaves_nothing_behind(empty: Secret
         done = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
         assert done == [("20990101000000",)]
     (tmp_path / "20990101000100_create_second.sql").write_text("create table second (id int);")
-    assert migrate(empty, folder=tmp_path) == ["20990101000100"], "mended, it goes on where it stopped"
+    assert migrate(empty, folder=tmp_path) == ["20990101000100"], "after the fix it continues with the failed migration"
 
 
 def test_a_checkout_without_migrations_raises_an_error(database_url: SecretStr, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def hosted(cluster: Cluster) -> Iterator[SecretStr]:
 
 
 def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
-    """Neither to migrate nor for the life of a row, whose definer functions run as that owner."""
+    """Neither for migrations nor for embedding a row, whose SECURITY DEFINER functions run as that owner."""
     assert migrate(hosted, seed=True) == VERSIONS
     provider = FakeProvider()
     with PostgresDatabase(hosted) as database:
@@ -264,7 +264,7 @@ def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
 
 
 def test_each_migration_can_be_the_first_statement_of_its_session(hosted: SecretStr, tmp_path: Path) -> None:
-    """An upgrade applies what is new over a connection that has seen nothing else, pgvector's settings included."""
+    """An upgrade applies a migration over a new connection, which has not loaded pgvector's settings."""
     for migration in list_migrations():
         shutil.copy(migration.path, tmp_path)
         assert migrate(hosted, collections=SHIPPED, folder=tmp_path) == [migration.version]

@@ -1,4 +1,4 @@
-"""Moving a collection to another model while it is searched, and back."""
+"""Tests moving a collection to another model and back during searches."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Invariant 5: one bad row never fails its batch. It backs off, then fails with its error, is listed, and can be retried."""
+"""Invariant 5: one bad row never fails its batch. It is retried with backoff, then failed, listed, and can be queued again."""
 
 import pytest
 
@@ -93,7 +93,7 @@ def test_reconcile_leaves_failed_rows_failed(owner: Connection, work: Collection
 
 
 def test_a_row_that_crashes_every_worker_is_failed_at_last(owner: Connection, work: Collection) -> None:
-    """Not after max_attempts: most rows of a dead worker's batch are innocent."""
+    """After more than max_attempts, because most rows of a crashed worker's batch did not cause the crash."""
     killer, innocent = add(owner, "killer", "innocent")
     for attempt in range(1, 21):
         rows = work.claim_embeddings(10, 60)

@@ -1,4 +1,4 @@
-"""Invariant 8: pay once per distinct text. (test_backfill.py and test_search_service.py hold the rest of it.)"""
+"""Invariant 8: pay once per distinct text. (See also test_backfill.py and test_search_service.py.)"""
 
 from collections.abc import Callable
 
@@ -84,7 +84,7 @@ def test_a_row_whose_text_changed_after_the_claim_gets_no_copied_vector(
     (late,) = add(owner, "one")
     work.register_embedding_model(provider.spec, use=True)
     rows = work.claim_embeddings(100, 60)
-    edit(owner, late, "changed meanwhile")
+    edit(owner, late, "changed in between")
     assert work.reuse_embeddings(provider.model, rows) == set()
     assert vector_of(owner, late) == (None, None, None)
     assert queued(owner) == {late}

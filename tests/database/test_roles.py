@@ -80,7 +80,7 @@ def test_authenticated_writers_of_a_table_need_no_grant_on_the_queue(
 
 @pytest.fixture
 def selective(owner: Connection, work: Collection, provider: FakeProvider) -> list[str]:
-    """Three rows of which anon may see the open one, and a user their own, too."""
+    """Three rows: anon may read the open one, and each user also their own."""
     ids = add(owner, "a secret chord progression", "an open chord progression", "my own chord progression")
     embed_all(work, provider)
     owner.execute("alter table music_knowledge add column owned_by uuid, add column open boolean default false")
@@ -114,8 +114,8 @@ def test_a_search_returns_only_rows_that_its_caller_may_read(
         assert search(anon) == {open_row}
     with role("authenticated", sub="00000000-0000-0000-0000-00000000000a") as user:
         assert search(user) == {open_row, own}
-    with role("authenticated", sub="00000000-0000-0000-0000-00000000000b") as stranger:
-        assert search(stranger) == {open_row}
+    with role("authenticated", sub="00000000-0000-0000-0000-00000000000b") as other:
+        assert search(other) == {open_row}
     with role("service_role") as service:
         assert search(service) == {secret, open_row, own}
 

@@ -1,4 +1,4 @@
-"""Filters of a search: any column, any value, and what cannot be asked is named."""
+"""Tests filters of a search: any column and value; an invalid filter is named."""
 
 from collections.abc import Callable
 from typing import Any

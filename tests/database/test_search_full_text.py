@@ -1,4 +1,4 @@
-"""Full-text search in SQL: BM25 that can be recomputed, for any text."""
+"""Tests full-text search in SQL: the score is BM25, for any text."""
 
 import math
 import random

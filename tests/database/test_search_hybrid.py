@@ -1,4 +1,4 @@
-"""Hybrid search in SQL: how both scores are weighed and add up."""
+"""Tests hybrid search in SQL: how both scores are weighted and added."""
 
 import pytest
 

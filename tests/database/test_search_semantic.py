@@ -1,4 +1,4 @@
-"""Semantic search in SQL: each row beside its own model's vector, and the vector index."""
+"""Tests semantic search in SQL: the query vector of each row's model, and the vector index."""
 
 from collections.abc import Callable
 from typing import Any

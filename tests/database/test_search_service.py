@@ -1,4 +1,4 @@
-"""Search as the functions use it: one provider call for a repeated query, words alone when the provider is down."""
+"""Tests the search service: a repeated query is cached, and full-text search answers when the provider is down."""
 
 import threading
 
@@ -61,7 +61,7 @@ def test_a_missing_model_of_a_collection_is_cached_too(
 
 
 def test_a_failed_call_is_not_cached(service: SearchService, provider: FakeProvider) -> None:
-    provider.wire.down = ProviderUnavailable("nobody is there")
+    provider.wire.down = ProviderUnavailable("the provider is down")
     degraded = service.search("music_knowledge", "reverb")
     assert degraded.degraded
     assert [hit.row["content"] for hit in degraded.hits] == ["reverb gives space to a voice"]
@@ -91,7 +91,7 @@ def test_a_provider_that_could_not_be_created_is_created_later(
     monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 0)
     make = Maker(provider)
     service = SearchService(database, make)
-    assert make.calls == 0, "a search that nobody asks for needs none"
+    assert make.calls == 0, "a full-text search needs no provider"
     degraded = service.search("music_knowledge", "reverb")
     assert (degraded.degraded, len(degraded.hits)) == (True, 1)
     make.broken = False

@@ -1,4 +1,4 @@
-"""A search uses settings of pgvector of its own and leaves those of the caller as they were."""
+"""Tests that a search sets pgvector's settings only for itself."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Rows that a caller may not see change nothing of what they find."""
+"""Tests that hidden rows do not change the hits of a caller."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,20 +38,20 @@ def test_statistics_are_returned_only_to_a_role_that_sees_every_row(
     trio(notes)
     notes.execute("analyze notes")
 
-    def told(name: str) -> bool:
+    def has_statistics(name: str) -> bool:
         with role(name) as caller:
             found = caller.execute("select * from embedding.lexeme_statistics('notes', '{piano}')").fetchall()
         return bool(found)
 
-    assert told("anon")
+    assert has_statistics("anon")
     notes.execute("alter table notes enable row level security")
-    assert not told("anon")
-    assert told("service_role")
+    assert not has_statistics("anon")
+    assert has_statistics("service_role")
     notes.execute("create policy part on notes for select to anon using (kind <> 'secret')")
-    assert not told("anon")
+    assert not has_statistics("anon")
     notes.execute("create policy whole on notes for select to anon using (true)")
-    assert told("anon")
+    assert has_statistics("anon")
     notes.execute("create policy less on notes as restrictive for select to anon using (kind <> 'secret')")
-    assert not told("anon")
+    assert not has_statistics("anon")
     notes.execute("drop policy less on notes; revoke select on notes from anon")
-    assert not told("anon")
+    assert not has_statistics("anon")

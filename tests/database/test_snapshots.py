@@ -1,4 +1,4 @@
-"""What the migrations make, as text that a review can read; and the rules every function keeps."""
+"""Compares the migrated schema with readable snapshots, and checks rules for every function."""
 
 from pathlib import Path
 

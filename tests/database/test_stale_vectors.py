@@ -244,10 +244,10 @@ def test_a_vector_written_with_the_hash_of_another_text_is_cleared(
 def test_a_vector_written_by_hand_for_a_former_text_is_cleared(
     owner: Connection, work: Collection, embedded: str
 ) -> None:
-    """The unconditional `update ... where id` of many guides: the hash tells that the text is another one."""
+    """The unconditional `update ... where id` of many guides: the hash shows that the text has changed."""
     old = owner.execute("select embedding::text, embedding_model, embedding_hash from music_knowledge").fetchone()
     assert old
-    edit(owner, embedded, "changed meanwhile")
+    edit(owner, embedded, "changed in between")
     owner.execute(
         "update music_knowledge set embedding = %s, embedding_model = %s, embedding_hash = %s where id = %s",
         [*old, embedded],
@@ -260,7 +260,7 @@ def test_stale_vectors_written_with_triggers_disabled_are_counted_and_repaired(
     owner: Connection, work: Collection, provider: FakeProvider, embedded: str
 ) -> None:
     owner.execute("alter table music_knowledge disable trigger user")
-    edit(owner, embedded, "nobody noticed")
+    edit(owner, embedded, "edited with triggers off")
     owner.execute("alter table music_knowledge enable trigger user")
     assert work.verify_embeddings() == 1
     assert work.mismatched_embeddings() == [{"row_id": embedded, "reason": "the vector belongs to another text"}]

@@ -1,4 +1,4 @@
-"""A project's address that sends on: nothing may follow, neither rows nor keys."""
+"""Tests a project URL that redirects: neither rows nor keys may be sent to the target."""
 
 import secrets
 import threading

@@ -1,4 +1,4 @@
-"""Whatever is done to tags and synonyms, in whatever order: nothing stale answers, held against a model in memory."""
+"""Compares random operations on tags and synonyms with a model in memory: no answer is stale."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Tags and synonyms in the database: what may be stored, what follows a tag, and who writes for whom."""
+"""Tests tags and synonyms in the database: valid values, changes of a tag, and the generator's queue."""
 
 import json
 import threading
@@ -139,11 +139,11 @@ def test_a_rename_deactivates_synonyms_unless_only_the_spelling_changes(owner: C
     assert rename("Waltz") == ("Waltz", False, "hip hop")
     assert rename("HIP HOP!") == ("HIP HOP!", True, None), "renamed back, they fit again"
     owner.execute("update mir_synonyms set is_active = false")
-    assert rename("Polka") == ("Polka", False, None), "what somebody switched off stays off"
+    assert rename("Polka") == ("Polka", False, None), "synonyms deactivated by hand stay inactive"
     owner.execute("update mir_synonyms set is_active = true")
     assert rename("Waltz") == ("Waltz", False, "Polka")
     owner.execute("update mir_synonyms set is_active = true")
-    assert state(owner, tag_id)[:3] == ("Waltz", True, None), "somebody vouches for them"
+    assert state(owner, tag_id)[:3] == ("Waltz", True, None), "activating them confirms them"
 
 
 @pytest.mark.parametrize("statement", ["delete from genre_tags", "truncate genre_tags"])

@@ -1,4 +1,4 @@
-"""The columns and texts of a tracked table: any name, any language, any length."""
+"""Tests the columns and texts of a tracked table: any name, any language, any length."""
 
 import psycopg
 import pytest

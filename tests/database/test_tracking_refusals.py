@@ -1,4 +1,4 @@
-"""What cannot be tracked is refused with the reason."""
+"""Tests tables that cannot be tracked: the error says why."""
 
 import psycopg
 import pytest

@@ -80,7 +80,7 @@ def test_a_table_can_use_its_own_vectors(owner: Connection, database: PostgresDa
     assert work.embedding_queue().pending == 1, "the vector was of another text"
     assert work.verify_embeddings() == 0
     assert len(OWN_VECTORS.splitlines()) < 15
-    # A backfill with another model takes none of them.
+    # A backfill with another model does not replace them.
     with pytest.raises(DatabaseRejected, match='collection "pictures" is embedded with model "my-clip"'):
         backfill(database, provider, BackfillOptions("pictures"))
     kept = owner.execute("select embedding_model, count(*) from pictures where embedding is not null group by 1")

@@ -16,7 +16,7 @@ TABLES = {
 
 
 def make(owner: Connection, table: str) -> str:
-    """Create a table, say what is embedded, track it; return the collection's name."""
+    """Create a table and its document_text function, track it; return the collection's name."""
     statement, _ = TABLES[table]
     owner.execute(statement)
     owner.execute(

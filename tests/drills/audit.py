@@ -1,4 +1,4 @@
-"""The audit at the end of a drill: what the rows hold is made anew from their texts."""
+"""The audit at the end of a drill: computes every vector again and compares it with the stored one."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from tests.protocol_vectors import embed
 
 @dataclass(frozen=True)
 class Audit:
-    """The state of the table; `foreign`: vectors that are not their text's, recomputed; `orphans`: queue entries without a row."""
+    """The state of the table; `foreign`: vectors that do not belong to their text; `orphans`: queue entries without a row."""
 
     rows: int
     embedded: int
@@ -21,7 +21,7 @@ class Audit:
     orphans: int
 
     def judge(self, finding: Finding) -> None:
-        """Coverage is 100 %, every vector is its text's, the queue is empty."""
+        """Coverage is 100 %, every vector belongs to its text, the queue is empty."""
         finding.expect(self.embedded == self.rows, f"{self.rows - self.embedded} of {self.rows} rows have no vector")
         finding.expect(self.foreign == 0, f"{self.foreign} vectors belong to another text")
         finding.expect(self.unverified == 0, f"verify finds {self.unverified}")
@@ -30,7 +30,7 @@ class Audit:
 
 
 def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: int = WIDTH) -> Audit:
-    """Read the whole table and make every vector anew from its row's text.
+    """Read the whole table and compute every vector again from its row's text.
 
     `expected` rows: those that are missing count as not embedded.
     """

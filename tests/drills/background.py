@@ -1,4 +1,4 @@
-"""Work in the background of a drill."""
+"""Runs functions in background threads during a drill."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +36,6 @@ class Background:
 
 @contextmanager
 def each(managers: Iterable[Any]) -> Iterator[list[Any]]:
-    """Several context managers as one."""
+    """Enters several context managers as one."""
     with ExitStack() as stack:
         yield [stack.enter_context(manager) for manager in managers]

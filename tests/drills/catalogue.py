@@ -1,4 +1,4 @@
-"""Every drill by name, with the shortest form that has it."""
+"""The list of all drills, with the shortest form that includes each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from tests.postgres_cluster import Cluster
 
 @dataclass(frozen=True)
 class Drill:
-    """A drill runs on a server of its own, which it may crash."""
+    """A drill, which gets its own PostgreSQL server because it may crash it."""
 
     name: str
     run: Callable[[Cluster, Length], Finding]

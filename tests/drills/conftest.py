@@ -1,4 +1,4 @@
-"""Databases for the drills that are tests."""
+"""Fixtures for the drills that run as tests."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from tests.database.rows import Connection
 from tests.drills.inputs_functions import write_as_a_user
-from tests.drills.inputs_rows import furnish, unsound
+from tests.drills.inputs_rows import fill_database, invalid_states
 from tests.fake_provider import FakeProvider
 
 
@@ -29,9 +29,9 @@ def adapter(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator
 
 
 @pytest.fixture
-def furnished(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Connection:
-    """The owner's connection to a database with something of everything in it."""
-    furnish(owner, database, provider)
+def filled(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Connection:
+    """The owner's connection to a database with rows in every table and state."""
+    fill_database(owner, database, provider)
     write_as_a_user(owner)
-    assert unsound(owner) == []
+    assert invalid_states(owner) == []
     return owner

@@ -17,12 +17,12 @@ from tests.protocol_server import ProtocolServer
 ROUNDS = {Length.SHORT: 8, Length.FULL: 200, Length.LONG: 600}
 ROWS = {Length.SHORT: 300, Length.FULL: 2000, Length.LONG: 2000}
 SURVIVORS = 2
-# Victims that are started, led to their stage and killed side by side.
+# Workers that run at the same time and are killed at their stage.
 SLOTS = 3
 STAGES = ("claim", "call", "answer", "save")
 
 SMALL_STEPS = ("--batch-size", "5", "--workers", "1")
-# A victim is struck at its first to fourth step of a kind. It may hold four batches, so it comes to the fourth claim.
+# A worker is killed at its first to fourth step of a kind. It can hold four batches, so it reaches the fourth claim.
 MOST_PASSING = 3
 
 # Stages inside the database: a victim's own statement waits for a lock that the drill holds, after so many that passed.
@@ -86,7 +86,7 @@ def kill_at_every_stage(cluster: Cluster, length: Length) -> Finding:
 
 
 def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive: list[ProtocolServer]) -> None:
-    """Whoever lives pays for a text once; what is paid again, a killed worker had been sent and had not saved."""
+    """A text is paid for again only if a killed worker had sent it and not saved it."""
     with site.connect() as owner:
         ledger = owner.execute("select round, text from drill.saved").fetchall()
     killed, living = texts_sent(slaughter.servers), texts_sent(alive)
@@ -97,8 +97,10 @@ def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive
     twice = [text for text, count in living.items() if count > 1]
     finding.expect(not twice, f"{len(twice)} texts were paid twice by workers that lived, such as {twice[:1]}")
     finding.expect(again <= sum(lost), f"{again} texts were paid again, more than the {sum(lost)} that the killed lost")
-    anew = _sent_after(saved, slaughter.servers, alive)
-    finding.expect(not anew, f"{len(anew)} texts were paid again that a killed worker had saved, such as {anew[:1]}")
+    repaid = _sent_after(saved, slaughter.servers, alive)
+    finding.expect(
+        not repaid, f"{len(repaid)} texts were paid again that a killed worker had saved, such as {repaid[:1]}"
+    )
     finding.expect(any(saved), "no killed worker had saved anything: the bound says little")
     finding.found = (
         f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again:,} of them again (the killed had saved"
@@ -107,7 +109,7 @@ def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive
 
 
 def _sent_after(saved: list[set[str]], victims: list[ProtocolServer], alive: list[ProtocolServer]) -> list[str]:
-    """Texts that a victim saved and somebody sent later than it did."""
+    """Texts that a killed worker saved and that were sent again afterwards."""
     last: dict[str, float] = {}
     for server in (*victims, *alive):
         for call in server.calls:
@@ -130,7 +132,7 @@ def _keep_pending(site: Site) -> None:
             "select count(*) from embedding.queue where failed_at is null and available_at <= clock_timestamp()"
         ).fetchone()
         if ready and ready[0] < 40:
-            # A row that a paused save holds is passed over: it waits for the drill, not the other way round.
+            # Skip a row that a paused save has locked: waiting for it would be a deadlock with the drill.
             try:
                 owner.execute(
                     "update music_knowledge set content = 'version ' || nextval('drill.version') where id in ("
@@ -224,7 +226,7 @@ class _Slaughter:
                 victim.kill()
                 server.release()
                 if stage == "save" and random.random() < 0.5:
-                    # Its save ends with it; in the other half it is carried out though nobody waits for it.
+                    # In half of the rounds its save ends with the process; in the other half the server finishes it.
                     owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [role])
         finally:
             owner.execute("select pg_advisory_unlock_all()")

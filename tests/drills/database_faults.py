@@ -1,4 +1,4 @@
-"""The database goes away while a run is under way: the run waits and goes on, or stops with one clear line."""
+"""Drills in which the database fails during a run: the run waits and continues, or stops with an error of one line."""
 
 import datetime
 import os
@@ -34,11 +34,11 @@ from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 SOON = 20
 
 
-# The server goes away
+# The server stops
 
 
 def restart_the_server(cluster: Cluster, length: Length) -> Finding:
-    """Immediate shutdown and start, twice, under a run."""
+    """The server is stopped at once and started, twice, during a run."""
 
     def strike(finding: Finding, run: Run) -> str:
         log, starts = Log(cluster), {_started(cluster)}
@@ -55,7 +55,7 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
 
 
 def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
-    """Down for some seconds, longer than a lease."""
+    """The server is down for some seconds, longer than a lease."""
     # Longer ones fall between two looks of a client that doubles its pauses.
     seconds = {Length.SHORT: 3, Length.FULL: 35, Length.LONG: 70}[length]
 
@@ -72,7 +72,7 @@ def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
 
 
 def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
-    """A run gives up in bounded time and says so in one line; the next one completes."""
+    """A run gives up within a limited time with an error of one line; the next run completes."""
     finding = Finding("server stopped and not started again")
     with open_site(cluster) as site, under_way(site, ROWS[length]) as run:
         began = time.monotonic()
@@ -113,7 +113,7 @@ def _stopped(finding: Finding, cluster: Cluster) -> Iterator[None]:
         finding.expect(not _answers(cluster), "the server was back before its time: nothing was drilled")
     finally:
         cluster.restart("immediate")
-    finding.expect(_started(cluster) > before, "the server was not started anew: nothing was drilled")
+    finding.expect(_started(cluster) > before, "the server was not restarted, so the drill tested nothing")
 
 
 def _started(cluster: Cluster) -> datetime.datetime:
@@ -154,7 +154,7 @@ def _terminate(owner: Connection) -> int:
 
 
 def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
-    """PostgREST dies in mid-run and comes back seconds later."""
+    """PostgREST crashes during a run and starts again seconds later."""
     if not BINARY.exists():
         raise Skipped(INSTALL)
     finding = Finding("kill -9 of PostgREST in mid-run, back after 3 s")
@@ -175,7 +175,7 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
                 refused = gateway.unreachable
                 finding.expect(refused, "the gateway never answered 502: nothing was drilled")
                 with rest:
-                    ends_well(finding, run, f"the gateway answered 502 to {refused} calls meanwhile")
+                    ends_well(finding, run, f"the gateway answered 502 to {refused} calls in the meantime")
             finding.expect(key not in run.program.stderr, "the key is on stderr")
     return finding
 
@@ -184,7 +184,7 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
 
 
 def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
-    """A server of the functions sees its database go and come back."""
+    """The functions' server loses its database and gets it back."""
     seconds = 2 if length is Length.SHORT else 10
     finding = Finding(f"server down for {seconds} s under python -m functions.local")
     with open_site(cluster, 50) as site, Gate() as provider:
@@ -204,7 +204,7 @@ def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
             finding.expect(functions.get("/health").status_code == 200, "/health does not come back")
             seconds_back = time.monotonic() - began
     finding.found = (
-        f"/health {down.status_code} and search {searched.status_code} meanwhile; "
+        f"/health {down.status_code} and search {searched.status_code} in the meantime; "
         f"both 200 again {seconds_back:.1f} s after the start"
     )
     return finding
@@ -257,7 +257,7 @@ def _stopped_with_one_line(finding: Finding, program: Program, code: int, expect
 
 
 def _complete(finding: Finding, site: Site, run: Run) -> int:
-    """What a stopped run left is done by the next one."""
+    """The next run embeds the rows that a stopped run left."""
     code = site.backfill(run.server, *STEPS, "--verify").finish(PATIENCE)
     finding.expect(code == 0, f"the next run exits {code}")
     audit(site, run.rows).judge(finding)

@@ -1,4 +1,4 @@
-"""The database refuses while a run is under way: the run waits and goes on, or stops with one clear line."""
+"""Drills in which the database refuses statements during a run: the run waits and continues, or stops with one line."""
 
 import os
 import secrets
@@ -37,7 +37,7 @@ def read_only(cluster: Cluster, length: Length) -> Finding:
                 admin.execute("select pg_reload_conf()")
         refused = log.count("in a read-only transaction")
         finding.expect(refused, "the server refused no statement: nothing was drilled")
-        return f"{refused} statements refused by the server's log, nothing saved meanwhile"
+        return f"{refused} statements refused by the server's log, nothing was saved in the meantime"
 
     return goes_on(cluster, length, "default_transaction_read_only = on for 3 s", strike)
 
@@ -49,7 +49,7 @@ def _stands_still(run: Run) -> bool:
 
 
 def fill_the_disk(cluster: Cluster, length: Length) -> Finding:
-    """A full disk under the table: a small file system of its own where the user may mount one, else its SQLSTATE."""
+    """The disk of the table is full: a small file system if the user may mount one, otherwise its SQLSTATE is raised."""
     if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount"):
         folder = Path(tempfile.mkdtemp(prefix="tonnetz-disk-"))
         mounted = subprocess.run(
@@ -108,7 +108,7 @@ def _met_a_full_disk(finding: Finding, log: Log) -> str:
 
 
 def _refuse_saves(cluster: Cluster, length: Length) -> Finding:
-    """What stands in for a full disk where no file system may be mounted."""
+    """Raises the error of a full disk, for users who may not mount a file system."""
 
     def strike(finding: Finding, run: Run) -> str:
         log = Log(cluster)
@@ -161,7 +161,7 @@ def provoke_a_deadlock(cluster: Cluster, length: Length) -> Finding:
         before = _deadlocks(run.site)
         for _ in range(2 if length is Length.SHORT else 5):
             with psycopg.connect(run.site.url.get_secret_value()) as other:
-                # The save, which waits first, is the one that finds the circle.
+                # The save waits first, so it is the one that detects the deadlock.
                 other.execute("set deadlock_timeout = '20s'")
                 ids = _lock_rows_of_a_save(run, other, last_only=True)
                 other.execute("update music_knowledge set category = 'drill' where id = %s", [ids[0]])

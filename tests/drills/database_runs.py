@@ -1,4 +1,4 @@
-"""A run under way that a drill strikes, and how it must end."""
+"""Starts a backfill for a drill to disturb, and checks how it ends."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ STEPS = ("--batch-size", "5", "--workers", "2", "--json")
 
 @dataclass
 class Run:
-    """A backfill under way, its provider, and a connection of the owner made before anything failed."""
+    """A running backfill, its provider, and a connection of the owner that was opened before the failure."""
 
     site: Site
     program: Program
@@ -35,7 +35,7 @@ def under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
     with Gate(latency=0.2) as server:
         run = Run(site, site.backfill(server, *STEPS, **environment), server, rows)
         if not wait_until(lambda: run.embedded() >= 20, 60, program=run.program):
-            raise RuntimeError(f"the run did not get under way: {run.program.stderr}")
+            raise RuntimeError(f"the run did not start: {run.program.stderr}")
         yield run
 
 
@@ -46,13 +46,13 @@ def goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Findi
     """
     finding = Finding(done)
     with open_site(cluster) as site, under_way(site, ROWS[length]) as run:
-        told = strike(finding, run)
-        ends_well(finding, run, told)
+        outcome = strike(finding, run)
+        ends_well(finding, run, outcome)
     return finding
 
 
 class Log:
-    """What the server writes down from now on."""
+    """The lines that the server logs from now on."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._path = cluster.log
@@ -64,7 +64,7 @@ class Log:
             return log.read().count(words.encode())
 
 
-def ends_well(finding: Finding, run: Run, told: str) -> None:
+def ends_well(finding: Finding, run: Run, outcome: str) -> None:
     before = run.program.running
     began = time.monotonic()
     code = run.program.finish(PATIENCE)
@@ -77,12 +77,12 @@ def ends_well(finding: Finding, run: Run, told: str) -> None:
     again = sent_again(run.server)
     finding.expect(again == 0, f"{again} texts were paid twice")
     finding.found = (
-        f"{told}; went on by itself, exit {code} after {time.monotonic() - began:.0f} s more; "
+        f"{outcome}; went on by itself, exit {code} after {time.monotonic() - began:.0f} s more; "
         f"{state.embedded} of {state.rows} embedded, none foreign, {again} paid twice"
     )
 
 
-# The server goes away
+# The server stops
 
 
 def until_saving(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What the drills share: a database of their own, the real program as processes, and what was asked of the provider."""
+"""Shared by all drills: a database for each, the program in processes, and a record of provider calls."""
 
 import os
 import secrets
@@ -27,7 +27,7 @@ from tests.protocol_server import Call, ProtocolServer
 
 ROOT = Path(__file__).resolve().parents[2]
 MUSIC = "music_knowledge"
-# Narrow vectors: what is drilled is who gets which, not how wide they are.
+# Narrow vectors, because drills check to which row a vector belongs, not its width.
 WIDTH = 32
 
 
@@ -43,7 +43,7 @@ class Length(IntEnum):
 
 
 class Skipped(Exception):
-    """This machine lacks what the drill needs; the message says how to get it."""
+    """This machine lacks a tool that the drill needs; the message says how to install it."""
 
 
 def tools_are_required() -> bool:
@@ -71,7 +71,7 @@ class Finding:
 
 
 class Program:
-    """A process of the program. Its output goes to files, since nobody reads a pipe for an hour."""
+    """A process of the program. Its output goes to files, because a full pipe would block it."""
 
     def __init__(self, folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
         self._outputs = [folder / f"{secrets.token_hex(6)}.{name}" for name in ("stdout", "stderr")]
@@ -179,7 +179,7 @@ class Site:
 
     def start(self, *arguments: str, environment: dict[str, str]) -> Program:
         if self._closed:
-            # A thread of a drill that is being left: nobody would end this one.
+            # The drill is ending: a process that a thread starts now would not be stopped.
             raise RuntimeError("the site is closed")
         program = Program(self.folder, environment, arguments)
         self._programs.append(program)
@@ -267,7 +267,7 @@ def open_cluster() -> Iterator[Cluster]:
 class Gate(ProtocolServer):
     """A provider that says when a call has arrived or was answered, and can hold answers back.
 
-    The first `passing` calls are nobody's concern. With `holds`, those after them wait for `release`.
+    The first `passing` calls are answered normally. With `holds`, later calls wait for `release`.
     """
 
     def __init__(self, *, latency: float = 0.0, passing: int = 0, holds: bool = False) -> None:
@@ -316,7 +316,7 @@ def sent_again(server: ProtocolServer) -> int:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30, *, program: Program | None = None) -> bool:
-    """Look until the condition holds; False after `seconds`, or when the program has ended meanwhile."""
+    """Wait until the condition holds; False after `seconds`, or when the program has ended."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline or (program is not None and not program.running):

@@ -26,7 +26,7 @@ $$;
 grant execute on function public.search_as_a_user to anon, authenticated, service_role;
 """
 
-# Columns that there are, of every type, and that there are not; what is asked of each.
+# Columns of every type and missing columns, each with a filter value.
 _COLUMNS = (
     "id",
     "topic",
@@ -119,7 +119,7 @@ def public_functions(connection: Connection) -> list[Function]:
 
 
 def write_as_a_user(owner: Connection) -> None:
-    """Create a search of the user's own: nobody calls search_hits itself through the API."""
+    """Create a user's search function, because API clients cannot call search_hits itself."""
     owner.execute(_A_USERS_SEARCH)
 
 

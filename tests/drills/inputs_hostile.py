@@ -1,4 +1,4 @@
-"""Values that no well-meaning caller sends, by the SQL type of the argument they are sent for."""
+"""Hostile values for each SQL type of an argument."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A small database with something of everything in it, and what a look at all of it sees."""
+"""Fills a small database with rows in every table and state, and computes a digest of all of it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from tests.database.rows import MUSIC, Connection, embed_all, save
 from tests.fake_provider import FakeProvider
 
 EMBEDDED_ID = "00000000-0000-4000-8000-000000000001"
-# The row that somebody holds, and what would be saved for it.
+# The leased row, and the vector that would be saved for it.
 LEASED_ID = "00000000-0000-4000-8000-000000000005"
 LEASED_TEXT = "leased"
 LEASED_HASH = hashlib.sha256(LEASED_TEXT.encode()).hexdigest()
 SYNONYMS = '{"search_terms": ["cuban dance", "salsa dura", "son", "mambo", "timba"], "translations": {"fr": ["salsa"]}}'
 
 
-def furnish(owner: Connection, database: Database, provider: FakeProvider) -> list[str]:
+def fill_database(owner: Connection, database: Database, provider: FakeProvider) -> list[str]:
     """Rows with vectors, one pending, one leased, one failed, tags with synonyms, chunks, a run; ids of the music rows."""
     ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(1, 7)]
     texts = ["gain staging", "tritone substitution", "room modes", "pending", LEASED_TEXT, "failed"]
@@ -72,8 +72,8 @@ def fingerprint(owner: Connection) -> str:
     return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
 
 
-def unsound(owner: Connection) -> list[str]:
-    """What no call may leave behind: vectors of another text, numbers that are none, counts below zero, leases for ever."""
+def invalid_states(owner: Connection) -> list[str]:
+    """Lists invalid states: vectors of another text, NaN, negative counts, endless leases."""
     problems = []
     for (collection,) in owner.execute("select name from embedding.collections").fetchall():
         if owner.execute("select verify_embeddings(%s)", [collection]).fetchone() != (0,):

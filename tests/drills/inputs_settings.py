@@ -1,4 +1,4 @@
-"""How many examples hypothesis tries."""
+"""Settings of hypothesis: the number of examples."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Who may do what, found by trying: each function called and each table touched, as each role, and undone."""
+"""Tries each function and each table as each role, and rolls back."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,9 @@ import psycopg
 from tests.database.rows import Connection
 
 GOLDEN = Path(__file__).resolve().parents[1] / "database/snapshots/privileges.txt"
-# A role that was granted nothing may do what everybody (public) may.
-NOBODY = "nobody_in_particular"
-ROLES = ("anon", "authenticated", "service_role", NOBODY)
+# A role without grants has the privileges of public.
+BARE_ROLE = "role_without_grants"
+ROLES = ("anon", "authenticated", "service_role", BARE_ROLE)
 
 # Statements that need one privilege and touch no row, by what they are tried on.
 _STATEMENTS: Mapping[str, Mapping[str, str]] = {
@@ -45,11 +45,11 @@ def golden() -> dict[str, frozenset[str]]:
             role, _, kinds = line.strip().partition(": ")
             for kind in _STATEMENTS[what]:
                 key = f"{table} {kind}"
-                granted = {role.replace("public", NOBODY)} if kind in kinds.split() else set()
+                granted = {role.replace("public", BARE_ROLE)} if kind in kinds.split() else set()
                 allowed[key] = allowed.get(key, frozenset()) | granted
         elif "(" in line and re.search(r"\): [a-z_ -]+$", line):
             signature, _, roles = line.rpartition(": ")
-            allowed[signature] = frozenset(roles.replace("public", NOBODY).split()) - {"-"}
+            allowed[signature] = frozenset(roles.replace("public", BARE_ROLE).split()) - {"-"}
         elif line and not line.startswith("#"):
             table, _, noted = line.rstrip(")").partition(" (")
             what = noted if noted in _STATEMENTS else "table"
@@ -98,17 +98,17 @@ def permitted(connection: Connection, role: str, name: str, statement: str) -> b
             return False
         raise AssertionError(f"{role} may call {name}, and within it: {message}") from None
     except psycopg.Error:
-        # Refused for its arguments, which is beyond the door.
+        # The arguments were refused, so the call itself was permitted.
         return True
     return True
 
 
 @contextmanager
-def nobody(owner: Connection) -> Iterator[None]:
-    """The role without grants, for as long as it is needed: roles belong to the whole server."""
-    owner.execute(f"drop role if exists {NOBODY}")
-    owner.execute(f"create role {NOBODY} nologin")
+def role_without_grants(owner: Connection) -> Iterator[None]:
+    """Create a role without grants and drop it afterwards, because roles belong to the whole server."""
+    owner.execute(f"drop role if exists {BARE_ROLE}")
+    owner.execute(f"create role {BARE_ROLE} nologin")
     try:
         yield
     finally:
-        owner.execute(f"drop role {NOBODY}")
+        owner.execute(f"drop role {BARE_ROLE}")

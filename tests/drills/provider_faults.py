@@ -1,4 +1,4 @@
-"""The embedding provider fails, lies or is not who it says: a table of faults, and of what has to come of each."""
+"""Drills with a faulty embedding provider: a table of faults and of the outcome that each must have."""
 
 import datetime
 import ipaddress
@@ -218,22 +218,22 @@ def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> 
     program = site.backfill(server, *STEPS, **_provider(case.provider))
     code = program.finish(280)
     embedded = site.ask("select count(embedding) from music_knowledge")
-    told = program.stderr.strip()
-    finding.expect(code == case.code, f"exit {code}, not {case.code}: {told[-300:]}")
+    stderr = program.stderr.strip()
+    finding.expect(code == case.code, f"exit {code}, not {case.code}: {stderr[-300:]}")
     finding.expect(embedded == case.embedded, f"{embedded} rows embedded, not {case.embedded}")
-    finding.expect("Traceback" not in told, f"a traceback: {told[-300:]}")
+    finding.expect("Traceback" not in stderr, f"a traceback: {stderr[-300:]}")
     whole = case.code and not case.embedded
-    finding.expect(len(program.errors) == (1 if whole else 0), f"not one line: {told[-300:]}")
-    finding.expect(not server.too_soon, f"{server.too_soon} calls came before the time it had been told")
+    finding.expect(len(program.errors) == (1 if whole else 0), f"not one line: {stderr[-300:]}")
+    finding.expect(not server.too_soon, f"{server.too_soon} calls came before the Retry-After had passed")
     finding.expect(len(server.calls) <= case.most_calls, f"{len(server.calls)} calls, more than {case.most_calls}")
     elsewhere = [call.path for call in server.calls if call.path != PATHS[case.provider]]
     finding.expect(not elsewhere, f"{len(elsewhere)} calls were sent on to {elsewhere[:1]}")
     open_runs = site.ask("select count(*) from embedding.runs where finished_at is null")
     finding.expect(open_runs == 0, f"{open_runs} runs are recorded as if they were still at work")
     for part in case.says:
-        finding.expect(part in told, f"it does not say {part!r}: {told[-300:]}")
+        finding.expect(part in stderr, f"it does not say {part!r}: {stderr[-300:]}")
     for part in case.never:
-        finding.expect(part not in told, f"it says {part!r}: {told[-300:]}")
+        finding.expect(part not in stderr, f"it says {part!r}: {stderr[-300:]}")
     if whole:
         blamed = site.ask("select count(*) from embedding.queue where failed_at is not null or attempts > 1")
         finding.expect(blamed == 0, f"{blamed} rows are blamed for what is not their fault")
@@ -285,7 +285,7 @@ class Certificate:
 
 
 SELF_SIGNED = Certificate("signed by itself")
-# These two are signed by somebody who is trusted.
+# A trusted authority has signed these two.
 CERTIFICATES = (Certificate("for another host", host="127.0.0.9"), Certificate("expired", since=-9, until=-2))
 
 

@@ -1,4 +1,4 @@
-"""Writers change, delete and insert rows at random while four workers run and readers search."""
+"""A drill with random writers, four workers and searching readers at the same time."""
 
 import random
 import time
@@ -122,7 +122,7 @@ class Writer:
 
 
 class _Sampler:
-    """Reads rows in one snapshot and makes their vectors anew."""
+    """Reads rows in one snapshot and computes their vectors again."""
 
     def __init__(self, site: Site) -> None:
         self._connection = site.keep_connection()

@@ -1,4 +1,4 @@
-"""Hours of writes, backfill and searches: memory flat, connections bounded, the queue empty at the end."""
+"""A drill of hours of writes, backfills and searches: memory and connections stay constant, the queue ends empty."""
 
 import time
 from collections.abc import Iterator
@@ -120,7 +120,7 @@ def _as_in_production(cluster: Cluster) -> Iterator[None]:
 
 
 def _hold_a_row(site: Site) -> str:
-    """Lease a row for a day: while somebody holds one, a run waits, and so lives as long as it is wanted to."""
+    """Lease a row for a day: a run waits for leased rows, so it runs as long as the drill needs it."""
     with site.connect() as owner:
         owner.execute(
             "insert into music_knowledge (topic, content) values (%s, 'that another worker holds')", [UNTOUCHED]
@@ -192,7 +192,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _bloat(site: Site) -> str:
-    """Every index of the table and the queue: its size against what it has when built anew."""
+    """Every index of the table and the queue: its size compared with its size after a rebuild."""
     with site.connect() as owner:
         names = [
             row[0]
@@ -201,10 +201,10 @@ def _bloat(site: Site) -> str:
                 " where indrelid in ('public.music_knowledge'::regclass, 'embedding.queue'::regclass) order by 1"
             ).fetchall()
         ]
-        told = []
+        sizes = []
         for name in names:
             before = owner.execute("select pg_relation_size(%s::regclass)", [name]).fetchone() or (0,)
             owner.execute(f"reindex index {name}")
             after = owner.execute("select pg_relation_size(%s::regclass)", [name]).fetchone() or (1,)
-            told.append(f"{name.rpartition('.')[2]} {before[0] / 1024:,.0f} kB, fresh {after[0] / 1024:,.0f}")
-    return ", ".join(told)
+            sizes.append(f"{name.rpartition('.')[2]} {before[0] / 1024:,.0f} kB, fresh {after[0] / 1024:,.0f}")
+    return ", ".join(sizes)

@@ -1,4 +1,4 @@
-"""SQL in names and values is a name or a value."""
+"""Tests that SQL in names and values is never executed."""
 
 import json
 
@@ -12,7 +12,7 @@ from shared.errors import AppError, NotFound
 from shared.models import ANON, EmbeddingModel
 from tests.database.rows import Connection, embed_all
 from tests.drills.inputs_hostile import SQL
-from tests.drills.inputs_rows import fingerprint, furnish
+from tests.drills.inputs_rows import fill_database, fingerprint
 from tests.fake_provider import DIMENSIONS, FakeProvider
 
 
@@ -77,24 +77,24 @@ def test_names_that_contain_sql_stay_names(owner: Connection, adapter: Database,
 def test_sql_in_a_filter_is_a_value(
     owner: Connection, adapter: Database, database: PostgresDatabase, provider: FakeProvider, payload: str
 ) -> None:
-    furnish(owner, database, provider)
+    fill_database(owner, database, provider)
     owner.execute("insert into music_knowledge (topic, category, content) values ('', %s, 'drum kit')", [payload])
     owner.execute("insert into code_chunks (id, path, content) values (%s, %s, 'drum kit')", [payload, payload])
     rows = [{"external_id": payload, "title": "drum kit", "tags": [payload], "enrichment_status": "enriched"}]
     database.call("upsert_datasets", {"rows": rows})
     before = fingerprint(owner)
-    anybody = adapter.as_caller(ANON)
+    anon = adapter.as_caller(ANON)
     for function, name, count in (
         ("search_music_knowledge", "filter_category", 1),
         ("search_code_chunks", "filter_path", 1),
         ("search_datasets", "filter_tag", 1),
         ("search_mir_synonyms", "filter_tag_type", 0),
     ):
-        assert len(anybody.call(function, {"query_text": "drum kit", name: payload})) == count, function
-        assert anybody.call(function, {"query_text": payload, name: "nothing has this"}) == []
+        assert len(anon.call(function, {"query_text": "drum kit", name: payload})) == count, function
+        assert anon.call(function, {"query_text": payload, name: "nothing has this"}) == []
         for argument in ("embedding_model", "fusion"):
             given = {"query_text": "drum", "query_embedding": "[1]", argument: payload}
             with pytest.raises(AppError) as refused:
-                anybody.call(function, given)
+                anon.call(function, given)
             assert refused.value.status == 422
     assert fingerprint(owner) == before

@@ -1,4 +1,4 @@
-"""What no well-meaning caller sends, to every route: refused in a clear word, and nothing is stored."""
+"""Sends hostile input to every route: it is refused with a clear error and nothing is stored."""
 
 import contextlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from tests.functions.conftest import API_KEY, WEBHOOK_SECRET, make_settings, ser
 
 
 class Server:
-    """A running server over the furnished database, and the eyes of the database's owner."""
+    """A running server over the filled database, and a connection of the database's owner."""
 
     def __init__(self, client: httpx.Client, owner: Connection) -> None:
         self._client = client
@@ -86,12 +86,12 @@ class Server:
 
 
 @pytest.fixture
-def server(furnished: Connection, database: PostgresDatabase, provider: FakeProvider) -> Iterator[Server]:
-    # A task waits for rows that others hold, and nobody gives this one back.
-    furnished.execute("update embedding.queue set leased_at = null, available_at = now() where leased_at is not null")
+def server(filled: Connection, database: PostgresDatabase, provider: FakeProvider) -> Iterator[Server]:
+    # A task waits for leased rows, and no worker releases this one.
+    filled.execute("update embedding.queue set leased_at = null, available_at = now() where leased_at is not null")
     services = Services(make_settings(), database=database, provider=provider, long_lived=True)
     with serving(services) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield Server(client, furnished)
+        yield Server(client, filled)
 
 
 def test_every_route_answers_the_request_that_is_valid(server: Server) -> None:
@@ -106,12 +106,12 @@ def test_every_route_answers_the_request_that_is_valid(server: Server) -> None:
         if answer.status_code >= 400:
             refused[f"{operation.method} {operation.path}"] = f"{answer.status_code} {answer.text}"
     for name, why in (("GET /api/tasks/{task_id}", "404"), ("POST /api/synonyms/generate", "422")):
-        assert refused.pop(name, "").startswith(why), "there is no such task, and nobody to write synonyms"
+        assert refused.pop(name, "").startswith(why), "there is no such task, and no generator of synonyms"
     assert refused == {}
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
-# Bodies that are no valid JSON, or no JSON that anybody would send.
+# Bodies that are invalid or unusual JSON.
 RAW: tuple[bytes, ...] = (
     b"",
     b"{",

@@ -1,4 +1,4 @@
-"""What no well-meaning caller sends, to every SQL function and every route: refused in a clear word, and nothing is stored.
+"""Sends hostile input to every SQL function and every route: it is refused with a clear error and nothing is stored.
 
 SQL functions answer with SQLSTATE class 22, or with one of the codes that CODES explains; routes and adapters with a 4xx.
 """
@@ -18,13 +18,13 @@ from shared.errors import AppError
 from tests.database.rows import Connection
 from tests.drills.inputs_functions import FILTERS, Function, filled, public_functions, valid
 from tests.drills.inputs_hostile import BY_TYPE, HUGE_TEXT, UNSTORABLE, hostile, spoiled
-from tests.drills.inputs_rows import fingerprint, unsound
+from tests.drills.inputs_rows import fingerprint, invalid_states
 from tests.drills.inputs_settings import LONG, settings
 
 CODES = {
     "22": "a value of the wrong form or outside its bounds",
     "P0002": "no such collection, tag, row or synonyms (404)",
-    "23505": "it is there already, or was changed meanwhile (409)",
+    "23505": "it exists already, or was changed in the meantime (409)",
     "55000": "not now: no model yet, another model, no pg_net",
     "54": "larger than PostgreSQL itself can take",
 }
@@ -48,7 +48,7 @@ def judge_as(connection: Connection, role: str, function: Function, given: dict[
             connection.execute(f"set local role {role}")
             answer = "".join(str(row[0]) for row in connection.execute(function.query(given), given))
             connection.execute("reset role")
-            left = unsound(connection)
+            left = invalid_states(connection)
     except psycopg.Error as error:
         state = error.sqlstate or type(error).__name__
         if state.startswith((*CODES, *DEFINITION_CODES.get(function.name, ()))):
@@ -70,10 +70,10 @@ def describe(function: Function, changed: str, value: object, problem: str) -> s
 
 
 @pytest.mark.drill
-def test_every_function_refuses_each_hostile_value_in_each_argument(furnished: Connection) -> None:
-    before = fingerprint(furnished)
+def test_every_function_refuses_each_hostile_value_in_each_argument(filled: Connection) -> None:
+    before = fingerprint(filled)
     problems, calls = [], 0
-    for function in public_functions(furnished):
+    for function in public_functions(filled):
         fine = valid(function)
         for argument in function.arguments:
             values = [None, *BY_TYPE[argument.kind]]
@@ -83,24 +83,24 @@ def test_every_function_refuses_each_hostile_value_in_each_argument(furnished: C
                 values += FILTERS if LONG else FILTERS[::5]
             for value in values:
                 calls += 1
-                problem = judge(furnished, function, {**fine, argument.name: value})
+                problem = judge(filled, function, {**fine, argument.name: value})
                 if problem:
                     problems.append(describe(function, argument.name, value, problem))
     assert not problems, "\n".join(problems)
     assert calls > 4000
-    assert fingerprint(furnished) == before
+    assert fingerprint(filled) == before
 
 
-def test_every_function_accepts_what_is_valid(furnished: Connection) -> None:
+def test_every_function_accepts_what_is_valid(filled: Connection) -> None:
     """Else the test above would see nothing but the first refusal of each."""
     refused, called = {}, set()
-    for function in public_functions(furnished):
+    for function in public_functions(filled):
         for role in function.callers:
             called.add(role)
             try:
-                with furnished.transaction(force_rollback=True):
-                    furnished.execute(f"set local role {role}")
-                    furnished.execute(function.query(valid(function)), valid(function))
+                with filled.transaction(force_rollback=True):
+                    filled.execute(f"set local role {role}")
+                    filled.execute(function.query(valid(function)), valid(function))
             except psycopg.Error as error:
                 refused[role, function.name] = error.sqlstate
     assert refused == {("service_role", "create_embedding_webhook"): "55000"}, "it alone wants Supabase's pg_net"
@@ -124,12 +124,12 @@ def hold(connection: Connection, function: Function) -> None:
 
 
 @pytest.mark.drill
-def test_hypothesis_finds_no_combination_that_a_function_cannot_refuse(furnished: Connection) -> None:
-    before = fingerprint(furnished)
-    for function in public_functions(furnished):
+def test_hypothesis_finds_no_combination_that_a_function_cannot_refuse(filled: Connection) -> None:
+    before = fingerprint(filled)
+    for function in public_functions(filled):
         if function.arguments:
-            hold(furnished, function)
-    assert fingerprint(furnished) == before
+            hold(filled, function)
+    assert fingerprint(filled) == before
 
 
 @pytest.fixture(params=["postgres", pytest.param("supabase", marks=pytest.mark.postgrest)])
@@ -159,10 +159,10 @@ def ask(adapter: Database, function: Function, given: dict[str, object]) -> AppE
 # Both adapters
 
 
-def test_what_postgresql_cannot_hold_is_refused_by_both_adapters(furnished: Connection, adapter: Database) -> None:
-    before = fingerprint(furnished)
+def test_what_postgresql_cannot_hold_is_refused_by_both_adapters(filled: Connection, adapter: Database) -> None:
+    before = fingerprint(filled)
     problems = []
-    for function in public_functions(furnished):
+    for function in public_functions(filled):
         fine = valid(function)
         for argument in function.arguments:
             if argument.kind in ("text", "text[]", "jsonb"):
@@ -176,7 +176,7 @@ def test_what_postgresql_cannot_hold_is_refused_by_both_adapters(furnished: Conn
                     if error is None or not 400 <= error.status < 500:
                         problems.append(describe(function, argument.name, value, repr(error)))
     assert not problems, "\n".join(problems)
-    assert fingerprint(furnished) == before
+    assert fingerprint(filled) == before
 
 
 def huge(function: Function) -> Iterator[tuple[str, object]]:
@@ -200,18 +200,18 @@ def huge(function: Function) -> Iterator[tuple[str, object]]:
             yield argument.name, value
 
 
-def test_ten_megabytes_of_text_are_taken_or_refused_by_both_adapters(furnished: Connection, adapter: Database) -> None:
-    before = fingerprint(furnished)
+def test_ten_megabytes_of_text_are_taken_or_refused_by_both_adapters(filled: Connection, adapter: Database) -> None:
+    before = fingerprint(filled)
     problems, kinds = [], set()
-    for function in public_functions(furnished):
+    for function in public_functions(filled):
         for name, value in huge(function):
             kinds.add(next(argument.kind for argument in function.arguments if argument.name == name))
             error = ask(adapter, function, {**valid(function), name: value})
             if error is not None and not 400 <= error.status < 500:
                 problems.append(describe(function, name, value, repr(error)[:300]))
-            if error is not None and fingerprint(furnished) != before:
+            if error is not None and fingerprint(filled) != before:
                 problems.append(f"{function.name}: refused, and something was stored")
-            before = fingerprint(furnished)
+            before = fingerprint(filled)
     assert not problems, "\n".join(problems)
     assert kinds == {"text", "text[]", "jsonb"}
-    assert unsound(furnished) == []
+    assert invalid_states(filled) == []

@@ -1,4 +1,4 @@
-"""Which functions and tables each role reaches, and whether anything of a caller's is run as the owner."""
+"""Tests which functions and tables each role can use, and that no code of a caller runs as the owner."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
 from tests.database.rows import Connection
-from tests.drills.inputs_rows import fingerprint, furnish
-from tests.drills.privileges_trials import ROLES, golden, nobody, permitted, trials
+from tests.drills.inputs_rows import fill_database, fingerprint
+from tests.drills.privileges_trials import ROLES, golden, permitted, role_without_grants, trials
 from tests.fake_provider import FakeProvider
 
 Role = Callable[..., AbstractContextManager[Connection]]
@@ -19,11 +19,11 @@ Role = Callable[..., AbstractContextManager[Connection]]
 def test_every_role_may_do_what_the_golden_file_says_and_nothing_else(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    furnish(owner, database, provider)
+    fill_database(owner, database, provider)
     before = fingerprint(owner)
     expected = golden()
     found: dict[str, frozenset[str]] = {}
-    with nobody(owner):
+    with role_without_grants(owner):
         for key, name, statements in trials(owner):
             found[key] = frozenset(
                 role for role in ROLES if any(permitted(owner, role, name, statement) for statement in statements)
@@ -74,7 +74,7 @@ OUT_OF_REACH = (
 
 @pytest.mark.parametrize("statement", OUT_OF_REACH)
 def test_api_roles_reach_only_their_functions_and_tables(owner: Connection, statement: str) -> None:
-    with nobody(owner):
+    with role_without_grants(owner):
         for role in ROLES:
             with owner.transaction(force_rollback=True):
                 owner.execute(f"set local role {role}")
@@ -82,7 +82,7 @@ def test_api_roles_reach_only_their_functions_and_tables(owner: Connection, stat
                     owner.execute(statement)
 
 
-# What a role may make in its own session: code that tells when it is run as somebody else.
+# Objects that a role may create in its session: their code raises an error if another role runs it.
 LURES = """
     create function pg_temp.tell(anything anyelement) returns boolean language plpgsql as $$
     begin
@@ -92,7 +92,7 @@ LURES = """
     create function pg_temp.tell_row() returns trigger language plpgsql as $$
     begin perform pg_temp.tell(true); return new; end $$;
     create view pg_temp.lure as select 1::bigint as id, 'a text' as s, null::extensions.vector as embedding,
-      case when not t.told then 'fake' end as embedding_model from (select pg_temp.tell(true) as told offset 0) t;
+      case when not t.ran then 'fake' end as embedding_model from (select pg_temp.tell(true) as ran offset 0) t;
 """
 
 
@@ -152,7 +152,7 @@ WAYS: dict[str, tuple[str, ...]] = {
         "update embedding.collections set retiring_models = '{fake}' where name = 'notes'",
         "select embedding.retire_models('notes')",
     ),
-    "a collection of one's own": (
+    "a collection of the caller": (
         "insert into embedding.collections (name, key_column, key_type, retiring_models) values ('mine', 'id', 'bigint', '{fake}')",
         "select embedding.retire_models('mine')",
     ),
@@ -186,7 +186,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 @pytest.fixture
 def lured(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Connection:
     """Rows in every table, and tables of a user's whose functions are written with less care than ours."""
-    furnish(owner, database, provider)
+    fill_database(owner, database, provider)
     owner.execute("""
         create table public.suffixes (suffix text);
         create table public.notes (id bigint primary key, body text);
@@ -212,8 +212,8 @@ def lured(owner: Connection, database: PostgresDatabase, provider: FakeProvider)
     return owner
 
 
-def told(session: Connection, step: str) -> str | None:
-    """Whom the lures were run as by this statement, if by somebody else; however it ends otherwise."""
+def ran_as_owner(session: Connection, step: str) -> str | None:
+    """The role that ran the caller's code in this statement, if it was another role."""
     try:
         with session.transaction():
             session.execute(step)
@@ -232,7 +232,7 @@ def test_no_code_of_a_caller_runs_as_the_owner(lured: Connection, database_url: 
             with psycopg.connect(database_url.get_secret_value()) as session:
                 session.execute(f"set role {name}")
                 session.execute(LURES.format(role=f"'{name}'"))
-                ran = [message for step in steps if (message := told(session, step))]
+                ran = [message for step in steps if (message := ran_as_owner(session, step))]
                 assert ran == [], name
                 session.rollback()
 

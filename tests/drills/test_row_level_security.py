@@ -1,4 +1,4 @@
-"""Row level security of a user's own table holds in search."""
+"""Tests that row level security of a user's table applies to search."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Notes:
 
 @pytest.fixture
 def notes(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Notes:
-    """A table of a user's own, tracked and published as docs/your-own-table.md says, with policies of its own."""
+    """A user's table with its own policies, tracked and published as docs/your-own-table.md says."""
     owner.execute("""
         create table public.notes (id bigint generated always as identity primary key, owner uuid, body text not null);
         create function embedding.document_text(n public.notes) returns text language sql immutable return n.body;

@@ -1,4 +1,4 @@
-"""Every promise of SECURITY.md names a test that exists."""
+"""Tests that every promise in SECURITY.md names an existing test."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Forged, expired, unsigned and altered tokens open nothing."""
+"""Tests that forged, expired, unsigned and altered tokens are refused."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from tests.database.rows import Connection
-from tests.drills.inputs_rows import fingerprint, furnish
+from tests.drills.inputs_rows import fill_database, fingerprint
 from tests.drills.privileges_callers import ANNA, BERT, signed, unsigned
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import JWT_SECRET, SERVICE_KEY, make_settings, serving, token
@@ -75,7 +75,7 @@ def server(request: pytest.FixtureRequest, database_url: SecretStr, provider: Fa
 def test_every_route_refuses_forged_and_expired_tokens(
     server: httpx.Client, owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    furnish(owner, database, provider)
+    fill_database(owner, database, provider)
     before = fingerprint(owner)
 
     def ask(path: str, key: str) -> httpx.Response:
@@ -98,7 +98,7 @@ def test_every_route_refuses_forged_and_expired_tokens(
 def test_postgrest_refuses_every_invalid_token(
     postgrest_binary: object, request: pytest.FixtureRequest, database_url: SecretStr
 ) -> None:
-    """Whoever passes by the functions and asks Supabase at first hand."""
+    """A client that calls Supabase directly, without the functions."""
     cluster = request.getfixturevalue("cluster")
     with (
         Postgrest(postgrest_binary, cluster.url(database_url, user="authenticator"), JWT_SECRET) as rest,  # type: ignore[arg-type]

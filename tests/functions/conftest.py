@@ -1,4 +1,4 @@
-"""A server on a free port of 127.0.0.1, with a real database and a provider whose wire is a function."""
+"""Fixtures: a server on a free port of 127.0.0.1 with a real database and the fake provider."""
 
 import logging
 import secrets
@@ -31,13 +31,13 @@ JWT_SECRET = secrets.token_urlsafe(48)
 SERVICE_KEY = sign_token(JWT_SECRET, "service_role")
 KEYS = {"Authorization": f"Bearer {API_KEY}"}
 
-# None of them may be seen in anything that comes out.
+# No output may contain any of them.
 HIDDEN = (API_KEY, WEBHOOK_SECRET, JWT_SECRET, SERVICE_KEY)
 
 
 @dataclass
 class Output:
-    """All that came out of the servers of one test: answers, log lines with their tracebacks, stdout."""
+    """All output of the servers of one test: answers, log lines with their tracebacks, stdout."""
 
     capture: pytest.CaptureFixture[str]
     answers: list[str] = field(default_factory=list)

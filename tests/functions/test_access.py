@@ -1,4 +1,4 @@
-"""Who may call what: every route, with every kind of key."""
+"""Tests which caller may call which route: every route with every kind of key."""
 
 import base64
 import hmac
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tests.functions.conftest import API_KEY, JWT_SECRET, SERVICE_KEY, WEBHOOK_SECRET, Serve, token
 
 EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a text"}]}
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 # method, path, body, and the statuses by caller:
 # no key, API key, wrong key, anon token, user token, expired token, forged token, service key, webhook secret
@@ -33,7 +33,7 @@ ROUTES = [
     ("POST", "/api/vectorization/embed", {"text": "a text"}, keyed(200)),
     ("GET", "/api/vectorization/status", None, keyed(200)),
     ("POST", "/v1/embeddings", {"model": "fake", "input": "a text"}, keyed(200)),
-    ("POST", "/api/upsert-embeddings", {"rows": [{"id": NOBODY}]}, keyed(200)),
+    ("POST", "/api/upsert-embeddings", {"rows": [{"id": UNKNOWN_ID}]}, keyed(200)),
     ("POST", "/api/search/music_knowledge", {"query": "a"}, SEARCH),
     ("GET", "/api/search/music_knowledge?q=a", None, SEARCH),
     (
@@ -43,7 +43,7 @@ ROUTES = [
         HOOK,
     ),
     ("POST", "/api/tasks/generate-embeddings", {}, keyed(202)),
-    ("GET", f"/api/tasks/{NOBODY}", None, keyed(404)),
+    ("GET", f"/api/tasks/{UNKNOWN_ID}", None, keyed(404)),
     ("GET", "/", None, OPEN),
     ("GET", "/console/icon.svg", None, OPEN),
     ("GET", "/api/console", None, OPEN),
@@ -65,7 +65,7 @@ def callers() -> list[tuple[str, str | None]]:
         ("API key", API_KEY),
         ("wrong key", "wrong"),
         ("anon token", token("anon")),
-        ("user token", token(sub=NOBODY)),
+        ("user token", token(sub=UNKNOWN_ID)),
         ("expired token", token(exp=1_700_000_000)),
         ("forged token", token(secret=FORGED)),
         ("service key", SERVICE_KEY),
@@ -97,7 +97,7 @@ def test_the_table_of_routes_is_complete(client: httpx.Client) -> None:
         if "synonyms" not in path
     }
     tested = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES} - {("GET", "/openapi.json")}
-    concrete = {("music_knowledge", "{collection}"), (NOBODY, "{task_id}"), ("icon.svg", "{name}")}
+    concrete = {("music_knowledge", "{collection}"), (UNKNOWN_ID, "{task_id}"), ("icon.svg", "{name}")}
     for value, name in concrete:
         tested = {(method, path.replace(value, name)) for method, path in tested}
     assert documented == tested
@@ -176,7 +176,7 @@ READ = [
 
 
 def test_a_forged_token_gets_no_cached_answer(each_adapter: httpx.Client) -> None:
-    claims = {"role": "authenticated", "sub": NOBODY, "exp": int(time.time()) + 600}
+    claims = {"role": "authenticated", "sub": UNKNOWN_ID, "exp": int(time.time()) + 600}
     valid = jwt.encode(claims, JWT_SECRET, "HS256")
     forged = [jwt.encode(claims, FORGED, "HS256"), jwt.encode(claims, None, "none")]
     for route in READ:

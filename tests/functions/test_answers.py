@@ -1,4 +1,4 @@
-"""Errors in one shape, headers on every answer, limits, and nothing of the inside."""
+"""Tests errors, headers and limits of every answer, and that it shows no internals."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from shared.errors import DatabaseContractError, DatabaseUnavailable
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import KEYS, Output, Serve, make_settings
 
-TEXT = "a row that nobody else may read"
+TEXT = "a row that other users may not read"
 
 
 class BrokenDatabase(Database):
-    """Fails with what it is given."""
+    """Raises the given error."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -210,7 +210,7 @@ def test_a_path_with_a_slash_too_many_is_not_found_and_sends_nobody_elsewhere(cl
 
 @pytest.mark.parametrize(("path", "shape"), [("/embed", "request_id"), ("/v1/embeddings", "type")])
 def test_a_request_during_shutdown_gets_a_retryable_error(path: str, shape: str) -> None:
-    """uvicorn cancels what is under way when its patience ends."""
+    """uvicorn cancels running requests when its shutdown timeout ends."""
 
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(3600)

@@ -1,4 +1,4 @@
-"""A table that broke: what the routes say of it, and of the others."""
+"""Tests what the routes answer about a broken table and about the others."""
 
 import httpx
 

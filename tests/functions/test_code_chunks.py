@@ -1,4 +1,4 @@
-"""POST /embed that keeps what it was given, and the search that finds it below a path."""
+"""Tests POST /embed with store, and the search of stored code below a path."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""What the console's routes show of collections, runs, costs and the map."""
+"""Tests the console's routes: collections, runs, costs and the map."""
 
 import threading
 import time
@@ -67,7 +67,7 @@ def test_a_run_is_seen_while_it_is_at_work(
     add(owner, *(f"text {number}" for number in range(40)))
     provider.wire.delay = 0.05
     provider.wire.gate = threading.Event()
-    # Somebody asked when the server started.
+    # The server checked the provider at its start.
     provider.wire.arrived.clear()
     body = {"collection": "music_knowledge", "batch_size": 2}
     task = keyed.post("/api/tasks/generate-embeddings", json=body)

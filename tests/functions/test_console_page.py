@@ -1,4 +1,4 @@
-"""The console's page: its files, what it needs to start, and where it is off."""
+"""Tests the console's page: its files, its start data, and when it is off."""
 
 import re
 from pathlib import Path

@@ -15,7 +15,7 @@ from tests.fake_provider import DIMENSIONS, FakeProvider
 from tests.functions.conftest import API_KEY, KEYS, Output, Serve
 from tests.protocol_vectors import embed
 
-ROW_TEXT = "a text that belongs to somebody"
+ROW_TEXT = "the private text of a row"
 
 
 def unit(text: str) -> list[float]:
@@ -112,7 +112,7 @@ def test_a_refused_text_does_not_affect_the_others_of_its_batch(remote: httpx.Cl
 
 
 def test_an_unreachable_provider_is_reported_with_its_status(keyed: httpx.Client, provider: FakeProvider) -> None:
-    provider.wire.down = ProviderUnavailable("the provider is away", retry_after=0.01)
+    provider.wire.down = ProviderUnavailable("the provider is down", retry_after=0.01)
     answer = keyed.post("/embed", json=chunks("a"))
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "provider_unavailable"
@@ -201,8 +201,8 @@ def test_a_parameter_is_named_only_where_there_is_one(keyed: httpx.Client, body:
 
 def test_the_official_client_reports_a_wrong_key(keyed: httpx.Client) -> None:
     with (
-        openai.OpenAI(base_url=f"{keyed.base_url}/v1", api_key="wrong", max_retries=0) as stranger,
+        openai.OpenAI(base_url=f"{keyed.base_url}/v1", api_key="wrong", max_retries=0) as other,
         pytest.raises(openai.AuthenticationError) as raised,
     ):
-        stranger.embeddings.create(model="fake", input="a")
+        other.embeddings.create(model="fake", input="a")
     assert raised.value.code == "invalid_api_key"

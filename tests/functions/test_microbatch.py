@@ -1,4 +1,4 @@
-"""Texts that come one by one are joined: bounded, in order, each with its own answer."""
+"""Tests that single texts are joined into batches: limited, in order, each with its own answer."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from tests.fake_provider import FakeProvider
 
 
 class Engine:
-    """Vectors that hold their text's number; waits at a gate."""
+    """Returns vectors that contain their text's number; waits for an event."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Health, logs, metrics, starting and what is imported."""
+"""Tests health, logs, metrics, the start of a server and its imports."""
 
 import gc
 import json

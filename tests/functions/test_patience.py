@@ -1,4 +1,4 @@
-"""A provider that is away: whoever waits is told soon, and the rows are there for the next worker."""
+"""Tests requests while the provider is down: they fail fast and their rows are released."""
 
 import json
 import threading
@@ -36,14 +36,14 @@ def server() -> Iterator[ProtocolServer]:
 
 @pytest.fixture
 def client(serve: Serve, database: PostgresDatabase, server: ProtocolServer) -> httpx.Client:
-    """Of a server whose provider is OpenAI's client."""
+    """A client of a server whose provider is OpenAI's client."""
     settings = make_settings(embedding_provider="openai", openai_base_url=server.openai_url)
     return serve(services=Services(settings, database=database, long_lived=True))
 
 
 @pytest.fixture
 def gate(provider: FakeProvider) -> Iterator[threading.Event]:
-    """The provider takes what it is sent, and says nothing until this is set."""
+    """The provider receives requests, and answers when this event is set."""
     provider.wire.gate = threading.Event()
     yield provider.wire.gate
     provider.wire.gate.set()
@@ -51,7 +51,7 @@ def gate(provider: FakeProvider) -> Iterator[threading.Event]:
 
 @pytest.fixture
 def hung(serve: Serve, database: PostgresDatabase, provider: FakeProvider, gate: threading.Event) -> httpx.Client:
-    """Of a server whose provider says nothing."""
+    """A client of a server whose provider does not answer."""
     settings = make_settings(embedding_provider="ollama")
     return serve(services=Services(settings, database=database, provider=provider, long_lived=True))
 
@@ -96,7 +96,7 @@ def assert_unavailable(answer: httpx.Response, *codes: str) -> None:
 
 
 def assert_free(database: Database, row: str) -> None:
-    """The next worker gets the row at once, with none of its chances used."""
+    """The next worker gets the row at once, with no attempt counted."""
     (claimed,) = Collection(database, "music_knowledge").claim_embeddings(10, 60)
     assert (claimed.row_id, claimed.attempts) == (row, 1)
     Collection(database, "music_knowledge").release_embeddings([row])
@@ -123,7 +123,7 @@ def test_a_retry_after_longer_than_the_request_may_wait_is_returned_at_once(
         answer = ask(client, request, row)
         assert_unavailable(answer, "provider_rate_limited")
         assert 30 < int(answer.headers["retry-after"]) <= 60
-    assert asked(server) == 1, "the cooldown is everybody's, and nobody may wait so long"
+    assert asked(server) == 1, "all requests share the cooldown, which is longer than they may wait"
     assert_free(database, row)
 
 
@@ -255,7 +255,7 @@ def test_rows_are_released_after_any_error(
 def test_saved_rows_are_not_released(
     serve: Serve, database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
-    """The refused row has failed; what fails after that does not take it from who has it meanwhile."""
+    """The refused row is failed and then leased by another worker; a later error must not release it."""
     provider.wire.refuses.add("poison")
     refused, good = insert("poison"), insert("a harp")
     work = Collection(database, "music_knowledge")
@@ -263,7 +263,7 @@ def test_saved_rows_are_not_released(
     class Meanwhile(_Failing):
         def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
             if function == "save_embeddings":
-                # Somebody wants the failed row tried again, and another worker has it.
+                # The failed row is queued again, and another worker leases it.
                 work.retry_failed_embeddings()
                 assert [named.state for named in work.claim_embedding_rows([refused], 60)] == ["claimed"]
             return super()._call(function, arguments)

@@ -1,4 +1,4 @@
-"""Rows by name: upserts and webhooks."""
+"""Tests embedding rows by key: upserts and webhooks."""
 
 import threading
 import uuid
@@ -88,13 +88,13 @@ def test_rows_fail_one_by_one_with_their_reasons(
     provider.wire.refuses.add("poison")
     good, poisoned, empty = insert("good"), insert("poison"), insert("gone")
     owner.execute("update public.music_knowledge set topic = '', category = '', content = '' where id = %s", [empty])
-    nobody = str(uuid.uuid4())
-    answer = upsert(keyed, *({"id": one} for one in (good, poisoned, empty, nobody, "not a uuid")))
+    unknown = str(uuid.uuid4())
+    answer = upsert(keyed, *({"id": one} for one in (good, poisoned, empty, unknown, "not a uuid")))
     assert answer["success"] is False
     assert (answer["processed"], answer["updated"]) == (5, 1)
     reasons = {row["id"]: row["error"] for row in answer["failed"]}
-    assert set(reasons) == {poisoned, empty, nobody, "not a uuid"}
-    assert reasons[nobody] == reasons["not a uuid"] == "there is no such row"
+    assert set(reasons) == {poisoned, empty, unknown, "not a uuid"}
+    assert reasons[unknown] == reasons["not a uuid"] == "there is no such row"
     assert "no text" in reasons[empty]
     assert state(good) == DONE
     assert state(poisoned) == FAILED
@@ -108,7 +108,7 @@ def test_a_given_text_must_be_the_rows_text(
     assert [row["id"] for row in answer["failed"]] == [theirs]
     assert "another" not in answer["failed"][0]["error"]
     assert state(mine) == DONE
-    # Not embedded, and not held back from the next worker either.
+    # Not embedded, and the next worker can claim it.
     assert state(theirs) == PENDING
     assert not any("another" in text or "theirs" in text for text in provider.wire.texts)
 

@@ -1,4 +1,4 @@
-"""Answers of a synonym search are kept until something is written."""
+"""Tests the cache of synonym searches, which is valid until the next write."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Synonyms over real HTTP: from a tag that is written to words that find it, and back to nothing."""
+"""Tests generated synonyms over HTTP: from a new tag to a search that finds it, and its deletion."""
 
 import threading
 import time
@@ -34,10 +34,10 @@ def writing(serve: Serve, chat: ProtocolServer) -> httpx.Client:
 
 
 def wait_until_asked(chat: ProtocolServer) -> None:
-    """Until the generator has its first question."""
+    """Wait until the generator has its first request."""
     deadline = time.monotonic() + 15
     while not chat.calls:
-        assert time.monotonic() < deadline, "nobody asked the generator"
+        assert time.monotonic() < deadline, "the generator was not called"
         time.sleep(0.01)
 
 
@@ -142,12 +142,12 @@ def test_one_tag_is_written_again_and_its_neighbours_are_not(
 ) -> None:
     zouk, polka = add_tag(owner, "Zouk"), add_tag(owner, "Polka")
     wait_for(writing, writing.post("/api/synonyms/generate", headers=KEYS).json()["task_id"], "completed")
-    chat.vocabulary["Zouk"] = chat.vocabulary["Polka"] = ["written anew", "b", "c", "d"]
+    chat.vocabulary["Zouk"] = chat.vocabulary["Polka"] = ["new synonyms", "b", "c", "d"]
     body = {"tag_type": "genre", "tag_ids": [zouk], "force": True}
     accepted = writing.post("/api/synonyms/generate", json=body, headers=KEYS).json()
     assert accepted["message"].startswith("1 tags queued")
     wait_for(writing, accepted["task_id"], "completed")
-    assert by_full_text(writing, "anew") == ["Zouk"]
+    assert by_full_text(writing, "new") == ["Zouk"]
     assert writing.get("/api/synonyms/genre/Polka").json()["tag_id"] == polka
 
     # An id alone names no tag: genres and moods have their own.

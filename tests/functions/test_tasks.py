@@ -1,4 +1,4 @@
-"""Runs that are asked for and done in the background."""
+"""Tests runs that a request or a schedule starts in the background."""
 
 import threading
 import time
@@ -141,7 +141,7 @@ def test_a_server_that_stops_ends_its_tasks_cleanly(
     assert runs.get(waiting.task_id)["status"] == "interrupted"
     assert owner.execute("select count(*) from embedding.queue where leased_at is not null").fetchone() == (0,)
     done = runs.get(running.task_id)["embedded"]
-    assert 0 < done < 40, "what was under way is finished, the rest is left"
+    assert 0 < done < 40, "running requests are finished, the other rows are released"
     assert owner.execute("select count(*) from embedding.queue").fetchone() == (40 - done,)
 
 
@@ -255,7 +255,7 @@ def test_the_schedule_continues_after_an_exception_and_a_full_queue(
         assert time.monotonic() < deadline, ended
         time.sleep(0.05)
     queue.close()
-    assert ("failed",) in ended, "the run that nobody could take is not left to look crashed"
+    assert ("failed",) in ended, "a run that cannot be started is recorded as failed, not left to look crashed"
 
 
 def test_a_schedule_that_finds_nothing_leaves_no_record(
@@ -354,13 +354,13 @@ def test_the_time_limit_keeps_a_margin() -> None:
 def test_a_task_that_cannot_be_dispatched_is_recorded_as_failed(
     serve: Serve, database: PostgresDatabase, provider: FakeProvider, owner: Connection, output: Output
 ) -> None:
-    # As on Lambda, with nobody to hand it to.
+    # As on Lambda without TASK_FUNCTION.
     client = serve(services=Services(make_settings(), database=database, provider=provider))
     answer = client.post("/api/tasks/generate-embeddings", json={}, headers=KEYS)
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "configuration"
     assert owner.execute("select status from embedding.runs").fetchall() == [("failed",)]
-    assert any("TASK_FUNCTION" in line for line in output.lines), "the operator is told in the log"
+    assert any("TASK_FUNCTION" in line for line in output.lines), "the log names the setting"
 
 
 def test_a_task_is_a_run_under_its_own_id(

@@ -1,4 +1,4 @@
-"""What the handlers need under Lambda's own client."""
+"""Fixtures that run the handlers under Lambda's own client."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -187,7 +187,7 @@ def assert_unavailable(outcome: Outcome) -> None:
     assert int(outcome.answer["headers"]["retry-after"]) >= 1
 
 
-# A provider that is away
+# A provider that is down
 
 
 def test_an_outage_is_answered_at_once(start: Start, owner: Connection, openai_server: ProtocolServer) -> None:

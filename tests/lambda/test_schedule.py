@@ -36,7 +36,7 @@ def test_the_schedule_has_waiting_synonyms_written_after_the_rows(
     assert (outcome.answer["status"], outcome.answer["embedded"]) == ("completed", 1)
     written = outcome.answer["synonyms"]
     assert (written["status"], written["embedded"], written["failed"], written["error"]) == ("completed", 1, 0, None)
-    assert written["task_id"] != outcome.answer["task_id"], "a run of its own"
+    assert written["task_id"] != outcome.answer["task_id"], "a separate run"
     assert [call.path for call in openai_server.calls][:2] == ["/v1/embeddings", "/v1/chat/completions"]
     assert owner.execute("select source, embedding is not null from public.mir_synonyms").fetchall() == [
         ("generated", True)

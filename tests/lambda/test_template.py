@@ -1,4 +1,4 @@
-"""What is deployed: the template holds no secret, leaves nothing out, and is what CloudFormation takes."""
+"""Tests the template: no secrets, every function and route, valid for CloudFormation."""
 
 import importlib
 import re

@@ -13,7 +13,7 @@ BOTH = ["postgres", "supabase"]
 
 @pytest.fixture(params=BOTH)
 def database(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator[Database]:
-    """Each adapter in turn, on a database of its own."""
+    """Each adapter in turn, on a new database."""
     if request.param == "supabase":
         yield request.getfixturevalue("supabase_database")
         return

@@ -1,4 +1,4 @@
-"""What the tests of the contract share."""
+"""Helpers of the contract tests."""
 
 from shared.database.base import Database
 from shared.embedding.collection import Collection

@@ -189,11 +189,11 @@ def test_no_repr_error_or_log_contains_the_key_or_the_password(
                 first.call("embedding_coverage")
             seen.append("".join(traceback.format_exception(caught.value)))
         for url in (
-            f"postgresql://somebody:{password}@127.0.0.1:1/x",
-            f"postgresql://somebody:{password}/{password}@127.0.0.1/x",
-            f"postgresql://somebody:x@127.0.0.1:{password}/x",
-            f"postgresql://somebody:{password}@no-such-host.invalid/x",
-            f"postgresql://somebody@127.0.0.1/x?{password}=1",
+            f"postgresql://user:{password}@127.0.0.1:1/x",
+            f"postgresql://user:{password}/{password}@127.0.0.1/x",
+            f"postgresql://user:x@127.0.0.1:{password}/x",
+            f"postgresql://user:{password}@no-such-host.invalid/x",
+            f"postgresql://user@127.0.0.1/x?{password}=1",
         ):
             with pytest.raises(DatabaseUnavailable, match="DATABASE_URL") as refused:
                 PostgresDatabase(SecretStr(url))

@@ -1,4 +1,4 @@
-"""Failures that only one adapter can meet: servers out of reach, gateways, keys."""
+"""Tests failures of one adapter: unreachable servers, gateways, keys."""
 
 import time
 import traceback
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.postgrest
 
 def test_a_database_out_of_reach(tokens: dict[str, str]) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"no server listens.*DATABASE_URL"):
-        PostgresDatabase(SecretStr("postgresql://somebody:hunter2@127.0.0.1:1/tonnetz"))
+        PostgresDatabase(SecretStr("postgresql://user:hunter2@127.0.0.1:1/tonnetz"))
     with (
         SupabaseDatabase("http://127.0.0.1:1", SecretStr(tokens["service_role"])) as database,
         pytest.raises(DatabaseUnavailable, match="SUPABASE_URL"),

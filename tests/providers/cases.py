@@ -1,4 +1,4 @@
-"""What the tests of both protocols share."""
+"""Helpers of the tests of both protocols."""
 
 import pytest
 

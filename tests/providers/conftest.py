@@ -1,4 +1,4 @@
-"""One contract, several providers: over the protocol server always, over real ones with --live."""
+"""Fixtures that run the contract on each provider: with the protocol server, and with --live on real servers."""
 
 import os
 import secrets

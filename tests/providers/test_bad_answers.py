@@ -1,4 +1,4 @@
-"""Answers that break the protocol, over real HTTP."""
+"""Tests answers that violate the protocol, over real HTTP."""
 
 import traceback
 

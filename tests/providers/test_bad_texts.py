@@ -31,7 +31,7 @@ def test_a_poison_text_is_found_and_the_others_are_embedded(
 
 @both
 def test_a_row_error_does_not_quote_the_row(kind: str, server: ProtocolServer, connect: Connect) -> None:
-    row = "POISON in a row that nobody but its owner should read"
+    row = "POISON in a row that only its owner may read"
     server.fail("poison", times=None, containing="POISON", message=f"cannot embed '{row}'")
     error = connect(kind).embed(["good", row], isolate=True).errors[1]
     assert "cannot embed" in str(error)

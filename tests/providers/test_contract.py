@@ -1,4 +1,4 @@
-"""What holds for every provider, whatever is behind it. With --live, also against real servers."""
+"""The contract of every provider. With --live, it also runs against real servers."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Servers that fail, stall or are not there, over real HTTP; every case for each protocol."""
+"""Tests servers that fail, stall or are down, over real HTTP; every case for each protocol."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Generators of synonyms over the protocol server: what is valid comes through, nothing else does."""
+"""Tests the generators of synonyms: only valid answers are accepted."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -181,8 +181,8 @@ def test_a_redirect_is_not_followed(server: ProtocolServer, make: Make, kind: st
 
 
 def test_a_missing_model_names_the_setting(make: Make, kind: str) -> None:
-    with pytest.raises(ProviderRejected, match="ollama pull nobody" if kind == "ollama" else "GENERATION_MODEL"):
-        make(model="nobody").generate(ZOUK)
+    with pytest.raises(ProviderRejected, match="ollama pull missing" if kind == "ollama" else "GENERATION_MODEL"):
+        make(model="missing").generate(ZOUK)
 
 
 @pytest.mark.parametrize("kind", ["openai"], indirect=True)

@@ -45,7 +45,7 @@ OPENAI = {
     "UnprocessableEntityError": ProviderInputRejected,
     "RateLimitError": ProviderRateLimited,
     "InternalServerError": ProviderCrashed,
-    # Not of the embeddings route; should one come all the same, nothing that waiting would mend.
+    # The embeddings route does not raise it; if it does, a retry does not help.
     "LengthFinishReasonError": ProviderRejected,
     "ContentFilterFinishReasonError": ProviderRejected,
     "SubjectTokenProviderError": ProviderRejected,
@@ -125,8 +125,10 @@ def test_openais_refusals_are_distinguished(error: Exception, expected: type[Pro
 
 
 def test_openais_count_of_a_long_text_is_read() -> None:
-    told = "This model's maximum context length is 8192 tokens, however you requested 8610 tokens (8610 in your prompt)"
-    translated = translate_openai_error(status_error(400, message=told), [], server="s", model="m", key="k")
+    message = (
+        "This model's maximum context length is 8192 tokens, however you requested 8610 tokens (8610 in your prompt)"
+    )
+    translated = translate_openai_error(status_error(400, message=message), [], server="s", model="m", key="k")
     assert isinstance(translated, ProviderInputTooLong)
     assert (translated.tokens, translated.limit) == (8610, 8192)
 

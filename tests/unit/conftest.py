@@ -1,4 +1,4 @@
-"""The engine in process with a small model of the tests' own, and with the packaged one."""
+"""Fixtures: the in-process engine with a small test model and with the packaged model."""
 
 from collections.abc import Iterator
 from contextlib import closing

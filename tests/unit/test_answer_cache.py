@@ -1,4 +1,4 @@
-"""Answers are kept under the version of the data that they were made from, for each caller, in any process."""
+"""Tests the cache of answers: its key is the version of the data and the caller; Redis shares it."""
 
 import pytest
 from pydantic import SecretStr

@@ -1,4 +1,4 @@
-"""The graph we build against BERT written out in numpy, both run for real."""
+"""Compares the ONNX graph with BERT written in numpy."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The error tree: closed, distinct, and as its docstring draws it."""
+"""Tests that the error classes are distinct and match the docstring of shared/errors.py."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The engine in process from its settings to its end, on the real onnxruntime."""
+"""Tests the in-process engine on the real onnxruntime, from its settings to its end."""
 
 import gc
 import json

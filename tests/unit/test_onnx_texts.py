@@ -1,4 +1,4 @@
-"""Texts as they come to the engine in process: long ones, words without end, any Unicode."""
+"""Tests the in-process engine with long texts, endless words and any Unicode."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What a vector of the engine in process is, for a small model of the tests' own and the packaged one."""
+"""Tests the vectors of the in-process engine, with a small test model and the packaged model."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing

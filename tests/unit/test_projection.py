@@ -1,4 +1,4 @@
-"""Vectors to a map: the two principal components, always the same way round."""
+"""Tests the map: two principal components with a stable orientation."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""What the base class does around a wire call, on a provider whose wire is a function."""
+"""Tests what the provider base class does around a call."""
 
 import math
 import threading
@@ -185,8 +185,8 @@ def test_the_estimate_is_a_third_of_ascii_and_half_of_other_bytes(text: str, tok
 
 def test_a_reason_is_one_short_line_without_key_or_text() -> None:
     text = "a private row about a composer who wished to stay unnamed"
-    told = f"bad\ninput: {text[3:50]} and token-123456 was used " + "x" * 500
-    reason = plain_reason(told, inputs=[text], secrets=["token-123456"])
+    upstream = f"bad\ninput: {text[3:50]} and token-123456 was used " + "x" * 500
+    reason = plain_reason(upstream, inputs=[text], secrets=["token-123456"])
     assert reason.startswith("bad input: […] and […] was used")
     assert "\n" not in reason
     assert len(reason) <= 200

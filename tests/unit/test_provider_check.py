@@ -1,4 +1,4 @@
-"""Is the provider there: asked seldom, waited for shortly."""
+"""Tests the check of the provider: it is cached and has a short timeout."""
 
 import threading
 

@@ -35,7 +35,7 @@ class Crashing(Toy):
 
 
 class Spoiling(Toy):
-    """Returns a useless row for each text that says SICK, for as long as `sick` lasts."""
+    """Returns an invalid vector for each text with SICK, as long as `sick` is set."""
 
     value = math.nan
     sick = 999

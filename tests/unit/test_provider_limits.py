@@ -1,4 +1,4 @@
-"""The base class cuts what is too long and never sends what is no text."""
+"""Tests that the base class cuts long texts and never sends values that are no text."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from tests.unit.toy_provider import Short, Toy
 
 
 class Cutting(Short):
-    """A server that can be told to cut."""
+    """A server that can truncate texts on request."""
 
     server_cuts = True
     broken = False

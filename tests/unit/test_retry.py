@@ -1,4 +1,4 @@
-"""The retry loop: what is retried, how long, and what one worker's 429 means for the others."""
+"""Tests the retry loop: what is retried, for how long, and that a 429 delays all workers."""
 
 import gc
 import threading

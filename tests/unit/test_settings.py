@@ -1,4 +1,4 @@
-"""One reader of the environment: every problem at once, by name, and never a value."""
+"""Tests the settings: all problems are reported at once, by name, never with a value."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The queue in front of the streams, with a forward pass that the tests can watch and hold."""
+"""Tests the queue of the in-process engine with a forward pass that tests can block."""
 
 import threading
 import time

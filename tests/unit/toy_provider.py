@@ -1,4 +1,4 @@
-"""A provider whose wire is a function, and some that fail."""
+"""Providers whose server is a Python function; some of them fail."""
 
 from collections.abc import Sequence
 
