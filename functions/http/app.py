@@ -1,4 +1,4 @@
-"""Make the application of one function, or of several."""
+"""Makes a FastAPI application of one function's routes, or of several."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager

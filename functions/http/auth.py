@@ -1,4 +1,4 @@
-"""Who may call. Keys are compared in constant time; an answer never says how near a guess was."""
+"""Checks keys and tokens. Keys are compared in constant time, so the time of an answer tells nothing about them."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from shared.errors import Unauthorized
 from shared.models import Caller
 from shared.tokens import matches
 
-# These describe the schemes in the OpenAPI document; the header is read below, in one place.
+# For the OpenAPI document only; bearer_token() below reads the header.
 _key_scheme: SecurityBase = HTTPBearer(
     scheme_name="FunctionsKey", description="Authorization: Bearer FUNCTIONS_API_KEY", auto_error=False
 )
@@ -23,13 +23,13 @@ _webhook_scheme: SecurityBase = HTTPBearer(
 
 
 def get_services(request: Request) -> Services:
-    """What the application was made with."""
+    """The services that the application was made with."""
     services: Services = request.app.state.services
     return services
 
 
 async def _services(request: Request) -> Services:
-    # Not `def`: FastAPI would send that to a thread.
+    # `async`, because FastAPI runs a plain function in a thread.
     return get_services(request)
 
 
@@ -39,7 +39,7 @@ async def _require_key(request: Request, _: Annotated[object, Security(_key_sche
     if key is None:
         if services.open_on_loopback:
             return
-        raise Unauthorized("this server has no FUNCTIONS_API_KEY, so nobody may call this route: set it")
+        raise Unauthorized("this server has no FUNCTIONS_API_KEY, so this route refuses every call: set it")
     token = bearer_token(request)
     if token is None or not matches(token, key):
         raise Unauthorized("this route needs Authorization: Bearer FUNCTIONS_API_KEY")
@@ -51,7 +51,7 @@ async def _require_webhook_secret(request: Request, _: Annotated[object, Securit
     if secret is None:
         if services.open_on_loopback and services.settings.functions_api_key is None:
             return
-        raise Unauthorized("this server has no WEBHOOK_SECRET, so nobody may call this route: set it")
+        raise Unauthorized("this server has no WEBHOOK_SECRET, so this route refuses every call: set it")
     given = request.headers.get("x-webhook-secret") or bearer_token(request)
     if given is None or not matches(given, secret):
         raise Unauthorized("this route needs Authorization: Bearer WEBHOOK_SECRET, or the header x-webhook-secret")
@@ -68,7 +68,7 @@ def bearer_token(request: Request) -> str | None:
         return None
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized("Authorization: only Bearer tokens are understood")
+        raise Unauthorized("Authorization: only Bearer tokens are accepted")
     return token.strip()
 
 
@@ -76,5 +76,5 @@ ServicesOf = Annotated[Services, Depends(_services)]
 CallerOf = Annotated[Caller, Depends(_caller)]
 NeedsKey = Depends(_require_key)
 NeedsWebhookSecret = Depends(_require_webhook_secret)
-# For the OpenAPI document: a token is welcome, and not needed.
+# For the OpenAPI document: a token is optional.
 OPTIONAL_TOKEN: dict[str, list[dict[str, list[str]]]] = {"security": [{}, {"CallerToken": []}]}

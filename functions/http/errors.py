@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP answers."""
+"""Turns errors into HTTP answers."""
 
 import logging
 import math
@@ -39,10 +39,10 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
-# What routes declare: errors come in one shape, whatever their status.
+# What every route declares: errors have one shape, whatever their status.
 ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorAnswer, "description": "The request cannot be answered as it is."},
-    "5XX": {"model": ErrorAnswer, "description": "The request is fine, the server or its provider is not."},
+    "4XX": {"model": ErrorAnswer, "description": "The request is wrong, or not allowed."},
+    "5XX": {"model": ErrorAnswer, "description": "The server, its database or its provider failed."},
 }
 
 
@@ -57,7 +57,7 @@ _BY_STATUS: Mapping[int, type[AppError]] = {404: NotFound, 405: MethodNotAllowed
 
 _FIELD = re.compile(r"(?!body: )(?:body\.)?([a-z_]+): ")
 
-# Where nobody said when to come back: an outage that is over in a moment was retried already.
+# Where the error names no time. The call was retried already, so the outage may last.
 RETRY_AFTER_SECONDS = 5
 
 # OpenAI's error type for a status.
@@ -65,7 +65,7 @@ _OPENAI_TYPES: Mapping[int, str] = {401: "invalid_request_error", 403: "permissi
 
 
 def install(app: FastAPI) -> None:
-    """Map AppError, FastAPI's own errors and everything unexpected."""
+    """Handle AppError and FastAPI's own errors. Unexpected errors are RequestMiddleware's."""
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -79,11 +79,11 @@ async def _on_app_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
-    # The first few by name; never the input, which may be a row's text.
+    # Name the first few fields. Never repeat the input: it may be a row's text.
     text = "; ".join(_describe(problem) for problem in problems[:3])
     if len(problems) > 3:
         text += f"; and {len(problems) - 3} more"
-    # Of a body that is no JSON the place is an offset, and no parameter.
+    # For a body that is not JSON the location is an offset, not a parameter.
     param = None if problems[0]["type"] == "json_invalid" else _name(problems[0]["loc"][1:])
     return error_response(InvalidRequest(text), request.url.path, param=param or None)
 
@@ -92,10 +92,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = _BY_STATUS.get(error.status_code)
     if known is not None:
-        # The limit of a body names itself; Starlette's words for the others are its own.
+        # RequestMiddleware's text names the limit; the others are Starlette's.
         response = error_response(known(error.detail) if error.status_code == 413 else known(), request.url.path)
     else:
-        # A body that could not be read, as FastAPI reports it.
+        # FastAPI reports a body that it could not read.
         invalid = InvalidRequest("body: it cannot be read")
         response = error_response(invalid, request.url.path, status=error.status_code)
     for name, value in (error.headers or {}).items():
@@ -104,7 +104,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def error_response(error: AppError, path: str, *, status: int | None = None, param: str | None = None) -> Response:
-    """The answer for an error. Messages about the server's own state stay in its log."""
+    """The answer for an error. Messages about the server's own state are written to its log only."""
     status = status or error.status
     message = error.message
     if isinstance(error, ConfigurationError) or (isinstance(error, DatabaseError) and status >= 500):
@@ -133,7 +133,7 @@ def error_response(error: AppError, path: str, *, status: int | None = None, par
 
 
 def internal_error(path: str) -> Response:
-    """The answer to what nobody expected; its cause is in the log."""
+    """The answer to an unexpected error; its cause is in the log."""
     return error_response(AppError("internal error"), path)
 
 

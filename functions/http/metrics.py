@@ -66,7 +66,7 @@ class Metrics:
 
 
 class _State(Collector):
-    """Values that are read at each scrape: waiting texts, rows in the queues."""
+    """Values that each request for /metrics reads: waiting texts, rows in the queues."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def check_text(text: str) -> str:
-    """The text, if database and providers can take it; raises ValueError."""
+    """The text. Raises ValueError where database or providers cannot take it."""
     if "\0" in text:
         raise ValueError("a text cannot hold NUL, which PostgreSQL does not store")
     try:
@@ -24,7 +24,7 @@ CollectionName = Annotated[Text, Field(min_length=1, max_length=127, examples=["
 
 
 class Body(BaseModel):
-    """A request's body. Fields that are not known are refused: they are misspelt, and would do nothing."""
+    """A request's body. Unknown fields are refused: a misspelt one would have no effect."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -44,7 +44,7 @@ class DatabaseWebhook(BaseModel):
 
 
 class ScoredHit(BaseModel):
-    """A hit's score and its two parts. A rank is null where that ranking does not hold the row."""
+    """A hit's score and its two parts. A rank is null where that ranking does not contain the row."""
 
     score: float
     full_text_score: float | None
@@ -54,7 +54,7 @@ class ScoredHit(BaseModel):
 
 
 class JsonBytes(Response):
-    """JSON by orjson, numpy arrays included: a vector of 384 floats takes 20 µs, and no copy to a list."""
+    """JSON by orjson, which writes numpy arrays without a copy to a list: 20 µs for a vector of 384 floats."""
 
     media_type = "application/json"
 
