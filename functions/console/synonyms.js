@@ -143,21 +143,21 @@ export function mountSynonyms(panel) {
     context.value = synonyms.usage_context ?? "";
     const confidence = el("input", { type: "number", min: 0, max: 1, step: 0.05, value: tag.confidence, id: "tag-confidence" });
     const said = el("p", { class: "status", role: "status" });
-    const told = (text, bad = false) => {
+    const report = (text, bad = false) => {
       said.textContent = text;
       said.classList.toggle("bad", bad);
     };
     const attempt = (action) =>
       working(async () => {
-        told("");
+        report("");
         try {
-          await action(told);
+          await action(report);
         } catch (error) {
           if (error instanceof ApiError && error.status === 401) editor.append(failure(error));
           else if (error instanceof ApiError && error.status === 409) {
-            told(`${error.message}. Nothing was overwritten. `, true);
+            report(`${error.message}. Nothing was overwritten. `, true);
             said.append(button("Read it again", () => ((unsaved = false), read(tag.tag_type, tag.tag_name))));
-          } else told(error.message, true);
+          } else report(error.message, true);
         }
       });
     const save = attempt(async () => {
@@ -193,7 +193,7 @@ export function mountSynonyms(panel) {
     editor.replaceChildren(
       el(
         "form",
-        { class: "card", oninput: () => ((unsaved = true), told("Unsaved changes")), onsubmit: (event) => (event.preventDefault(), save({ currentTarget: event.submitter ?? event.target })) },
+        { class: "card", oninput: () => ((unsaved = true), report("Unsaved changes")), onsubmit: (event) => (event.preventDefault(), save({ currentTarget: event.submitter ?? event.target })) },
         el(
           "div",
           { class: "card-head" },
