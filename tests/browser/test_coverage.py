@@ -68,7 +68,7 @@ def test_a_failed_run_keeps_to_its_card_and_does_not_contradict_a_complete_colle
     assert page.evaluate("document.documentElement.scrollWidth") <= DESK[0]
 
 
-def test_a_backfill_is_seen_as_it_runs(own: Console, rows: Connection, ollama: ProtocolServer, tab: OpenTab) -> None:
+def test_a_running_backfill_is_shown(own: Console, rows: Connection, ollama: ProtocolServer, tab: OpenTab) -> None:
     add_rows(rows, 1500)
     ollama.latency = 0.7
     page = tab(own.url).open()
@@ -107,7 +107,7 @@ def test_during_a_switch_the_bar_has_a_part_for_each_model(
         expect(legend).to_have_text([re.compile("wide.*100.%")])
 
 
-def test_a_table_that_cannot_be_read_any_more_says_what_to_do_and_the_others_go_on(
+def test_an_unreadable_table_is_shown_with_the_fix_and_the_others_are_shown(
     own_url: SecretStr, rows: Connection, start: StartConsole, tab: OpenTab
 ) -> None:
     rows.execute("drop function embedding.document_text(public.code_chunks)")

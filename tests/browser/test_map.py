@@ -57,7 +57,7 @@ def test_every_row_is_a_point_in_the_colour_of_its_category(reading: Console, ta
     expect(page.locator("#map .legend")).to_be_hidden()
 
 
-def test_pointing_and_searching_draw_the_overlay_alone(reading: Console, tab: OpenTab) -> None:
+def test_pointing_and_searching_redraw_only_the_overlay(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("map")
     expect(page.locator(DRAWN)).to_be_visible()
     drawn = draws(page)

@@ -63,7 +63,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
         assert width <= size[0], f"{panel} is {width} pixels wide"
 
 
-def test_a_key_is_asked_for_kept_in_memory_and_forgotten(own_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
+def test_the_key_is_requested_and_kept_in_memory_only(own_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
     server = start(own_url, FUNCTIONS_API_KEY=API_KEY)
     opened = tab(server.url)
     opened.expected = ["401"]
@@ -129,7 +129,7 @@ def test_a_lost_server_is_reported_and_found_again(own_url: SecretStr, start: St
     expect(page.locator("ol.hits > li").first).to_be_visible()
 
 
-def test_a_missing_provider_is_said_with_what_to_do(
+def test_a_missing_provider_is_shown_with_the_fix(
     own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab
 ) -> None:
     page = tab(start(own_url, OLLAMA_URL="http://127.0.0.1:9").url).open()
@@ -163,7 +163,7 @@ def test_without_a_collection_search_and_map_say_how_to_add_one(
             expect(page.locator(f"#{panel}")).to_contain_text("scripts/migrate.py --collections music_knowledge")
 
 
-def test_a_missing_database_is_said_with_what_to_do(start: StartConsole, tab: OpenTab) -> None:
+def test_a_missing_database_is_shown_with_the_fix(start: StartConsole, tab: OpenTab) -> None:
     opened = tab(start(SecretStr("postgresql://postgres@127.0.0.1:9/none")).url)
     opened.expected = ["503", "504"]
     page = opened.open()
@@ -237,7 +237,7 @@ def test_tabs_are_changed_by_keyboard_and_kept_in_the_address(reading: Console, 
     expect(page.get_by_role("tab", name="Cost")).to_have_attribute("aria-selected", "true")
 
 
-def test_the_theme_is_chosen_and_not_kept(reading: Console, tab: OpenTab) -> None:
+def test_the_chosen_theme_is_not_stored(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open()
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)

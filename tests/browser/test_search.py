@@ -89,7 +89,7 @@ def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, co
         assert shown == [f"{hit['score']:.3f}" for hit in wanted]
 
 
-def test_a_slider_ranks_at_once_without_asking(reading: Console, tab: OpenTab) -> None:
+def test_a_slider_ranks_at_once_without_a_request(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     # Nine tags find fewer rows than the answer may hold: every row is known.
     expect(page.locator("#search-collection option")).to_have_count(4)
@@ -107,7 +107,7 @@ def test_a_slider_ranks_at_once_without_asking(reading: Console, tab: OpenTab) -
     assert page.locator("#search .score").all_inner_texts() == before
 
 
-def test_a_ranking_that_is_switched_off_is_asked_of_the_server(reading: Console, tab: OpenTab) -> None:
+def test_a_weight_of_zero_requests_a_new_search(reading: Console, tab: OpenTab) -> None:
     """With a weight of zero the server leaves the ranking out, which no re-ranking of another answer can know."""
     page = tab(reading.url).open("search")
     page.fill("#query", QUESTION)
@@ -170,7 +170,7 @@ def test_without_the_provider_the_search_is_full_text_only_and_the_page_says_so(
     expect(notice).to_be_hidden()
 
 
-def test_nothing_found_says_so(reading: Console, tab: OpenTab) -> None:
+def test_a_search_without_hits_says_so(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     expect(page.locator("#search-collection option")).to_have_count(4)
     page.select_option("#search-collection", "code_chunks")
@@ -178,7 +178,9 @@ def test_nothing_found_says_so(reading: Console, tab: OpenTab) -> None:
     expect(page.locator("#search .note")).to_contain_text("Nothing found")
 
 
-def test_text_of_rows_is_text(own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab) -> None:
+def test_markup_in_rows_is_shown_as_text(
+    own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab
+) -> None:
     """Rows whose every column is markup are shown as they are, in every panel that shows rows."""
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
         for markup in MARKUP:

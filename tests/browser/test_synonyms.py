@@ -26,7 +26,7 @@ def terms(console: Console, name: str) -> list[str]:
     return found
 
 
-def test_a_tag_is_looked_up_edited_switched_off_and_brought_back(own: Console, tab: OpenTab) -> None:
+def test_a_tag_is_looked_up_edited_deactivated_and_activated(own: Console, tab: OpenTab) -> None:
     page = tab(own.url).open("synonyms")
     look_up(page, "bossa nova")
     expect(page.locator(".editor h3")).to_have_text("bossa nova")

@@ -171,7 +171,7 @@ def test_with_nothing_configured_the_embedded_database_is_started_and_left_clean
     assert result.code == 0, result.stderr
     assert result.report["embedded"] >= 60
     assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 0
-    assert not (tmp_path / "data/postgres/postmaster.pid").exists(), "the last to end stops it"
+    assert not (tmp_path / "data/postgres/postmaster.pid").exists(), "the last process stops it"
 
 
 def test_a_data_directory_that_cannot_be_used_is_one_line(command_with: Callable[..., Command], tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def check_moved(url: SecretStr, provider: FakeProvider) -> None:
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
         for collection in COLLECTIONS:
             assert Collection(database, collection).verify_embeddings() == 0
-            assert embed(database, provider, collection) == 0, "its vectors came along"
+            assert embed(database, provider, collection) == 0, "its vectors were copied"
 
         # A changed text clears its vector and is queued; a backfill embeds it.
         owner.execute("update music_knowledge set content = 'tritone substitution' where content = 'gain staging'")

@@ -111,7 +111,7 @@ def test_a_stop_finishes_running_requests_and_releases_the_other_rows(
     assert (embedded(owner), outcome.left.ready, outcome.left.leased, held(owner)) == (20, 80, 0, 0)
     assert len(provider.wire.requests) == 2
     attempts = owner.execute("select max(attempts) from embedding.queue").fetchone()
-    assert attempts == (0,), "given back untried"
+    assert attempts == (0,), "released without an attempt"
 
 
 def test_a_stop_ends_a_wait_for_the_provider_at_once(owner: Connection, run: Run, provider: FakeProvider) -> None:

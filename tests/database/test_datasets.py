@@ -205,7 +205,7 @@ def test_an_update_of_the_score_writes_no_entry_of_the_vector_index(
     assert state()[0] != before[0], "this is what an update of the tracked row itself does"
 
 
-def test_the_same_rows_again_change_nothing(owner: Connection, database: PostgresDatabase) -> None:
+def test_importing_the_same_rows_again_changes_nothing(owner: Connection, database: PostgresDatabase) -> None:
     rows = [
         {"external_id": f"e{n}", "title": f"T{n}", "enrichment_status": "enriched", "static_score": 0.5}
         for n in range(3)

@@ -67,4 +67,4 @@ def test_all_spellings_of_a_tag_have_the_same_key(owner: Connection) -> None:
     assert keys == {"hip hop"}
     assert ask(owner, "embedding.tag_key(%s)", "Électro") == "electro"
     assert ask(owner, "embedding.tag_key(%s)", "演歌") == "演歌"
-    assert ask(owner, "embedding.tag_key(%s)", "!!!") == "!!!", "a name of signs alone is still a name"
+    assert ask(owner, "embedding.tag_key(%s)", "!!!") == "!!!", "a name of punctuation alone is still a name"

@@ -23,7 +23,7 @@ def test_a_killed_process_does_not_keep_the_embedded_server_running(cluster: Clu
     handles = cluster._server.global_process_id_list
     handles.put([gone.pid, os.getpid()])
     start_embedded(cluster._directory)
-    assert handles._get() == [os.getpid()], "the last one that lives would not stop the server"
+    assert handles._get() == [os.getpid()], "the last process would not stop the server"
 
 
 def test_the_pool_reconnects_soon_after_a_restart_of_the_server(database: PostgresDatabase) -> None:

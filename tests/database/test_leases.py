@@ -29,7 +29,7 @@ from tests.fake_provider import FakeProvider
 Connect = Callable[..., Connection]
 
 
-def test_a_claim_gives_text_hash_and_attempt(owner: Connection, work: Collection) -> None:
+def test_a_claim_returns_text_hash_and_attempts(owner: Connection, work: Collection) -> None:
     owner.execute("insert into music_knowledge (topic, category, content) values ('ii-V-I', 'harmony', 'Dm7 G7 Cmaj7')")
     (row,) = work.claim_embeddings(10, 60)
     assert row.text == "ii-V-I\nharmony\nDm7 G7 Cmaj7"

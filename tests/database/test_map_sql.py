@@ -50,7 +50,7 @@ def test_the_sample_holds_the_vectors_of_its_rows(
     assert vectors == pytest.approx(expected, abs=1e-3)
     by_id = dict(zip(found["ids"], zip(found["labels"], found["categories"], strict=True), strict=True))
     (long,) = [value for value in by_id.values() if value[1] == "c"]
-    assert len(long[0]) == 120, "without a topic its text has to do, and not all of it"
+    assert len(long[0]) == 120, "without a topic the label is the beginning of the text"
     assert sample_of(database)["categories"] == [None] * 21
 
 

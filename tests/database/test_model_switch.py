@@ -105,7 +105,7 @@ def test_a_search_with_a_cached_model_list_reads_it_again_if_rows_are_missing(
     assert len(service.search(MUSIC, "ukulele", match_count=10).hits) == 10
     switch_model(database, wide, MUSIC)
     assert backfill(database, wide, OPTIONS).complete
-    # No row holds the word, and none has a vector of the model that was known a moment ago.
+    # No row contains the word, and no row has a vector of the cached model.
     hits = service.search(MUSIC, "ukulele", match_count=10).hits
     assert {hit.semantic_rank for hit in hits} == set(range(1, 11))
 

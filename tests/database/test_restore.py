@@ -58,7 +58,7 @@ def test_an_owner_without_special_rights_restores_by_the_documented_commands(
             "DATABASE_URL": target.get_secret_value(),
         }
         printed = run_script(documented(HEADING), tmp_path, servers)
-        assert printed == "", "neither an error nor a warning"
+        assert printed == "", "an error or a warning was printed"
         before = everything(source)
 
     with psycopg.connect(target.get_secret_value(), autocommit=True) as owner:

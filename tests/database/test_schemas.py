@@ -39,7 +39,7 @@ def statements(kind: str) -> set[tuple[str, str]]:
     return found
 
 
-def test_a_file_begins_with_its_two_digit_place() -> None:
+def test_a_file_name_begins_with_two_digits() -> None:
     assert FILES
     assert [path.name for path in FILES if not re.fullmatch(r"\d\d_[a-z0-9_]+\.sql", path.name)] == []
 

@@ -25,7 +25,7 @@ WORDS = ("karibik", "drumkit", "flugel", "bongo", "kazoo")
 
 @dataclass
 class Row:
-    """What the model knows of a tag."""
+    """The model's state of a tag."""
 
     name: str
     words: tuple[str, ...] | None = None
@@ -45,9 +45,9 @@ class Operations(RuleBasedStateMachine):
         self.owner.execute("delete from genre_tags")
         self.work = Collection(self.database, "mir_synonyms")
         self.work.register_embedding_model(self.provider.spec)
-        # Known from the start: a search looks for the models of a collection every two seconds only.
+        # Registered from the start, because a search reads the models of a collection every two seconds only.
         self.work.register_embedding_model(self.provider.spec, use=True)
-        # Lives through all operations, as a server's does.
+        # One service for all operations, as in a server.
         self.store = SynonymStore(self.database)
         self.service = SynonymService(self.database, SearchService(self.database, self.provider), Cache())
         self.tags: dict[int, Row] = {}

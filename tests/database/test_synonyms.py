@@ -106,10 +106,10 @@ def test_a_tag_has_one_row_and_a_row_has_a_tag(owner: Connection) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="genre or mood"):
         owner.execute(again, ["tempo", tag_id])
     owner.execute("update mir_synonyms set tag_name = 'something else'")
-    assert state(owner, tag_id)[0] == "Zouk", "the tag's name is the tag's"
+    assert state(owner, tag_id)[0] == "Zouk", "tag_name cannot be changed here"
 
 
-# What follows a tag
+# Changes of a tag
 
 
 def test_inactive_synonyms_have_no_vector_and_no_fts(
@@ -277,7 +277,7 @@ def test_a_tag_is_leased_to_one_worker_until_the_lease_ends(owner: Connection, s
     tag = zouk(store)
     assert tag.attempts == 2
     store.release_synonym_tag(tag)
-    assert zouk(store).attempts == 2, "given back untried"
+    assert zouk(store).attempts == 2, "released without an attempt"
 
 
 def test_a_tag_that_fails_is_tried_again_and_failed_in_the_end(owner: Connection, store: SynonymStore) -> None:

@@ -44,7 +44,7 @@ def test_a_trigger_computes_fts_for_a_table_without_that_column(
     embed_all(Collection(work.database, "notes"), provider)
     assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",)
     owner.execute("update notes set fts = ''::tsvector")
-    assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",), "not to be written past the text"
+    assert owner.execute(read).fetchone() == ("'scale':2 'slow':1",), "fts cannot be written directly"
 
 
 def test_fts_uses_the_given_language(owner: Connection) -> None:
@@ -168,7 +168,7 @@ def test_fts_is_computed_again_after_a_copy_also_of_long_texts(owner: Connection
     owner.execute("create function embedding.document_text(t long) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('long')")
     owner.execute("insert into long values (1, 'other', %s), (2, 'other', 'a text')", [LONG])
-    # As another server's stemmer would have cut them.
+    # As another server's stemmer would have written them.
     owner.execute("set session_replication_role = replica; update long set fts = 'cut'; reset session_replication_role")
     owner.execute(REFRESH_FULL_TEXT.read_text(encoding="utf-8"))
     assert owner.execute("select fts @@ 'word7', fts @@ 'other' from long where id = 1").fetchone() == (True, False)

@@ -25,8 +25,8 @@ SMALL_STEPS = ("--batch-size", "5", "--workers", "1")
 # A worker is killed at its first to fourth step of a kind. It can hold four batches, so it reaches the fourth claim.
 MOST_PASSING = 3
 
-# Stages inside the database: a victim's own statement waits for a lock that the drill holds, after so many that passed.
-# What a victim saves is written down by the same transaction: the entry is there exactly where the save is.
+# Stages inside the database: after some statements, the worker's next one waits for a lock that the drill holds.
+# The transaction of a save also writes a log entry, so an entry exists exactly if the save was committed.
 _PAUSES = """
 create schema drill;
 create sequence drill.version;
@@ -62,7 +62,7 @@ create trigger drill_2_save after update on music_knowledge
 
 
 def kill_at_every_stage(cluster: Cluster, length: Length) -> Finding:
-    """Kill workers at random stages until the rounds are over; then let the others finish."""
+    """Kill workers at random stages for some rounds; then let the others finish."""
     rows = ROWS[length]
     finding = Finding()
     with open_site(cluster, rows) as site, _victims(site), each(Gate(latency=0.4) for _ in range(SURVIVORS)) as alive:
@@ -101,7 +101,7 @@ def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive
     finding.expect(
         not repaid, f"{len(repaid)} texts were paid again that a killed worker had saved, such as {repaid[:1]}"
     )
-    finding.expect(any(saved), "no killed worker had saved anything: the bound says little")
+    finding.expect(any(saved), "no killed worker had saved a row, so the drill tested little")
     finding.found = (
         f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again:,} of them again (the killed had saved"
         f" {sum(map(len, saved)):,} of theirs and lost {sum(lost):,}, at most {max(lost)} each: the bound)"
@@ -167,11 +167,11 @@ def _role(slot: int) -> str:
 
 
 class _Slaughter:
-    """Shares the rounds out between the slots. `kills` by stage; `servers`: what the victim of each round had asked."""
+    """Distributes the rounds to the slots. `kills` by stage; `servers`: the provider calls of each round's worker."""
 
     def __init__(self, site: Site, rounds: int) -> None:
         self._site = site
-        # Every stage in turn, each at another step than the last time, so that a short form has them all; the rest is chance.
+        # Every stage in turn, each time at another step, so that a short form covers all; the rest is random.
         first = {stage: random.randrange(MOST_PASSING + 1) for stage in STAGES}
         self._plan = [
             (stage, (first[stage] + turn) % (MOST_PASSING + 1))

@@ -52,20 +52,20 @@ def tools_are_required() -> bool:
 
 
 def environment_of_tests(length: Length) -> dict[str, str]:
-    """What the drills that are tests run under: they read their length from it."""
+    """The options of drills that run as tests, which read their length from it."""
     return {**os.environ, "TONNETZ_DRILL": length.name.lower()}
 
 
 @dataclass
 class Finding:
-    """What a drill did and what came of it; no problems means that it passed."""
+    """The result of a drill; it passed if there are no problems."""
 
     done: str = ""
     found: str = ""
     problems: list[str] = field(default_factory=list)
 
     def expect(self, condition: object, problem: str) -> None:
-        """Note the problem unless the condition holds."""
+        """Record the problem unless the condition holds."""
         if not condition:
             self.problems.append(problem)
 
@@ -95,7 +95,7 @@ class Program:
 
     @property
     def errors(self) -> list[str]:
-        """The lines in which it says why it stopped."""
+        """The error lines on stderr."""
         return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
 
     @property
@@ -108,7 +108,7 @@ class Program:
         self.process.wait()
 
     def stop(self, seconds: float = 30) -> None:
-        """Ask it to end; kill it where it does not."""
+        """Ask the process to end, and kill it if it does not."""
         self.process.terminate()
         try:
             self.process.wait(seconds)
@@ -145,7 +145,7 @@ class Site:
         return self._connections[-1]
 
     def ask(self, query: str, *arguments: object) -> Any:
-        """The first value of a query, over a connection of its own."""
+        """The first value of a query, over a new connection."""
         with self.connect() as owner:
             row = owner.execute(query, arguments or None).fetchone()
         return row[0] if row else None
@@ -261,7 +261,7 @@ def open_cluster() -> Iterator[Cluster]:
         remove(directory)
 
 
-# What was asked of the provider
+# Calls of the provider
 
 
 class Gate(ProtocolServer):
@@ -284,7 +284,7 @@ class Gate(ProtocolServer):
         self._open.clear()
 
     def release(self) -> None:
-        """Answer what waits, and what comes."""
+        """Answer the waiting calls and all later ones."""
         self._open.set()
 
     def record(self, call: Call) -> Fault | None:
@@ -302,7 +302,7 @@ class Gate(ProtocolServer):
 
 
 def texts_sent(servers: Iterable[ProtocolServer]) -> Counter[str]:
-    """How often each text was sent to any of these."""
+    """How often each text was sent to any of these servers."""
     return Counter(text for server in servers for call in server.calls for text in call.inputs)
 
 

@@ -16,7 +16,7 @@ from tests.protocol_server import ProtocolServer
 
 ROWS = 40
 STEPS = ("--batch-size", "10", "--workers", "2", "--json")
-# Cases that wait for most of their time share the machine.
+# Cases that mostly wait run at the same time.
 SIDE_BY_SIDE = 3
 PREFIX = {"openai": "", "ollama": "search_document: "}
 WIDTHS = {"openai": 32, "ollama": 768}
@@ -58,7 +58,7 @@ def _points_elsewhere(status: int) -> Callable[[ProtocolServer], object]:
 
 ALWAYS = {"times": None}
 CASES = (
-    # Passing: the run goes on.
+    # Temporary: the run continues.
     Case("connection reset, 3 times", _fails("reset", times=3), 0, 40),
     Case("half an answer, 3 times", _fails("half", times=3), 0, 40),
     Case("an answer nested 100,000 deep, 3 times", _fails("deep", times=3), 0, 40),
@@ -70,12 +70,12 @@ CASES = (
     ),
     Case("429 that says nothing, 4 times", _fails("rate_limit", times=4), 0, 40, length=Length.FULL),
     Case("answers out of order", _fails("shuffled", **ALWAYS), 0, 40),
-    # Asked for one text at a time, such a server can be understood.
+    # With one text in each request the order of the answer is known.
     Case("answers without numbers", _fails("unnumbered", **ALWAYS), 0, 40, length=Length.FULL),
     Case("answers after 3 s", _fails("slow", times=4, seconds=3), 0, 40, length=Length.FULL),
     Case("no answer for 70 s, once", _fails("slow", times=1, seconds=70), 0, 40, length=Length.FULL),
     Case("an answer byte by byte, for minutes", _fails("dribble", times=1, seconds=1), 0, 40, length=Length.FULL),
-    # About one text: its row fails, the others are embedded.
+    # Errors of one text: its row is failed, the others are embedded.
     Case(
         "one text refused",
         _fails("poison", containing="row 7 ", **ALWAYS),
@@ -98,7 +98,7 @@ CASES = (
         ("tried again",),
         length=Length.FULL,
     ),
-    # Final: one line, no row blamed, nothing asked again and again.
+    # Final errors: one line, no row is failed, and no retries.
     Case(
         "no quota left",
         _fails("quota", **ALWAYS),
@@ -173,7 +173,7 @@ CASES = (
 
 
 def fail_in_every_way(cluster: Cluster, length: Length) -> Finding:
-    """Every case of the table on a database of its own; afterwards the provider is well and a run completes."""
+    """Run every case of the table on a new database; afterwards the provider works again and a run completes."""
     finding = Finding()
     cases = [case for case in CASES if case.length <= length]
     with open_site(cluster):
@@ -198,11 +198,11 @@ def _run(cluster: Cluster, case: Case) -> list[str]:
         server.faults.clear()
         if case.code:
             with site.connect() as owner:
-                # As if the pause of what will be tried again had passed.
+                # End the wait of rows that are tried again.
                 owner.execute("update embedding.queue set available_at = now() where failed_at is null")
             again = site.backfill(server, *STEPS, "--retry-failed", **_provider(case.provider))
             code = again.finish(120)
-            finding.expect(code == 0, f"with the provider well again the run exits {code}: {again.stderr[-200:]}")
+            finding.expect(code == 0, f"with the provider working again the run exits {code}: {again.stderr[-200:]}")
         audit(site, ROWS, prefix=PREFIX[case.provider], width=WIDTHS[case.provider]).judge(finding)
     return [f"{case.fault}: {problem}" for problem in finding.problems]
 
@@ -227,23 +227,23 @@ def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> 
     finding.expect(not server.too_soon, f"{server.too_soon} calls came before the Retry-After had passed")
     finding.expect(len(server.calls) <= case.most_calls, f"{len(server.calls)} calls, more than {case.most_calls}")
     elsewhere = [call.path for call in server.calls if call.path != PATHS[case.provider]]
-    finding.expect(not elsewhere, f"{len(elsewhere)} calls were sent on to {elsewhere[:1]}")
+    finding.expect(not elsewhere, f"{len(elsewhere)} calls were redirected to {elsewhere[:1]}")
     open_runs = site.ask("select count(*) from embedding.runs where finished_at is null")
-    finding.expect(open_runs == 0, f"{open_runs} runs are recorded as if they were still at work")
+    finding.expect(open_runs == 0, f"{open_runs} runs are still recorded as running")
     for part in case.says:
         finding.expect(part in stderr, f"it does not say {part!r}: {stderr[-300:]}")
     for part in case.never:
         finding.expect(part not in stderr, f"it says {part!r}: {stderr[-300:]}")
     if whole:
         blamed = site.ask("select count(*) from embedding.queue where failed_at is not null or attempts > 1")
-        finding.expect(blamed == 0, f"{blamed} rows are blamed for what is not their fault")
+        finding.expect(blamed == 0, f"{blamed} rows are failed by an error of the provider")
 
 
 # The functions
 
 
 def search_while_it_fails(cluster: Cluster, length: Length) -> Finding:
-    """Whatever the provider does, a search is answered with full-text hits and says so; semantic hits return with the provider."""
+    """With a failing provider a search returns full-text hits and `degraded`; semantic hits return with the provider."""
     del length
     kinds = ("reset", "half", "html", "deep", "quota", "short", "wrong_width", "all_nan", "redirect")
     finding = Finding(f"the provider fails under python -m functions.local: {', '.join(kinds)}")
@@ -254,7 +254,7 @@ def search_while_it_fails(cluster: Cluster, length: Length) -> Finding:
             for kind in kinds:
                 struck = provider.fail(kind, times=None, to="http://localhost/")
                 _expect_search(finding, functions, f"row in key {kind}", degraded=True, when=f"under {kind}")
-                finding.expect(struck.seen, f"{kind}: the provider was not asked, nothing was drilled")
+                finding.expect(struck.seen, f"{kind}: the provider was not called, so the drill tested nothing")
                 provider.faults.clear()
                 _expect_search(finding, functions, f"row in key after {kind}", degraded=False, when=f"after {kind}")
     finding.found = f"{len(kinds)} times 200, degraded, with hits; each time whole again at the next search"
@@ -271,12 +271,12 @@ def _expect_search(finding: Finding, functions: FunctionsServer, query: str, *, 
     finding.expect(body["hits"], f"{when}: a search finds nothing")
 
 
-# Who answers is not who it should be
+# Certificates that are not trusted
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a server shows: for `host`, valid for days from `since` to `until` from now."""
+    """A certificate for `host`, valid from `since` to `until` days from now."""
 
     fault: str
     host: str = "127.0.0.1"
@@ -290,7 +290,7 @@ CERTIFICATES = (Certificate("for another host", host="127.0.0.9"), Certificate("
 
 
 def bad_tls(cluster: Cluster, length: Length) -> Finding:
-    """A certificate that is not to be trusted: refused at once, in one line, and nothing of a row is sent."""
+    """An untrusted certificate is refused at once with an error of one line, and no text is sent."""
     del length
     finding = Finding(
         "TLS servers whose certificate is signed by itself, for another host, or expired; OpenAI and Ollama"
@@ -306,7 +306,7 @@ def bad_tls(cluster: Cluster, length: Length) -> Finding:
                 trusted = _backfill_over_tls(site, server, provider, {"SSL_CERT_FILE": str(certificate)})
                 code = trusted.finish(60)
                 finding.expect(code == 0, f"{provider}: with SSL_CERT_FILE it exits {code}: {trusted.stderr[-300:]}")
-                finding.expect(server.calls, f"{provider}: the trusted server was not asked")
+                finding.expect(server.calls, f"{provider}: the trusted server was not called")
             audit(site, ROWS, prefix=PREFIX[provider], width=width).judge(finding)
     finding.found = "each exit 2 in one line, nothing sent; with SSL_CERT_FILE, as the line says, the first exits 0"
     return finding

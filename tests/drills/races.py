@@ -15,14 +15,14 @@ SECONDS = {Length.SHORT: 8, Length.FULL: 60, Length.LONG: 300}
 ROWS = 300
 WORKERS = 4
 WRITERS = 3
-# The topic of rows that writers leave alone.
+# The topic of rows that writers do not change.
 UNTOUCHED = "untouched"
-# A writer waits for rows that a save holds, and may be the one that a deadlock ends.
+# A writer waits for rows that a save has locked, and a deadlock may cancel it.
 _LOST_A_LOCK = (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable)
 
 
 def write_while_workers_run(cluster: Cluster, length: Length) -> Finding:
-    """Random writes, sampled all along: whatever vector is there is that of the text beside it."""
+    """Samples rows during random writes: every vector must belong to the text of its row."""
     finding = Finding()
     with open_site(cluster, ROWS) as site, each(Gate(latency=0.02) for _ in range(WORKERS)) as servers:
         first = site.backfill(servers[0], "--json").finish(60)
@@ -61,7 +61,7 @@ def write_while_workers_run(cluster: Cluster, length: Length) -> Finding:
 
 
 class _Crew:
-    """Four workers; one that has found nothing left to do is replaced."""
+    """Four workers; a worker that ends because the queue is empty is replaced."""
 
     def __init__(self, site: Site, servers: list[Gate]) -> None:
         self._site, self._servers = site, servers
@@ -78,13 +78,13 @@ class _Crew:
                 self._programs[place] = self._start(self._servers[place])
 
     def end(self) -> list[str]:
-        """Wait for them to finish what is left; what went wrong in any of them."""
+        """Wait for the workers to embed the remaining rows; returns their errors."""
         self._codes += [(program.finish(120), program.stderr) for program in self._programs]
         return [f"a worker exits {code}: {stderr.strip()[-200:]}" for code, stderr in self._codes if code != 0][:3]
 
 
 class Writer:
-    """One random write after another. Some texts come twice, and some come back to a row that had them before."""
+    """Makes random writes. Some texts are used twice, and some rows get a former text again."""
 
     def __init__(self, site: Site, seed: int) -> None:
         self._site = site
@@ -141,7 +141,7 @@ class _Sampler:
 
 
 class Searcher:
-    """Searches through the functions: every answer is 200, whole, and of rows that were there. `chords`: 20 queries each."""
+    """Searches through the functions: every answer is 200, complete, and contains existing rows. `chords`: 20 queries each."""
 
     def __init__(self, functions: FunctionsServer, *, chords: int = 500) -> None:
         self._functions = functions

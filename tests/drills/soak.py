@@ -16,9 +16,9 @@ from tests.postgres_cluster import Cluster
 
 SECONDS = {Length.SHORT: 90, Length.FULL: 180, Length.LONG: 3600}
 ROWS = {Length.SHORT: 300, Length.FULL: 1000, Length.LONG: 2000}
-# Caches fill and allocators settle in the first half; what still grows then goes on growing.
+# Caches fill and allocators settle in the first half; memory that still grows in the second half is a leak.
 WARM_UP = 0.5
-# What a process may have grown by at the end of the second half: noise of the allocator, more of it just after a start.
+# The allowed growth in the second half: noise of the allocator, which is larger soon after a start.
 NOISE_MB = {Length.SHORT: 8.0, Length.FULL: 4.0, Length.LONG: 4.0}
 # 16 of the functions, 8 of the worker, and the drill's own.
 MOST_CONNECTIONS = 16 + 8 + 12
@@ -56,7 +56,7 @@ class _Course:
 
 
 def soak(cluster: Cluster, length: Length) -> Finding:
-    """Write, embed and search all the while; look at every process each second."""
+    """Write, embed and search, and measure every process each second."""
     if not Path("/proc/self/statm").exists():
         raise Skipped("memory is read from /proc: run it on Linux")
     finding = Finding()
@@ -69,7 +69,7 @@ def soak(cluster: Cluster, length: Length) -> Finding:
             held = _hold_a_row(site)
             worker = site.backfill(provider, "--batch-size", "10", "--workers", "2", "--json")
             watch = _Watch(site, provider, {"functions": functions.program, "backfill": worker})
-            # So few queries that the cache of their vectors holds them all before memory is looked at.
+            # Few distinct queries, so that their cache is full before memory is measured.
             writer, searcher = Writer(site, 1), Searcher(functions, chords=5)
             tasks = [
                 Background(writer.write, pause=0.04),
@@ -79,14 +79,14 @@ def soak(cluster: Cluster, length: Length) -> Finding:
             with each(tasks):
                 time.sleep(seconds)
             finding.problems += [error for task in tasks for error in task.errors][:5] + searcher.problems[:3]
-            finding.expect(worker.running, "the long backfill has ended before its time")
+            finding.expect(worker.running, "the long backfill has ended too early")
             with site.connect() as owner:
                 owner.execute("select release_embeddings('music_knowledge', %s)", [[held]])
             code = worker.finish(120)
             finding.expect(code == 0, f"the long backfill exits {code}: {worker.stderr[-300:]}")
             emptied = wait_until(lambda: site.ask("select count(*) from embedding.queue") == 0, 60)
             finding.expect(emptied, "the queue does not empty")
-            finding.expect(functions.program.running, "the functions have died")
+            finding.expect(functions.program.running, "the functions' server has crashed")
         watch.judge(finding, length)
         state = audit(site)
         state.judge(finding)
@@ -105,7 +105,7 @@ def soak(cluster: Cluster, length: Length) -> Finding:
 
 @contextmanager
 def _as_in_production(cluster: Cluster) -> Iterator[None]:
-    """With autovacuum, which the tests' server does without."""
+    """Start autovacuum, which is off on the tests' server."""
     with cluster.admin() as admin:
         admin.execute("alter system set autovacuum = on")
         admin.execute("alter system set autovacuum_naptime = '10s'")
@@ -132,7 +132,7 @@ def _hold_a_row(site: Site) -> str:
 
 
 class _Watch:
-    """Looks at memory, connections and queue; keeps the provider's own list short."""
+    """Measures memory, connections and queue; keeps the fake provider's list of calls short."""
 
     def __init__(self, site: Site, provider: Gate, programs: dict[str, Program]) -> None:
         self._connection = site.keep_connection()

@@ -20,7 +20,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-# As long as PostgreSQL lets a name be.
+# The longest name that PostgreSQL allows.
 NAME = "x'; drop table public.victim; -- \" %s %I $1"
 LANGUAGE = "l'); drop table public.victim; -- \" %L"
 

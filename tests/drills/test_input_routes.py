@@ -40,7 +40,7 @@ class Server:
         return self._client.request(operation.method, url, content=body, headers=headers)
 
     def judge(self, operation: Operation, url: str, body: bytes | None) -> str | None:
-        """Send it; what is wrong with the answer, or with what it left behind."""
+        """Send the request; returns what is wrong with the answer or with the rows afterwards."""
         try:
             answer = self.send(operation, url, body)
         except httpx.InvalidURL:
@@ -95,9 +95,9 @@ def server(filled: Connection, database: PostgresDatabase, provider: FakeProvide
 
 
 def test_every_route_answers_the_request_that_is_valid(server: Server) -> None:
-    """Else the tests below would see nothing but refusals of the frame."""
+    """Otherwise the tests below could only see errors of the middleware."""
     refused = {}
-    # Reading first: what the others write or switch off is another's to find.
+    # Reading routes first, because the others change rows that these read.
     for operation in sorted(
         server.operations, key=lambda operation: (operation.method != "GET", operation.method == "DELETE")
     ):
@@ -173,7 +173,7 @@ def hold_route(server: Server, operation: Operation) -> None:
     def check(changes: list[tuple[Place, object]]) -> None:
         changed = replace(operation)
         for place, value in changes:
-            # A place may be gone with an earlier change.
+            # An earlier change may have removed this place.
             with contextlib.suppress(KeyError, IndexError, TypeError):
                 changed.body = changed.with_field(place, value)
         problem = server.judge(operation, operation.url(operation.given), as_json(changed.body))

@@ -35,7 +35,7 @@ DEFINITION_CODES = {"track_embeddings": ("42", "23502")}
 
 
 def judge(connection: Connection, function: Function, given: dict[str, object]) -> str | None:
-    """Make one call as each role that may make it, and undo it; what is wrong with how it was answered."""
+    """Make one call as each role that may make it, and roll it back; returns what is wrong with the answer."""
     for role in function.callers:
         if problem := judge_as(connection, role, function, given):
             return problem if role == "service_role" else f"as {role}: {problem}"
@@ -53,7 +53,7 @@ def judge_as(connection: Connection, role: str, function: Function, given: dict[
         state = error.sqlstate or type(error).__name__
         if state.startswith((*CODES, *DEFINITION_CODES.get(function.name, ()))):
             return None
-        # A constraint is named by the sentence that the caller reads; a missing value by its column.
+        # The name of a constraint is the error that the caller reads; a missing value is named by its column.
         if state == "23502" or (state == "23514" and " " in (error.diag.constraint_name or "")):
             return None
         return f"{state} {error.diag.message_primary}"
@@ -92,7 +92,7 @@ def test_every_function_refuses_each_hostile_value_in_each_argument(filled: Conn
 
 
 def test_every_function_accepts_what_is_valid(filled: Connection) -> None:
-    """Else the test above would see nothing but the first refusal of each."""
+    """Otherwise the test above could only see errors of other arguments."""
     refused, called = {}, set()
     for function in public_functions(filled):
         for role in function.callers:
@@ -103,12 +103,14 @@ def test_every_function_accepts_what_is_valid(filled: Connection) -> None:
                     filled.execute(function.query(valid(function)), valid(function))
             except psycopg.Error as error:
                 refused[role, function.name] = error.sqlstate
-    assert refused == {("service_role", "create_embedding_webhook"): "55000"}, "it alone wants Supabase's pg_net"
+    assert refused == {("service_role", "create_embedding_webhook"): "55000"}, (
+        "only this function needs Supabase's pg_net"
+    )
     assert called == {"service_role", "anon"}
 
 
 def hold(connection: Connection, function: Function) -> None:
-    """Let hypothesis call it with whatever it thinks of, in several arguments at once."""
+    """Let hypothesis call the function with random values in several arguments at once."""
     fine = valid(function)
     changes = {argument.name: hostile(argument.kind) for argument in function.arguments}
     if "filter" in changes:
@@ -180,11 +182,11 @@ def test_what_postgresql_cannot_hold_is_refused_by_both_adapters(filled: Connect
 
 
 def huge(function: Function) -> Iterator[tuple[str, object]]:
-    """An argument and a value for it that holds ten megabytes of text, in each place; in the short form in one of each type."""
+    """Values with ten megabytes of text for each argument; in the short form for one argument of each type."""
     fine = valid(function)
     done: set[str] = set()
     for argument in function.arguments:
-        # A name of a collection is looked up in one and the same way.
+        # All names of collections are looked up in the same way.
         if argument.name == "collection" or (argument.kind in done and not LONG):
             continue
         values: list[object] = []

@@ -110,7 +110,7 @@ _FIRED = (
 
 
 _RENAME = "update public.genre_tags set name = upper(name)"
-# In each a function that runs as its owner is given something of the caller's to run.
+# Each tries to make a function that runs as its owner run code of the caller.
 WAYS: dict[str, tuple[str, ...]] = {
     "a trigger on a tracked table": (
         "create trigger mine before update on public.music_knowledge for each row execute function pg_temp.tell_row()",
@@ -185,7 +185,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 def lured(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Connection:
-    """Rows in every table, and tables of a user's whose functions are written with less care than ours."""
+    """Rows in every table, and a user's tables with less careful functions than ours."""
     fill_database(owner, database, provider)
     owner.execute("""
         create table public.suffixes (suffix text);
@@ -225,10 +225,10 @@ def ran_as_owner(session: Connection, step: str) -> str | None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_code_of_a_caller_runs_as_the_owner(lured: Connection, database_url: SecretStr, way: str) -> None:
-    # Tables of a user's are open to these roles as Supabase opens them.
+    # These roles have access to a user's tables, as on Supabase.
     for name in ("anon", "authenticated", "service_role"):
         for steps in (WAYS[way], WAYS[way][-1:]):
-            # Compiled functions stay with a session: each gets one of its own.
+            # A session keeps compiled functions, so each case gets a new session.
             with psycopg.connect(database_url.get_secret_value()) as session:
                 session.execute(f"set role {name}")
                 session.execute(LURES.format(role=f"'{name}'"))
@@ -260,7 +260,7 @@ def test_a_role_without_access_to_the_vault_cannot_send_its_secrets(owner: Conne
 
 
 def test_rows_of_a_table_stay_open_to_those_who_wrote_them(lured: Connection, role: Role) -> None:
-    """What is taken from the roles of the API is not the work on the rows."""
+    """The privileges that tracking revokes from the API roles do not include those on rows."""
     may = """
         select r, array_agg(p order by p)
         from unnest(array['anon', 'service_role']) r, unnest(array['select', 'insert', 'update', 'delete', 'truncate',

@@ -32,7 +32,7 @@ def as_user(request: pytest.FixtureRequest, adapter: Database) -> Callable[[str]
 
 @dataclass
 class Notes:
-    """Whose note is whose, by id."""
+    """The owner of each note, by id."""
 
     annas: int
     berts: int
@@ -83,14 +83,14 @@ def test_row_level_security_of_a_tracked_table_holds_in_search(
     if ranking != "semantic":
         arguments["query_text"] = "the harp of bert"
     if ranking != "full-text":
-        # The very vector of a row that is another's.
+        # The exact vector of another user's row.
         arguments["query_embedding"] = vector_text(provider.embed_query("the harp of bert"))
 
     def found(caller: Database, **more: object) -> set[int]:
         return {row["id"] for row in caller.call("search_notes", {**arguments, **more})}
 
     for _ in range(2):
-        # In turn over the same connections: nothing of one caller stays for the next.
+        # Alternately over the same connections: no state of one caller remains for the next.
         assert found(as_user(ANNA)) == {notes.annas, notes.everyones}
         assert found(as_user(BERT)) == {notes.berts, notes.everyones}
         assert found(adapter.as_caller(ANON)) == {notes.everyones}

@@ -1,4 +1,4 @@
-"""Each drill in its short form; `make drill` runs them long enough to mean something."""
+"""Runs each drill in its short form; `make drill` runs the long ones."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.postgres_cluster import Cluster
 
 @pytest.fixture(scope="module")
 def drilled() -> Iterator[Cluster]:
-    """A server that only drills use: it is crashed and reconfigured."""
+    """A server for drills only, because they crash and reconfigure it."""
     with open_cluster() as cluster:
         yield cluster
 

@@ -54,7 +54,7 @@ class Output:
     def assert_clean(self) -> None:
         everything = "\n".join([*self.answers, *self.lines, self.stdout(), *self.lines])
         for secret in HIDDEN:
-            assert secret not in everything, f"a secret came out: {secret[:14]}..."
+            assert secret not in everything, f"the output contains a secret: {secret[:14]}..."
 
 
 class _Recorder(logging.Handler):

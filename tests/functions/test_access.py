@@ -93,7 +93,7 @@ def test_the_table_of_routes_is_complete(client: httpx.Client) -> None:
         (method.upper(), path)
         for path, methods in client.get("/openapi.json").json()["paths"].items()
         for method in methods
-        # They have a table of their own.
+        # A separate table tests them.
         if "synonyms" not in path
     }
     tested = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES} - {("GET", "/openapi.json")}
@@ -166,7 +166,7 @@ def test_a_token_cannot_choose_its_algorithm(client: httpx.Client, algorithm: st
     assert answer.status_code == 401
 
 
-# What is read as the caller: twice through the cache of answers, once past it.
+# Searches as the caller: two cached ones and one uncached.
 READ = [
     ("POST", "/api/mir/synonyms/search", {"query": "bolero"}),
     ("GET", "/api/synonyms/search?q=bolero", None),
@@ -186,7 +186,7 @@ def test_a_forged_token_gets_no_cached_answer(each_adapter: httpx.Client) -> Non
         after = [ask(each_adapter, *route, key).status_code for key in forged]
         assert (before, after) == ([401, 401], [401, 401]), route
         assert earned == again.status_code in (200, 404), route
-        assert again.json().get("cached", True), f"{route}: nothing was kept, so nothing was tested"
+        assert again.json().get("cached", True), f"{route}: nothing was cached, so nothing was tested"
 
 
 # Valid JSON, all of it.
@@ -241,7 +241,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tokens, "hmac", Hmac)
     assert tokens.matches("key", SecretStr("key"))
     assert not tokens.matches("kez", SecretStr("key"))
-    assert not tokens.matches("\udcff", SecretStr("key")), "nothing that a header may hold is an error"
+    assert not tokens.matches("\udcff", SecretStr("key")), "every valid header is accepted"
     assert not tokens.matches("", None)
     assert compared == [(b"key", b"key"), (b"kez", b"key"), (b"\xed\xb3\xbf", b"key")]
 

@@ -80,7 +80,7 @@ def test_a_body_that_is_not_json_is_refused_and_not_a_crash(keyed: httpx.Client,
 
 
 def test_a_form_is_not_taken_for_json(keyed: httpx.Client) -> None:
-    # A page of another site can send one without asking the browser's leave.
+    # A page of another site can send a form without a preflight request.
     answer = keyed.post(
         "/api/tasks/generate-embeddings", content=b'{"batch_size": 1}', headers={"Content-Type": "text/plain"}
     )
@@ -96,7 +96,7 @@ def test_a_body_over_the_limit_is_refused_with_or_without_content_length(keyed: 
         assert answer.json()["error"]["code"] == "request_too_large"
 
 
-def test_a_body_in_pieces_is_put_together(keyed: httpx.Client) -> None:
+def test_a_chunked_body_is_read(keyed: httpx.Client) -> None:
     body = json.dumps({"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a harp"}]}).encode()
     pieces = (body[start : start + 7] for start in range(0, len(body), 7))
     assert keyed.post("/embed", content=pieces, headers={"Content-Type": "application/json"}).status_code == 200
@@ -124,7 +124,7 @@ def test_an_unexpected_error_is_answered_without_details_and_logged_without_its_
 @pytest.mark.parametrize(
     ("error", "status"), [(DatabaseContractError(f"column {TEXT} is missing"), 500), (DatabaseUnavailable(TEXT), 503)]
 )
-def test_the_state_of_the_database_is_the_operators_business(
+def test_database_errors_are_answered_without_details(
     serve: Serve, provider: FakeProvider, output: Output, error: Exception, status: int
 ) -> None:
     answer = broken(serve, provider, error).get("/api/search/music_knowledge?q=a")
@@ -202,7 +202,7 @@ def test_a_server_with_a_key_answers_every_name(client: httpx.Client) -> None:
     assert client.get("/health", headers={"Host": "search.example"}).status_code == 200
 
 
-def test_a_path_with_a_slash_too_many_is_not_found_and_sends_nobody_elsewhere(client: httpx.Client) -> None:
+def test_a_path_with_an_extra_slash_is_not_found_and_not_redirected(client: httpx.Client) -> None:
     answer = client.get("/health/")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     assert "location" not in answer.headers
@@ -232,7 +232,7 @@ def test_a_request_during_shutdown_gets_a_retryable_error(path: str, shape: str)
         await asyncio.wait([task])
         return answers
 
-    # Not asyncio.run, which would throw away the loop that other tests' handlers keep.
+    # Not asyncio.run, which would close the event loop that other tests' handlers use.
     with closing(asyncio.new_event_loop()) as loop:
         start, body = loop.run_until_complete(run())
     assert start["status"] == 503

@@ -47,7 +47,7 @@ def test_stored_chunks_have_the_vectors_that_were_answered(
     assert Collection(database, "code_chunks").verify_embeddings() == 0
 
 
-def test_without_store_nothing_is_kept(client: httpx.Client, owner: Connection) -> None:
+def test_without_store_nothing_is_stored(client: httpx.Client, owner: Connection) -> None:
     assert "stored" not in embed(client, *CHUNKS, store=False).json()
     assert owner.execute("select count(*) from code_chunks").fetchone() == (0,)
 
@@ -96,7 +96,7 @@ def test_a_path_filters_by_its_beginning_or_by_a_pattern(client: httpx.Client) -
     assert found(client, "parse header", "sql/net/retry.sql") == ["c2"]
     assert found(client, "parse header", "*.sql") == ["c2"]
     assert set(found(client, "parse header", "*/net/retry.*")) == {"c1", "c2"}
-    assert found(client, "paint fence", "src/net%") == ["c3"], "a sign of LIKE's own is only a letter here"
+    assert found(client, "paint fence", "src/net%") == ["c3"], "a wildcard of LIKE is an ordinary character here"
     assert found(client, "parse header paint", "src/_et/*") == []
 
 

@@ -143,7 +143,7 @@ def test_an_estimate_for_another_model_names_both(keyed: httpx.Client, owner: Co
 # Map, runs, costs
 
 
-def test_the_map_places_rows_by_what_they_mean(keyed: httpx.Client, insert: Insert) -> None:
+def test_the_map_places_similar_rows_near_each_other(keyed: httpx.Client, insert: Insert) -> None:
     subjects = {"harmony": "chord scale tonic cadence", "mixing": "fader bus reverb level"}
     for category, words in subjects.items():
         for number in range(12):
@@ -176,7 +176,7 @@ def test_an_empty_collection_has_an_empty_map(keyed: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=2001", "limit=0", "category=content;drop", "category=embedding", "limit=x"])
-def test_a_map_of_what_is_not_there_is_refused(keyed: httpx.Client, query: str) -> None:
+def test_a_map_of_a_missing_collection_or_column_is_refused(keyed: httpx.Client, query: str) -> None:
     assert keyed.get(f"{MUSIC}/map?{query}").status_code == 422
 
 

@@ -121,7 +121,7 @@ def test_the_console_can_be_switched_off() -> None:
     assert not Services(make_settings(console=None)).serves_console
 
 
-# What it needs to start
+# Start data
 
 
 def test_the_page_learns_what_it_needs_without_a_key(client: httpx.Client) -> None:

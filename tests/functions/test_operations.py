@@ -80,7 +80,7 @@ def test_a_server_starts_without_its_database_and_says_that_it_is_not_ready(
 
 def test_each_request_is_one_line_of_json_without_its_query(client: httpx.Client, output: Output) -> None:
     client.get("/api/search/music_knowledge?q=something-private", headers={"X-Request-Id": "r-1"})
-    # It is written when the answer is out, which the client may have by then.
+    # The line is written after the answer, so the client may be faster.
     deadline = time.monotonic() + 10
     while not (
         lines := [line for line in output.lines if line.startswith("{") and '"request"' in line and "r-1" in line]
@@ -167,7 +167,7 @@ def test_a_server_stops_its_embedded_database_on_shutdown(tmp_path: Path, how: s
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    # A provider that takes calls and never answers: nothing of it may be waited for.
+    # A provider that accepts calls and never answers: the shutdown must not wait for it.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = subprocess.Popen(
             [sys.executable, "-m", "functions.local", "--port", str(port)],
@@ -193,7 +193,7 @@ def test_a_server_stops_its_embedded_database_on_shutdown(tmp_path: Path, how: s
     assert not (tmp_path / "postgres/postmaster.pid").exists()
 
 
-def test_a_server_looks_for_garbage_while_it_serves(serve: Serve) -> None:
+def test_a_server_collects_garbage_while_it_serves(serve: Serve) -> None:
     class Circle:
         itself: object = None
 
@@ -224,7 +224,7 @@ def test_a_taken_port_is_one_clear_line_and_starts_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("port", ["0", "84441", "-1", "http"])
-def test_what_is_no_port_is_refused(port: str, tmp_path: Path) -> None:
+def test_an_invalid_port_is_refused(port: str, tmp_path: Path) -> None:
     done = start("-m", "functions.local", f"--port={port}", TONNETZ_DATA_DIR=str(tmp_path))
     assert done.returncode == 2
     assert "is not a port" in done.stderr
@@ -282,7 +282,7 @@ FUNCTIONS = sorted({path.stem for path in (ROOT / "functions").glob("*.py")} - {
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_imports_nothing_heavy_and_reads_no_setting(function: str) -> None:
-    # A wrong setting would raise, were it read.
+    # An invalid setting raises an error if it is read.
     program = (
         f"import sys, functions.{function}; print(*sorted({HEAVY!r} & set(sys.modules)));"
         "assert 'shared.settings' not in sys.modules"

@@ -60,7 +60,7 @@ def test_each_caller_finds_only_their_own_rows(
     embedded()
     anna, bert = token(sub=ANNA), token(sub=BERT)
     for _ in range(3):
-        # In turn over the same connections: nothing of one caller stays for the next.
+        # Alternately over the same connections: no state of one caller remains for the next.
         assert found(each_adapter, "harp", anna) == {annas}
         assert found(each_adapter, "harp", bert) == {berts}
         assert found(each_adapter, "harp") == {everyones}
@@ -106,7 +106,7 @@ def test_a_search_cannot_write(each_adapter: httpx.Client, owner: Connection, in
     assert owner.execute("select count(*) from public.music_knowledge").fetchone() == (1,)
 
 
-def test_a_hit_has_the_rows_columns_and_every_part_of_its_score(
+def test_a_hit_has_the_columns_of_its_row_and_every_part_of_its_score(
     client: httpx.Client, insert: Insert, embedded: Callable[[], None]
 ) -> None:
     row = insert("a compressor turns loud parts down", topic="compression", category="mixing")
@@ -196,7 +196,7 @@ def test_a_search_uses_full_text_alone_when_the_provider_cannot_be_created(
         ("/api/search/music_knowledge", {"query": "a", "limit": 1}, 422, "limit"),
     ],
 )
-def test_a_wrong_search_is_refused_by_the_name_of_what_is_wrong(
+def test_an_invalid_search_names_the_wrong_field(
     client: httpx.Client, path: str, body: dict[str, object], status: int, named: str
 ) -> None:
     answer = client.post(path, json=body)
@@ -227,7 +227,7 @@ def test_the_service_role_key_does_not_travel_with_a_callers_search(
     assert all(SERVICE_KEY not in str(dict(headers)) for headers in sent)
 
 
-def test_a_token_that_supabase_refuses_is_the_callers_problem(serve: Serve, provider: FakeProvider) -> None:
+def test_a_token_that_supabase_refuses_is_unauthorized(serve: Serve, provider: FakeProvider) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.headers["authorization"] == f"Bearer {SERVICE_KEY}":
             return httpx.Response(200, json=[])

@@ -14,7 +14,7 @@ def ask(client: httpx.Client, query: str, **headers: str) -> tuple[bool, list[st
     return answer["cached"], [hit["tag_name"] for hit in answer["results"]]
 
 
-def test_an_answer_is_kept_until_something_is_written(client: httpx.Client, owner: Connection) -> None:
+def test_an_answer_is_cached_until_the_next_write(client: httpx.Client, owner: Connection) -> None:
     tag_id = add_tag(owner, "Zouk")
     write(client, "Zouk", "caribbean dance")
     assert ask(client, "caribbean") == (False, ["Zouk"])
@@ -31,12 +31,12 @@ def test_an_answer_is_kept_until_something_is_written(client: httpx.Client, owne
         assert ask(client, "caribbean") == (False, expected), statement
 
 
-def test_an_answer_made_while_somebody_writes_is_not_kept_beyond_the_commit(
+def test_an_answer_made_during_a_write_is_not_cached_after_the_commit(
     client: httpx.Client, owner: Connection, connect: Any
 ) -> None:
     tag_id = add_tag(owner, "Zouk")
     write(client, "Zouk", "caribbean dance")
-    # The later of two writers ends first: a counter would have missed the earlier one.
+    # The later of two writers commits first: a counter would have missed the earlier one.
     slow = connect(autocommit=False)
     slow.execute("update mir_synonyms set is_active = false where tag_id = %s", [tag_id])
     add_tag(owner, "Other")

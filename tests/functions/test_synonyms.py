@@ -130,7 +130,7 @@ def test_a_tag_with_only_invalid_answers_is_failed_and_the_others_get_synonyms(
     assert reason in failure["error"]
     assert state["coverage"] == [{"tag_type": "genre", "tags": 2, "active": 1, "without": 1, "waiting": 0, "failed": 1}]
 
-    # Asked for again, it has all its chances again.
+    # Requested again, it has 0 attempts again.
     chat.faults.clear()
     wait_for(writing, writing.post("/api/synonyms/generate", headers=KEYS).json()["task_id"], "completed")
     assert writing.get("/api/synonyms/genre/Bad").status_code == 200
@@ -212,7 +212,7 @@ def test_the_generator_pauses_during_a_backfill(
     assert len(chat.calls) == 1
 
 
-# Who may
+# Access
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_the_generator_pauses_during_a_backfill(
         ("POST", "/api/webhooks/synonyms"),
     ],
 )
-def test_writing_takes_a_key(client: httpx.Client, method: str, path: str) -> None:
+def test_writing_synonyms_needs_a_key(client: httpx.Client, method: str, path: str) -> None:
     assert client.request(method, path, json={}).status_code == 401
     assert client.request(method, path, json={}, headers={"Authorization": f"Bearer {token()}"}).status_code == 401
 

@@ -35,7 +35,7 @@ def test_a_database_out_of_reach(tokens: dict[str, str]) -> None:
         database.call("embedding_coverage")
 
 
-def test_a_postgrest_without_its_database_is_unavailable(
+def test_postgrest_without_its_database_is_unavailable(
     rest: Gateway, supabase_database: SupabaseDatabase, owner: Connection, cluster: Any
 ) -> None:
     supabase_database.call("embedding_coverage")
@@ -131,7 +131,7 @@ def test_an_expired_key_names_the_variable(rest: Gateway, jwt_secret: str) -> No
 
 
 @pytest.mark.parametrize("key", ["eyJhbGci••••••••", "eyJhbGci\n", " ", ""])
-def test_a_key_that_was_copied_badly_names_the_variable_and_is_not_shown(rest: Gateway, key: str) -> None:
+def test_a_malformed_key_names_the_variable_and_is_not_shown(rest: Gateway, key: str) -> None:
     with pytest.raises(AppError) as caught, SupabaseDatabase(rest.url, SecretStr(key)) as database:
         database.call("embedding_coverage")
     assert isinstance(caught.value, ConfigurationError)

@@ -41,7 +41,7 @@ from tests.providers.conftest import FAST, Connect
         ("rate_limit", {}),
     ],
 )
-def test_a_passing_failure_is_retried(
+def test_a_temporary_failure_is_retried(
     kind: str, fault: str, options: dict[str, Any], server: ProtocolServer, connect: Connect
 ) -> None:
     server.fail(fault, times=2, **options)
@@ -139,7 +139,7 @@ def test_an_answer_that_comes_byte_by_byte_is_a_timeout(kind: str, server: Proto
 
 
 @both
-def test_an_answer_without_end_is_given_up(
+def test_an_endless_answer_is_cancelled(
     kind: str, server: ProtocolServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.providers.answer_bounds.MOST_BYTES", 4 * 2**20)
@@ -185,7 +185,7 @@ def test_a_width_is_asked_for_within_the_deadline(kind: str, server: ProtocolSer
         ("ollama", {"url": "http://127.0.0.1:1"}, ["127.0.0.1:1", "OLLAMA_URL", "ollama serve"]),
     ],
 )
-def test_a_server_that_does_not_run_is_named_with_the_fix(
+def test_a_stopped_server_is_named_with_the_fix(
     kind: str, where: dict[str, str], names: Sequence[str], connect: Connect
 ) -> None:
     with pytest.raises(ProviderUnavailable) as raised:

@@ -85,7 +85,7 @@ BROKEN: dict[str, str] = {
 }
 
 
-def test_a_valid_answer_comes_through(server: ProtocolServer, make: Make, kind: str) -> None:
+def test_a_valid_answer_is_accepted(server: ProtocolServer, make: Make, kind: str) -> None:
     server.vocabulary["Zouk"] = ["caribbean love dance", "antilles music", "kassav sound", "zouk love"]
     written = make().generate(ZOUK)
     assert written["search_terms"] == ["Zouk", "caribbean love dance", "antilles music", "kassav sound", "zouk love"]
@@ -149,7 +149,7 @@ def test_a_refusal_is_final(server: ProtocolServer, make: Make) -> None:
     assert len(server.calls) == 1
 
 
-def test_a_server_that_hangs_is_given_up_in_time(server: ProtocolServer, make: Make) -> None:
+def test_a_hanging_server_times_out(server: ProtocolServer, make: Make) -> None:
     server.fail("slow", times=None, seconds=3)
     with pytest.raises(ProviderTimeout):
         make(timeout=0.3).generate(ZOUK)
@@ -186,7 +186,7 @@ def test_a_missing_model_names_the_setting(make: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["openai"], indirect=True)
-def test_nothing_shows_the_key(server: ProtocolServer, make: Make, api_key: str) -> None:
+def test_no_output_contains_the_key(server: ProtocolServer, make: Make, api_key: str) -> None:
     generator = make()
     server.fail("poison", times=None, message=f"key {api_key} may not do this")
     with pytest.raises(ProviderError) as caught:

@@ -42,7 +42,7 @@ def test_https_to_a_server_without_tls_is_final(
 
 
 @pytest.mark.parametrize(("kind", "variable"), [("openai", "OPENAI_BASE_URL"), ("ollama", "OLLAMA_URL")])
-def test_a_page_instead_of_an_answer_names_the_address(
+def test_a_web_page_as_answer_names_the_address(
     kind: str, variable: str, server: ProtocolServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.protocol_server._Handler._answer", lambda *_: "<html>Welcome</html>")

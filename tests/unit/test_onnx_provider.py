@@ -24,7 +24,7 @@ pytest.importorskip("onnxruntime")
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-# What is wrong is said
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_missing_package_is_named_with_the_fix(tmp_path: Path, monkeypatch: py
         OnnxProvider(cache_dir=tmp_path)
 
 
-def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+def test_a_missing_path_is_not_searched_on_the_hub(tmp_path: Path) -> None:
     for source in ("/nowhere/model", "./model", "model", "C:\\models\\x/y"):
         with pytest.raises(ConfigurationError, match="not a directory"):
             OnnxProvider(source, cache_dir=tmp_path)
@@ -95,7 +95,7 @@ def test_a_hub_id_is_fetched_and_names_the_model(folder: Path, tmp_path: Path, m
     assert (provider.model, provider.dimensions) == ("small-model", 24)
 
 
-def test_a_hub_that_is_out_of_reach_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
 
     def unreachable(*_: object, **__: object) -> str:
@@ -130,7 +130,7 @@ def test_the_model_is_loaded_when_it_is_first_needed(folder: Path, tmp_path: Pat
         assert provider.loaded
 
 
-def test_a_closed_provider_answers_no_more_and_leaves_no_thread(folder: Path, tmp_path: Path) -> None:
+def test_a_closed_provider_refuses_calls_and_leaves_no_thread(folder: Path, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     provider = OnnxProvider(str(folder), cache_dir=tmp_path, threads=2)
     provider.embed_query("bass")
@@ -171,7 +171,7 @@ def run_program(program: str, *arguments: object) -> subprocess.CompletedProcess
     )
 
 
-def test_a_program_that_ends_while_texts_are_embedded_ends_quietly(folder: Path, tmp_path: Path) -> None:
+def test_a_program_that_ends_during_a_call_prints_nothing(folder: Path, tmp_path: Path) -> None:
     done = run_program(
         """
 import sys, threading, time

@@ -58,14 +58,14 @@ def test_a_text_of_100_kilobytes_has_the_tokens_of_its_beginning(packaged: OnnxP
     assert found.truncated == bool(whole.overflowing)
 
 
-def test_a_word_that_is_cut_at_the_first_look_does_not_count(folder: Path) -> None:
+def test_a_word_cut_by_the_first_pass_is_not_counted(folder: Path) -> None:
     # Whole, the long word is unknown: one token. Its beginning alone would be taken for many.
     text = "bass " * 12 + "bass" + "s" * 120 + " jazz" * 100
     encoder = TokenEncoder(folder / "tokenizer.json", MAX_TOKENS)
     assert encoder.encode([text]).ids[0].tolist() == ids_of(text)
 
 
-def test_a_long_text_is_not_tokenized_beyond_what_is_read(folder: Path) -> None:
+def test_a_long_text_is_tokenized_only_up_to_the_limit(folder: Path) -> None:
     encoder = TokenEncoder(folder / "tokenizer.json", MAX_TOKENS)
     seen: list[int] = []
     real = encoder._encode
@@ -120,7 +120,7 @@ def test_words_without_their_middle_have_the_same_tokens(
     assert found.truncated == bool(whole.overflowing)
 
 
-def test_a_tokenizer_of_another_kind_is_given_every_word_whole(folder: Path, tmp_path: Path) -> None:
+def test_another_kind_of_tokenizer_gets_every_word_whole(folder: Path, tmp_path: Path) -> None:
     """Its words may be cut anywhere, and a token of its own be found in the middle of one."""
     endless = "x" * 5000
     own = json.loads((folder / "tokenizer.json").read_text())
@@ -166,6 +166,6 @@ def test_a_text_that_cannot_be_embedded_is_isolated(small: OnnxProvider) -> None
     np.testing.assert_allclose(answer.vectors[[0, 3]], small.embed_documents(["jazz", "bass"]), atol=5e-6)
 
 
-def test_half_a_surrogate_pair_is_an_error_of_ours_even_in_the_wire_call(small: OnnxProvider) -> None:
+def test_half_a_surrogate_pair_raises_our_error_even_in_the_wire_call(small: OnnxProvider) -> None:
     with pytest.raises(ProviderInputRejected, match="Unicode"):
         small._request(["jazz", "\udfb8"])

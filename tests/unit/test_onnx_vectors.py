@@ -93,13 +93,13 @@ def test_the_packaged_model_has_384_dimensions_and_reads_256_tokens(packaged: On
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_the_packaged_model_puts_like_beside_like(packaged: OnnxProvider) -> None:
+def test_the_packaged_model_gives_similar_texts_similar_vectors(packaged: OnnxProvider) -> None:
     query = packaged.embed_query("how to make room for the bass drum")
     near, far = packaged.embed_documents([PHRASES[2], "The minor seventh resolves down by step."])
     assert query @ near > query @ far + 0.2
 
 
-def test_whatever_engine_is_chosen_its_vectors_are_those_of_float32(packaged: OnnxProvider, cache_dir: Path) -> None:
+def test_every_engine_gives_the_vectors_of_float32(packaged: OnnxProvider, cache_dir: Path) -> None:
     texts = PHRASES + phrases(40)
     with closing(OnnxProvider(cache_dir=cache_dir, precision="fp32", threads=1)) as exact:
         cosines = (packaged.embed_documents(texts) * exact.embed_documents(texts)).sum(axis=1)

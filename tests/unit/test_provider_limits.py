@@ -25,7 +25,7 @@ class Cutting(Short):
 
 
 @pytest.mark.parametrize("value", ["half \ud83d a pair", "", None, 7, b"bytes"])
-def test_what_is_no_text_is_refused_alone_and_never_sent(value: object) -> None:
+def test_a_value_that_is_no_text_is_refused_alone_and_never_sent(value: object) -> None:
     toy = Toy()
     result = toy.embed(["a", value, "b"], isolate=True)  # type: ignore[list-item]
     assert list(result.errors) == [1]
@@ -47,14 +47,14 @@ def test_a_text_over_the_limit_is_cut_until_it_fits_and_counted(provider: type[S
     assert sum("d: fits" in inputs for inputs in short.sent) == 1
 
 
-def test_as_much_of_a_long_text_is_kept_as_the_server_counts() -> None:
+def test_a_long_text_is_cut_by_the_servers_token_count() -> None:
     short = Short()
     short.embed(["y" * 130])
     assert 90 <= len(short.sent[-1][0]) <= 100
     assert len(short.sent) == 2
 
 
-def test_a_server_that_refuses_to_cut_is_sent_less() -> None:
+def test_texts_are_cut_for_a_server_that_does_not_truncate() -> None:
     cutting = Cutting()
     cutting.broken = True
     result = cutting.embed(["y" * 130])

@@ -60,7 +60,7 @@ def test_the_cache_is_bounded(provider: FakeProvider) -> None:
     assert provider.wire.texts == ["one", "two", "three", "one"]
 
 
-def test_a_query_is_forgotten_after_its_life(provider: FakeProvider) -> None:
+def test_a_cached_query_expires(provider: FakeProvider) -> None:
     cache = QueryCache(seconds=0)
     vector(cache, provider, "one")
     vector(cache, provider, "one")
@@ -78,7 +78,7 @@ def test_processes_share_their_queries_through_redis(redis_url: SecretStr, provi
     assert provider.wire.texts == ["sidechain"]
 
 
-def test_redis_holds_no_query_in_the_clear(redis_url: SecretStr, provider: FakeProvider) -> None:
+def test_redis_contains_no_query_in_plain_text(redis_url: SecretStr, provider: FakeProvider) -> None:
     cache = RedisCache(redis_url)
     try:
         vector(QueryCache(cache), provider, "a private question")
@@ -89,7 +89,7 @@ def test_redis_holds_no_query_in_the_clear(redis_url: SecretStr, provider: FakeP
     assert "private" not in keys[0]
 
 
-def test_a_redis_that_is_down_costs_the_cache_and_not_the_search(
+def test_a_search_works_while_redis_is_down(
     tmp_path: Path, provider: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = RedisCache(SecretStr(f"unix://{tmp_path}/missing.sock?password=hush"))

@@ -103,7 +103,7 @@ def test_the_last_error_is_raised_after_the_last_attempt(clock: Time) -> None:
     assert work.calls == 3
 
 
-def test_no_sleep_begins_that_would_pass_the_time_bound(clock: Time) -> None:
+def test_no_sleep_would_exceed_the_time_limit(clock: Time) -> None:
     with pytest.raises(ProviderUnavailable):
         retrier(max_attempts=99, max_seconds=10, base_wait=4, max_wait=4).call(Failing(*[ProviderUnavailable()] * 99))
     assert clock.sleeps == [4, 4]
@@ -130,7 +130,7 @@ def test_a_call_about_to_start_waits_for_the_pause_that_another_was_asked_for(cl
     assert started == [1002.0]
 
 
-def test_a_call_is_not_sent_at_all_where_the_cooldown_outlasts_its_time(clock: Time) -> None:
+def test_a_call_is_not_sent_if_the_cooldown_exceeds_its_time(clock: Time) -> None:
     shared = retrier(max_seconds=3)
     shared.hold(100)
     work = Failing()
@@ -154,7 +154,7 @@ def test_a_plain_failure_holds_no_other_call_back(clock: Time) -> None:
     assert shared.cooldown == 0
 
 
-def test_a_shorter_hold_does_not_end_a_longer_one(clock: Time) -> None:
+def test_a_shorter_cooldown_does_not_end_a_longer_one(clock: Time) -> None:
     shared = retrier()
     shared.hold(10)
     shared.hold(1)
@@ -273,7 +273,7 @@ def test_retry_after_is_seconds_or_a_date_or_nothing(value: str | None, seconds:
     assert parse_retry_after(value, NOW) == seconds
 
 
-def test_a_date_without_a_zone_is_gmt_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_without_a_zone_is_gmt_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:

@@ -160,7 +160,7 @@ def test_a_stream_of_queries_does_not_starve_a_bulk_load(forward: Forward) -> No
     pool.close()
 
 
-def test_the_queue_is_bounded_however_much_one_caller_brings(forward: Forward) -> None:
+def test_the_queue_is_bounded_for_one_large_caller(forward: Forward) -> None:
     forward.gate.clear()
     pool = StreamPool(forward, 1)
     prepared = 0
