@@ -3,8 +3,9 @@
 
 import argparse
 import json
+import sys
 import threading
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import command
 from backfill_output import ProgressBar, as_json, describe, say
@@ -174,8 +175,8 @@ def run_one(
     if arguments.switch_model:
         say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
     options = options_for(name, workers, arguments)
-    with ProgressBar(name) as bar:
-        outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
+    with ProgressBar(name) if sys.stderr.isatty() else nullcontext() as bar:
+        outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show if bar else None)
     reports.append(outcome.report)
     if outcome.error and say_broken(database, name):
         return 1
