@@ -4,13 +4,13 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import create_app
 from functions.http.auth import NeedsKey, ServicesOf
-from functions.http.schemas import Body, Text
+from functions.http.schemas import Body, CollectionName, Text
 from shared.embedding.coverage import CollectionStatus, list_collections, list_failures, retry_failures
 from shared.search.filters import FILTERS
 
@@ -18,7 +18,6 @@ router = APIRouter(prefix="/api/collections", tags=["collections"], dependencies
 
 MAX_ROWS = 1000
 
-Collection = Annotated[Text, Path(min_length=1, max_length=127, examples=["music_knowledge"])]
 RowId = Annotated[Text, Field(min_length=1, max_length=512)]
 
 
@@ -111,7 +110,7 @@ def collections(services: ServicesOf) -> Collections:
 
 @router.get("/{collection}/failures")
 def failures(
-    collection: Collection, services: ServicesOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
+    collection: CollectionName, services: ServicesOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
 ) -> Failures:
     """Failed rows and why, latest first."""
     found, total = list_failures(services.database, collection, limit)
@@ -119,14 +118,14 @@ def failures(
 
 
 @router.post("/{collection}/retry")
-def retry(collection: Collection, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
+def retry(collection: CollectionName, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
     """Queue failed rows again, with all their attempts; the next run takes them up."""
     row_ids = body.row_ids if body else None
     return Retried(retried=retry_failures(services.database, collection, row_ids))
 
 
 @router.get("/{collection}/estimate")
-def estimate(collection: Collection, services: ServicesOf) -> CostEstimate:
+def estimate(collection: CollectionName, services: ServicesOf) -> CostEstimate:
     """Rows, tokens and cost of what is pending, without a call to the provider; failed rows are left out."""
     # Imported here: it needs numpy, which coverage does not.
     from shared.embedding import estimate as embedding

@@ -3,17 +3,16 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from mangum import Mangum
 from pydantic import BaseModel, Field
 
 from functions.http.app import CompressedRoute, create_app
 from functions.http.auth import NeedsKey, ServicesOf
-from functions.http.schemas import JsonBytes, Text
+from functions.http.schemas import CollectionName, JsonBytes, Text
 
 router = APIRouter(tags=["collections"], dependencies=[NeedsKey], route_class=CompressedRoute)
 
-Collection = Annotated[Text, Path(min_length=1, max_length=127, examples=["music_knowledge"])]
 Column = Annotated[Text, Query(min_length=1, max_length=63, examples=["category"])]
 
 
@@ -42,7 +41,7 @@ class CollectionMap(BaseModel):
 
 @router.get("/api/collections/{collection}/map", response_model=CollectionMap)
 def collection_map(
-    collection: Collection,
+    collection: CollectionName,
     services: ServicesOf,
     limit: Annotated[int, Query(ge=1, le=2000)] = 2000,
     category: Column | None = None,

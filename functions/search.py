@@ -2,19 +2,18 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.http.app import create_app
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ServicesOf
-from functions.http.schemas import Body, ScoredHit, SomeText, Text
+from functions.http.schemas import Body, CollectionName, ScoredHit, SomeText, Text
 from shared.models import SearchResult
 from shared.search.filters import OPTIONS
 
 router = APIRouter(tags=["search"])
 
-Collection = Annotated[Text, Path(max_length=127, examples=["music_knowledge"])]
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["how loud should a finished song be"])]
 MatchCount = Annotated[int, Field(ge=1, le=200)]
 # Options of single collections; the request names them all.
@@ -56,7 +55,7 @@ class SearchAnswer(BaseModel):
 
 
 @router.post("/api/search/{collection}", openapi_extra=OPTIONAL_TOKEN)
-def search(collection: Collection, body: SearchRequest, services: ServicesOf, caller: CallerOf) -> SearchAnswer:
+def search(collection: CollectionName, body: SearchRequest, services: ServicesOf, caller: CallerOf) -> SearchAnswer:
     """Search as the caller: a Supabase user's token or the anon key in Authorization, none is anon."""
     result = services.search.search(
         collection,
@@ -74,7 +73,7 @@ def search(collection: Collection, body: SearchRequest, services: ServicesOf, ca
 
 @router.get("/api/search/{collection}", openapi_extra=OPTIONAL_TOKEN)
 def search_by_url(
-    collection: Collection,
+    collection: CollectionName,
     services: ServicesOf,
     caller: CallerOf,
     q: Annotated[Question, Query()],
