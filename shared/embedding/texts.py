@@ -124,5 +124,5 @@ class EmbeddingService:
             emit("embedding.batch_failed.v1", **fields, error=error.code if isinstance(error, AppError) else "internal")
         else:
             answer = done.result()
-            emit("embedding.batch_completed.v1", **fields, model=self._provider().model, tokens=answer.tokens)
+            emit("embedding.batch_completed.v1", **fields, model=self._provider().describe().name, tokens=answer.tokens)
             self._observe(count, answer.tokens, seconds)

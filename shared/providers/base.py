@@ -102,7 +102,7 @@ class EmbeddingProvider(ABC):
             )
         known = registered or spec
         prefix = known.query_prefix if kind == "query" else known.document_prefix
-        return EmbeddingJob(self, spec, prefix, isolate=isolate, retry=retry, stop=stop, deadline=deadline).run(texts)
+        return EmbeddingJob(self, spec, prefix, isolate, retry or self.retrier.policy, stop, deadline).run(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, exact where a tokenizer is at hand, else an estimate (stated by the subclass)."""

@@ -1,7 +1,7 @@
 """One call of `embed`: cuts the texts into requests, retries and checks each, and finds the texts that are refused."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,55 +29,47 @@ if TYPE_CHECKING:
 PROBE = "music"
 
 
+@dataclass(eq=False)
 class EmbeddingJob:
     """The state of one `embed`; used by one thread, once."""
 
-    def __init__(
-        self,
-        provider: "EmbeddingProvider",
-        spec: EmbeddingModel,
-        prefix: str,
-        *,
-        isolate: bool,
-        retry: RetryPolicy | None,
-        stop: StopSignal | None,
-        deadline: Deadline | None,
-    ) -> None:
-        self._provider = provider
-        self._spec = spec
-        self._prefix = prefix
-        self._isolate = isolate
-        self._policy = retry or provider.retrier.policy
-        self._stop = stop
-        self._deadline = deadline
-        # Texts of more tokens may be refused.
-        self._max_tokens = spec.max_tokens if provider.shortens_long_texts else None
-        self._inputs: dict[int, str] = {}
-        self._errors: dict[int, ProviderError] = {}
-        self._shortened: set[int] = set()
-        # Texts refused as too long, which the server has since been asked to cut; each is a request of its own.
-        self._cut: set[int] = set()
-        self._tokens = self._truncated = self._calls = 0
-        # Whether the provider accepted any text: until then a refusal may not be about the text.
-        self._accepts = False
-        self._refusals = 0
-        # Whether the provider has crashed and answered a probe since: crashes are then looked for in the texts.
-        self._crashes = False
+    provider: "EmbeddingProvider"
+    spec: EmbeddingModel
+    prefix: str
+    isolate: bool
+    policy: RetryPolicy
+    stop: StopSignal | None
+    deadline: Deadline | None
+
+    _inputs: dict[int, str] = field(default_factory=dict)
+    _errors: dict[int, ProviderError] = field(default_factory=dict)
+    _shortened: set[int] = field(default_factory=set)
+    # Texts refused as too long, which the server has since been asked to cut; each is a request of its own.
+    _cut: set[int] = field(default_factory=set)
+    _tokens: int = 0
+    _truncated: int = 0
+    _calls: int = 0
+    # Whether the provider accepted any text: until then a refusal may not be about the text.
+    _accepts: bool = False
+    _refusals: int = 0
+    # Whether the provider has crashed and answered a probe since: crashes are then looked for in the texts.
+    _crashes: bool = False
 
     def run(self, texts: Sequence[str]) -> Embeddings:
         """Embed everything; see EmbeddingProvider.embed."""
-        self._vectors = np.zeros((len(texts), self._spec.dimensions), dtype=np.float32)
-        limit = self._max_tokens
+        self._vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
+        # Texts of more tokens may be refused.
+        self._max_tokens = limit = self.spec.max_tokens if self.provider.shortens_long_texts else None
         for index, text in enumerate(texts):
             if problem := _problem(text):
                 self._refuse(index, ProviderInputRejected(problem))
                 continue
-            text = self._prefix + text
+            text = self.prefix + text
             self._inputs[index] = text if limit is None else clip(text, limit)
             if len(self._inputs[index]) < len(text):
                 self._shortened.add(index)
         indices, inputs = list(self._inputs), list(self._inputs.values())
-        provider = self._provider
+        provider = self.provider
         counts = provider.max_request_tokens is not None or limit is not None
         for batch in cut_batches(
             provider.count_tokens(inputs) if counts else [0] * len(inputs),
@@ -115,7 +107,7 @@ class EmbeddingJob:
             except ProviderWidthError:
                 raise
             except (ProviderInputRejected, ProviderContractError) as error:
-                if len(batch) == 1 or not self._isolate:
+                if len(batch) == 1 or not self.isolate:
                     self._refuse(batch[0], error, by_provider=True)
                     return False
         middle = (len(batch) + 1) // 2
@@ -126,7 +118,7 @@ class EmbeddingJob:
 
     def _embed(self, batch: list[int]) -> bool:
         answer = self._call([self._inputs[index] for index in batch], cut=batch[0] in self._cut)
-        unit, unusable = check_answer(answer.vectors, len(batch), self._spec.dimensions, self._spec.name)
+        unit, unusable = check_answer(answer.vectors, len(batch), self.spec.dimensions, self.spec.name)
         bad = [batch[row] for row in unusable]
         if len(bad) == len(batch):
             raise ProviderContractError("the provider's vector for this text is not finite, or all zero")
@@ -136,46 +128,46 @@ class EmbeddingJob:
         self._vectors[bad] = 0
         if not bad:
             return True
-        if not self._isolate:
+        if not self.isolate:
             raise ProviderContractError(f"{len(bad)} of {len(batch)} vectors are not finite, or all zero")
         # The good rows are paid for and kept; the bad ones may be better on their own.
         self._solve(bad, known_bad=True)
         return False
 
     def _call(self, inputs: Sequence[str], *, cut: bool = False) -> WireAnswer:
-        provider, deadline = self._provider, self._deadline
+        provider, deadline = self.provider, self.deadline
         request = provider._request_cut if cut and provider.server_cuts else provider._request
 
         def attempt() -> WireAnswer:
             self._calls += 1
             return request(inputs, None if deadline is None else deadline.left)
 
-        answer = provider.retrier.call(attempt, policy=self._policy, stop=self._stop, deadline=deadline)
+        answer = provider.retrier.call(attempt, policy=self.policy, stop=self.stop, deadline=deadline)
         self._tokens += sum(provider.count_tokens(inputs)) if answer.tokens is None else answer.tokens
         return answer
 
     def _shorten(self, index: int, error: ProviderInputTooLong) -> None:
         self._shortened.add(index)
-        if self._provider.server_cuts and index not in self._cut:
+        if self.provider.server_cuts and index not in self._cut:
             self._cut.add(index)
         else:
             # Also where the server was asked to cut: some versions refuse all the same.
             text = self._inputs[index]
-            (estimate,) = self._provider.count_tokens([text])
+            (estimate,) = self.provider.count_tokens([text])
             self._inputs[index] = shorten(text, error, estimate=estimate, max_tokens=self._max_tokens)
-            if len(self._inputs[index]) <= len(self._prefix):
+            if len(self._inputs[index]) <= len(self.prefix):
                 self._refuse(index, error, by_provider=True)
                 return
         self._solve([index])
 
     def _suspect_text(self, batch: list[int], error: ProviderCrashed) -> None:
         """Raise unless the provider fails on these texts only: it was retried long enough, and must answer now."""
-        if not self._isolate:
+        if not self.isolate:
             raise error
         if not self._crashes or len(batch) == 1:
             # The next crashes are expected: two attempts distinguish a bad text from a passing failure.
             self._crashes = True
-            self._policy = replace(self._policy, max_attempts=2)
+            self.policy = replace(self.policy, max_attempts=2)
             try:
                 self._call([PROBE])
             except ProviderError:
@@ -185,7 +177,7 @@ class EmbeddingJob:
             self._refuse(batch[0], ProviderInputRejected(reason))
 
     def _refuse(self, index: int, error: ProviderError, *, by_provider: bool = False) -> None:
-        if not self._isolate:
+        if not self.isolate:
             raise error
         self._errors[index] = error
         self._shortened.discard(index)
@@ -200,7 +192,7 @@ class EmbeddingJob:
             return
         try:
             answer = self._call([PROBE])
-            _, unusable = check_answer(answer.vectors, 1, self._spec.dimensions, self._spec.name)
+            _, unusable = check_answer(answer.vectors, 1, self.spec.dimensions, self.spec.name)
         except ProviderInputRejected as error:
             raise ProviderRejected(f"every text is refused: {error.message}") from error
         if unusable:

@@ -98,7 +98,7 @@ class SearchService:
             models = self._collection_models(collection)
             rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
             # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
-            if len(rows) < match_count and (latest := self._read_models(collection)) != models:
+            if len(rows) < match_count and (latest := self._collection_models(collection, ask_again=True)) != models:
                 rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
         hits = [
             Hit(
@@ -119,14 +119,7 @@ class SearchService:
         arguments: Mapping[str, object],
         deadline: Deadline,
     ) -> tuple[list[dict[str, Any]], bool]:
-        vectors, degraded = self._embed(collection, models, query, deadline)
-        semantic = {"query_embeddings": vectors} if vectors else {}
-        return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
-
-    def _embed(
-        self, collection: str, models: Sequence[EmbeddingModel], query: str, deadline: Deadline
-    ) -> tuple[dict[str, str], bool]:
-        """The query's vector in each of the models, and whether one is missing."""
+        """The rows, and whether the query's vector in one of the models is missing."""
         vectors: dict[str, str] = {}
         degraded = False
         for spec in models:
@@ -135,7 +128,8 @@ class SearchService:
             except (ProviderError, ConfigurationError) as error:
                 log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
                 degraded = True
-        return vectors, degraded
+        semantic = {"query_embeddings": vectors} if vectors else {}
+        return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
 
     def _query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline) -> Vectors:
         provider = self._provider_of(spec, deadline)
@@ -144,16 +138,14 @@ class SearchService:
         vector: Vectors = answer.vectors[0]
         return vector
 
-    def _collection_models(self, collection: str) -> list[EmbeddingModel]:
-        """Those that the collection's rows are embedded with, as of the last seconds."""
+    def _collection_models(self, collection: str, *, ask_again: bool = False) -> list[EmbeddingModel]:
+        """The models of the collection's rows, read at most MODELS_SECONDS ago."""
         with self._lock:
-            known = self._models.get(collection)
-        return self._read_models(collection) if known is None else known
-
-    def _read_models(self, collection: str) -> list[EmbeddingModel]:
-        models = Collection(self._database, collection).collection_models()
-        with self._lock:
-            self._models[collection] = models
+            models = None if ask_again else self._models.get(collection)
+        if models is None:
+            models = Collection(self._database, collection).collection_models()
+            with self._lock:
+                self._models[collection] = models
         return models
 
     def _provider_of(self, spec: EmbeddingModel, deadline: Deadline) -> "EmbeddingProvider":
@@ -162,17 +154,15 @@ class SearchService:
         if reason is not None:
             raise ConfigurationError(reason)
         try:
-            return self._find_provider(spec, deadline)
+            provider = self._make()
+            declared = provider.describe(deadline).name
+            return provider if spec.name == declared else self._other_provider(spec, declared)
         except ConfigurationError as error:
             with self._lock:
                 self._broken[spec.name] = error.message
             raise
 
-    def _find_provider(self, spec: EmbeddingModel, deadline: Deadline) -> "EmbeddingProvider":
-        provider = self._make()
-        declared = provider.describe(deadline).name
-        if spec.name == declared:
-            return provider
+    def _other_provider(self, spec: EmbeddingModel, declared: str) -> "EmbeddingProvider":
         if self._provider_for is None:
             raise ConfigurationError(
                 f"the collection is embedded with {spec.name}, the provider is set to {declared}: "

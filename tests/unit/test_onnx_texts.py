@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_tokens_are_counted_before_a_run_as_they_are_in_it(small: OnnxProvider) 
     ids=["words", "chinese", "points", "one word", "blanks first", "cut in a word"],
 )
 def test_a_text_of_100_kilobytes_has_the_tokens_of_its_beginning(packaged: OnnxProvider, text: str) -> None:
-    encoder = packaged._engine.encoder()
+    encoder = packaged._engine.encoder
     started = time.process_time()
     found = encoder.encode([text])
     assert time.process_time() - started < 1
@@ -65,25 +66,33 @@ def test_a_word_cut_by_the_first_pass_is_not_counted(folder: Path) -> None:
     assert encoder.encode([text]).ids[0].tolist() == ids_of(text)
 
 
-def test_a_long_text_is_tokenized_only_up_to_the_limit(folder: Path) -> None:
-    encoder = TokenEncoder(folder / "tokenizer.json", MAX_TOKENS)
+def spy(encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the texts that the encoder gives to its tokenizer."""
     seen: list[int] = []
-    real = encoder._encode
-    encoder._encode = lambda texts: (seen.extend(map(len, texts)), real(texts))[1]  # type: ignore[method-assign]
+    real = encoder._tokenizer
+
+    def encode_batch_fast(texts: list[str]) -> Any:
+        seen.extend(map(len, texts))
+        return real.encode_batch_fast(texts)
+
+    monkeypatch.setattr(encoder, "_tokenizer", SimpleNamespace(encode_batch_fast=encode_batch_fast))
+    return seen
+
+
+def test_a_long_text_is_tokenized_only_up_to_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TokenEncoder(folder / "tokenizer.json", MAX_TOKENS)
+    seen = spy(encoder, monkeypatch)
     encoder.encode(["bass " * 100_000])
     assert sum(seen) < 10_000
 
 
 @pytest.mark.parametrize("character", ["a", "Z7"])
-def test_an_endless_word_is_not_tokenized_whole(packaged: OnnxProvider, character: str) -> None:
-    encoder = packaged._engine.encoder()
-    seen: list[int] = []
-    real = encoder._encode
-    encoder._encode = lambda texts: (seen.extend(map(len, texts)), real(texts))[1]  # type: ignore[method-assign]
-    try:
-        found = encoder.encode([character * 1_000_000])
-    finally:
-        del encoder._encode  # type: ignore[method-assign]
+def test_an_endless_word_is_not_tokenized_whole(
+    packaged: OnnxProvider, character: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = packaged._engine.encoder
+    seen = spy(encoder, monkeypatch)
+    found = encoder.encode([character * 1_000_000])
     assert sum(seen) < 10_000
     assert found.ids[0].tolist() == [101, 100, 102]
     assert found.truncated == 0
@@ -110,7 +119,7 @@ def test_words_without_their_middle_have_the_same_tokens(
     packaged: OnnxProvider, parts: list[tuple[str, str, int, str]]
 ) -> None:
     text = "".join(before + word * times + after for before, word, times, after in parts)
-    encoder = packaged._engine.encoder()
+    encoder = packaged._engine.encoder
     whole = encoder._tokenizer.encode(text)
     shortened = encoder._tokenizer.encode(encoder._shorten(text))
     assert shortened.ids == whole.ids

@@ -60,7 +60,7 @@ class OllamaProvider(EmbeddingProvider):
         return EmbeddingModel(
             name=shortened_model_name(self._model, self._asked if known.dimensions else None),
             provider=self.name,
-            dimensions=self._learn_width(deadline),
+            dimensions=self._width or self._learn_width(deadline),
             document_prefix=known.document_prefix,
             query_prefix=known.query_prefix,
             max_tokens=known.max_tokens,

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +73,9 @@ class OnnxProvider(EmbeddingProvider):
 
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
         """The model; its width is found by embedding a word where the files do not state it."""
-        return EmbeddingModel(self._name, self.name, self._learn_width(deadline), max_tokens=self._max_tokens)
+        return EmbeddingModel(
+            self._name, self.name, self._width or self._learn_width(deadline), max_tokens=self._max_tokens
+        )
 
     @property
     def engine(self) -> str:
@@ -86,7 +89,7 @@ class OnnxProvider(EmbeddingProvider):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens that the model reads of each text, exact: no more than `spec.max_tokens`, special tokens included."""
-        return [len(ids) for ids in self._engine.encoder().encode(texts).ids]
+        return [len(ids) for ids in self._engine.encoder.encode(texts).ids]
 
     def close(self) -> None:
         """End the threads; calls that wait, and later ones, raise ProviderError."""
@@ -94,7 +97,7 @@ class OnnxProvider(EmbeddingProvider):
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         # No timeout: a model in this process cannot be away, and the time it takes is the work itself.
-        encoder = self._engine.encoder()
+        encoder = self._engine.encoder
         parts: list[Encoded] = []
 
         def encode_parts() -> Iterator[list[Tokens]]:
@@ -126,7 +129,6 @@ class _Engine:
         self._threads = threads
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._encoder: TokenEncoder | None = None
         self._running: _Running | None = None
         self._closed = False
         # A session whose threads stayed in the parent hangs when it is destroyed: it is kept instead.
@@ -136,11 +138,9 @@ class _Engine:
     def is_running(self) -> bool:
         return self._running is not None and self._process == os.getpid() and not self._closed
 
+    @cached_property
     def encoder(self) -> TokenEncoder:
-        with self._lock:
-            if self._encoder is None:
-                self._encoder = TokenEncoder(self._files.tokenizer, self._files.max_tokens)
-            return self._encoder
+        return TokenEncoder(self._files.tokenizer, self._files.max_tokens)
 
     def running(self) -> _Running:
         with self._lock:
@@ -258,15 +258,18 @@ def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Ve
         except Exception as error:
             # As above; most likely out of memory.
             raise ProviderError(f"the embedding engine failed: {type(error).__name__}") from error
-        return _unit(_pooled(np.asarray(answer, dtype=np.float32), mask, files.pooling))
+        vectors: Vectors = np.asarray(answer, dtype=np.float32)
+        if vectors.ndim != 2:
+            vectors = _pooled(vectors, mask, files.pooling)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Vectors = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+        return unit
 
     return forward
 
 
 def _pooled(answer: Vectors, mask: Tokens, pooling: str) -> Vectors:
-    """n x d as it is; n x length x d, the states of each token, pooled as the model's configuration says."""
-    if answer.ndim == 2:
-        return answer
+    """The states of each token, n x length x d, pooled as the model's configuration says."""
     if answer.ndim != 3:
         raise ProviderContractError(
             f"the model's output has {answer.ndim} dimensions; it must be vectors or token states"
@@ -275,12 +278,6 @@ def _pooled(answer: Vectors, mask: Tokens, pooling: str) -> Vectors:
         return answer[:, 0]
     total: Vectors = np.einsum("nld,nl->nd", answer, mask.astype(np.float32))
     return total
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    return unit
 
 
 def _bytes_of(graph: Path | bytes) -> bytes:

@@ -4,6 +4,9 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +30,17 @@ OLDEST_TURN = 4
 CLOSE_SECONDS = 10.0
 
 
+@dataclass(eq=False, slots=True)
 class _Call:
     """One `run`: its sequences still waiting, by width, and the rows already there. Guarded by the pool's lock."""
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self.changed = threading.Condition(lock)
-        self.waiting: defaultdict[int, list[int]] = defaultdict(list)
-        self.waiting_count = 0
-        self.sequences: dict[int, Tokens] = {}
-        self.rows: list[Vectors | None] = []
-        self.done = 0
-        self.error: BaseException | None = None
+    changed: threading.Condition
+    waiting: defaultdict[int, list[int]] = field(default_factory=partial(defaultdict, list))
+    waiting_count: int = 0
+    sequences: dict[int, Tokens] = field(default_factory=dict)
+    rows: list[Vectors | None] = field(default_factory=list)
+    done: int = 0
+    error: BaseException | None = None
 
     def add(self, sequences: Sequence[Tokens]) -> int:
         tokens = 0
@@ -87,15 +90,18 @@ class StreamPool:
 
     def run(self, parts: Iterable[Sequence[Tokens]]) -> list[Vectors]:
         """One vector for each sequence, in order; `parts` is consumed while the first of them are computed."""
-        call = _Call(self._lock)
+        call = _Call(threading.Condition(self._lock))
         try:
             for part in parts:
                 for start in range(0, len(part), WINDOW):
                     self._add(call, part[start : start + WINDOW])
             with self._lock:
-                call.changed.wait_for(lambda: call.error or call.done == len(call.rows))
+                while not (call.error or call.done == len(call.rows)):
+                    call.changed.wait()
         finally:
-            self._forget(call)
+            # Also what is left of a call whose caller was interrupted.
+            with self._lock:
+                self._drop(call)
         if call.error:
             raise call.error
         return [row for row in call.rows if row is not None]
@@ -116,9 +122,8 @@ class StreamPool:
     def _add(self, call: _Call, sequences: Sequence[Tokens]) -> None:
         with self._lock:
             # The caller prepares ahead of the streams, but no further than a window.
-            call.changed.wait_for(
-                lambda: call.error or call.waiting_count + len(sequences) <= max(WINDOW, len(sequences))
-            )
+            while not call.error and call.waiting_count + len(sequences) > max(WINDOW, len(sequences)):
+                call.changed.wait()
             if self._closed:
                 raise _closed_error()
             if call.error:
@@ -127,11 +132,6 @@ class StreamPool:
             if call not in self._calls:
                 self._calls.append(call)
             self._work.notify_all()
-
-    def _forget(self, call: _Call) -> None:
-        """Drop what is left of a call, should its caller be interrupted."""
-        with self._lock:
-            self._drop(call)
 
     def _drop(self, call: _Call) -> None:
         self._waiting_tokens -= sum(width * len(positions) for width, positions in call.waiting.items())
@@ -148,7 +148,8 @@ class StreamPool:
     def _serve(self) -> None:
         while True:
             with self._lock:
-                self._work.wait_for(lambda: self._closed or self._waiting_tokens)
+                while not (self._closed or self._waiting_tokens):
+                    self._work.wait()
                 if self._closed:
                     return
                 batch = self._take_batch()
@@ -163,7 +164,7 @@ class StreamPool:
         """The longest sequence of the call whose turn it is, and the next shorter ones of any call."""
         waiting = [call for call in self._calls if call.waiting_count]
         self._turn += 1
-        first = waiting[0] if self._turn % OLDEST_TURN == 0 else min(waiting, key=lambda call: call.waiting_count)
+        first = waiting[0] if self._turn % OLDEST_TURN == 0 else min(waiting, key=attrgetter("waiting_count"))
         calls = [first, *(call for call in waiting if call is not first)]
         width = max(first.waiting)
         share = max(SMALLEST_BATCH_TOKENS, min(BATCH_TOKENS, self._waiting_tokens // self._streams))

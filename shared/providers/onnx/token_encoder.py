@@ -20,15 +20,11 @@ WORD_MARGIN = 128
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of each text, special tokens included, and how many texts were cut."""
+    """Token ids of each text, special tokens included; how many the model reads, and how many texts were cut."""
 
     ids: list[NDArray[np.int64]]
+    tokens: int
     truncated: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the model reads."""
-        return sum(map(len, self.ids))
 
 
 class TokenEncoder:
@@ -60,7 +56,10 @@ class TokenEncoder:
         characters = self._max_tokens * FIRST_LOOK
         open_ends = list(range(len(texts)))
         while open_ends:
-            encodings = self._encode([texts[index][:characters] for index in open_ends])
+            try:
+                encodings = self._tokenizer.encode_batch_fast([texts[index][:characters] for index in open_ends])
+            except (TypeError, UnicodeError) as error:
+                raise ProviderInputRejected("a text is not valid Unicode (half of a surrogate pair)") from error
             undecided = []
             for index, encoding in zip(open_ends, encodings, strict=True):
                 beyond = sum(len(part.ids) for part in encoding.overflowing)
@@ -72,14 +71,8 @@ class TokenEncoder:
                 truncated += bool(encoding.overflowing)
             open_ends = undecided
             characters *= 4
-        return Encoded([ids for ids in found if ids is not None], truncated)
-
-    def _encode(self, texts: Sequence[str]) -> list[Any]:
-        try:
-            encodings: list[Any] = self._tokenizer.encode_batch_fast(texts)
-        except (TypeError, UnicodeError) as error:
-            raise ProviderInputRejected("a text is not valid Unicode (half of a surrogate pair)") from error
-        return encodings
+        whole = [ids for ids in found if ids is not None]
+        return Encoded(whole, sum(map(len, whole)), truncated)
 
 
 def _shortener(tokenizer: Any) -> Callable[[str], str]:

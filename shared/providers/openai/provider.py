@@ -78,7 +78,7 @@ class OpenAIProvider(EmbeddingProvider):
         return EmbeddingModel(
             name=shortened_model_name(self._model, self._asked if native else None),
             provider=self.name,
-            dimensions=self._learn_width(deadline),
+            dimensions=self._width or self._learn_width(deadline),
             max_tokens=MAX_TOKENS if native else None,
         )
 
