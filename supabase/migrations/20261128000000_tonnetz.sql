@@ -40,9 +40,7 @@ create function public.register_embedding_model(
   name text, provider text, dimensions integer, document_prefix text default '', query_prefix text default '',
   max_tokens integer default null, collection text default null
 )
-returns embedding.models
-language plpgsql security invoker set search_path = ''
-as $$
+returns embedding.models language plpgsql security invoker set search_path = '' as $$
 declare
   stored embedding.models;
 begin
@@ -73,9 +71,7 @@ revoke all on function public.register_embedding_model from public, anon, authen
 grant execute on function public.register_embedding_model to service_role;
 
 create function embedding.get_model(model text)
-returns embedding.models
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns embedding.models language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   found_model embedding.models;
 begin
@@ -94,9 +90,7 @@ revoke all on function embedding.get_model from public, anon, authenticated, ser
 grant execute on function embedding.get_model to service_role;
 
 create function embedding.model_dimensions(model text)
-returns int
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$
+returns int language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select m.dimensions from embedding.models m where m.name = model_dimensions.model;
 $$;
 comment on function embedding.model_dimensions is 'The width of a registered model, NULL for an unknown one.';
@@ -151,8 +145,7 @@ grant select on embedding.tracked_tables to service_role;
 -- force_generic_plan: without it the queue functions, which use force_custom_plan, would have this query planned at every call.
 create function embedding.get_collection(collection text)
 returns embedding.tracked_tables
-language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   found_collection embedding.tracked_tables;
 begin
@@ -172,8 +165,7 @@ grant execute on function embedding.get_collection to service_role;
 
 create function public.list_embedding_collections(details boolean default false)
 returns table (collection text, key_column text, model text, error text, label_column text, category_columns text[])
-language plpgsql stable security invoker set search_path = ''
-as $$
+language plpgsql stable security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables;
   problem text;
@@ -199,8 +191,7 @@ grant execute on function public.list_embedding_collections to service_role;
 
 create function embedding.describe_collection(source regclass)
 returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- Looks the trigger up by its table, which is faster than embedding.tracked_tables.
   select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig
   from pg_trigger g
@@ -215,9 +206,7 @@ revoke all on function embedding.describe_collection from public, anon, authenti
 grant execute on function embedding.describe_collection to anon, authenticated, service_role;
 
 create function embedding.canonical_key(key text, key_type text)
-returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   canonical text;
 begin
@@ -253,9 +242,7 @@ grant execute on function embedding.canonical_key to service_role;
 -- and a missing vector counts as a failed attempt.
 
 create function embedding.text_hash(document text)
-returns bytea
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns bytea language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select sha256(convert_to(document, 'UTF8'))
 $$;
 comment on function embedding.text_hash is
@@ -264,9 +251,7 @@ revoke all on function embedding.text_hash from public, anon, authenticated, ser
 grant execute on function embedding.text_hash to service_role;
 
 create function embedding.error_scope(state text)
-returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
     -- connection, read-only, locks, resources, shutdown, and errors that these functions raise themselves
     when left(state, 2) in ('08', '25', '28', '40', '53', '55', '57', '58') then 'passing'
@@ -280,9 +265,7 @@ revoke all on function embedding.error_scope from public, anon, authenticated, s
 grant execute on function embedding.error_scope to service_role;
 
 create function embedding.error_reason(state text, message text, document jsonb)
-returns text
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   -- PostgreSQL quotes the value that it could not parse.
   reason text := regexp_replace(message, '".*"', '"..."');
@@ -305,8 +288,7 @@ revoke all on function embedding.error_reason from public, anon, authenticated, 
 grant execute on function embedding.error_reason to service_role;
 
 create function embedding.try_document_text(document anyelement, out text text, out error text, out state text)
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   text := embedding.document_text(document);
 exception
@@ -326,9 +308,7 @@ grant execute on function embedding.try_document_text to service_role;
 -- 13_broken_collections.sql
 
 create function embedding.collection_error(c embedding.tracked_tables)
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   readable boolean;
 begin
@@ -366,9 +346,7 @@ revoke all on function embedding.collection_error from public, anon, authenticat
 grant execute on function embedding.collection_error to service_role;
 
 create function embedding.collection_remedy(c embedding.tracked_tables)
-returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('Repair the table or embedding.document_text(%1$s), then: select track_embeddings(%2$L); to stop tracking it: select untrack_embeddings(%3$L).',
     c.source::text, c.source::text, c.name)
 $$;
@@ -377,9 +355,7 @@ revoke all on function embedding.collection_remedy from public, anon, authentica
 grant execute on function embedding.collection_remedy to service_role;
 
 create function embedding.concerns_rows(c embedding.tracked_tables, state text, message text)
-returns boolean
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns boolean language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if embedding.error_scope(state) = 'passing' then
     return false;
@@ -397,9 +373,7 @@ revoke all on function embedding.concerns_rows from public, anon, authenticated,
 grant execute on function embedding.concerns_rows to service_role;
 
 create function embedding.read_table(c embedding.tracked_tables, statement text, arguments jsonb default '{}', parts text[] default '{}')
-returns record
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns record language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   names constant text[] := array[c.key_column::text, c.source::text];
   fast constant text := '(select embedding.document_text(s.*) as text, null::text as error)';
@@ -453,9 +427,7 @@ revoke all on embedding.queue from public, anon, authenticated;
 grant select, insert, update, delete on embedding.queue to service_role;
 
 create function embedding.check_lease(lease_seconds integer)
-returns interval
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns interval language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   if lease_seconds between 1 and 86400 then
     return make_interval(secs => lease_seconds);
@@ -469,8 +441,7 @@ grant execute on function embedding.check_lease to service_role;
 
 create function public.embedding_queue(collection text)
 returns table (ready bigint, leased bigint, waiting bigint, failed bigint, next_available_at timestamptz)
-language plpgsql stable security invoker set search_path = ''
-as $$
+language plpgsql stable security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   present timestamptz := clock_timestamp();
@@ -493,9 +464,7 @@ grant execute on function public.embedding_queue to service_role;
 
 -- The scheduled worker calls this first, so that it records no run when there is nothing to do.
 create function public.has_ready_embeddings()
-returns boolean
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns boolean language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   present timestamptz := clock_timestamp();
   collection integer;
@@ -519,9 +488,7 @@ revoke all on function public.has_ready_embeddings from public, anon, authentica
 grant execute on function public.has_ready_embeddings to service_role;
 
 create function embedding.queue_pending_rows(c embedding.tracked_tables)
-returns bigint
-language sql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns bigint language sql security invoker set search_path = pg_catalog, pg_temp as $$
   select r.queued
   from embedding.read_table(c, $sql$
     with queued as (
@@ -544,9 +511,7 @@ revoke all on function embedding.queue_pending_rows from public, anon, authentic
 grant execute on function embedding.queue_pending_rows to service_role;
 
 create function public.reconcile_embeddings(collection text)
-returns bigint
-language sql security invoker set search_path = ''
-as $$
+returns bigint language sql security invoker set search_path = '' as $$
   select embedding.queue_pending_rows(embedding.get_collection(collection))
 $$;
 comment on function public.reconcile_embeddings is
@@ -569,8 +534,7 @@ create function public.claim_embeddings(
   collection text, batch_size integer default 50, lease_seconds integer default 300, model text default null
 )
 returns table (row_id text, text text, text_hash text, attempts integer, reused boolean)
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -636,8 +600,7 @@ grant execute on function public.claim_embeddings to service_role;
 
 create function embedding.lease_next_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz, safely boolean)
 returns table (row_id text, text text, text_hash text, attempts integer)
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   is_pending constant text := format('s.%1$I is not null and (s.embedding is null or s.embedding_model <> $5)', c.key_column);
 begin
@@ -699,8 +662,7 @@ grant execute on function embedding.lease_next_rows to service_role;
 
 create function public.claim_embedding_rows(collection text, row_ids text[], lease_seconds integer default 300)
 returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -725,8 +687,7 @@ grant execute on function public.claim_embedding_rows to service_role;
 
 create function embedding.lease_named_rows(c embedding.tracked_tables, row_ids text[], lease interval)
 returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query execute format($sql$
     with asked as materialized (
@@ -808,9 +769,7 @@ revoke all on function embedding.lease_named_rows from public, anon, authenticat
 grant execute on function embedding.lease_named_rows to service_role;
 
 create function public.release_embeddings(collection text, row_ids text[])
-returns integer
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   released integer;
@@ -835,9 +794,7 @@ revoke all on function public.release_embeddings from public, anon, authenticate
 grant execute on function public.release_embeddings to service_role;
 
 create function public.renew_embeddings(collection text, row_ids text[], lease_seconds integer default 300)
-returns integer
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
@@ -866,9 +823,7 @@ grant execute on function public.renew_embeddings to service_role;
 -- 22_save.sql
 
 create function embedding.cleared_reason()
-returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select 'a trigger of the table removes or changes the vector, or changes the text, whenever the row is written: repair the trigger, then retry the row'
 $$;
 comment on function embedding.cleared_reason is 'The error of a row that has no vector after a save.';
@@ -877,8 +832,7 @@ grant execute on function embedding.cleared_reason to service_role;
 
 create function embedding.check_model(c embedding.tracked_tables, model text)
 returns embedding.tracked_tables
-language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   checked embedding.tracked_tables := c;
   others boolean;
@@ -910,9 +864,7 @@ revoke all on function embedding.check_model from public, anon, authenticated, s
 grant execute on function embedding.check_model to service_role;
 
 create function embedding.write_batch(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
-returns text[]
-language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+returns text[] language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   written text[];
   tried integer[];
@@ -983,9 +935,7 @@ revoke all on function embedding.write_batch from public, anon, authenticated, s
 grant execute on function embedding.write_batch to service_role;
 
 create function embedding.write_vectors_one_by_one(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
-returns text[]
-language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+returns text[] language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   stored text[] := '{}';
   failed integer := 0;
@@ -1030,9 +980,7 @@ grant execute on function embedding.write_vectors_one_by_one to service_role;
 create function embedding.write_vectors(
   c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[]
 )
-returns text[]
-language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+returns text[] language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 begin
   return embedding.write_batch(c, model, row_ids, text_hashes, vectors);
 exception
@@ -1050,8 +998,7 @@ grant execute on function embedding.write_vectors to service_role;
 
 create function public.save_embeddings(collection text, model text, rows jsonb)
 returns table (saved integer, stale integer)
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), save_embeddings.model);
   expected integer := (embedding.get_model(save_embeddings.model)).dimensions;
@@ -1115,9 +1062,7 @@ revoke all on function public.save_embeddings from public, anon, authenticated, 
 grant execute on function public.save_embeddings to service_role;
 
 create function embedding.reuse_vectors(c embedding.tracked_tables, model text, row_ids text[], text_hashes text[])
-returns text[]
-language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+returns text[] language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   known text[];
   hashes bytea[];
@@ -1163,9 +1108,7 @@ revoke all on function embedding.reuse_vectors from public, anon, authenticated,
 grant execute on function embedding.reuse_vectors to service_role;
 
 create function public.reuse_embeddings(collection text, model text, rows jsonb)
-returns setof text
-language plpgsql security invoker set search_path = ''
-as $$
+returns setof text language plpgsql security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection(collection), reuse_embeddings.model);
 begin
@@ -1184,9 +1127,7 @@ grant execute on function public.reuse_embeddings to service_role;
 -- The retry rule of every queue: after a failed attempt an entry waits. The wait doubles with each attempt, up to a limit;
 -- after max_attempts the entry is failed until it is queued again on request.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
-returns interval
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   -- In seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
@@ -1197,9 +1138,7 @@ revoke all on function embedding.backoff from public, anon, authenticated, servi
 grant execute on function embedding.backoff to service_role;
 
 create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
-returns void
-language sql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns void language sql security invoker set search_path = pg_catalog, pg_temp as $$
   insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
   select
     c.id, r.row_id, r.attempts, r.reason,
@@ -1224,9 +1163,7 @@ revoke all on function embedding.refuse_rows from public, anon, authenticated, s
 grant execute on function embedding.refuse_rows to service_role;
 
 create function public.fail_embeddings(collection text, rows jsonb, retry_after_seconds integer default 30)
-returns integer
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   given_up integer;
@@ -1267,8 +1204,7 @@ grant execute on function public.fail_embeddings to service_role;
 
 create function public.list_failed_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, attempts integer, failed_at timestamptz, error text)
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
 begin
@@ -1285,9 +1221,7 @@ revoke all on function public.list_failed_embeddings from public, anon, authenti
 grant execute on function public.list_failed_embeddings to service_role;
 
 create function public.retry_failed_embeddings(collection text, row_ids text[] default null)
-returns bigint
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns bigint language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   requeued bigint;
@@ -1323,9 +1257,7 @@ grant execute on function public.retry_failed_embeddings to service_role;
 --   is tracked with text_config => 'simple',
 --   is searched for embedding.query_lexemes(query_text, 'english', 'french').
 create function embedding.fold_accents(document text)
-returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select replace(replace(translate(document,
     'àáâãäåçèéêëìíîïñòóôõöùúûüýÿÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝŸ',
     'aaaaaaceeeeiiiinooooouuuuyyAAAAAACEEEEIIIINOOOOOUUUUYY'), 'œ', 'oe'), 'Œ', 'OE')
@@ -1337,8 +1269,7 @@ grant execute on function embedding.fold_accents to anon, authenticated, service
 create function embedding.fit_lexemes(text_config regconfig, document text)
 returns tsvector
 -- Not parallel safe: an exception block starts a subtransaction.
-language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp as $$
 begin
   return to_tsvector(text_config, document);
 exception
@@ -1353,9 +1284,7 @@ revoke all on function embedding.fit_lexemes from public, anon, authenticated, s
 grant execute on function embedding.fit_lexemes to service_role;
 
 create function embedding.lexemes(document text, variadic configs regconfig[])
-returns tsvector
-language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp
-as $$
+returns tsvector language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp as $$
 declare
   result tsvector := '';
   config regconfig;
@@ -1378,9 +1307,7 @@ revoke all on function embedding.lexemes from public, anon, authenticated, servi
 grant execute on function embedding.lexemes to anon, authenticated, service_role;
 
 create function embedding.query_lexemes(query_text text, variadic configs regconfig[])
-returns text
-language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp as $$
 declare
   -- As many characters as query_terms reads.
   query_lexemes text[] := tsvector_to_array(to_tsvector('simple', left(query_text, 24000)));
@@ -1402,9 +1329,7 @@ revoke all on function embedding.query_lexemes from public, anon, authenticated,
 grant execute on function embedding.query_lexemes to anon, authenticated, service_role;
 
 create function embedding.check_lexeme_count()
-returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   longest text;
 begin
@@ -1427,9 +1352,7 @@ revoke all on function embedding.check_lexeme_count from public, anon, authentic
 -- 31_tracking_triggers.sql
 
 create function embedding.check_session()
-returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   -- In a SECURITY DEFINER function current_user is the owner; the setting role still names the caller.
   caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
@@ -1457,9 +1380,7 @@ comment on function embedding.check_session is
 revoke all on function embedding.check_session from public, anon, authenticated, service_role;
 
 create function embedding.check_columns(source regclass, key_column name)
-returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   missing text;
 begin
@@ -1484,9 +1405,7 @@ revoke all on function embedding.check_columns from public, anon, authenticated,
 -- tables add half of the update's own time, reading one of them a quarter, joining the two as much as the whole update.
 -- So an update that does not change texts or vectors reads each of them once and joins nothing.
 create function embedding.inspect_sql(source regclass)
-returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return format($sql$
     select
@@ -1506,9 +1425,7 @@ comment on function embedding.inspect_sql is
 revoke all on function embedding.inspect_sql from public, anon, authenticated, service_role;
 
 create function embedding.misfit_sql(key_column name)
-returns text
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   return format($sql$
     select n.%1$I::text as row_id, n.embedding_model as model, extensions.vector_dims(n.embedding) as width, m.dimensions as expected
@@ -1524,9 +1441,7 @@ comment on function embedding.misfit_sql is 'A written row whose vector has an u
 revoke all on function embedding.misfit_sql from public, anon, authenticated, service_role;
 
 create function embedding.queue_inserted_sql(source regclass, key_column name)
-returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return format($sql$
     select n.%1$I::text as row_id, true as needed
@@ -1539,9 +1454,7 @@ comment on function embedding.queue_inserted_sql is 'The inserted rows that need
 revoke all on function embedding.queue_inserted_sql from public, anon, authenticated, service_role;
 
 create function embedding.queue_updated_sql(source regclass, key_column name)
-returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   -- A full join, because the update may have changed keys.
   return format($sql$
@@ -1568,9 +1481,7 @@ comment on function embedding.queue_updated_sql is
 revoke all on function embedding.queue_updated_sql from public, anon, authenticated, service_role;
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text)
-returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return format($sql$
     update %2$s s
@@ -1608,8 +1519,7 @@ revoke all on function embedding.clear_stale_sql from public, anon, authenticate
 create function embedding.check_vectors()
 returns trigger
 -- Security definer, because a role that may write the table has no grant on the queue.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   source constant regclass := tg_relid;
   collection record;
@@ -1701,9 +1611,7 @@ comment on function embedding.check_vectors is
 revoke all on function embedding.check_vectors from public, anon, authenticated, service_role;
 
 create function embedding.refresh_fts()
-returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   document text;
 begin
@@ -1729,8 +1637,7 @@ revoke all on function embedding.refresh_fts from public, anon, authenticated, s
 
 create function embedding.dequeue_deleted()
 returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   collection embedding.collections;
 begin
@@ -1753,9 +1660,7 @@ comment on function embedding.dequeue_deleted is 'Removes deleted rows from the 
 revoke all on function embedding.dequeue_deleted from public, anon, authenticated, service_role;
 
 create function embedding.touch_updated_at()
-returns trigger
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns trigger language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (select from new_rows) then
     return null;
@@ -1783,9 +1688,7 @@ grant execute on function embedding.touch_updated_at to service_role;
 -- 32_tracking.sql
 
 create function embedding.check_table(source regclass)
-returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   relation pg_class;
   wrong record;
@@ -1835,9 +1738,7 @@ comment on function embedding.check_table is 'Raises an error for a table that c
 revoke all on function embedding.check_table from public, anon, authenticated, service_role;
 
 create function embedding.close_table(source regclass)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   api_roles constant oid[] := array(
     select r.oid from pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role', 'authenticator') and not r.rolsuper);
@@ -1873,8 +1774,7 @@ comment on function embedding.close_table is
 revoke all on function embedding.close_table from public, anon, authenticated, service_role;
 
 create function embedding.key_of(source regclass, out key_column name, out key_type text)
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   select a.attname, format_type(a.atttypid, null) into key_column, key_type
   from pg_index i
@@ -1894,9 +1794,7 @@ comment on function embedding.key_of is 'The primary key of a table and its type
 revoke all on function embedding.key_of from public, anon, authenticated, service_role;
 
 create function embedding.check_document_text(source regclass)
-returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (
     select from pg_proc p
@@ -1916,9 +1814,7 @@ comment on function embedding.check_document_text is 'Raises an error if a table
 revoke all on function embedding.check_document_text from public, anon, authenticated, service_role;
 
 create function embedding.text_config_name(text_config regconfig)
-returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   config record;
 begin
@@ -1936,9 +1832,7 @@ comment on function embedding.text_config_name is 'The name of a text search con
 revoke all on function embedding.text_config_name from public, anon, authenticated, service_role;
 
 create function embedding.add_columns(source regclass)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
   -- Equal texts share their vector: this index finds it.
@@ -1950,9 +1844,7 @@ comment on function embedding.add_columns is 'Adds the columns of the vectors, a
 revoke all on function embedding.add_columns from public, anon, authenticated, service_role;
 
 create function embedding.add_full_text(source regclass, config_name text)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('drop trigger if exists zz_embedding_fts on %s', source);
   if not exists (
@@ -1976,9 +1868,7 @@ comment on function embedding.add_full_text is
 revoke all on function embedding.add_full_text from public, anon, authenticated, service_role;
 
 create function embedding.grant_to_workers(source regclass)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   schema_name constant name := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = source);
 begin
@@ -1993,9 +1883,7 @@ comment on function embedding.grant_to_workers is 'Lets service_role, the role o
 revoke all on function embedding.grant_to_workers from public, anon, authenticated, service_role;
 
 create function embedding.add_collection(source regclass, model text, config_name text)
-returns embedding.collections
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns embedding.collections language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   key constant record := embedding.key_of(source);
   present_name constant text := (
@@ -2028,9 +1916,7 @@ comment on function embedding.add_collection is 'Records a table as a collection
 revoke all on function embedding.add_collection from public, anon, authenticated, service_role;
 
 create function embedding.add_triggers(source regclass, collection_id integer)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('create or replace trigger embedding_check_insert after insert on %s
     referencing new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, collection_id);
@@ -2047,9 +1933,7 @@ comment on function embedding.add_triggers is
 revoke all on function embedding.add_triggers from public, anon, authenticated, service_role;
 
 create function embedding.adopt_vectors(source regclass, collection text, model text)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   unnamed boolean;
 begin
@@ -2081,8 +1965,7 @@ revoke all on function embedding.adopt_vectors from public, anon, authenticated,
 create function public.track_embeddings(source regclass, model text default null, text_config regconfig default 'english')
 returns text
 -- Security definer, because only the table's owner can add columns, indexes and triggers.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   collection embedding.collections;
   config_name text;
@@ -2114,9 +1997,7 @@ revoke all on function public.track_embeddings from public, anon, authenticated,
 grant execute on function public.track_embeddings to service_role;
 
 create function public.untrack_embeddings(collection text)
-returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   tracked embedding.tracked_tables := embedding.get_collection(collection);
   trigger_name name;
@@ -2141,8 +2022,7 @@ grant execute on function public.untrack_embeddings to service_role;
 -- 40_coverage.sql
 
 create function embedding.count_vectors(c embedding.tracked_tables, out embedded bigint, out pending bigint, out models jsonb)
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   held_sql constant text := 'select s.embedding_model as model, count(*) as vectors from %2$s s where s.embedding is not null group by 1';
   counts_sql constant text := $sql$
@@ -2193,8 +2073,7 @@ returns table (
   -- vectors by the model that made them; more than one key while a switch is under way
   models jsonb
 )
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select k.name, k.model, v.embedded + v.pending, v.embedded, v.pending - least(q.failed, v.pending), least(q.failed, v.pending), q.leased, v.models
   from embedding.tracked_tables k
   cross join lateral (
@@ -2214,8 +2093,7 @@ grant execute on function public.embedding_coverage to service_role;
 
 create function public.estimate_embeddings(collection text, model text, sample_size integer default 1000)
 returns table (rows bigint, texts bigint, characters bigint, sample text[])
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select r.*
   from embedding.read_table(embedding.get_collection(collection), $sql$
     with pending as (
@@ -2255,8 +2133,7 @@ grant execute on function public.estimate_embeddings to service_role;
 
 create function embedding.mismatched_rows(c embedding.tracked_tables, max_rows integer)
 returns table (row_id text, reason text, unreadable boolean)
-language sql security invoker set search_path = pg_catalog, pg_temp
-as $$
+language sql security invoker set search_path = pg_catalog, pg_temp as $$
   select u.*
   from embedding.read_table(c, $sql$
     select array_agg(r.key::text), array_agg(r.reason), array_agg(r.unreadable)
@@ -2291,8 +2168,7 @@ grant execute on function embedding.mismatched_rows to service_role;
 
 create function public.mismatched_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, reason text)
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select r.row_id, r.reason from embedding.mismatched_rows(embedding.get_collection(collection), max_rows) r
 $$;
 comment on function public.mismatched_embeddings is
@@ -2301,9 +2177,7 @@ revoke all on function public.mismatched_embeddings from public, anon, authentic
 grant execute on function public.mismatched_embeddings to service_role;
 
 create function public.verify_embeddings(collection text)
-returns bigint
-language sql stable security invoker set search_path = ''
-as $$
+returns bigint language sql stable security invoker set search_path = '' as $$
   select count(*) from embedding.mismatched_rows(embedding.get_collection(collection), null)
 $$;
 comment on function public.verify_embeddings is
@@ -2312,9 +2186,7 @@ revoke all on function public.verify_embeddings from public, anon, authenticated
 grant execute on function public.verify_embeddings to service_role;
 
 create function public.repair_embeddings(collection text)
-returns bigint
-language plpgsql security invoker set search_path = ''
-as $$
+returns bigint language plpgsql security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   repaired bigint;
@@ -2338,9 +2210,7 @@ grant execute on function public.repair_embeddings to service_role;
 -- 42_vector_index.sql
 
 create function embedding.vector_index_name(c embedding.tracked_tables, model text)
-returns name
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
+returns name language sql stable set search_path = pg_catalog, pg_temp as $$
   select (left(r.relname, 32) || '_vector_' || left(md5(vector_index_name.model), 12) || '_idx')::name
   from pg_catalog.pg_class r where r.oid = c.source
 $$;
@@ -2353,8 +2223,7 @@ create function public.create_embedding_index(
 )
 returns text
 -- Security definer, because only the table's owner can create an index.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   indexed embedding.models;
@@ -2399,9 +2268,7 @@ revoke all on function public.create_embedding_index from public, anon, authenti
 grant execute on function public.create_embedding_index to service_role;
 
 create function embedding.drop_vector_index(c embedding.tracked_tables, model text)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute (
     select format('drop index if exists %I.%I', n.nspname, embedding.vector_index_name(c, drop_vector_index.model))
@@ -2417,9 +2284,7 @@ revoke all on function embedding.drop_vector_index from public, anon, authentica
 -- Moves a collection to another model during searches. A row keeps its old vector until the new one replaces it, so each row
 -- has a vector of exactly one model; a search embeds the query with each model that has rows.
 create function public.set_collection_model(collection text, model text)
-returns bigint
-language plpgsql security invoker set search_path = ''
-as $$
+returns bigint language plpgsql security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
 begin
@@ -2451,8 +2316,7 @@ grant execute on function public.set_collection_model to service_role;
 create function embedding.retire_models(collection text)
 returns setof text
 -- Security definer, because only the table's owner can drop an index.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   candidate text;
@@ -2480,9 +2344,7 @@ revoke all on function embedding.retire_models from public, anon, authenticated,
 grant execute on function embedding.retire_models to service_role;
 
 create function public.collection_models(collection text)
-returns setof embedding.models
-language plpgsql stable security invoker set search_path = ''
-as $$
+returns setof embedding.models language plpgsql stable security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
 begin
@@ -2543,9 +2405,7 @@ create function public.record_embedding_run(
   run_id uuid default null, collection text default null, model text default null, status text default 'running',
   report jsonb default '{}', kind text default 'embedding'
 )
-returns uuid
-language plpgsql security invoker set search_path = ''
-as $$
+returns uuid language plpgsql security invoker set search_path = '' as $$
 declare
   recorded uuid := coalesce(run_id, gen_random_uuid());
   -- Counts that are not in the report are 0.
@@ -2589,8 +2449,7 @@ create function public.finish_embedding_run(
   collection text, model text, run_id uuid default null, status text default 'completed', report jsonb default '{}'
 )
 returns table (ready bigint, leased bigint, waiting bigint, failed bigint)
-language plpgsql security invoker set search_path = ''
-as $$
+language plpgsql security invoker set search_path = '' as $$
 begin
   perform embedding.retire_models(collection);
   if run_id is not null or (report ->> 'processed')::bigint > 0 or report ->> 'error' is not null then
@@ -2606,9 +2465,7 @@ revoke all on function public.finish_embedding_run from public, anon, authentica
 grant execute on function public.finish_embedding_run to service_role;
 
 create function embedding.run_status(r embedding.runs, silent_seconds integer)
-returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   -- A worker reports every few seconds; a queued task is reported less often.
   select case
     when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds) then 'crashed'
@@ -2627,8 +2484,7 @@ returns table (
   stale bigint, reused bigint, truncated bigint, calls bigint, tokens bigint, cost_usd numeric, error text, recorded_at timestamptz,
   started_at timestamptz, reported_at timestamptz, finished_at timestamptz, ended_at timestamptz, seconds double precision
 )
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select
     r.id, r.kind, c.name, r.model, m.provider, r.state,
     r.processed, r.embedded, r.failed, r.stale, r.reused, r.truncated, r.calls, r.tokens, r.cost_usd, r.error,
@@ -2656,8 +2512,7 @@ grant execute on function public.list_embedding_runs to service_role;
 
 create function public.running_embedding_runs(silent_seconds integer default 30)
 returns table (collection text, run_id uuid, started_at timestamptz, done bigint, rows_per_second double precision)
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select
     c.name,
     -- Runs at the same time are listed as one, by the latest id; their rates are added.
@@ -2682,9 +2537,7 @@ revoke all on function public.running_embedding_runs from public, anon, authenti
 grant execute on function public.running_embedding_runs to service_role;
 
 create function public.embedding_costs(days integer default 30)
-returns jsonb
-language sql stable security invoker set search_path = ''
-as $$
+returns jsonb language sql stable security invoker set search_path = '' as $$
   -- One value: Supabase returns at most 1,000 rows of a call.
   select jsonb_build_object('entries', coalesce(jsonb_agg(to_jsonb(d) order by d.day desc, d.model), '[]'))
   from (
@@ -2712,8 +2565,7 @@ grant execute on function public.embedding_costs to service_role;
 -- The subqueries below are evaluated first, so that only the statistics of one table are read.
 create function embedding.text_columns(c embedding.tracked_tables)
 returns table (attname name, attnum smallint, is_text boolean, reltuples real, null_frac real, n_distinct real)
-language sql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select a.attname, a.attnum, t.typcategory = 'S', r.reltuples, st.null_frac, st.n_distinct
   from pg_catalog.pg_attribute a
   join pg_catalog.pg_type t on t.oid = a.atttypid
@@ -2738,8 +2590,7 @@ grant execute on function embedding.text_columns to service_role;
 
 create function embedding.describing_columns(c embedding.tracked_tables)
 returns table (column_name name, is_text boolean, values_held double precision, distinct_values double precision)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   uncounted text;
   counted jsonb := '{}';
@@ -2777,8 +2628,7 @@ revoke all on function embedding.describing_columns from public, anon, authentic
 grant execute on function embedding.describing_columns to service_role;
 
 create function embedding.collection_columns(c embedding.tracked_tables, out label_column text, out category_columns text[])
-language sql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select
     (array_agg(d.column_name::text order by array_position(array['title', 'name'], d.column_name::text), d.place)
       filter (where d.is_text and not d.is_category))[1],
@@ -2798,8 +2648,7 @@ grant execute on function embedding.collection_columns to service_role;
 
 create function embedding.sample_model(c embedding.tracked_tables, sample_size integer)
 returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   found_model text;
 begin
@@ -2821,8 +2670,7 @@ grant execute on function embedding.sample_model to service_role;
 
 create function embedding.sample_version(c embedding.tracked_tables, model text, sample_size integer)
 returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   version text;
 begin
@@ -2851,9 +2699,7 @@ create function public.sample_embeddings(
   collection text, model text default null, sample_size integer default 2000, category_column text default null,
   known_version text default null
 )
-returns jsonb
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns jsonb language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   sampled_model text;
@@ -2927,8 +2773,7 @@ grant execute on function public.sample_embeddings to service_role;
 create function embedding.post_webhook()
 returns trigger
 -- Security definer, because a role that may write the table may not read the vault.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   target constant text := tg_argv[1];
   secret_name constant text := tg_argv[2];
@@ -2962,8 +2807,7 @@ revoke all on function embedding.post_webhook from public, anon, authenticated, 
 create function public.create_embedding_webhook(collection text, url text, secret_name text default 'tonnetz_webhook_secret')
 returns void
 -- Security definer, because only the table's owner can create a trigger.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
@@ -2993,9 +2837,7 @@ revoke all on function public.create_embedding_webhook from public, anon, authen
 grant execute on function public.create_embedding_webhook to service_role;
 
 create function public.ping_embeddings()
-returns boolean
-language sql stable security invoker set search_path = ''
-as $$
+returns boolean language sql stable security invoker set search_path = '' as $$
   select true
 $$;
 comment on function public.ping_embeddings is 'Returns true: the database answers and has the migrations of this version.';
@@ -3010,9 +2852,7 @@ grant execute on function public.ping_embeddings to service_role;
 
 -- Statistics of the whole table are read only for a role that sees every row, because they contain words of all rows.
 create function embedding.sees_every_row(source regclass, caller name)
-returns boolean
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns boolean language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select has_table_privilege(r.oid, t.oid, 'select') and (
@@ -3042,8 +2882,7 @@ grant execute on function embedding.sees_every_row to anon, authenticated, servi
 
 create function embedding.lexeme_statistics(source regclass, lexemes text[])
 returns table (total_rows float8, average_length float8, frequencies float8[])
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   -- The role of the caller. Inside a SECURITY DEFINER function current_user is the owner; the setting `role` is unchanged.
   caller name := case current_setting('role') when 'none' then session_user
@@ -3106,8 +2945,7 @@ grant execute on function embedding.lexeme_statistics to anon, authenticated, se
 
 create function embedding.query_terms(source regclass, query_text text, text_config regconfig)
 returns table (terms text[], weights float8[], counts float8[], average_length float8, total_terms int, total_weight float8)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   longest_text constant int := 24000;    -- characters read: at least 3,000 words, far below the limits of a tsvector
   most_lexemes constant int := 256;      -- lexemes looked up
@@ -3191,9 +3029,7 @@ revoke all on function embedding.query_terms from public, anon, authenticated, s
 grant execute on function embedding.query_terms to anon, authenticated, service_role;
 
 create function embedding.bm25_expression(terms text[], weights float8[])
-returns text
-language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- tf is how often the row contains the lexeme. BM25's tf * (k1 + 1) / (tf + k) equals 2.2 * (1 - k / (k + tf)).
   -- ts_rank of one lexeme is (1 + 1/4 + ... + 1/tf^2) / 1.645, from which the expression computes tf exactly. This takes a third
@@ -3216,9 +3052,7 @@ grant execute on function embedding.bm25_expression to anon, authenticated, serv
 -- Filters of every search: {"kind": "song"}, {"path": {"prefix": "src/"}}, {"path": {"like": "%.py"}}, {"tags": {"contains": "jazz"}}.
 -- The condition is part of the scans that find candidates, so a filtered search still returns match_count rows.
 create function embedding.filter_condition(source regclass, filter jsonb)
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   field record;
   test record;
@@ -3290,9 +3124,7 @@ grant execute on function embedding.filter_condition to anon, authenticated, ser
 -- candidates, full-text (BM25) and semantic (cosine), and from the fusion that scores every candidate by both.
 
 create function embedding.check_weight(argument text, weight double precision)
-returns double precision
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns double precision language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   -- NaN and the infinities are refused: a score that is NaN cannot be ordered, and infinity times 0 is NaN.
   if abs(weight) < 'infinity' then
@@ -3309,8 +3141,7 @@ create function embedding.query_vectors(
   collection_name text, collection_model text, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb
 )
 returns table (model text, dimensions int, vector extensions.vector)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   given record;
 begin
@@ -3357,8 +3188,7 @@ create function embedding.full_text_candidates(
   source regclass, collection record, query_text text, condition text, depth int, out candidates_sql text, out bm25_sql text,
   out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
 )
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   row_budget constant int := 600;        -- rows scored by BM25
   query record;
@@ -3436,8 +3266,7 @@ create function embedding.semantic_candidates(
   source regclass, collection record, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb,
   condition text, depth int, out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
 )
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- Each model ranks the rows that it embedded. The index is used because ORDER BY and WHERE repeat its expression and condition.
   select
@@ -3463,9 +3292,7 @@ grant execute on function embedding.semantic_candidates to anon, authenticated, 
 create function embedding.fusion_statement(
   source regclass, key_column name, full_text record, semantic record, fusion text, match_count int
 )
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return format(
     $sql$

@@ -34,9 +34,7 @@ grant select, insert, update, delete on public.music_knowledge to service_role;
 
 -- What is embedded for music_knowledge, and what full-text search finds it by: topic, category and content.
 create function embedding.document_text(document public.music_knowledge)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
 $$;
 comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';
@@ -68,8 +66,7 @@ returns table (
   id uuid, topic text, category text, content text, score float, full_text_score float, full_text_rank int, semantic_score float,
   semantic_rank int
 )
-language sql stable security invoker rows 10 set search_path = ''
-as $$
+language sql stable security invoker rows 10 set search_path = '' as $$
   -- The key is cast before the join. Under row level security a join on an expression that could leak values cannot use the
   -- primary key: the whole table would be read.
   with hit as materialized (

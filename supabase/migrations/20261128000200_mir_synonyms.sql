@@ -6,9 +6,7 @@ select pg_advisory_xact_lock(32773617387664506);
 -- The catalogue of tags that synonyms are written for: genres and moods, in a table each. Nothing here is embedded.
 -- Everything that needs to know which type of tag is in which table is in this file: embedding.tags and embedding.lock_tag.
 create function embedding.tag_key(name text)
-returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select coalesce(nullif(btrim(regexp_replace(lower(embedding.fold_accents(name)), '[\s!-/:-@\[-`{-~]+', ' ', 'g')), ''), lower(name))
 $$;
 comment on function embedding.tag_key is
@@ -60,9 +58,7 @@ revoke all on embedding.tags from public, anon, authenticated, service_role;
 grant select on embedding.tags to anon, authenticated, service_role;
 
 create function embedding.check_tag_type(tag_type text)
-returns void
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   if (tag_type in ('genre', 'mood')) is not true then
     raise exception 'tag_type must be genre or mood, not "%"', coalesce(tag_type, '<null>') using errcode = '22023';
@@ -74,9 +70,7 @@ revoke all on function embedding.check_tag_type from public, anon, authenticated
 grant execute on function embedding.check_tag_type to service_role;
 
 create function embedding.find_tag(tag_type text, tag_name text)
-returns bigint
-language sql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns bigint language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select t.tag_id
   from embedding.tags t
   where t.tag_type = find_tag.tag_type and t.tag_key = embedding.tag_key(find_tag.tag_name)
@@ -88,9 +82,7 @@ revoke all on function embedding.find_tag from public, anon, authenticated, serv
 grant execute on function embedding.find_tag to anon, authenticated, service_role;
 
 create function embedding.lock_tag(tag_type text, tag_id bigint)
-returns text
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   present text;
 begin
@@ -114,9 +106,7 @@ grant execute on function embedding.lock_tag to service_role;
 --
 -- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create function embedding.are_terms(terms jsonb, fewest int, most int)
-returns boolean
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns boolean language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   -- CASE guarantees the order: jsonb_array_length raises an error for anything but an array.
   select case when jsonb_typeof(terms) = 'array' then
     jsonb_array_length(terms) between fewest and most
@@ -182,9 +172,7 @@ comment on column public.mir_synonyms.renamed_from is
 comment on column public.mir_synonyms.previous is 'The manual synonyms that generated ones replaced.';
 
 create function embedding.touch_synonyms()
-returns trigger
-language plpgsql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns trigger language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- An active row fits the tag's present name: it was activated again, or written for that name.
   if new.is_active then
@@ -222,9 +210,7 @@ revoke all on sequence public.mir_synonyms_id_seq from public, anon, authenticat
 
 -- What is embedded for synonyms, and what full-text search finds them by: the same text.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
-returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
   select (
     select string_agg(distinct_term.term, E'\n' order by distinct_term.place)
@@ -255,9 +241,7 @@ revoke all on function embedding.synonyms_text from public, anon, authenticated,
 grant execute on function embedding.synonyms_text to service_role;
 
 create function embedding.document_text(document public.mir_synonyms)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;
 comment on function embedding.document_text(public.mir_synonyms) is
@@ -279,8 +263,7 @@ select public.track_embeddings('public.mir_synonyms', text_config => 'simple');
 create function embedding.check_synonyms_tag()
 returns trigger
 -- The caller who writes the table may lack the right to lock a tag.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   -- Locked: a rename that is under way is waited for, and a later rename finds this row.
   new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
@@ -304,8 +287,7 @@ execute function embedding.check_synonyms_tag();
 create function embedding.follow_tag()
 returns trigger
 -- The caller who writes a tag may lack the right to write synonyms.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'TRUNCATE' then
     delete from public.mir_synonyms s where s.tag_type = tg_argv[0];
@@ -364,8 +346,7 @@ grant select, insert, delete on embedding.synonym_changes to service_role;
 create function embedding.note_synonym_change()
 returns trigger
 -- The caller who writes the tables has no access to the notes.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   insert into embedding.synonym_changes default values on conflict do nothing;
   -- Once in each transaction, remove two older notes: one note comes and at most two go, so the table stays small at a fixed
@@ -398,9 +379,7 @@ for each statement execute function embedding.note_synonym_change();
 insert into embedding.synonym_changes default values;
 
 create function public.synonyms_version()
-returns text
-language sql stable security invoker set search_path = ''
-as $$
+returns text language sql stable security invoker set search_path = '' as $$
   select md5(string_agg(c.id::text, '' order by c.id)) from embedding.synonym_changes c
 $$;
 comment on function public.synonyms_version is
@@ -412,9 +391,7 @@ grant execute on function public.synonyms_version to service_role;
 
 -- Writes synonyms by hand. A tag has at most one row: inactive synonyms are replaced and activated, not inserted again.
 create function embedding.synonyms_row(s public.mir_synonyms)
-returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
+returns jsonb language sql stable set search_path = pg_catalog, pg_temp as $$
   select jsonb_build_object(
     'id', s.id, 'tag_id', s.tag_id, 'tag_type', s.tag_type, 'tag_name', s.tag_name, 'synonyms', s.synonyms,
     'source', s.source, 'confidence', s.confidence, 'is_active', s.is_active, 'renamed_from', s.renamed_from,
@@ -427,9 +404,7 @@ grant execute on function embedding.synonyms_row to service_role;
 create function public.create_synonyms(
   tag_type text, synonyms jsonb, tag_id bigint default null, tag_name text default null, confidence float default 1.0
 )
-returns jsonb
-language plpgsql security invoker set search_path = ''
-as $$
+returns jsonb language plpgsql security invoker set search_path = '' as $$
 #variable_conflict use_column
 declare
   tag bigint := coalesce(create_synonyms.tag_id, embedding.find_tag(create_synonyms.tag_type, create_synonyms.tag_name));
@@ -465,9 +440,7 @@ create function public.update_synonyms(
   synonyms_id bigint, synonyms jsonb default null, confidence float default null, is_active boolean default null,
   expected_updated_at timestamptz default null
 )
-returns jsonb
-language plpgsql security invoker set search_path = ''
-as $$
+returns jsonb language plpgsql security invoker set search_path = '' as $$
 #variable_conflict use_column
 declare
   present public.mir_synonyms;
@@ -522,9 +495,7 @@ revoke all on embedding.synonym_queue from public, anon, authenticated;
 grant select, insert, update, delete on embedding.synonym_queue to service_role;
 
 create function public.request_synonyms(tag_type text default null, tag_ids bigint[] default null, force boolean default false)
-returns integer
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   requested integer;
 begin
@@ -557,8 +528,7 @@ grant execute on function public.request_synonyms to service_role;
 
 create function public.claim_synonym_tags(batch_size integer default 1, lease_seconds integer default 900)
 returns table (tag_type text, tag_id bigint, tag_name text, description text, attempts integer, related jsonb)
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 declare
   lease interval := embedding.check_lease(coalesce(lease_seconds, 900));
@@ -612,8 +582,7 @@ create function public.store_generated_synonyms(
   tag_type text, tag_id bigint, tag_name text, synonyms jsonb, model text, confidence float default 0.8
 )
 returns table (outcome text, id bigint)
-language plpgsql security invoker set search_path = ''
-as $$
+language plpgsql security invoker set search_path = '' as $$
 #variable_conflict use_column
 declare
   present text;
@@ -657,8 +626,7 @@ grant execute on function public.store_generated_synonyms to service_role;
 
 create function public.synonym_coverage()
 returns table (tag_type text, tags bigint, active bigint, without bigint, waiting bigint, ready bigint, failed bigint)
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select t.tag_type, count(*), count(*) filter (where s.is_active), count(*) filter (where s.id is null or s.renamed_from is not null),
     count(*) filter (where q.tag_id is not null and q.failed_at is null),
     count(*) filter (where q.failed_at is null and q.available_at <= clock_timestamp()),
@@ -683,9 +651,7 @@ create function public.fail_synonym_tag(
   tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3
 )
-returns boolean
-language sql security invoker set search_path = ''
-as $$
+returns boolean language sql security invoker set search_path = '' as $$
   update embedding.synonym_queue q
   set leased_at = null,
       -- attempts is 0: the tag was requested again after it was claimed, perhaps under another name. Only the earlier request
@@ -707,9 +673,7 @@ revoke all on function public.fail_synonym_tag from public, anon, authenticated,
 grant execute on function public.fail_synonym_tag to service_role;
 
 create function public.release_synonym_tag(tag_type text, tag_id bigint)
-returns void
-language sql security invoker set search_path = ''
-as $$
+returns void language sql security invoker set search_path = '' as $$
   update embedding.synonym_queue q
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
   where q.tag_type = release_synonym_tag.tag_type and q.tag_id = release_synonym_tag.tag_id and q.leased_at is not null
@@ -720,8 +684,7 @@ grant execute on function public.release_synonym_tag to service_role;
 
 create function public.list_failed_synonyms(max_rows integer default 100)
 returns table (tag_type text, tag_id bigint, tag_name text, attempts integer, failed_at timestamptz, error text)
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select q.tag_type, q.tag_id, t.tag_name, q.attempts, q.failed_at, q.error
   from embedding.synonym_queue q
   join embedding.tags t on t.tag_type = q.tag_type and t.tag_id = q.tag_id
@@ -744,8 +707,7 @@ returns table (
   id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float, score float,
   full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
 )
-language sql stable security invoker rows 10 set search_path = ''
-as $$
+language sql stable security invoker rows 10 set search_path = '' as $$
   select s.id, s.tag_id, s.tag_type, s.tag_name, s.synonyms, s.source, s.confidence,
          h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
   from embedding.search_hits(
@@ -766,8 +728,7 @@ create function public.search_mir_synonyms_by_tag(tag_type text, tag_name text)
 returns table (
   id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float, updated_at timestamptz
 )
-language sql stable security invoker rows 1 set search_path = ''
-as $$
+language sql stable security invoker rows 1 set search_path = '' as $$
   select s.id, s.tag_id, s.tag_type, s.tag_name, s.synonyms, s.source, s.confidence, s.updated_at
   from public.mir_synonyms s
   where s.tag_type = search_mir_synonyms_by_tag.tag_type and s.is_active

@@ -42,9 +42,7 @@ grant select, insert, update, delete on public.datasets to service_role;
 
 -- What is embedded for datasets, and what full-text search finds them by: the title, twice, and the description.
 create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
-returns text
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
 $$;
 comment on function embedding.dataset_text is
@@ -53,9 +51,7 @@ revoke all on function embedding.dataset_text from public, anon, authenticated, 
 grant execute on function embedding.dataset_text to service_role;
 
 create function embedding.document_text(document public.datasets)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
 $$;
 comment on function embedding.document_text(public.datasets) is 'The text of dataset_text for this row.';
@@ -102,9 +98,7 @@ grant select on public.dataset_scores to anon, authenticated;
 grant select, insert, update, delete on public.dataset_scores to service_role;
 
 create function public.set_dataset_scores(rows jsonb)
-returns integer
-language plpgsql security invoker set search_path = ''
-as $$
+returns integer language plpgsql security invoker set search_path = '' as $$
 declare
   changed integer;
 begin
@@ -141,8 +135,7 @@ grant select on public.dataset_overview to anon, authenticated, service_role;
 
 create function public.upsert_datasets(rows jsonb)
 returns table (inserted integer, updated integer, unchanged integer)
-language plpgsql security invoker set search_path = ''
-as $$
+language plpgsql security invoker set search_path = '' as $$
 declare
   given integer;
 begin
@@ -221,8 +214,7 @@ returns table (
   hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int, static_score float,
   time_decay float
 )
-language plpgsql stable security invoker rows 10 set search_path = ''
-as $$
+language plpgsql stable security invoker rows 10 set search_path = '' as $$
 #variable_conflict use_column
 begin
   perform embedding.check_weight('static_weight', coalesce(static_weight, 0.1)), embedding.check_weight('decay_weight', coalesce(decay_weight, 0.1)),

@@ -31,9 +31,7 @@ grant select, insert, update, delete on public.code_chunks to service_role;
 
 -- What is embedded for code, its content, and what full-text search finds it by: path and content, names split into their parts.
 create function embedding.document_text(document public.code_chunks)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   -- The content alone: it is what /embed was given, so its vectors can be stored here.
   select nullif(document.content, '')
 $$;
@@ -42,9 +40,7 @@ revoke all on function embedding.document_text(public.code_chunks) from public, 
 grant execute on function embedding.document_text(public.code_chunks) to service_role;
 
 create function embedding.split_identifiers(source_text text)
-returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
   select translate(source_text, '._/\-', '     ') || coalesce((
     select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
@@ -56,9 +52,7 @@ revoke all on function embedding.split_identifiers from public, anon, authentica
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
 create function embedding.code_lexemes(path text, content text)
-returns tsvector
-language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp
-as $$
+returns tsvector language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp as $$
   select embedding.fit_lexemes('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
 $$;
 comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
@@ -72,9 +66,7 @@ select public.track_embeddings('public.code_chunks');
 
 -- Storing pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
-returns integer
-language plpgsql security invoker set search_path = ''
-as $$
+returns integer language plpgsql security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection('code_chunks'), store_code_chunks.model);
   stored integer;
@@ -115,8 +107,7 @@ returns table (
   id text, path text, language text, content text, metadata jsonb, score float, full_text_score float, full_text_rank int,
   semantic_score float, semantic_rank int
 )
-language sql stable security invoker rows 10 set search_path = ''
-as $$
+language sql stable security invoker rows 10 set search_path = '' as $$
   select k.id, k.path, k.language, k.content, k.metadata, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
   from embedding.search_hits(
     'public.code_chunks', embedding.split_identifiers(query_text), query_embedding, match_count,

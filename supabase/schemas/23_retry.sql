@@ -1,9 +1,7 @@
 -- The retry rule of every queue: after a failed attempt an entry waits. The wait doubles with each attempt, up to a limit;
 -- after max_attempts the entry is failed until it is queued again on request.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
-returns interval
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   -- In seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
@@ -14,9 +12,7 @@ revoke all on function embedding.backoff from public, anon, authenticated, servi
 grant execute on function embedding.backoff to service_role;
 
 create function embedding.refuse_rows(c embedding.tracked_tables, row_ids text[], tried integer[], reasons text[])
-returns void
-language sql security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns void language sql security invoker set search_path = pg_catalog, pg_temp as $$
   insert into embedding.queue as q (collection_id, row_id, attempts, error, failed_at, available_at)
   select
     c.id, r.row_id, r.attempts, r.reason,
@@ -41,9 +37,7 @@ revoke all on function embedding.refuse_rows from public, anon, authenticated, s
 grant execute on function embedding.refuse_rows to service_role;
 
 create function public.fail_embeddings(collection text, rows jsonb, retry_after_seconds integer default 30)
-returns integer
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   given_up integer;
@@ -84,8 +78,7 @@ grant execute on function public.fail_embeddings to service_role;
 
 create function public.list_failed_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, attempts integer, failed_at timestamptz, error text)
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
 begin
@@ -102,9 +95,7 @@ revoke all on function public.list_failed_embeddings from public, anon, authenti
 grant execute on function public.list_failed_embeddings to service_role;
 
 create function public.retry_failed_embeddings(collection text, row_ids text[] default null)
-returns bigint
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan
-as $$
+returns bigint language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   requeued bigint;

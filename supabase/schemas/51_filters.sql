@@ -1,9 +1,7 @@
 -- Filters of every search: {"kind": "song"}, {"path": {"prefix": "src/"}}, {"path": {"like": "%.py"}}, {"tags": {"contains": "jazz"}}.
 -- The condition is part of the scans that find candidates, so a filtered search still returns match_count rows.
 create function embedding.filter_condition(source regclass, filter jsonb)
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   field record;
   test record;

@@ -2,9 +2,7 @@
 -- candidates, full-text (BM25) and semantic (cosine), and from the fusion that scores every candidate by both.
 
 create function embedding.check_weight(argument text, weight double precision)
-returns double precision
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
+returns double precision language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   -- NaN and the infinities are refused: a score that is NaN cannot be ordered, and infinity times 0 is NaN.
   if abs(weight) < 'infinity' then
@@ -21,8 +19,7 @@ create function embedding.query_vectors(
   collection_name text, collection_model text, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb
 )
 returns table (model text, dimensions int, vector extensions.vector)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   given record;
 begin
@@ -69,8 +66,7 @@ create function embedding.full_text_candidates(
   source regclass, collection record, query_text text, condition text, depth int, out candidates_sql text, out bm25_sql text,
   out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
 )
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   row_budget constant int := 600;        -- rows scored by BM25
   query record;
@@ -148,8 +144,7 @@ create function embedding.semantic_candidates(
   source regclass, collection record, query_embedding extensions.vector, embedding_model text, query_embeddings jsonb,
   condition text, depth int, out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
 )
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- Each model ranks the rows that it embedded. The index is used because ORDER BY and WHERE repeat its expression and condition.
   select
@@ -175,9 +170,7 @@ grant execute on function embedding.semantic_candidates to anon, authenticated, 
 create function embedding.fusion_statement(
   source regclass, key_column name, full_text record, semantic record, fusion text, match_count int
 )
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
-as $$
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return format(
     $sql$

@@ -1,8 +1,6 @@
 -- What is embedded for music_knowledge, and what full-text search finds it by: topic, category and content.
 create function embedding.document_text(document public.music_knowledge)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
 $$;
 comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';

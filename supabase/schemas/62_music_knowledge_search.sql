@@ -7,8 +7,7 @@ returns table (
   id uuid, topic text, category text, content text, score float, full_text_score float, full_text_rank int, semantic_score float,
   semantic_rank int
 )
-language sql stable security invoker rows 10 set search_path = ''
-as $$
+language sql stable security invoker rows 10 set search_path = '' as $$
   -- The key is cast before the join. Under row level security a join on an expression that could leak values cannot use the
   -- primary key: the whole table would be read.
   with hit as materialized (

@@ -1,8 +1,6 @@
 -- What is embedded for synonyms, and what full-text search finds them by: the same text.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
-returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
   select (
     select string_agg(distinct_term.term, E'\n' order by distinct_term.place)
@@ -33,9 +31,7 @@ revoke all on function embedding.synonyms_text from public, anon, authenticated,
 grant execute on function embedding.synonyms_text to service_role;
 
 create function embedding.document_text(document public.mir_synonyms)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;
 comment on function embedding.document_text(public.mir_synonyms) is

@@ -3,8 +3,7 @@
 create function embedding.check_synonyms_tag()
 returns trigger
 -- The caller who writes the table may lack the right to lock a tag.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   -- Locked: a rename that is under way is waited for, and a later rename finds this row.
   new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
@@ -28,8 +27,7 @@ execute function embedding.check_synonyms_tag();
 create function embedding.follow_tag()
 returns trigger
 -- The caller who writes a tag may lack the right to write synonyms.
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'TRUNCATE' then
     delete from public.mir_synonyms s where s.tag_type = tg_argv[0];

@@ -5,9 +5,7 @@ create function public.fail_synonym_tag(
   tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3
 )
-returns boolean
-language sql security invoker set search_path = ''
-as $$
+returns boolean language sql security invoker set search_path = '' as $$
   update embedding.synonym_queue q
   set leased_at = null,
       -- attempts is 0: the tag was requested again after it was claimed, perhaps under another name. Only the earlier request
@@ -29,9 +27,7 @@ revoke all on function public.fail_synonym_tag from public, anon, authenticated,
 grant execute on function public.fail_synonym_tag to service_role;
 
 create function public.release_synonym_tag(tag_type text, tag_id bigint)
-returns void
-language sql security invoker set search_path = ''
-as $$
+returns void language sql security invoker set search_path = '' as $$
   update embedding.synonym_queue q
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
   where q.tag_type = release_synonym_tag.tag_type and q.tag_id = release_synonym_tag.tag_id and q.leased_at is not null
@@ -42,8 +38,7 @@ grant execute on function public.release_synonym_tag to service_role;
 
 create function public.list_failed_synonyms(max_rows integer default 100)
 returns table (tag_type text, tag_id bigint, tag_name text, attempts integer, failed_at timestamptz, error text)
-language sql stable security invoker set search_path = ''
-as $$
+language sql stable security invoker set search_path = '' as $$
   select q.tag_type, q.tag_id, t.tag_name, q.attempts, q.failed_at, q.error
   from embedding.synonym_queue q
   join embedding.tags t on t.tag_type = q.tag_type and t.tag_id = q.tag_id

@@ -7,8 +7,7 @@ returns table (
   id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float, score float,
   full_text_score float, full_text_rank int, semantic_score float, semantic_rank int
 )
-language sql stable security invoker rows 10 set search_path = ''
-as $$
+language sql stable security invoker rows 10 set search_path = '' as $$
   select s.id, s.tag_id, s.tag_type, s.tag_name, s.synonyms, s.source, s.confidence,
          h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
   from embedding.search_hits(
@@ -29,8 +28,7 @@ create function public.search_mir_synonyms_by_tag(tag_type text, tag_name text)
 returns table (
   id bigint, tag_id bigint, tag_type text, tag_name text, synonyms jsonb, source text, confidence float, updated_at timestamptz
 )
-language sql stable security invoker rows 1 set search_path = ''
-as $$
+language sql stable security invoker rows 1 set search_path = '' as $$
   select s.id, s.tag_id, s.tag_type, s.tag_name, s.synonyms, s.source, s.confidence, s.updated_at
   from public.mir_synonyms s
   where s.tag_type = search_mir_synonyms_by_tag.tag_type and s.is_active

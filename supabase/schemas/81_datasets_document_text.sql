@@ -1,8 +1,6 @@
 -- What is embedded for datasets, and what full-text search finds them by: the title, twice, and the description.
 create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
-returns text
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
 $$;
 comment on function embedding.dataset_text is
@@ -11,9 +9,7 @@ revoke all on function embedding.dataset_text from public, anon, authenticated, 
 grant execute on function embedding.dataset_text to service_role;
 
 create function embedding.document_text(document public.datasets)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select embedding.dataset_text(document.title, document.description, document.enrichment_status, document.is_active)
 $$;
 comment on function embedding.document_text(public.datasets) is 'The text of dataset_text for this row.';

@@ -15,9 +15,7 @@ grant select on public.dataset_scores to anon, authenticated;
 grant select, insert, update, delete on public.dataset_scores to service_role;
 
 create function public.set_dataset_scores(rows jsonb)
-returns integer
-language plpgsql security invoker set search_path = ''
-as $$
+returns integer language plpgsql security invoker set search_path = '' as $$
 declare
   changed integer;
 begin

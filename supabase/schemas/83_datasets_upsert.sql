@@ -1,7 +1,6 @@
 create function public.upsert_datasets(rows jsonb)
 returns table (inserted integer, updated integer, unchanged integer)
-language plpgsql security invoker set search_path = ''
-as $$
+language plpgsql security invoker set search_path = '' as $$
 declare
   given integer;
 begin

@@ -9,8 +9,7 @@ returns table (
   hybrid_score float, full_text_score float, full_text_rank int, semantic_score float, semantic_rank int, static_score float,
   time_decay float
 )
-language plpgsql stable security invoker rows 10 set search_path = ''
-as $$
+language plpgsql stable security invoker rows 10 set search_path = '' as $$
 #variable_conflict use_column
 begin
   perform embedding.check_weight('static_weight', coalesce(static_weight, 0.1)), embedding.check_weight('decay_weight', coalesce(decay_weight, 0.1)),

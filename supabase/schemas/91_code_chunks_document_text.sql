@@ -1,8 +1,6 @@
 -- What is embedded for code, its content, and what full-text search finds it by: path and content, names split into their parts.
 create function embedding.document_text(document public.code_chunks)
-returns text
-language sql stable parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   -- The content alone: it is what /embed was given, so its vectors can be stored here.
   select nullif(document.content, '')
 $$;
@@ -11,9 +9,7 @@ revoke all on function embedding.document_text(public.code_chunks) from public, 
 grant execute on function embedding.document_text(public.code_chunks) to service_role;
 
 create function embedding.split_identifiers(source_text text)
-returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-as $$
+returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- "searchHits" is found by "search hits" and by its own name, "shared/retry.py" by "retry".
   select translate(source_text, '._/\-', '     ') || coalesce((
     select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
@@ -25,9 +21,7 @@ revoke all on function embedding.split_identifiers from public, anon, authentica
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
 create function embedding.code_lexemes(path text, content text)
-returns tsvector
-language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp
-as $$
+returns tsvector language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp as $$
   select embedding.fit_lexemes('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
 $$;
 comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';

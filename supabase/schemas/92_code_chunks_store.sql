@@ -1,8 +1,6 @@
 -- Storing pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
-returns integer
-language plpgsql security invoker set search_path = ''
-as $$
+returns integer language plpgsql security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.check_model(embedding.get_collection('code_chunks'), store_code_chunks.model);
   stored integer;

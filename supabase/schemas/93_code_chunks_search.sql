@@ -7,8 +7,7 @@ returns table (
   id text, path text, language text, content text, metadata jsonb, score float, full_text_score float, full_text_rank int,
   semantic_score float, semantic_rank int
 )
-language sql stable security invoker rows 10 set search_path = ''
-as $$
+language sql stable security invoker rows 10 set search_path = '' as $$
   select k.id, k.path, k.language, k.content, k.metadata, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
   from embedding.search_hits(
     'public.code_chunks', embedding.split_identifiers(query_text), query_embedding, match_count,

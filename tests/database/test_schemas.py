@@ -25,7 +25,7 @@ def definitions() -> Iterator[tuple[str, str, str]]:
     """File, name and text before the body of every function."""
     for file, text in TEXTS.items():
         for match in re.finditer(
-            rf"^create (?:or replace )?function {NAME}(.*?)^(?:as \$|begin atomic|return )", text, re.M | re.S
+            rf"^create (?:or replace )?function {NAME}(.*?)(?:\bas \$|^begin atomic|^return )", text, re.M | re.S
         ):
             yield file, match[1], match[2]
 
