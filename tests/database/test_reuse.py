@@ -54,9 +54,7 @@ def test_a_claim_does_not_wait_for_a_row_that_is_locked(
     assert save(work, provider, [row for row in rows if not row.reused]) == (0, 1)
 
 
-def test_rows_that_were_asked_for_by_name_are_reused_too(
-    owner: Connection, work: Collection, provider: FakeProvider
-) -> None:
+def test_rows_claimed_by_key_reuse_vectors_too(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     add(owner, "one")
     embed_all(work, provider)
     (same,) = add(owner, "one")

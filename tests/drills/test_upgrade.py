@@ -165,7 +165,7 @@ def test_a_data_directory_of_another_postgresql_is_not_changed_and_the_fix_is_na
     assert listing(tmp_path) == before
 
 
-def test_a_command_says_so_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
+def test_a_command_on_another_postgresql_prints_one_line_and_exits_2(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "PG_VERSION").write_text("16\n")
     environment = {"TONNETZ_DATA_DIR": str(tmp_path), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}

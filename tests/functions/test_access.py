@@ -123,7 +123,7 @@ def test_a_webhook_secret_is_asked_for_even_on_a_loopback_server(serve: Serve) -
     assert accepted.status_code == 200
 
 
-def test_a_refusal_says_which_scheme_it_wants(client: httpx.Client) -> None:
+def test_an_unauthorized_answer_names_the_required_scheme(client: httpx.Client) -> None:
     refused = client.post("/embed", json=EMBED)
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"] == "Bearer"

@@ -50,7 +50,7 @@ def test_every_file_of_the_page_is_served_as_what_it_is(client: httpx.Client) ->
         }
 
 
-def test_what_the_page_names_is_there_and_comes_from_nowhere_else(client: httpx.Client) -> None:
+def test_every_file_that_the_page_names_exists_on_this_server(client: httpx.Client) -> None:
     page = client.get("/").text
     named = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert named

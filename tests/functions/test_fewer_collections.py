@@ -87,7 +87,7 @@ def error_of(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("present", [(), ("music_knowledge", "datasets")])
-def test_what_is_there_works_and_what_is_absent_is_not_found(make_site: MakeSite, present: tuple[str, ...]) -> None:
+def test_present_collections_work_and_absent_ones_are_not_found(make_site: MakeSite, present: tuple[str, ...]) -> None:
     site = make_site(*present, generation_provider="ollama")
     client = site.client
     assert client.get("/health").status_code == 200

@@ -43,7 +43,7 @@ def test_health_reports_model_and_database(client: httpx.Client) -> None:
     assert client.get("/ready").status_code == 200
 
 
-def test_health_is_503_when_the_database_is_gone_and_comes_back(
+def test_health_is_503_during_a_database_outage(
     client: httpx.Client, cluster: Cluster, database_url: SecretStr
 ) -> None:
     name = database_url.get_secret_value().rpartition("?")[0].rpartition("/")[2]

@@ -281,7 +281,7 @@ def events(output: Output) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("request_", ["rows", "webhook"])
-def test_a_batch_that_fails_says_so_in_an_event(
+def test_a_failed_batch_writes_an_event(
     client: httpx.Client, server: ProtocolServer, insert: Insert, output: Output, request_: str
 ) -> None:
     server.fail("unavailable", times=None)

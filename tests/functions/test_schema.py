@@ -60,7 +60,7 @@ def test_no_input_makes_the_server_fail_and_every_answer_conforms(keyed: httpx.C
     assert row in {hit["id"] for hit in found}, "the rows are still there"
 
 
-def test_the_document_tells_how_to_call_and_no_secret(client: httpx.Client) -> None:
+def test_the_openapi_document_describes_authentication_and_contains_no_secret(client: httpx.Client) -> None:
     answer = client.get("/openapi.json")
     schemes = answer.json()["components"]["securitySchemes"]
     assert set(schemes) == {"FunctionsKey", "WebhookSecret", "CallerToken"}

@@ -155,7 +155,7 @@ def test_vectors_are_in_the_order_of_the_texts(small: OnnxProvider) -> None:
         np.testing.assert_allclose(vectors[index], expected, atol=5e-6)
 
 
-def test_equal_texts_have_equal_vectors_whatever_batch_they_are_in(packaged: OnnxProvider) -> None:
+def test_equal_texts_have_equal_vectors_in_any_batch(packaged: OnnxProvider) -> None:
     among_others = packaged.embed_documents([*phrases(60), *PHRASES, *phrases(60, seed=6), *PHRASES])
     alone = np.stack([packaged.embed_query(text) for text in PHRASES])
     for together in (among_others[60 : 60 + len(PHRASES)], among_others[-len(PHRASES) :]):

@@ -121,7 +121,7 @@ def test_a_retry_after_longer_than_the_time_limit_fails_at_once(clock: Time) -> 
     assert clock.sleeps == []
 
 
-def test_a_call_about_to_start_waits_for_the_pause_that_another_was_asked_for(clock: Time) -> None:
+def test_a_new_call_waits_for_the_retry_after_of_another_call(clock: Time) -> None:
     shared = retrier()
     with pytest.raises(ProviderRateLimited):
         shared.call(Failing(ProviderRateLimited(retry_after=2)), policy=RetryPolicy(max_attempts=1))

@@ -147,7 +147,7 @@ def test_a_compatible_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_settings().openai_base_url == "http://127.0.0.1:8080/v1"
 
 
-def test_a_key_is_asked_for_only_by_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_required_only_by_the_configured_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDING_PROVIDER", "ollama")
     assert load_settings().openai_api_key is None
 
