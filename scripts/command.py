@@ -1,6 +1,7 @@
 """What all commands share: the project's environment, one line an error without a traceback, exit codes, signals."""
 
 import argparse
+import atexit
 import logging
 import os
 import signal
@@ -72,7 +73,9 @@ def stop_on_signal() -> threading.Event:
 
     def handle(_: int, __: object) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            # A normal exit would wait for the threads that wait for the provider. The embedded server is stopped first.
+            atexit._run_exitfuncs()
+            os._exit(EXIT_INTERRUPTED)
         stop.set()
         print("\nstopping: finishing open requests and releasing leased rows (again: stop now)", file=sys.stderr)
 

@@ -245,6 +245,24 @@ def test_an_interrupt_finishes_running_requests_and_exits_130(
     assert f"{300 - done:,} rows are left" in result.stderr
 
 
+def test_a_second_interrupt_ends_the_program_although_a_save_still_waits(
+    slow: Callable[[], tuple[Command, Connection]], connect: Callable[..., Connection]
+) -> None:
+    command, owner = slow()
+    process = command.start("backfill.py", *SMALL_STEPS)
+    wait_for(lambda: embedded(owner) >= 5, process)
+    blocker = connect(autocommit=False)
+    blocker.execute("lock table music_knowledge in exclusive mode")
+    waiting = "select count(*) from pg_locks where not granted"
+    wait_for(lambda: owner.execute(waiting).fetchone() != (0,), process)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "stopping" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert command.finish(process, timeout=20).code == 130
+
+
 def test_after_a_kill_a_second_run_completes(slow: Callable[[], tuple[Command, Connection]]) -> None:
     command, owner = slow()
     process = command.start("backfill.py", *SMALL_STEPS)
