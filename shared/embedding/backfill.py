@@ -19,7 +19,7 @@ from shared.embedding.batch_worker import Batch, BatchWorker
 from shared.embedding.collection import Collection
 from shared.embedding.in_flight import InFlight
 from shared.embedding.tally import Tally
-from shared.errors import AppError, ConfigurationError, DatabaseError, Interrupted
+from shared.errors import AppError, ConfigurationError, DatabaseError, DatabaseUnavailable, Interrupted
 from shared.models import BackfillReport, EmbeddingModel, QueueState
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier, RetryPolicy
@@ -178,7 +178,8 @@ class _Run:
         finally:
             self._halt.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._in_flight.held:
+        # A database that was given up on is not waited for again: the leases end by themselves.
+        if self._in_flight.held and not isinstance(self._error, DatabaseUnavailable):
             self._give_back()
         self._show(on_progress)
         return self._finish()
@@ -209,7 +210,7 @@ class _Run:
             if now - self._renewed >= self._options.lease_seconds / 3:
                 self._renewed = now
                 self._collection.renew_embeddings(list(self._in_flight.held), self._options.lease_seconds)
-            if now - self._reported >= REPORT_SECONDS:
+            if now - self._reported >= REPORT_SECONDS and not self._halt.is_set():
                 self._reported = now
                 self._record()
         except AppError as error:

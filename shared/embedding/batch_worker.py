@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shared.embedding.collection import Collection
-from shared.errors import AppError, Interrupted, ProviderInputRejected
+from shared.errors import AppError, DatabaseError, Interrupted, ProviderInputRejected
 from shared.models import ClaimedRow, EmbeddingModel, Embeddings, Vectors
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier
@@ -46,6 +46,8 @@ class BatchWorker:
         self._retrier = retrier
         self._halt = halt
         self._requests = threading.Semaphore(workers)
+        # The database stayed away for as long as a save may wait: other saves try once.
+        self._gave_up = False
 
     def embed(self, batch: Batch) -> Batch:
         """Ask the provider and save what it answers; once `halt` is set, send nothing."""
@@ -56,8 +58,7 @@ class BatchWorker:
                 texts = [row.text for row in batch.rows]
                 answer = self._provider.embed(texts, registered=self._registered, isolate=True, stop=self._halt)
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
-            batch.error = error
-            return batch
+            return self._end(batch, error)
         batch.answer = answer
         batch.results = [answer.errors.get(place, vector) for place, vector in enumerate(answer.vectors)]
         return self.save(batch)
@@ -74,10 +75,18 @@ class BatchWorker:
         try:
             if good:
                 save = partial(self._collection.save_embeddings, self._provider.model, good, vectors)
-                batch.saved, batch.stale = self._retrier.call(save)
+                batch.saved, batch.stale = save() if self._gave_up else self._retrier.call(save)
             if failures:
-                self._retrier.call(partial(self._collection.fail_embeddings, failures))
+                fail = partial(self._collection.fail_embeddings, failures)
+                _ = fail() if self._gave_up else self._retrier.call(fail)
                 batch.failed = len(failures)
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
-            batch.error = error
+            self._gave_up = self._gave_up or isinstance(error, DatabaseError)
+            return self._end(batch, error)
+        return batch
+
+    def _end(self, batch: Batch, error: Exception) -> Batch:
+        """Halt at once: this thread may take the next batch before the calling thread has seen the error."""
+        self._halt.set()
+        batch.error = error
         return batch

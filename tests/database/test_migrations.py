@@ -127,7 +127,7 @@ def test_a_database_of_the_unreleased_layout_raises_an_error_of_one_line(empty: 
             values ('20261121090000', 'create_embedding_schema'), ('20261121090100', 'create_models')"""
         )
         with pytest.raises(
-            DatabaseContractError, match=r"before its first release.*\.tonnetz.*DATABASE_URL"
+            DatabaseContractError, match=r"before the first release.*\.tonnetz.*DATABASE_URL"
         ) as refused:
             migrate(empty)
         assert "\n" not in refused.value.message

@@ -203,6 +203,7 @@ _REPORT = '{"processed": 2, "embedded": 1, "failed": 1, "tokens": 9, "cost_usd":
 _BY_FUNCTION: Mapping[tuple[str, str], object] = {
     ("create_synonyms", "tag_id"): 2,
     ("fail_embeddings", "rows"): [{"row_id": LEASED_ID, "error": "no", "final": False}],
+    ("finish_embedding_run", "report"): _REPORT,
     ("record_embedding_run", "report"): _REPORT,
     ("reuse_embeddings", "rows"): [{"row_id": LEASED_ID, "text_hash": LEASED_HASH}],
     ("save_embeddings", "rows"): [{"row_id": LEASED_ID, "text_hash": LEASED_HASH, "embedding": _VECTOR}],
