@@ -34,8 +34,10 @@ def test_a_tag_is_looked_up_edited_deactivated_and_activated(own: Console, tab: 
     expect(area).to_have_value("\n".join(terms(own, "bossa nova")))
     area.fill("bossa nova\nhammock music\n\n  nylon guitar  ")
     expect(page.locator(".editor [role=status]")).to_have_text("Unsaved changes")
-    # The driver answers no to "Discard the unsaved changes?".
-    look_up(page, "techno")
+    with page.expect_event("dialog") as asked:
+        look_up(page, "techno")
+    assert asked.value.message == "Discard the unsaved changes?"
+    asked.value.dismiss()
     expect(page.locator(".editor h3")).to_have_text("bossa nova")
     page.get_by_role("button", name="Save").click()
     expect(page.locator(".editor [role=status]")).to_contain_text("Saved")
