@@ -29,7 +29,7 @@ serve: .venv/installed ## Serve the console and the API on http://127.0.0.1:8000
 migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 	@$(BIN)/python scripts/write_migrations.py
 
-test: test-tools .venv/installed-dev ## Run the tests, without the drills that take minutes (needs redis-server, chromium and npm)
+test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, chromium and npm)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not drill" $(PYTEST_ARGS)
 
 test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does

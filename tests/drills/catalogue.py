@@ -28,28 +28,26 @@ class Drill:
     name: str
     run: Callable[[Cluster, Length], Finding]
     shortest: Length = Length.SHORT
-    # Even its short form takes a minute or near it: `make test` leaves it out.
-    long: bool = False
 
 
 DRILLS = (
     Drill("crash points", kill_at_every_stage),
     Drill("database: restarted", restart_the_server),
     Drill("database: down for a while", stop_the_server_for_a_while),
-    Drill("database: down for good", stop_the_server_for_good, long=True),
+    Drill("database: down for good", stop_the_server_for_good),
     Drill("database: connections cut", cut_the_connections),
     Drill("database: PostgREST killed", kill_postgrest),
     Drill("database: statement timeout", time_out_a_statement),
     Drill("database: disk full", fill_the_disk),
     Drill("database: deadlock", provoke_a_deadlock),
     Drill("database: read-only", read_only),
-    Drill("database: down under the functions", restart_under_the_functions, long=True),
+    Drill("database: down under the functions", restart_under_the_functions),
     Drill("database: embedded, its starter killed", kill_beside_the_embedded_server),
     Drill("races", write_while_workers_run),
-    Drill("provider: every fault", fail_in_every_way, long=True),
+    Drill("provider: every fault", fail_in_every_way),
     Drill("provider: broken under the functions", search_while_it_fails),
-    Drill("provider: bad TLS", bad_tls, long=True),
-    Drill("soak", soak, long=True),
+    Drill("provider: bad TLS", bad_tls),
+    Drill("soak", soak),
 )
 
 # Drills that are tests: they run the same in every form.

@@ -202,6 +202,7 @@ def huge(function: Function) -> Iterator[tuple[str, object]]:
             yield argument.name, value
 
 
+@pytest.mark.drill
 def test_ten_megabytes_of_text_are_taken_or_refused_by_both_adapters(filled: Connection, adapter: Database) -> None:
     before = fingerprint(filled)
     problems, kinds = [], set()

