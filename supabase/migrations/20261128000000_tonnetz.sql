@@ -868,7 +868,6 @@ returns text[] language plpgsql security invoker set search_path = pg_catalog, p
 declare
   written text[];
   tried integer[];
-  held bigint;
   kept text[];
 begin
   -- Rows are locked in key order, so that two workers cannot deadlock, and compared under that lock, so that the comparison
@@ -903,26 +902,19 @@ begin
   if written is null then
     return '{}';
   end if;
-  -- Read back after the table's triggers have run: one of them may have removed a vector that was just written.
-  execute format(
-    'select count(*) from %s s where s.%I = any ($1::%s[]) and s.embedding is not null and s.embedding_model = $2',
-    c.source, c.key_column, c.key_type)
-  into held
-  using written, model;
-  if held = cardinality(written) then
-    return written;
-  end if;
-
-  -- Some rows do not have it: find out which.
+  -- Read back after the table's triggers have run: one of them may have removed a vector that was just written. The conditions
+  -- on the vector stand outside of WHERE, where the planner could choose the index on embedding_hash and read all of it.
   execute format($sql$
-    select array_agg(i.row_id)
+    select array_agg(i.row_id) filter (where s.embedding_hash = i.text_hash and s.embedding_model = $3 and s.embedding is not null)
     from unnest($1, $2) as i(row_id, text_hash)
     join %2$s s on s.%1$I = i.row_id::%3$s
-    where s.embedding_hash = i.text_hash and s.embedding_model = $3 and s.embedding is not null
   $sql$, c.key_column, c.source, c.key_type)
   into kept
   using row_ids, text_hashes, model;
   kept := coalesce(kept, '{}');
+  if kept @> written then
+    return written;
+  end if;
   perform embedding.refuse_rows(c, array_agg(w.row_id), array_agg(w.attempts), array_agg(embedding.cleared_reason()))
   from unnest(written, tried) w (row_id, attempts)
   where w.row_id <> all (kept);
