@@ -50,7 +50,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
         from shared.providers.ollama.provider import DEFAULT_MODEL, OllamaProvider
 
         name = settings.embedding_model or DEFAULT_MODEL
-        _check_width(name, settings.embedding_dimensions, known_model(name).dimensions)
+        _check_width(name, settings.embedding_dimensions, known_model(name).dimensions or None)
         return OllamaProvider(
             url=settings.ollama_url,
             model=name,

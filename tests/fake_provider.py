@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.deadline import Deadline
 from shared.errors import ProviderError, ProviderInputRejected, ProviderTimeout
 from shared.models import EmbeddingModel
 from shared.providers.base import EmbeddingProvider, WireAnswer
@@ -45,13 +44,9 @@ class FakeProvider(EmbeddingProvider):
     max_inputs = 100
 
     def __init__(self, model: str = "fake", dimensions: int = DIMENSIONS, *, price: float = 0.0) -> None:
-        super().__init__(retrier=Retrier(RetryPolicy(max_attempts=2, max_seconds=5, base_wait=0.01, max_wait=0.05)))
-        self._spec = EmbeddingModel(model, self.name, dimensions)
-        self.price_per_million_tokens = price
+        retrier = Retrier(RetryPolicy(max_attempts=2, max_seconds=5, base_wait=0.01, max_wait=0.05))
+        super().__init__(EmbeddingModel(model, self.name, dimensions), retrier=retrier, price=price)
         self.wire = Wire()
-
-    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        return self._spec
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]

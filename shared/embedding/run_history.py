@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.database.base import Database
 from shared.models import split_model_name
-from shared.providers.prices import openai_price
+from shared.providers.prices import OPENAI_PRICES
 
 # Statuses in the database that readers know under another name.
 STATES = {"completed": "finished"}
@@ -83,4 +83,4 @@ def _cost(row: Mapping[str, Any]) -> float | None:
     if cost or not row["tokens"] or row["provider"] != "openai":
         return cost
     model, _ = split_model_name(row["model"])
-    return cost if openai_price(model) is not None else None
+    return cost if model in OPENAI_PRICES else None

@@ -3,6 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from shared.deadline import Deadline
@@ -20,10 +21,11 @@ WIDTH_RETRIES = RetryPolicy(max_attempts=3, max_seconds=10)
 
 
 class EmbeddingProvider(ABC):
-    """Turns texts into unit vectors; a subclass writes `describe` and `_request`, and declares its limits.
+    """Turns texts into unit vectors; a subclass writes `_request` and declares its limits.
 
-    One object serves any number of threads; they share its retrier and so its cooldown. `width` is that of the vectors,
-    None where the server has to be asked. `price_per_million_tokens` is in USD.
+    One object serves any number of threads; they share its retrier and so its cooldown. `declared` has 0 dimensions
+    where the server has to be asked for them. `model` is the name under which the vectors are stored.
+    `price_per_million_tokens` is in USD.
     """
 
     name: ClassVar[str]
@@ -37,26 +39,36 @@ class EmbeddingProvider(ABC):
     # `count_tokens` is what the provider will count, not an estimate.
     counts_exactly: ClassVar[bool] = False
 
-    price_per_million_tokens: float = 0.0
-
-    def __init__(self, *, retrier: Retrier | None = None, width: int | None = None) -> None:
+    def __init__(self, declared: EmbeddingModel, *, retrier: Retrier | None = None, price: float = 0.0) -> None:
+        self.model = declared.name
+        self.price_per_million_tokens = price
         self.retrier = retrier or Retrier()
-        self._width = width
+        self._spec = declared
         self._width_lock = threading.Lock()
 
-    @abstractmethod
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        """The model as this provider declares it; a width that is not known is asked for once, within the deadline."""
+        """The model; a width that is not known is asked for once, within the deadline, by embedding one word."""
+        if self._spec.dimensions:
+            return self._spec
+        if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
+            assert deadline is not None
+            raise deadline.error()
+        try:
+            if not self._spec.dimensions:
+                answer = self.retrier.call(
+                    lambda: self._request([PROBE], None if deadline is None else deadline.left),
+                    policy=WIDTH_RETRIES,
+                    deadline=deadline,
+                )
+                self._spec = replace(self._spec, dimensions=int(answer.vectors.shape[1]))
+        finally:
+            self._width_lock.release()
+        return self._spec
 
     @property
     def spec(self) -> EmbeddingModel:
-        """The model as this provider declares it."""
+        """The model, with its width."""
         return self.describe()
-
-    @property
-    def model(self) -> str:
-        """The name under which vectors of this provider are stored."""
-        return self.describe().name
 
     @property
     def dimensions(self) -> int:
@@ -107,24 +119,6 @@ class EmbeddingProvider(ABC):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, exact where a tokenizer is at hand, else an estimate (stated by the subclass)."""
         return [estimate_tokens(text) for text in texts]
-
-    def _learn_width(self, deadline: Deadline | None) -> int:
-        """The width of the vectors; where it is not known, by embedding one word."""
-        if self._width is None:
-            if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
-                assert deadline is not None
-                raise deadline.error()
-            try:
-                if self._width is None:
-                    answer = self.retrier.call(
-                        lambda: self._request([PROBE], None if deadline is None else deadline.left),
-                        policy=WIDTH_RETRIES,
-                        deadline=deadline,
-                    )
-                    self._width = int(answer.vectors.shape[1])
-            finally:
-                self._width_lock.release()
-        return self._width
 
     @abstractmethod
     def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:

@@ -19,12 +19,13 @@ from shared.errors import (
 from shared.models import EmbeddingModel, Embeddings
 from shared.providers.answers import WireAnswer, check_answer
 from shared.providers.batches import cut_batches
-from shared.providers.shorten import clip, shorten
 from shared.retry import RetryPolicy, StopSignal
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
+# No tokenizer makes fewer tokens of prose: characters beyond this many a token are never sent.
+LONGEST_TOKEN = 16
 # Harmless to any model: asks for a width, or whether the provider answers at all.
 PROBE = "music"
 
@@ -65,7 +66,7 @@ class EmbeddingJob:
                 self._refuse(index, ProviderInputRejected(problem))
                 continue
             text = self.prefix + text
-            self._inputs[index] = text if limit is None else clip(text, limit)
+            self._inputs[index] = text if limit is None else text[: limit * LONGEST_TOKEN]
             if len(self._inputs[index]) < len(text):
                 self._shortened.add(index)
         indices, inputs = list(self._inputs), list(self._inputs.values())
@@ -152,9 +153,13 @@ class EmbeddingJob:
             self._cut.add(index)
         else:
             # Also where the server was asked to cut: some versions refuse all the same.
-            text = self._inputs[index]
-            (estimate,) = self.provider.count_tokens([text])
-            self._inputs[index] = shorten(text, error, estimate=estimate, max_tokens=self._max_tokens)
+            text, limit = self._inputs[index], error.limit or self._max_tokens
+            if error.tokens and limit and error.tokens > limit:
+                kept = int(len(text) * limit / error.tokens * 0.97)
+            else:
+                far_over = limit is None or self.provider.count_tokens([text])[0] > 2 * limit
+                kept = len(text) // 2 if far_over else len(text) * 3 // 4
+            self._inputs[index] = text[:kept]
             if len(self._inputs[index]) <= len(self.prefix):
                 self._refuse(index, error, by_provider=True)
                 return

@@ -1,12 +1,3 @@
 """What embedding costs: USD per million input tokens, as published in May 2026."""
 
-OPENAI_PRICES = {
-    "text-embedding-3-small": 0.02,
-    "text-embedding-3-large": 0.13,
-    "text-embedding-ada-002": 0.10,
-}
-
-
-def openai_price(model: str) -> float | None:
-    """The list price of a model, None where it is not known: then only a setting can say."""
-    return OPENAI_PRICES.get(model)
+OPENAI_PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}

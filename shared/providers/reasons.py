@@ -2,8 +2,10 @@
 
 import re
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
+
+from shared.errors import ProviderRejected
 
 LONGEST = 200
 # A run this long that also stands in a text is a quotation, not a coincidence.
@@ -30,14 +32,22 @@ def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterab
     return message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
 
 
-def is_distrust(error: BaseException) -> bool:
-    """Whether a connection failed because the other end is not who it should be, or speaks no TLS."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError) or "SSL" in str(cause):
-            return any(marker in str(cause).upper().replace(" ", "_") for marker in _FINAL_TLS)
-        cause = cause.__cause__ or cause.__context__
-    return False
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def distrust(error: BaseException, server: str, setting: str) -> ProviderRejected | None:
+    """The error for a server that is not who it should be, or speaks no TLS; None where the connection failed otherwise."""
+    said = next((str(cause) for cause in chain_of(error) if isinstance(cause, ssl.SSLError) or "SSL" in str(cause)), "")
+    if not any(marker in said.upper().replace(" ", "_") for marker in _FINAL_TLS):
+        return None
+    return ProviderRejected(
+        f"no trusted connection to {server}, its TLS certificate or protocol is not accepted: "
+        f"check {setting} and SSL_CERT_FILE"
+    )
 
 
 def describe_server(base_url: str) -> str:

@@ -50,7 +50,7 @@ def test_tokens_are_counted_before_a_run_as_they_are_in_it(small: OnnxProvider) 
     ids=["words", "chinese", "points", "one word", "blanks first", "cut in a word"],
 )
 def test_a_text_of_100_kilobytes_has_the_tokens_of_its_beginning(packaged: OnnxProvider, text: str) -> None:
-    encoder = packaged._engine.encoder
+    encoder = packaged.encoder
     started = time.process_time()
     found = encoder.encode([text])
     assert time.process_time() - started < 1
@@ -90,7 +90,7 @@ def test_a_long_text_is_tokenized_only_up_to_the_limit(folder: Path, monkeypatch
 def test_an_endless_word_is_not_tokenized_whole(
     packaged: OnnxProvider, character: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = packaged._engine.encoder
+    encoder = packaged.encoder
     seen = spy(encoder, monkeypatch)
     found = encoder.encode([character * 1_000_000])
     assert sum(seen) < 10_000
@@ -119,7 +119,7 @@ def test_words_without_their_middle_have_the_same_tokens(
     packaged: OnnxProvider, parts: list[tuple[str, str, int, str]]
 ) -> None:
     text = "".join(before + word * times + after for before, word, times, after in parts)
-    encoder = packaged._engine.encoder
+    encoder = packaged.encoder
     whole = encoder._tokenizer.encode(text)
     shortened = encoder._tokenizer.encode(encoder._shorten(text))
     assert shortened.ids == whole.ids

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.deadline import Deadline
 from shared.errors import (
     ProviderError,
     ProviderInputRejected,
@@ -25,14 +24,10 @@ class Toy(EmbeddingProvider):
     max_inputs = 50
 
     def __init__(self, spec: EmbeddingModel = MODEL) -> None:
-        super().__init__(retrier=Retrier(RetryPolicy(max_attempts=3, base_wait=0)))
-        self._spec = spec
+        super().__init__(spec, retrier=Retrier(RetryPolicy(max_attempts=3, base_wait=0)))
         self.sent: list[list[str]] = []
         self.failures: list[ProviderError] = []
         self.always: ProviderError | None = None
-
-    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        return self._spec
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]

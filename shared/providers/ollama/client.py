@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import ConfigurationError
+from pydantic_core import from_json
+
+from shared.errors import ConfigurationError, ProviderContractError, ProviderUnavailable
 from shared.providers.answer_bounds import bound_answers, bound_timeout
-from shared.providers.ollama.errors import read_answer, translate_refused, translate_unanswered
+from shared.providers.ollama.errors import translate_refused, translate_unanswered
 from shared.providers.reasons import describe_server
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 class OllamaClient:
     """Sends one model's requests, each answered whole within `timeout` seconds; one object serves any number of threads.
 
-    `purpose` is the setting that chose Ollama, such as EMBEDDING_PROVIDER; errors name it.
+    `purpose` is EMBEDDING or GENERATION, the beginning of the settings that errors name.
     """
 
     def __init__(self, url: str, model: str, *, timeout: float, purpose: str) -> None:
@@ -27,9 +29,9 @@ class OllamaClient:
         self.server = describe_server(self._url)
 
     def post(
-        self, path: str, body: Mapping[str, Any], inputs: Sequence[str], timeout: float | None = None, *, doing: str
+        self, path: str, body: Mapping[str, Any], inputs: Sequence[str], timeout: float | None = None
     ) -> dict[str, Any]:
-        """The answer to one request. Raises a ProviderError that quotes none of the `inputs`; `doing` is embed or chat.
+        """The answer to one request. Raises a ProviderError that quotes none of the `inputs`.
 
         `timeout` is that of this request, where it is less than the client's.
         """
@@ -41,18 +43,23 @@ class OllamaClient:
             response = http.post(self._url + path, json={"model": self._model, **body}, timeout=limits)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
             raise translate_unanswered(error, server=self.server, timeout=limits.read) from error
-        if response.is_success:
-            return read_answer(response.content, server=self.server)
-        raise translate_refused(
-            response.status_code,
-            response.content,
-            response.headers,
-            inputs,
-            server=self.server,
-            model=self._model,
-            doing=doing,
-            setting=self._purpose.replace("_PROVIDER", "_MODEL"),
-        )
+        try:
+            # Five times as fast as the json module: a batch is half a megabyte of digits.
+            answer = from_json(response.content)
+        except ValueError as error:
+            if response.is_success and "recursion limit" in str(error):
+                raise ProviderUnavailable(
+                    f"{self.server} answered what nobody can read: check OLLAMA_URL if it goes on"
+                ) from None
+            answer = None
+        if not response.is_success:
+            said = answer if isinstance(answer, dict) else {}
+            raise translate_refused(
+                response, said, inputs, server=self.server, model=self._model, purpose=self._purpose
+            )
+        if not isinstance(answer, dict):
+            raise ProviderContractError(f"{self.server} did not answer in Ollama's format: check OLLAMA_URL")
+        return answer
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -64,9 +71,7 @@ class OllamaClient:
         try:
             import httpx
         except ImportError as error:
-            raise ConfigurationError(f"{self._purpose}=ollama needs the package httpx: pip install httpx") from error
-        return httpx.Client(
-            # Stated although it is the default: a redirect would take the texts to whatever host an answer names.
-            follow_redirects=False,
-            event_hooks=bound_answers(httpx),
-        )
+            setting = f"{self._purpose}_PROVIDER=ollama"
+            raise ConfigurationError(f"{setting} needs the package httpx: pip install httpx") from error
+        # Redirects, stated although it is the default: one would take the texts to whatever host an answer names.
+        return httpx.Client(follow_redirects=False, event_hooks=bound_answers(httpx))

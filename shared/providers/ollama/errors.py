@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from pydantic_core import from_json
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import (
     ProviderContractError,
@@ -17,8 +15,11 @@ from shared.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
-from shared.providers.reasons import is_distrust, plain_reason, redirect_host
+from shared.providers.reasons import distrust, plain_reason, redirect_host
 from shared.retry import parse_retry_after
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def translate_unanswered(error: Exception, *, server: str, timeout: float) -> ProviderError:
@@ -26,11 +27,8 @@ def translate_unanswered(error: Exception, *, server: str, timeout: float) -> Pr
     kinds = {base.__name__ for base in type(error).__mro__}
     if kinds & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects", "CookieConflict"}:
         return ProviderRejected(f"{server} is not an address to connect to: check OLLAMA_URL")
-    if is_distrust(error):
-        return ProviderRejected(
-            f"no trusted connection to {server}, its TLS certificate or protocol is not accepted: "
-            "check OLLAMA_URL and SSL_CERT_FILE"
-        )
+    if untrusted := distrust(error, server, "OLLAMA_URL"):
+        return untrusted
     if "ConnectTimeout" not in kinds and "TimeoutException" in kinds:
         return ProviderTimeout(f"Ollama at {server} did not answer within {timeout:.0f} s")
     if "DecodingError" in kinds:
@@ -38,39 +36,21 @@ def translate_unanswered(error: Exception, *, server: str, timeout: float) -> Pr
     return ProviderUnavailable(f"cannot reach Ollama at {server}: start it with `ollama serve`, or check OLLAMA_URL")
 
 
-def read_answer(content: bytes, *, server: str) -> dict[str, Any]:
-    """The object in the body of an answer. Raises ProviderContractError for anything else, as a proxy's page is."""
-    try:
-        # Five times as fast as the json module: a batch is half a megabyte of digits.
-        body = from_json(content)
-    except ValueError as error:
-        if "recursion limit" in str(error):
-            raise ProviderUnavailable(
-                f"{server} answered what nobody can read: check OLLAMA_URL if it goes on"
-            ) from None
-        body = None
-    if not isinstance(body, dict):
-        raise ProviderContractError(f"{server} did not answer in Ollama's format: check OLLAMA_URL")
-    return body
-
-
 def translate_refused(
-    status: int,
-    content: bytes,
-    headers: Mapping[str, str],
+    response: "httpx.Response",
+    answer: Mapping[str, Any],
     inputs: Sequence[str],
     *,
     server: str,
     model: str,
-    doing: str,
-    setting: str,
+    purpose: str,
 ) -> ProviderError:
-    """The error for an answer that is none, by its body. `doing` is what the model was to do, `setting` what names it."""
+    """The error for a response that is no success, by the object in its body. `purpose` is EMBEDDING or GENERATION."""
+    status, headers = response.status_code, response.headers
     if 300 <= status < 400:
         return ProviderRejected(
             f"{server} points to {redirect_host(headers)} (HTTP {status}), not followed: check OLLAMA_URL"
         )
-    answer = _read_refusal(content)
     said = str(answer.get("error", "")).lower()
     reason = plain_reason(answer.get("error"), inputs=inputs)
     if status == 404 and "error" in answer:
@@ -78,7 +58,8 @@ def translate_refused(
     if "context length" in said or "too large to process" in said:
         return ProviderInputTooLong("the text is longer than the model reads")
     if "does not support" in said or "more system memory" in said:
-        return ProviderRejected(f"Ollama cannot {doing} with {model}, check {setting}: {reason}")
+        doing = "chat" if purpose == "GENERATION" else "embed"
+        return ProviderRejected(f"Ollama cannot {doing} with {model}, check {purpose}_MODEL: {reason}")
     # NaN comes as a 500, though it is this text's fault and comes again with every retry.
     if status in (400, 413, 422) or "value: nan" in said or "contains nan" in said:
         return ProviderInputRejected(f"Ollama refused the text (HTTP {status}): {reason}")
@@ -94,11 +75,3 @@ def translate_refused(
     return ProviderRejected(
         f"{server} refused the request (HTTP {status}): check OLLAMA_URL, and that it is Ollama 0.3 or later"
     )
-
-
-def _read_refusal(content: bytes) -> dict[str, Any]:
-    try:
-        body = from_json(content)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -5,44 +5,34 @@ Lengths: the context window that ollama.com/library and the model files state. n
 8192 in its parameters, but the server cuts at the 2048 of its weights.
 """
 
-from dataclasses import dataclass
+from shared.models import EmbeddingModel
 
-_SEARCH = "Represent this sentence for searching relevant passages: "
+_NOMIC = ("search_document: ", "search_query: ")
+_SEARCH = ("", "Represent this sentence for searching relevant passages: ")
+_NONE = ("", "")
 
-
-@dataclass(frozen=True, slots=True)
-class OllamaModel:
-    """A model's trained inputs; `dimensions` and `max_tokens` are None where a tag decides them."""
-
-    dimensions: int | None = None
-    max_tokens: int | None = None
-    document_prefix: str = ""
-    query_prefix: str = ""
-
-
-_NOMIC = OllamaModel(768, 2048, "search_document: ", "search_query: ")
-
-KNOWN_MODELS = {
-    "nomic-embed-text": _NOMIC,
-    "nomic-embed-text:v1.5": _NOMIC,
-    "mxbai-embed-large": OllamaModel(1024, 512, query_prefix=_SEARCH),
-    "all-minilm": OllamaModel(384, 256),
-    "bge-m3": OllamaModel(1024, 8192),
-    "snowflake-arctic-embed": OllamaModel(1024, 512, query_prefix=_SEARCH),
-    "snowflake-arctic-embed:22m": OllamaModel(384, 512, query_prefix=_SEARCH),
-    "snowflake-arctic-embed:33m": OllamaModel(384, 512, query_prefix=_SEARCH),
-    "snowflake-arctic-embed:110m": OllamaModel(768, 512, query_prefix=_SEARCH),
-    "snowflake-arctic-embed:137m": OllamaModel(768, 2048, query_prefix=_SEARCH),
-    "snowflake-arctic-embed:335m": OllamaModel(1024, 512, query_prefix=_SEARCH),
+# Width, tokens, and the prefixes of documents and queries.
+_KNOWN = {
+    "nomic-embed-text": (768, 2048, _NOMIC),
+    "nomic-embed-text:v1.5": (768, 2048, _NOMIC),
+    "mxbai-embed-large": (1024, 512, _SEARCH),
+    "all-minilm": (384, 256, _NONE),
+    "bge-m3": (1024, 8192, _NONE),
+    "snowflake-arctic-embed": (1024, 512, _SEARCH),
+    "snowflake-arctic-embed:22m": (384, 512, _SEARCH),
+    "snowflake-arctic-embed:33m": (384, 512, _SEARCH),
+    "snowflake-arctic-embed:110m": (768, 512, _SEARCH),
+    "snowflake-arctic-embed:137m": (768, 2048, _SEARCH),
+    "snowflake-arctic-embed:335m": (1024, 512, _SEARCH),
 }
 
 
-def known_model(name: str) -> OllamaModel:
+def known_model(name: str) -> EmbeddingModel:
     """What is known of a model by its name, with or without a tag.
 
-    Another tag of a known family shares its prefixes; its width and length are then unknown.
+    Another tag of a known family shares its prefixes; its width is then 0 and its length None, because both are unknown.
     """
-    if exact := KNOWN_MODELS.get(name.removesuffix(":latest")):
-        return exact
-    family = KNOWN_MODELS.get(name.partition(":")[0], OllamaModel())
-    return OllamaModel(document_prefix=family.document_prefix, query_prefix=family.query_prefix)
+    name = name.removesuffix(":latest")
+    _, _, prefixes = _KNOWN.get(name.partition(":")[0], (0, None, _NONE))
+    width, max_tokens, prefixes = _KNOWN.get(name, (0, None, prefixes))
+    return EmbeddingModel(name, "ollama", width, *prefixes, max_tokens)

@@ -1,6 +1,7 @@
 """Finds the files of a sentence-embedding model and reads what they say about it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,21 +22,18 @@ HUB_FILES = ["*.json", "1_Pooling/*", "onnx/model.onnx", "model.onnx", "model.sa
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """A model on disk. `graph` is its model.onnx; None where the graph is built from `weights`."""
+    """A model on disk. `source` is its model.onnx, or the model.safetensors from which the graph is built.
+
+    `dimensions` is 0 where the configuration does not say.
+    """
 
     name: str
     tokenizer: Path
-    graph: Path | None
-    weights: Path | None
+    source: Path
     config: Mapping[str, Any]
+    dimensions: int
     pooling: str
     max_tokens: int
-
-    @property
-    def dimensions(self) -> int | None:
-        """The width of its vectors, None where the configuration does not say."""
-        width = self.config.get("hidden_size")
-        return None if width is None else int(width)
 
 
 def name_of(source: str) -> str:
@@ -67,10 +65,7 @@ def _packaged() -> Path:
 
 
 def _is_hub_id(source: str) -> bool:
-    owner, slash, name = source.partition("/")
-    return (
-        bool(owner and slash and name) and "/" not in name and not source.startswith((".", "~")) and "\\" not in source
-    )
+    return re.fullmatch(r"[^./~\\][^/\\]*/[^/\\]+", source) is not None
 
 
 def _downloaded(source: str) -> Path:
@@ -94,26 +89,15 @@ def _read(directory: Path, name: str) -> OnnxModel:
     tokenizer = directory / "tokenizer.json"
     if not tokenizer.is_file():
         raise ConfigurationError(f"ONNX_MODEL: {directory} has no tokenizer.json")
-    graph = next((path for path in _graphs(directory) if path.is_file()), None)
-    weights = directory / "model.safetensors"
-    if graph is None and not weights.is_file():
+    sources = [directory / name for name in ("model.onnx", "onnx/model.onnx", "model.safetensors")]
+    source = next((path for path in sources if path.is_file()), None)
+    if source is None:
         raise ConfigurationError(f"ONNX_MODEL: {directory} has neither model.onnx nor model.safetensors")
     config = _json(directory / "config.json")
-    if graph is None and not config:
+    if source.suffix != ".onnx" and not config:
         raise ConfigurationError(f"ONNX_MODEL: {directory} has no config.json, which model.safetensors needs")
-    return OnnxModel(
-        name=name,
-        tokenizer=tokenizer,
-        graph=graph,
-        weights=None if graph else weights,
-        config=config,
-        pooling=_pooling(directory),
-        max_tokens=_max_tokens(directory, config),
-    )
-
-
-def _graphs(directory: Path) -> list[Path]:
-    return [directory / "model.onnx", directory / "onnx" / "model.onnx"]
+    width, max_tokens = int(config.get("hidden_size") or 0), _max_tokens(directory, config)
+    return OnnxModel(name, tokenizer, source, config, width, _pooling(directory), max_tokens)
 
 
 def _pooling(directory: Path) -> str:
@@ -132,12 +116,11 @@ def _pooling(directory: Path) -> str:
     modes = {key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on}
     if isinstance(config.get("pooling_mode"), str):
         modes = {config["pooling_mode"]}
-    supported = {frozenset(): "mean", frozenset({"mean_tokens"}): "mean", frozenset({"mean"}): "mean"}
-    supported |= {frozenset({"cls_token"}): "cls", frozenset({"cls"}): "cls"}
-    pooling = supported.get(frozenset(modes))
-    if pooling is None:
-        raise ConfigurationError(f"{directory}: pooling {', '.join(sorted(modes))} is not supported; only mean and cls")
-    return pooling
+    supported = {"": "mean", "mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
+    named = ", ".join(sorted(modes))
+    if named not in supported:
+        raise ConfigurationError(f"{directory}: pooling {named} is not supported; only mean and cls")
+    return supported[named]
 
 
 def _max_tokens(directory: Path, config: Mapping[str, Any]) -> int:

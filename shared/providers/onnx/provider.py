@@ -6,14 +6,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from shared.deadline import Deadline
 from shared.errors import ConfigurationError, ProviderContractError, ProviderError
 from shared.models import EmbeddingModel, Vectors
 from shared.providers.answers import WireAnswer
@@ -38,10 +36,10 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 class OnnxProvider(EmbeddingProvider):
     """A BERT-like sentence encoder on this machine's CPU; by default all-MiniLM-L6-v2, 384 dimensions.
 
-    `source` is a directory, a hub id or None, see `find_model`; built graphs are kept in `cache_dir`.
-    `precision` "auto" is the fastest lossless one of this CPU (cosine to float32 at least 0.999 on any
-    text); "int8" is lossy. `threads` defaults to the CPUs this process may use. `model` names the
-    vectors; None: the directory's or the hub's name. Texts of all calling threads share the batches.
+    `source` is a directory, a hub id or None, see `find_model`; built graphs are kept in `cache_dir`. `precision` "auto"
+    is the fastest lossless one of this CPU (cosine to float32 at least 0.999 on any text); "int8" is lossy. `threads`
+    defaults to the CPUs this process may use. Texts of all calling threads share the batches. The model is loaded at
+    first use, and again in a forked child.
     """
 
     name = "onnx"
@@ -50,54 +48,59 @@ class OnnxProvider(EmbeddingProvider):
     counts_exactly = True
 
     def __init__(
-        self,
-        source: str | None = None,
-        *,
-        cache_dir: Path,
-        precision: Precision = "auto",
-        threads: int | None = None,
-        model: str | None = None,
+        self, source: str | None = None, *, cache_dir: Path, precision: Precision = "auto", threads: int | None = None
     ) -> None:
         if precision not in {"auto", "fp32", "int8"}:
             raise ConfigurationError(f"ONNX_PRECISION: {precision} is not one of auto, fp32, int8")
         if threads is not None and threads < 1:
             raise ConfigurationError("the number of threads must be at least 1")
-        files = find_model(source)
-        super().__init__(width=files.dimensions)
-        self._name = model or files.name
-        self._max_tokens = files.max_tokens
-        self._engine = _Engine(files, GraphCache(cache_dir), precision, threads or _usable_cpus())
+        self._files = files = find_model(source)
+        super().__init__(EmbeddingModel(files.name, self.name, files.dimensions, max_tokens=files.max_tokens))
+        self._cache = GraphCache(cache_dir)
+        self._precision = precision
+        self._threads = threads or _usable_cpus()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._pool: StreamPool | None = None
+        self._label = ""
+        self._closed = False
+        # A session whose threads stayed in the parent hangs when it is destroyed: it is kept instead.
+        self._left_behind: list[StreamPool] = []
 
     def __repr__(self) -> str:
-        return f"OnnxProvider(model={self._name!r})"
-
-    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        """The model; its width is found by embedding a word where the files do not state it."""
-        return EmbeddingModel(
-            self._name, self.name, self._width or self._learn_width(deadline), max_tokens=self._max_tokens
-        )
+        return f"OnnxProvider(model={self.model!r})"
 
     @property
     def engine(self) -> str:
         """What computes, at which precision, on how many streams: `openvino bf16 x2`. Loads the model."""
-        return self._engine.running().label
+        self._running()
+        return self._label
 
     @property
     def loaded(self) -> bool:
         """Whether the next text is answered without loading the model first."""
-        return self._engine.is_running
+        return self._pool is not None and self._process == os.getpid() and not self._closed
+
+    @cached_property
+    def encoder(self) -> TokenEncoder:
+        """The model's tokenizer."""
+        return TokenEncoder(self._files.tokenizer, self._files.max_tokens)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens that the model reads of each text, exact: no more than `spec.max_tokens`, special tokens included."""
-        return [len(ids) for ids in self._engine.encoder.encode(texts).ids]
+        return [len(ids) for ids in self.encoder.encode(texts).ids]
 
     def close(self) -> None:
         """End the threads; calls that wait, and later ones, raise ProviderError."""
-        self._engine.close()
+        with self._lock:
+            self._closed = True
+            pool = self._pool
+        if pool:
+            pool.close()
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         # No timeout: a model in this process cannot be away, and the time it takes is the work itself.
-        encoder = self._engine.encoder
+        encoder = self.encoder
         parts: list[Encoded] = []
 
         def encode_parts() -> Iterator[list[Tokens]]:
@@ -105,106 +108,58 @@ class OnnxProvider(EmbeddingProvider):
                 parts.append(encoder.encode(inputs[start : start + PART]))
                 yield parts[-1].ids
 
-        rows = self._engine.running().pool.run(encode_parts())
-        return WireAnswer(
-            vectors=np.stack(rows) if rows else np.empty((0, self._width or 0), dtype=np.float32),
-            tokens=sum(part.tokens for part in parts),
-            truncated=sum(part.truncated for part in parts),
-        )
+        rows = self._running().run(encode_parts())
+        return WireAnswer(np.stack(rows), sum(part.tokens for part in parts), sum(part.truncated for part in parts))
 
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    pool: StreamPool
-    label: str
-
-
-class _Engine:
-    """The loaded model of one provider and its copies; loaded at first use, anew in a forked child."""
-
-    def __init__(self, files: OnnxModel, cache: GraphCache, precision: Precision, threads: int) -> None:
-        self._files = files
-        self._cache = cache
-        self._precision = precision
-        self._threads = threads
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        self._running: _Running | None = None
-        self._closed = False
-        # A session whose threads stayed in the parent hangs when it is destroyed: it is kept instead.
-        self._left_behind: list[_Running] = []
-
-    @property
-    def is_running(self) -> bool:
-        return self._running is not None and self._process == os.getpid() and not self._closed
-
-    @cached_property
-    def encoder(self) -> TokenEncoder:
-        return TokenEncoder(self._files.tokenizer, self._files.max_tokens)
-
-    def running(self) -> _Running:
+    def _running(self) -> StreamPool:
         with self._lock:
             if self._closed:
                 raise ProviderError("the embedding engine was closed")
-            if self._running and self._process != os.getpid():
-                self._left_behind.append(self._running)
-                self._running = None
-            if self._running is None:
+            if self._pool and self._process != os.getpid():
+                self._left_behind.append(self._pool)
+                self._pool = None
+            if self._pool is None:
                 self._process = os.getpid()
-                self._running = self._start()
+                session, label = self._session()
+                self._pool = StreamPool(_forward_of(session, self._files), self._threads)
+                self._label = f"{label} x{self._threads}"
                 # Also at the end of the interpreter: a stream must not be in the middle of a batch then.
-                weakref.finalize(self, self._running.pool.close)
-            return self._running
+                weakref.finalize(self, self._pool.close)
+            return self._pool
 
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            running = self._running
-        if running:
-            running.pool.close()
-
-    def _start(self) -> _Running:
-        session, label = self._open_session()
-        forward = _forward_of(session, self._files)
-        return _Running(StreamPool(forward, self._threads), f"{label} x{self._threads}")
-
-    def _open_session(self) -> tuple[Any, str]:
+    def _session(self) -> tuple[Any, str]:
         graph = self._graph()
         try:
             return _open_session(graph, self._precision, self._threads)
-        except _UnreadableGraph as error:
-            if not (isinstance(graph, Path) and graph != self._files.graph):
-                raise ConfigurationError(f"ONNX_MODEL: {self._files.graph} cannot be loaded: {error}") from error
+        except ConfigurationError:
+            if isinstance(graph, bytes) or graph == self._files.source:
+                raise
         # Of the right size, yet broken: once more, from the weights.
         self._cache.forget(graph)
         return _open_session(self._graph(), self._precision, self._threads)
 
     def _graph(self) -> Path | bytes:
+        """The graph to load; where it is not the model's own file, it is made of that file and kept."""
         files = self._files
-        if self._precision == "int8":
-            source = files.graph or files.weights
-            assert source is not None
-            ingredients = f"{BUILDER_VERSION} int8 {source.resolve()} {fingerprint(source)} {files.pooling}"
+        made_of = f"{files.source.resolve()} {fingerprint(files.source)} {files.pooling}"
+
+        def full() -> Path | bytes:
+            if files.source.suffix == ".onnx":
+                return files.source
+            config = json.dumps(files.config, sort_keys=True)
             return self._cache.get(
-                f"{files.name}-int8", ingredients, lambda: quantize_graph(_bytes_of(self._full_graph()))
+                f"{files.name}-fp32",
+                f"{BUILDER_VERSION} {made_of} {config}",
+                lambda: build_graph(files.config, read_weights(files.source), files.pooling),
             )
-        return self._full_graph()
 
-    def _full_graph(self) -> Path | bytes:
-        files = self._files
-        if files.graph:
-            return files.graph
-        assert files.weights is not None
-        weights = files.weights
-        config = json.dumps(files.config, sort_keys=True)
-        ingredients = f"{BUILDER_VERSION} {weights.resolve()} {fingerprint(weights)} {files.pooling} {config}"
-        return self._cache.get(
-            f"{files.name}-fp32", ingredients, lambda: build_graph(files.config, read_weights(weights), files.pooling)
-        )
+        def small() -> bytes:
+            graph = full()
+            return quantize_graph(graph.read_bytes() if isinstance(graph, Path) else graph)
 
-
-class _UnreadableGraph(Exception):
-    """onnxruntime does not accept the file."""
+        if self._precision != "int8":
+            return full()
+        return self._cache.get(f"{files.name}-int8", f"{BUILDER_VERSION} int8 {made_of}", small)
 
 
 def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tuple[Any, str]:
@@ -223,7 +178,9 @@ def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tu
             return onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:
             # Its exceptions share no base class but Exception.
-            raise _UnreadableGraph(f"{type(error).__name__}: {str(error)[:200]}") from error
+            file = graph if isinstance(graph, Path) else "the built graph"
+            said = f"{type(error).__name__}: {str(error)[:200]}"
+            raise ConfigurationError(f"ONNX_MODEL: {file} cannot be loaded: {said}") from error
 
     # OpenVINO would compute an int8 graph of ours in float32.
     if precision != "int8" and "OpenVINOExecutionProvider" in onnxruntime.get_available_providers():
@@ -243,11 +200,9 @@ def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tu
 
 def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Vectors]:
     inputs = {value.name for value in session.get_inputs()}
-    unknown = inputs - {"input_ids", "attention_mask", "token_type_ids"}
-    if unknown:
-        raise ConfigurationError(
-            f"ONNX_MODEL: {files.graph} wants inputs that are not known: {', '.join(sorted(unknown))}"
-        )
+    if unknown := inputs - {"input_ids", "attention_mask", "token_type_ids"}:
+        names = ", ".join(sorted(unknown))
+        raise ConfigurationError(f"ONNX_MODEL: {files.source} wants inputs that are not known: {names}")
     outputs = [value.name for value in session.get_outputs()]
     output = "sentence_embedding" if "sentence_embedding" in outputs else outputs[0]
 
@@ -280,21 +235,13 @@ def _pooled(answer: Vectors, mask: Tokens, pooling: str) -> Vectors:
     return total
 
 
-def _bytes_of(graph: Path | bytes) -> bytes:
-    return graph.read_bytes() if isinstance(graph, Path) else graph
-
-
 def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
+        return not BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text("utf-8").split())
     except OSError:
         return False
-    return not BFLOAT16_FLAGS.isdisjoint(flags.split())

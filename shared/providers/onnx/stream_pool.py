@@ -42,25 +42,6 @@ class _Call:
     done: int = 0
     error: BaseException | None = None
 
-    def add(self, sequences: Sequence[Tokens]) -> int:
-        tokens = 0
-        for sequence in sequences:
-            width = -(-max(len(sequence), 1) // WIDTH_STEP) * WIDTH_STEP
-            self.waiting[width].append(len(self.rows))
-            self.sequences[len(self.rows)] = sequence
-            self.rows.append(None)
-            tokens += width
-        self.waiting_count += len(sequences)
-        return tokens
-
-    def take(self, width: int) -> int:
-        positions = self.waiting[width]
-        position = positions.pop()
-        if not positions:
-            del self.waiting[width]
-        self.waiting_count -= 1
-        return position
-
 
 _Batch = list[tuple[_Call, int, Tokens]]
 
@@ -128,7 +109,13 @@ class StreamPool:
                 raise _closed_error()
             if call.error:
                 raise call.error
-            self._waiting_tokens += call.add(sequences)
+            for sequence in sequences:
+                width = -(-max(len(sequence), 1) // WIDTH_STEP) * WIDTH_STEP
+                call.waiting[width].append(len(call.rows))
+                call.sequences[len(call.rows)] = sequence
+                call.rows.append(None)
+                self._waiting_tokens += width
+            call.waiting_count += len(sequences)
             if call not in self._calls:
                 self._calls.append(call)
             self._work.notify_all()
@@ -173,8 +160,11 @@ class StreamPool:
         # Not below three quarters of the width: padding costs more there than a batch that is not full.
         for candidate in range(width, max(0, width * 3 // 4 - WIDTH_STEP), -WIDTH_STEP):
             for call in calls:
-                while candidate in call.waiting and len(batch) < room:
-                    position = call.take(candidate)
+                while len(batch) < room and (positions := call.waiting.get(candidate)):
+                    position = positions.pop()
+                    if not positions:
+                        del call.waiting[candidate]
+                    call.waiting_count -= 1
                     self._waiting_tokens -= candidate
                     batch.append((call, position, call.sequences.pop(position)))
         for call in {id(call): call for call, _, _ in batch}.values():

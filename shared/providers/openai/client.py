@@ -1,11 +1,16 @@
-"""The official client, made the same way for everything that is asked of OpenAI or a compatible server."""
+"""Requests to OpenAI or a compatible server with the official SDK, for models that embed and models that chat alike."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import cached_property
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
 from shared.providers.answer_bounds import bound_answers, bound_timeout
+from shared.providers.openai.errors import translate_openai_error
+from shared.providers.reasons import describe_server
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -13,32 +18,61 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
-def check_key(api_key: SecretStr) -> SecretStr:
-    """The key without blanks around it. Raises ConfigurationError for one that no header can carry."""
-    key = api_key.get_secret_value().strip()
-    # Checked here because the HTTP library's own error would print the whole header.
-    if not key or not key.isascii() or not key.isprintable():
-        raise ConfigurationError("OPENAI_API_KEY is empty, or holds a character that no HTTP header can carry")
-    return SecretStr(key)
+class OpenAIClient:
+    """Sends one model's requests, each answered whole within `timeout` seconds, and never retries by itself.
 
+    One object serves any number of threads. `purpose` is EMBEDDING or GENERATION, the beginning of the settings that
+    errors name. Raises ConfigurationError for a key that no header can carry.
+    """
 
-def connect_openai(key: SecretStr, base_url: str, timeout: float, *, setting: str) -> "OpenAI":
-    """A client that never retries by itself. `setting` is what asks for the package openai."""
-    try:
+    def __init__(self, api_key: SecretStr, base_url: str | None, model: str, *, timeout: float, purpose: str) -> None:
+        key = api_key.get_secret_value().strip()
+        # Checked here because the HTTP library's own error would print the whole header.
+        if not key or not key.isascii() or not key.isprintable():
+            raise ConfigurationError("OPENAI_API_KEY is empty, or holds a character that no HTTP header can carry")
+        self._key = SecretStr(key)
+        self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
+        self._model = model
+        self._timeout = timeout
+        self._purpose = purpose
+        self.server = describe_server(self._base_url)
+
+    def create(self, resource: str, inputs: Sequence[str], timeout: float | None = None, **parameters: Any) -> Any:
+        """What the SDK returns for `create` of a resource: `embeddings` or `chat.completions`.
+
+        `timeout` is that of this request, where it is less than the client's.
+        Raises a ProviderError that quotes none of the `inputs`.
+        """
+        sdk = self._sdk
         import httpx2
         import openai
-    except ImportError as error:
-        raise ConfigurationError(f"{setting} needs the package openai: pip install openai") from error
-    limits = bound_timeout(httpx2, timeout, None)
-    return openai.OpenAI(
-        api_key=key.get_secret_value(),
-        base_url=base_url,
-        timeout=limits,
-        max_retries=0,
-        http_client=openai.DefaultHttpxClient(
-            timeout=limits,
-            # The package's own default is to follow, and so to send the texts to whatever host an answer names.
-            follow_redirects=False,
-            event_hooks=bound_answers(httpx2),
-        ),
-    )
+
+        limits = bound_timeout(httpx2, self._timeout, timeout)
+        try:
+            return attrgetter(resource)(sdk).create(model=self._model, timeout=limits, **parameters)
+        # ValueError: a body that is not JSON, or an answer without vectors. RecursionError: one nested too deeply.
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            # Not "from error": the SDK's text quotes the server, which may quote the key or a row.
+            key = self._key.get_secret_value()
+            raise translate_openai_error(
+                error, inputs, server=self.server, model=self._model, key=key, purpose=self._purpose
+            ) from None
+
+    def close(self) -> None:
+        """Close the connections; the next call opens them again."""
+        if sdk := self.__dict__.pop("_sdk", None):
+            sdk.close()
+
+    @cached_property
+    def _sdk(self) -> "OpenAI":
+        try:
+            import httpx2
+            import openai
+        except ImportError as error:
+            setting = f"{self._purpose}_PROVIDER=openai"
+            raise ConfigurationError(f"{setting} needs the package openai: pip install openai") from error
+        # The package's own default is to follow redirects, and so to send the texts to whatever host an answer names.
+        http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks=bound_answers(httpx2))
+        return openai.OpenAI(
+            api_key=self._key.get_secret_value(), base_url=self._base_url, max_retries=0, http_client=http
+        )

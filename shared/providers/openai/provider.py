@@ -2,26 +2,20 @@
 
 import binascii
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import SecretStr
 
-from shared.deadline import Deadline
 from shared.errors import ProviderContractError
 from shared.models import EmbeddingModel, shortened_model_name
-from shared.providers.answer_bounds import bound_timeout
 from shared.providers.answers import WireAnswer, stack_rows
 from shared.providers.base import EmbeddingProvider
-from shared.providers.openai.client import DEFAULT_BASE_URL, check_key, connect_openai
-from shared.providers.openai.errors import translate_openai_error
-from shared.providers.prices import openai_price
-from shared.providers.reasons import describe_server
+from shared.providers.openai.client import OpenAIClient
+from shared.providers.prices import OPENAI_PRICES
 from shared.retry import Retrier
 
 if TYPE_CHECKING:
-    from openai import OpenAI
     from openai.types import Embedding
 
 DEFAULT_MODEL = "text-embedding-3-small"
@@ -34,10 +28,9 @@ MAX_TOKENS = 8192
 class OpenAIProvider(EmbeddingProvider):
     """Embeds through POST /embeddings with the official SDK.
 
-    `dimensions` asks a text-embedding-3 model for shorter vectors: another vector space, so the
-    model is stored under another name (`text-embedding-3-small@512`). A model that is not OpenAI's
-    has the width `dimensions` says, or what one probing call returns. Tokens before a call are
-    estimated (see estimate_tokens); after it they are the server's count.
+    `dimensions` asks a text-embedding-3 model for shorter vectors: another vector space, so the model is stored under
+    another name (`text-embedding-3-small@512`). A model that is not OpenAI's has the width `dimensions` says, or what
+    one probing call returns. Tokens before a call are estimated (see estimate_tokens); after it they are the server's.
     """
 
     name = "openai"
@@ -56,67 +49,37 @@ class OpenAIProvider(EmbeddingProvider):
         price_per_million_tokens: float | None = None,
         retrier: Retrier | None = None,
     ) -> None:
-        self._key = check_key(api_key)
-        self._model = model
-        self._asked = None if dimensions == KNOWN_WIDTHS.get(model) else dimensions
-        self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
-        self._timeout = timeout
-        super().__init__(retrier=retrier, width=dimensions or KNOWN_WIDTHS.get(model))
-        known_price = openai_price(model) or 0.0
-        self.price_per_million_tokens = known_price if price_per_million_tokens is None else price_per_million_tokens
-
-    def __repr__(self) -> str:
-        return f"OpenAIProvider(model={self._model!r}, server={self._server!r})"
-
-    @property
-    def _server(self) -> str:
-        return describe_server(self._base_url)
-
-    def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        """The model as this provider declares it; a width that is not known is asked for once, within the deadline."""
-        native = self._model in KNOWN_WIDTHS
-        return EmbeddingModel(
-            name=shortened_model_name(self._model, self._asked if native else None),
-            provider=self.name,
-            dimensions=self._width or self._learn_width(deadline),
+        native = KNOWN_WIDTHS.get(model, 0)
+        asked = None if dimensions == native else dimensions
+        declared = EmbeddingModel(
+            shortened_model_name(model, asked if native else None),
+            self.name,
+            dimensions or native,
             max_tokens=MAX_TOKENS if native else None,
         )
+        price = OPENAI_PRICES.get(model, 0.0) if price_per_million_tokens is None else price_per_million_tokens
+        super().__init__(declared, retrier=retrier, price=price)
+        self._client = OpenAIClient(api_key, base_url, model, timeout=timeout, purpose="EMBEDDING")
+        self._options = {} if asked is None else {"dimensions": asked}
+
+    def __repr__(self) -> str:
+        return f"OpenAIProvider(model={self.model!r}, server={self._client.server!r})"
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
-        if client := self.__dict__.pop("_client", None):
-            client.close()
-
-    @cached_property
-    def _client(self) -> "OpenAI":
-        return connect_openai(self._key, self._base_url, self._timeout, setting="EMBEDDING_PROVIDER=openai")
+        self._client.close()
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
-        client = self._client
-        import openai
-
-        try:
-            answer = client.embeddings.create(
-                input=list(inputs),
-                model=self._model,
-                dimensions=self._asked if self._asked is not None else openai.omit,
-                encoding_format="base64",
-                timeout=bound_timeout(openai, self._timeout, timeout),
-            )
-        # ValueError: a body that is not JSON, or an answer without vectors. RecursionError: one nested too deeply.
-        except (openai.OpenAIError, ValueError, RecursionError) as error:
-            key = self._key.get_secret_value()
-            translated = translate_openai_error(error, inputs, server=self._server, model=self._model, key=key)
-            # Not "from error": the SDK's text quotes the server, which may quote the key or a row.
-            raise translated from None
+        answer = self._client.create(
+            "embeddings", inputs, timeout, input=list(inputs), encoding_format="base64", **self._options
+        )
         rows = getattr(answer, "data", None)
         if not isinstance(rows, list):
-            raise ProviderContractError(f"{self._server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
+            server = self._client.server
+            raise ProviderContractError(f"{server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
         tokens = getattr(getattr(answer, "usage", None), "prompt_tokens", None)
-        return WireAnswer(
-            vectors=stack_rows([_numbers(row) for row in _in_order(rows, len(inputs))]),
-            tokens=tokens if isinstance(tokens, int) else None,
-        )
+        vectors = stack_rows([_numbers(row) for row in _in_order(rows, len(inputs))])
+        return WireAnswer(vectors, tokens if isinstance(tokens, int) else None)
 
 
 def _in_order(rows: list["Embedding"], count: int) -> list["Embedding"]:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from shared.errors import ProviderContractError
 from shared.models import Tag
+from shared.providers.ollama.client import OllamaClient
+from shared.providers.openai.client import OpenAIClient
 from shared.retry import Retrier, RetryPolicy, StopSignal
 from shared.synonyms.generators.answers import InvalidAnswer, read_synonyms
 
@@ -32,15 +34,15 @@ class SynonymGenerator(ABC):
     """
 
     name: ClassVar[str]
-    _server: str
 
-    def __init__(self, model: str, retrier: Retrier | None = None) -> None:
+    def __init__(self, model: str, client: OllamaClient | OpenAIClient, retrier: Retrier | None = None) -> None:
         self._model = model
         self.model = f"{self.name}:{model}"
+        self._client = client
         self._retrier = retrier or Retrier(RETRIES)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(model={self._model!r}, server={self._server!r})"
+        return f"{type(self).__name__}(model={self._model!r}, server={self._client.server!r})"
 
     def generate(self, tag: Tag, stop: StopSignal | None = None) -> dict[str, Any]:
         """Synonyms for the tag, checked: {search_terms, related_tags, usage_context, translations: {fr, en}}.
@@ -71,8 +73,9 @@ class SynonymGenerator(ABC):
     def _complete(self, messages: Sequence[Message]) -> str:
         """Ask once, under SCHEMA; translate every vendor exception into the ProviderError tree."""
 
-    def close(self) -> None:  # noqa: B027 - a generator in process has nothing to close
+    def close(self) -> None:
         """Close the connections; the next call opens them again."""
+        self._client.close()
 
 
 def _describe(tag: Tag) -> str:

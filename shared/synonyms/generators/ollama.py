@@ -18,17 +18,12 @@ class OllamaGenerator(SynonymGenerator):
     """
 
     name = "ollama"
+    _client: OllamaClient
 
     def __init__(
         self, *, url: str, model: str = DEFAULT_MODEL, timeout: float = 180.0, retrier: Retrier | None = None
     ) -> None:
-        super().__init__(model, retrier)
-        self._client = OllamaClient(url, model, timeout=timeout, purpose="GENERATION_PROVIDER")
-        self._server = self._client.server
-
-    def close(self) -> None:
-        """Close the connections; the next call opens them again."""
-        self._client.close()
+        super().__init__(model, OllamaClient(url, model, timeout=timeout, purpose="GENERATION"), retrier)
 
     def _complete(self, messages: Sequence[Message]) -> str:
         body = {
@@ -38,9 +33,8 @@ class OllamaGenerator(SynonymGenerator):
             "keep_alive": "5m",
             "options": {"num_predict": MAX_TOKENS, "num_ctx": 4096, "temperature": 0.3},
         }
-        inputs = [message["content"] for message in messages]
-        message = self._client.post("/api/chat", body, inputs, doing="chat").get("message")
+        message = self._client.post("/api/chat", body, [message["content"] for message in messages]).get("message")
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(text, str):
-            raise ProviderContractError(f"{self._server} did not answer in Ollama's format: check OLLAMA_URL")
+            raise ProviderContractError(f"{self._client.server} did not answer in Ollama's format: check OLLAMA_URL")
         return text
