@@ -10,14 +10,14 @@ from functions.http.app import create_app
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ServicesOf
 from functions.http.schemas import Body, CollectionName, ScoredHit, SomeText, Text
 from shared.models import SearchResult
-from shared.search.filters import OPTIONS
+from shared.search.filters import COMMON_OPTIONS, OPTIONS
 
 router = APIRouter(tags=["search"])
 
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["how loud should a finished song be"])]
 MatchCount = Annotated[int, Field(ge=1, le=200)]
 # Options of single collections; the request names them all.
-_OPTIONS = {name for names in OPTIONS.values() for name in names}
+_OPTIONS = {*COMMON_OPTIONS, *(name for names in OPTIONS.values() for name in names)}
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
@@ -62,9 +62,6 @@ def search(collection: CollectionName, body: SearchRequest, services: ServicesOf
         body.query,
         match_count=body.match_count,
         filters=body.filter,
-        full_text_weight=body.full_text_weight,
-        semantic_weight=body.semantic_weight,
-        fusion=body.fusion,
         options=body.model_dump(include=_OPTIONS, exclude_none=True),
         caller=caller,
     )

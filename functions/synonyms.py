@@ -225,26 +225,16 @@ def generation_state(services: ServicesOf) -> GenerationState:
 @router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
 def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Write a tag's synonyms. Inactive ones are replaced and activated; if it has active ones the answer is 409."""
-    row = services.synonym_store.create_synonyms(
-        body.tag_type,
-        body.synonyms.model_dump(),
-        tag_id=body.tag_id,
-        tag_name=body.tag_name,
-        confidence=body.confidence,
-    )
+    row = services.synonym_store.create_synonyms(**body.model_dump())
     return StoredSynonyms(**services.synonyms.embed(row))
 
 
 @router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
 def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Change synonyms; `is_active: true` activates them again."""
-    row = services.synonym_store.update_synonyms(
-        synonyms_id,
-        synonyms=body.synonyms.model_dump() if body.synonyms else None,
-        confidence=body.confidence,
-        is_active=body.is_active,
-        expected_updated_at=body.updated_at.isoformat() if body.updated_at else None,
-    )
+    changes = body.model_dump(exclude={"updated_at"})
+    seen = body.updated_at.isoformat() if body.updated_at else None
+    row = services.synonym_store.update_synonyms(synonyms_id, **changes, expected_updated_at=seen)
     return StoredSynonyms(**services.synonyms.embed(row))
 
 

@@ -5,14 +5,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from shared.errors import InvalidRequest
 
 DEPTH = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(NamedTuple):
     """Means over queries, each between 0 and 1."""
 
     ndcg: float
@@ -49,13 +49,8 @@ def score_ranking(ranking: Sequence[str], judged: Mapping[str, int]) -> Scores:
 
 def mean(scores: Iterable[Scores]) -> Scores:
     """The mean over queries, or over sets."""
-    every = list(scores)
-    count = max(len(every), 1)
-    return Scores(
-        sum(score.ndcg for score in every) / count,
-        sum(score.recall for score in every) / count,
-        sum(score.mrr for score in every) / count,
-    )
+    every = list(scores) or [Scores(0.0, 0.0, 0.0)]
+    return Scores(*(sum(measure) / len(every) for measure in zip(*every, strict=True)))
 
 
 def _gain(grades: Sequence[int]) -> float:
@@ -65,8 +60,8 @@ def _gain(grades: Sequence[int]) -> float:
 def read_judged_set(folder: Path, queries: str | None = None, qrels: str | None = None) -> JudgedSet:
     """Read a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv or qrels/test.tsv.
 
-    `queries` and `qrels` name other files, of the folder or anywhere. Raises InvalidRequest naming the
-    file, and the line, that cannot be used.
+    `queries` and `qrels` name other files, of the folder or anywhere.
+    Raises InvalidRequest naming the file, and the line, that cannot be used.
     """
     corpus_file = _find(folder, "corpus.jsonl")
     query_file = _find(folder, queries or "queries.jsonl")

@@ -9,5 +9,6 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
     "datasets": ("tag",),
     "code_chunks": ("path",),
 }
-# What more the search function of a collection can be told.
+# What every search function can be told, and what more that of one collection.
+COMMON_OPTIONS = ("full_text_weight", "semantic_weight", "fusion")
 OPTIONS: Mapping[str, tuple[str, ...]] = {"datasets": ("static_weight", "decay_weight", "half_life_days")}

@@ -89,25 +89,18 @@ class MapService:
         key = (collection, sample["model"])
         with self._lock:
             last = self._axes.get(key)
-        positions, explained, axes = project(decode_vectors(sample["vectors"], len(sample["ids"])), last)
+        ids = sample["ids"]
+        positions, explained, axes = project(decode_vectors(sample["vectors"], len(ids)), last)
         with self._lock:
             self._axes[key] = axes
-        return CollectionMap(
-            collection=collection,
-            model=sample["model"],
-            total=sample["total"],
-            sampled=len(sample["ids"]),
-            explained=explained,
-            category=category,
-            computed_at=datetime.now(UTC),
-            points=_points(sample, positions),
-        )
-
-
-def _points(sample: dict[str, Any], positions: Matrix) -> list[Point]:
-    rows = zip(sample["ids"], positions.tolist(), sample["labels"], sample["categories"], strict=True)
-    # Four digits are a fifth of a pixel on the widest screen.
-    return [Point(row_id, round(x, 4), round(y, 4), label, category) for row_id, (x, y), label, category in rows]
+        # Four digits are a fifth of a pixel on the widest screen.
+        places = positions.round(4).tolist()
+        points = [
+            Point(row_id, x, y, label, shown)
+            for row_id, (x, y), label, shown in zip(ids, places, sample["labels"], sample["categories"], strict=True)
+        ]
+        now = datetime.now(UTC)
+        return CollectionMap(collection, sample["model"], sample["total"], len(ids), explained, category, now, points)
 
 
 def decode_vectors(text: str, count: int) -> Matrix:

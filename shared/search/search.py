@@ -16,7 +16,7 @@ from shared.embedding.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
 from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult, Vectors
 from shared.retry import RetryPolicy
-from shared.search.filters import FILTERS, OPTIONS
+from shared.search.filters import COMMON_OPTIONS, FILTERS, OPTIONS
 from shared.search.query_cache import QueryCache
 
 if TYPE_CHECKING:
@@ -64,17 +64,14 @@ class SearchService:
         *,
         match_count: int = 10,
         filters: Mapping[str, str] | None = None,
-        full_text_weight: float | None = None,
-        semantic_weight: float | None = None,
-        fusion: str | None = None,
-        options: Mapping[str, float] | None = None,
+        options: Mapping[str, object] | None = None,
         caller: Caller | None = None,
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
         Where a provider fails or cannot be built, the search is full-text (and semantic over the other model's rows),
         and the result is `degraded`. A collection that has no model yet is searched by full text alone.
-        With a `caller` the rows are read as them, under row level security. `options` are those of OPTIONS.
+        With a `caller` the rows are read as them, under row level security. `options` are those of `filters.py`.
         Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
         """
         started = time.perf_counter()
@@ -85,12 +82,10 @@ class SearchService:
             if name not in FILTERS[collection]:
                 raise InvalidRequest(f"filter: {name!r} is not known; use one of {', '.join(FILTERS[collection])}")
             arguments[f"filter_{name}"] = value
-        for name, number in (options or {}).items():
-            if name not in OPTIONS.get(collection, ()):
+        for name, option in (options or {}).items():
+            if name not in (*COMMON_OPTIONS, *OPTIONS.get(collection, ())):
                 raise InvalidRequest(f"{name}: means nothing to a search of {collection}")
-            arguments[name] = number
-        optional = {"full_text_weight": full_text_weight, "semantic_weight": semantic_weight, "fusion": fusion}
-        arguments.update({name: value for name, value in optional.items() if value is not None})
+            arguments[name] = option
 
         database = self._database if caller is None else self._database.as_caller(caller)
         deadline = Deadline(QUERY_SECONDS)
@@ -132,7 +127,19 @@ class SearchService:
         return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
 
     def _query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline) -> Vectors:
-        provider = self._provider_of(spec, deadline)
+        with self._lock:
+            reason = self._broken.get(spec.name)
+        if reason is not None:
+            raise ConfigurationError(reason)
+        try:
+            provider = self._make()
+            declared = provider.describe(deadline).name
+            if spec.name != declared:
+                provider = self._other_provider(spec, declared)
+        except ConfigurationError as error:
+            with self._lock:
+                self._broken[spec.name] = error.message
+            raise
         # A search must answer quickly: after the second try it goes on without the vector.
         answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
         vector: Vectors = answer.vectors[0]
@@ -147,20 +154,6 @@ class SearchService:
             with self._lock:
                 self._models[collection] = models
         return models
-
-    def _provider_of(self, spec: EmbeddingModel, deadline: Deadline) -> "EmbeddingProvider":
-        with self._lock:
-            reason = self._broken.get(spec.name)
-        if reason is not None:
-            raise ConfigurationError(reason)
-        try:
-            provider = self._make()
-            declared = provider.describe(deadline).name
-            return provider if spec.name == declared else self._other_provider(spec, declared)
-        except ConfigurationError as error:
-            with self._lock:
-                self._broken[spec.name] = error.message
-            raise
 
     def _other_provider(self, spec: EmbeddingModel, declared: str) -> "EmbeddingProvider":
         if self._provider_for is None:

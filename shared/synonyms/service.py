@@ -1,10 +1,13 @@
 """Reads and searches synonyms of genre and mood tags, with a cache of answers, and embeds those written by hand."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from shared.cache import Cache
 from shared.database.base import Database
@@ -13,7 +16,6 @@ from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import AppError, NotFound
 from shared.models import ANON, Caller
 from shared.search.search import SearchService
-from shared.synonyms.answer_cache import cache_key
 from shared.synonyms.store import SynonymStore
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,20 @@ class SynonymService:
         if self._embedder is not None and row["is_active"]:
             embed_synonyms(self._embedder, row["id"], deadline=Deadline(EMBED_SECONDS))
         return row
+
+
+def cache_key(version: str, caller: Caller, *question: object) -> str:
+    """The key of a cached answer: the version of its data, the caller and the question, as a digest that shows neither.
+
+    After a change of tags or synonyms the version is another one, so an older answer is never found again, in any
+    process.
+    """
+    # Row level security may show each caller something else. The token is part of the key because claims alone prove
+    # nothing where the database verifies the token: the same claims under a forged signature must not find the answer.
+    token = None if caller.token is None else hashlib.sha256(caller.token.encode("utf-8", "surrogatepass")).hexdigest()
+    who = [caller.role, dict(caller.claims), token]
+    parts = orjson.dumps([version, who, list(question)], option=orjson.OPT_SORT_KEYS, default=str)
+    return f"tonnetz:synonyms:{hashlib.sha256(parts).hexdigest()}"
 
 
 def embed_synonyms(embedder: Callable[[], RowEmbedder], synonyms_id: int, *, deadline: Deadline | None = None) -> None:

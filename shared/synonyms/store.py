@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 from shared.database.base import Database
@@ -9,6 +10,9 @@ from shared.embedding.shipped import needs_collection
 from shared.models import Tag
 
 TagType = Literal["genre", "mood"]
+
+# The columns of a claim, in the order of the fields of Tag.
+_OF_A_TAG = itemgetter("tag_type", "tag_id", "tag_name", "description", "related", "attempts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,45 +28,19 @@ class SynonymStore:
         """A value that changes with every change of tags and synonyms; cached answers are kept under it."""
         return str(self._call("synonyms_version")[0])
 
-    def create_synonyms(
-        self,
-        tag_type: str,
-        synonyms: Mapping[str, Any],
-        *,
-        tag_id: int | None = None,
-        tag_name: str | None = None,
-        confidence: float | None = None,
-    ) -> dict[str, Any]:
-        """Write a tag's synonyms; inactive ones are replaced. Raises NotFound for the tag, Conflict where it has active ones."""
-        rows = self._call(
-            "create_synonyms",
-            tag_type=tag_type,
-            synonyms=dict(synonyms),
-            tag_id=tag_id,
-            tag_name=tag_name,
-            confidence=confidence,
-        )
-        return dict(rows[0])
+    def create_synonyms(self, tag_type: str, synonyms: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Write a tag's synonyms; inactive ones are replaced. `options`: tag_id or tag_name, and confidence.
 
-    def update_synonyms(
-        self,
-        synonyms_id: int,
-        *,
-        synonyms: Mapping[str, Any] | None = None,
-        confidence: float | None = None,
-        is_active: bool | None = None,
-        expected_updated_at: str | None = None,
-    ) -> dict[str, Any]:
-        """Change what is not None. Raises NotFound, and Conflict where they were changed after `expected_updated_at`."""
-        rows = self._call(
-            "update_synonyms",
-            synonyms_id=synonyms_id,
-            synonyms=None if synonyms is None else dict(synonyms),
-            confidence=confidence,
-            is_active=is_active,
-            expected_updated_at=expected_updated_at,
-        )
-        return dict(rows[0])
+        Raises NotFound for the tag, Conflict where it has active ones.
+        """
+        return dict(self._call("create_synonyms", tag_type=tag_type, synonyms=synonyms, **options)[0])
+
+    def update_synonyms(self, synonyms_id: int, **changes: Any) -> dict[str, Any]:
+        """Change what is not None of `changes`: synonyms, confidence and is_active.
+
+        Raises NotFound, and Conflict where they were changed after `expected_updated_at`.
+        """
+        return dict(self._call("update_synonyms", synonyms_id=synonyms_id, **changes)[0])
 
     def request_synonyms(
         self, tag_type: str | None = None, tag_ids: Sequence[int] | None = None, *, force: bool = False
@@ -74,24 +52,13 @@ class SynonymStore:
     def claim_synonym_tags(self, batch_size: int = 1, lease_seconds: int = 900) -> list[Tag]:
         """Lease tags that wait, oldest request first."""
         rows = self._call("claim_synonym_tags", batch_size=batch_size, lease_seconds=lease_seconds)
-        return [
-            Tag(
-                row["tag_type"], row["tag_id"], row["tag_name"], row["description"], (*row["related"],), row["attempts"]
-            )
-            for row in rows
-        ]
+        return [Tag(*_OF_A_TAG(row)) for row in rows]
 
     def store_generated_synonyms(self, tag: Tag, synonyms: Mapping[str, Any], model: str) -> tuple[str, int | None]:
         """(stored | stale | kept, id): stale where the tag was renamed or deleted, kept where synonyms were written by hand."""
-        rows = self._call(
-            "store_generated_synonyms",
-            tag_type=tag.tag_type,
-            tag_id=tag.tag_id,
-            tag_name=tag.name,
-            synonyms=dict(synonyms),
-            model=model,
-        )
-        return rows[0]["outcome"], rows[0]["id"]
+        key = {"tag_type": tag.tag_type, "tag_id": tag.tag_id, "tag_name": tag.name}
+        (row,) = self._call("store_generated_synonyms", **key, synonyms=synonyms, model=model)
+        return row["outcome"], row["id"]
 
     def fail_synonym_tag(self, tag: Tag, error: str, *, final: bool) -> bool:
         """Report a tag that no synonyms could be written for; True if the tag has now failed."""

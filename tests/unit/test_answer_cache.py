@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from shared.cache import Cache, RedisCache
 from shared.models import ANON, Caller
-from shared.synonyms.answer_cache import cache_key
+from shared.synonyms.service import cache_key
 from tests.unit.test_query_cache import redis_url  # noqa: F401 - a fixture
 
 
