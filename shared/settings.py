@@ -4,13 +4,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     AWSSecretsManagerSettingsSource,
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -25,33 +33,25 @@ Provider = Literal["onnx", "ollama", "openai"]
 MIN_KEY_LENGTH = 16
 
 
-class _SecretSource(PydanticBaseSettingsSource):
-    """The secret that SECRETS_ARN names. Read last, so that the environment wins."""
+def _read_secret(settings_cls: type[BaseSettings], name: str) -> dict[str, Any]:
+    """The settings in the secret that SECRETS_ARN names."""
+    try:
+        # Part of Lambda's runtime, with boto3.
+        from botocore.exceptions import BotoCoreError, ClientError
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        name = self.current_state.get("secrets_arn")
-        if not name:
-            return {}
-        try:
-            # Part of Lambda's runtime, with boto3.
-            from botocore.exceptions import BotoCoreError, ClientError
-
-            values = AWSSecretsManagerSettingsSource(self.settings_cls, name, case_sensitive=False)()
-        except ImportError:
-            raise ConfigurationError("SECRETS_ARN: reading it needs the package boto3: pip install boto3") from None
-        except (BotoCoreError, ClientError, KeyError) as error:
-            raise ConfigurationError(
-                f"SECRETS_ARN: the secret cannot be read ({type(error).__name__}); "
-                "check its name and the role's secretsmanager:GetSecretValue"
-            ) from None
-        except (AttributeError, ValueError):
-            raise ConfigurationError(
-                'SECRETS_ARN: the secret must be a JSON object: {"FUNCTIONS_API_KEY": "..."}'
-            ) from None
-        return {key: value for key, value in values.items() if value not in ("", None)}
+        values = AWSSecretsManagerSettingsSource(settings_cls, name, case_sensitive=False)()
+    except ImportError:
+        raise ConfigurationError("SECRETS_ARN: reading it needs the package boto3: pip install boto3") from None
+    except (BotoCoreError, ClientError, KeyError) as error:
+        raise ConfigurationError(
+            f"SECRETS_ARN: the secret cannot be read ({type(error).__name__}); "
+            "check its name and the role's secretsmanager:GetSecretValue"
+        ) from None
+    except (AttributeError, ValueError):
+        raise ConfigurationError(
+            'SECRETS_ARN: the secret must be a JSON object: {"FUNCTIONS_API_KEY": "..."}'
+        ) from None
+    return {key: value for key, value in values.items() if value not in ("", None)}
 
 
 class Settings(BaseSettings):
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     console: bool | None = None
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     task_function: str | None = None
     secrets_arn: str | None = None
 
@@ -109,58 +109,49 @@ class Settings(BaseSettings):
         read = [source for source in (env_settings, dotenv_settings) if isinstance(source, EnvSettingsSource)]
         variables = {name for source in read for name in source.env_vars}
         warn_of_unknown(variables, {name.upper() for name in settings_cls.model_fields})
-        return init_settings, *read, _SecretSource(settings_cls)
+        secret = next((arn for source in read if (arn := source.env_vars.get("secrets_arn"))), None)
+        values = _read_secret(settings_cls, secret) if secret else {}
+        # Last, so that the environment wins.
+        return init_settings, *read, InitSettingsSource(settings_cls, values)
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator(
+        "supabase_url", "ollama_url", "openai_base_url", "database_url", "functions_api_key", "webhook_secret",
+        "allowed_origins", mode="before",
+    )  # fmt: skip
     @classmethod
-    def _split_origins(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _upper(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("supabase_url", "ollama_url", "openai_base_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://")
-        return value.rstrip("/") if value else value
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must start with postgresql://")
-        return value
-
-    @field_validator("functions_api_key", "webhook_secret")
-    @classmethod
-    def _cannot_be_guessed(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            text = value.get_secret_value()
+    def _has_its_form(cls, value: Any, info: ValidationInfo) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str):
+            return value
+        if info.field_name == "allowed_origins":
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        if info.field_name in ("functions_api_key", "webhook_secret"):
             if len(text) < MIN_KEY_LENGTH or not text.isprintable() or " " in text:
                 raise ValueError(
                     f"must have at least {MIN_KEY_LENGTH} characters and no blanks; `openssl rand -hex 24` makes one"
                 )
-        return value
+            return value
+        if info.field_name == "database_url":
+            if not text.startswith(("postgresql://", "postgres://")):
+                raise ValueError("must start with postgresql://")
+            return value
+        if not text.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return text.rstrip("/")
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        problems = []
-        if self.supabase_url and not self.supabase_service_role_key:
-            problems.append(
-                "SUPABASE_SERVICE_ROLE_KEY: is needed with SUPABASE_URL; copy it from the project settings, API"
-            )
-        if self.supabase_service_role_key and not self.supabase_url:
-            problems.append(
-                "SUPABASE_URL: is needed with SUPABASE_SERVICE_ROLE_KEY; copy it from the project settings, API"
-            )
-        if self.embedding_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
-            problems.append("OPENAI_API_KEY: is needed for EMBEDDING_PROVIDER=openai (or set OPENAI_BASE_URL)")
-        if self.generation_provider == "openai" and not (self.openai_api_key or self.openai_base_url):
-            problems.append("OPENAI_API_KEY: is needed for GENERATION_PROVIDER=openai (or set OPENAI_BASE_URL)")
+        project, key = self.supabase_url, self.supabase_service_role_key
+        openai = self.openai_api_key or self.openai_base_url
+        copy = "copy it from the project settings, API"
+        checks = {
+            f"SUPABASE_SERVICE_ROLE_KEY: is needed with SUPABASE_URL; {copy}": project and not key,
+            f"SUPABASE_URL: is needed with SUPABASE_SERVICE_ROLE_KEY; {copy}": key and not project,
+        }
+        for kind in ("EMBEDDING_PROVIDER", "GENERATION_PROVIDER"):
+            message = f"OPENAI_API_KEY: is needed for {kind}=openai (or set OPENAI_BASE_URL)"
+            checks[message] = getattr(self, kind.lower()) == "openai" and not openai
+        problems = [message for message, broken in checks.items() if broken]
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -31,23 +31,16 @@ def warn_of_unknown(variables: Iterable[str], known: Collection[str]) -> None:
     unset = set(known) - names
     for name in sorted(names - set(known) - FOREIGN - _warned):
         ours = name.startswith(PREFIXES) and not name.startswith(FOREIGN_PREFIXES)
-        nearest = _nearest(name, known, 0.6) if ours else _nearest(name, _alike(name, unset), 0.9)
-        if not (ours or nearest):
-            continue
-        _warned.add(name)
-        advice = f"did you mean {nearest}?" if nearest else ".env.example lists every setting"
-        log.warning("%s: there is no such setting, so it has no effect; %s", name, advice)
+        # Of any other name only settings within two letters: comparing all with all would slow a cold start.
+        alike = (
+            known if ours else [one for one in unset if abs(len(one) - len(name)) <= 2 and len({*one} ^ {*name}) <= 2]
+        )
+        nearest = None
+        if alike:
+            from difflib import get_close_matches
 
-
-def _alike(name: str, known: Collection[str]) -> list[str]:
-    """The names that could be within two letters: comparing every variable with every name would slow a cold start."""
-    letters = set(name)
-    return [one for one in known if abs(len(one) - len(name)) <= 2 and len(letters ^ set(one)) <= 2]
-
-
-def _nearest(name: str, known: Collection[str], at_least: float) -> str | None:
-    if not known:
-        return None
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(name, sorted(known), 1, at_least)), None)
+            nearest = next(iter(get_close_matches(name, sorted(alike), 1, 0.6 if ours else 0.9)), None)
+        if ours or nearest:
+            _warned.add(name)
+            advice = f"did you mean {nearest}?" if nearest else ".env.example lists every setting"
+            log.warning("%s: there is no such setting, so it has no effect; %s", name, advice)
