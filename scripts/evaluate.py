@@ -17,6 +17,7 @@ import command
 from bench.scratch import scratch_database
 from pydantic import SecretStr
 
+from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase, connect
 from shared.embedding.backfill import BackfillOptions, backfill, build_index
 from shared.embedding.collection import vector_text
@@ -25,7 +26,7 @@ from shared.models import EmbeddingModel
 from shared.providers.base import EmbeddingProvider
 from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
 from shared.settings import Settings, load_settings
-from shared.wiring import default_workers, get_database_url, get_provider
+from shared.wiring import WORKERS, get_database_url, get_provider
 
 COLLECTIONS = ("music_knowledge", "mir_synonyms")
 BASELINE = Path(__file__).with_name("guide_baseline.sql")
@@ -103,14 +104,16 @@ def show(name: str, model: str, scores: dict[str, Scores], *, as_json: bool) -> 
 @contextmanager
 def loaded(
     judged: JudgedSet, provider: EmbeddingProvider, settings: Settings, collection: str
-) -> Iterator[tuple[PostgresDatabase, SecretStr, dict[str, str]]]:
+) -> Iterator[tuple[Database, SecretStr, dict[str, str]]]:
     """The corpus in a scratch database, embedded; also a map from row id to document id."""
     with scratch_database("tonnetz_evaluate", get_database_url(settings)) as url:
         fill = fill_synonyms if collection == "mir_synonyms" else fill_knowledge
         ids = fill(url, judged)
         with PostgresDatabase(url, max_connections=8) as database:
             print(f"{judged.name}: embedding {len(ids):,} documents with {provider.model}", file=sys.stderr)
-            outcome = backfill(database, provider, BackfillOptions(collection, workers=default_workers(settings)))
+            outcome = backfill(
+                database, provider, BackfillOptions(collection, workers=WORKERS[settings.embedding_provider])
+            )
             if outcome.error is not None:
                 raise outcome.error
             build_index(database, collection)
@@ -149,7 +152,7 @@ def fill_synonyms(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
     return ids
 
 
-def make_searches(database: PostgresDatabase, ids: dict[str, str], fusion: str, collection: str) -> dict[str, Search]:
+def make_searches(database: Database, ids: dict[str, str], fusion: str, collection: str) -> dict[str, Search]:
     def ask(**arguments: object) -> list[str]:
         rows = database.call(f"search_{collection}", {"match_count": DEPTH, "fusion": fusion, **arguments})
         return [ids[str(row["id"])] for row in rows]

@@ -22,13 +22,14 @@ import command
 from backfill import settings_for_model
 from evaluate import COLLECTIONS, loaded, scratch_settings
 
-from shared.database.postgres import PostgresDatabase, connect
+from shared.database.base import Database
+from shared.database.postgres import connect
 from shared.embedding.backfill import BackfillOptions, backfill, switch_model
 from shared.errors import AppError
 from shared.providers.base import EmbeddingProvider
 from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
 from shared.search.search import SearchService
-from shared.wiring import default_workers, get_provider, get_search
+from shared.wiring import WORKERS, get_provider, get_search
 
 COLLECTION = COLLECTIONS[0]
 ASKED = 10
@@ -64,7 +65,7 @@ def main() -> int:
     target = settings_for_model(settings, arguments.to)
     judged = read_judged_set(arguments.dataset)
     queries = list(judged.queries)[: arguments.limit]
-    workers = default_workers(target)
+    workers = WORKERS[target.embedding_provider]
     with (
         closing(get_provider(settings)) as old,
         closing(get_provider(target)) as new,
@@ -85,7 +86,7 @@ def main() -> int:
     return int(bool(searches.failed or searches.short or loss > arguments.max_loss))
 
 
-def move(database: PostgresDatabase, provider: EmbeddingProvider, workers: int, limit: int | None) -> None:
+def move(database: Database, provider: EmbeddingProvider, workers: int, limit: int | None) -> None:
     outcome = backfill(database, provider, BackfillOptions(COLLECTION, workers=workers, limit=limit))
     if outcome.error is not None:
         raise outcome.error

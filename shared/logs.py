@@ -38,16 +38,12 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1] is not None:
             line["error_type"] = record.exc_info[0].__name__ if record.exc_info[0] else None
-            line["trace"] = _trace(record.exc_info[1])
+            frames = traceback.extract_tb(record.exc_info[2])[-12:]
+            line["trace"] = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
         text = orjson.dumps(line, default=str).decode()
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text
-
-
-def _trace(error: BaseException) -> list[str]:
-    frames = traceback.extract_tb(error.__traceback__)
-    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
 
 
 def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:

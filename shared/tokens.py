@@ -13,8 +13,6 @@ from shared.models import ANON, Caller
 # The roles that may search. Not service_role: it bypasses row level security, and its key belongs on a server.
 ROLES = ("anon", "authenticated")
 
-_NOT_VALID = "the token is not valid, or has expired"
-
 
 def matches(given: str, secret: SecretStr | None) -> bool:
     """Compare a key with the secret in constant time."""
@@ -51,34 +49,20 @@ class TokenVerifier:
         return Caller(str(role), claims, token)
 
     def _read(self, token: str) -> dict[str, Any]:
-        claims = self._peek(token) if self.passes_on else self._verify(token)
+        import jwt
+
         try:
+            if self.passes_on:
+                options: jwt.types.Options = {"verify_signature": False, "verify_exp": True, "require": ["exp"]}
+                claims = jwt.decode(token, options=options)
+            elif self.jwt_secret is None:
+                raise Unauthorized("this server verifies no tokens, because SUPABASE_JWT_SECRET is not set")
+            else:
+                options = {"require": ["exp", "role"], "verify_aud": False, "verify_iat": False, "verify_sub": False}
+                claims = jwt.decode(token, self.jwt_secret.get_secret_value(), algorithms=["HS256"], options=options)
             # Claims are sent to the database and are part of cache keys. Python parses integers over 64 bits, half of a
             # surrogate pair and very deep lists; orjson cannot write them, so such a token is refused.
             orjson.dumps(claims)
-        except orjson.JSONEncodeError:
-            raise Unauthorized(_NOT_VALID) from None
+        except (jwt.PyJWTError, orjson.JSONEncodeError):
+            raise Unauthorized("the token is not valid, or has expired") from None
         return claims
-
-    def _verify(self, token: str) -> dict[str, Any]:
-        if self.jwt_secret is None:
-            raise Unauthorized("this server verifies no tokens, because SUPABASE_JWT_SECRET is not set")
-        import jwt
-
-        try:
-            return jwt.decode(
-                token,
-                self.jwt_secret.get_secret_value(),
-                algorithms=["HS256"],
-                options={"require": ["exp", "role"], "verify_aud": False, "verify_iat": False, "verify_sub": False},
-            )
-        except jwt.PyJWTError:
-            raise Unauthorized(_NOT_VALID) from None
-
-    def _peek(self, token: str) -> dict[str, Any]:
-        import jwt
-
-        try:
-            return jwt.decode(token, options={"verify_signature": False, "verify_exp": True, "require": ["exp"]})
-        except jwt.PyJWTError:
-            raise Unauthorized(_NOT_VALID) from None

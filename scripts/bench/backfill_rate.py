@@ -23,6 +23,7 @@ import command
 from bench.scratch import PROJECT, SCRATCH, scratch_database, seed_words
 from pydantic import SecretStr
 
+from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase, connect
 from shared.embedding.backfill import BackfillOptions, BackfillOutcome, backfill
 from shared.providers.base import EmbeddingProvider
@@ -105,7 +106,7 @@ def bench_remote(rows: int, latency_ms: int, rounds: int) -> dict[str, object]:
     return {"rate": rate, "ideal": ideal, "share": round(rate / ideal, 3), "calls": calls / rounds}
 
 
-def run(database: PostgresDatabase, provider: EmbeddingProvider, *, workers: int) -> BackfillOutcome:
+def run(database: Database, provider: EmbeddingProvider, *, workers: int) -> BackfillOutcome:
     outcome = backfill(database, provider, BackfillOptions("music_knowledge", workers=workers))
     if outcome.error:
         raise outcome.error

@@ -1,10 +1,10 @@
 """The interface of the database adapters: SQL functions are called by name."""
 
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 from shared.models import Caller
 
@@ -13,7 +13,7 @@ JsonRow = dict[str, Any]
 _FUNCTION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
-class Database(ABC):
+class Database(AbstractContextManager["Database"]):
     """Calls SQL functions of schema public as service_role.
 
     Every adapter passes values as JSON, so a uuid is a string and a timestamp is ISO 8601. Vendor
@@ -46,10 +46,5 @@ class Database(ABC):
     def close(self) -> None:
         """Close all connections; the object cannot be used afterwards."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,8 +1,7 @@
 """The database adapter for any PostgreSQL with pgvector, by psycopg."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -17,6 +16,8 @@ from shared.database.translate import error_from_sqlstate
 from shared.errors import AppError, DatabaseContractError, DatabaseRejected, DatabaseUnavailable
 from shared.models import Caller
 
+Connection = psycopg.Connection[tuple[Any, ...]]
+
 # Supabase's own statement timeout of the role authenticated.
 CALLER_TIMEOUT = "8s"
 
@@ -24,10 +25,14 @@ CALLER_TIMEOUT = "8s"
 # its pauses up to minutes, so that it would notice a restarted server a minute late.
 WAIT_FOR_CONNECTION = 15.0
 
+_ACT_AS_CALLER = (
+    "select set_config('request.jwt.claims', %s, true), set_config('statement_timeout', %s, true), "
+    "set_config('transaction_read_only', 'on', true), set_config('role', %s, true)"
+)
+
 # orjson: a batch of vectors is a megabyte of JSON.
 set_json_dumps(orjson.dumps)
 set_json_loads(orjson.loads)
-
 
 # The pool's warnings quote libpq, which names hosts and users; our own errors report the problem.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -46,7 +51,7 @@ def translate(error: psycopg.Error, function: str = "") -> AppError:
     )
 
 
-def connect(url: SecretStr, *, application_name: str = "tonnetz") -> psycopg.Connection[tuple[Any, ...]]:
+def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
     """Open one connection as the user of the URL, who owns the database: for the bootstrap and migrations.
 
     Raises DatabaseUnavailable, which names DATABASE_URL but never contains the URL.
@@ -80,21 +85,35 @@ class PostgresDatabase(Database):
     `max_connections` bounds the pool: one for each thread that calls at the same time.
     """
 
+    _caller: Caller | None = None
+
     def __init__(self, url: SecretStr, *, max_connections: int = 10, role: str | None = "service_role") -> None:
         self._role = role
         # Connect once before the pool: the pool would retry in the background and only report a timeout.
-        self._first = [connect(url)]
+        first = self._first = [connect(url)]
         try:
-            self._configure(self._first[0])
+            self._configure(first[0])
         except psycopg.Error:
-            self._first.pop().close()
+            first.pop().close()
             raise DatabaseContractError(
                 f"the user of DATABASE_URL cannot act as {role}: the role is missing or was not granted; "
                 "run scripts/migrate.py to bring the database up to date"
             ) from None
-        self._pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]] = ConnectionPool(
+
+        class FirstConnection(psycopg.Connection[tuple[Any, ...]]):
+            """Gives the pool the open connection before it opens others."""
+
+            @classmethod
+            def connect(cls, conninfo: str = "", **options: Any) -> Connection:  # type: ignore[override]
+                try:
+                    # pop() is atomic: only one of two threads gets the connection.
+                    return first.pop()
+                except IndexError:
+                    return psycopg.Connection.connect(conninfo, **options)
+
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
             url.get_secret_value(),
-            connection_class=_handing_over(self._first),
+            connection_class=FirstConnection,
             min_size=1,
             max_size=max_connections,
             timeout=WAIT_FOR_CONNECTION,
@@ -103,17 +122,40 @@ class PostgresDatabase(Database):
             kwargs={"autocommit": True, "connect_timeout": 10, "application_name": "tonnetz"},
             configure=self._configure,
             check=ConnectionPool.check_connection,
-            open=False,
+            open=True,
         )
-        self._pool.open()
 
-    def _configure(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def _configure(self, connection: Connection) -> None:
         if self._role is not None:
             connection.execute(sql.SQL("set role {}").format(sql.Identifier(self._role)))
 
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        with _translated(function), self._pool.connection() as connection:
-            return _run(connection, function, arguments)
+        named = [sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments]
+        # to_json gives the same values as PostgREST.
+        query = sql.SQL("select to_json(r) from public.{}({}) r").format(
+            sql.Identifier(function), sql.SQL(", ").join(named)
+        )
+        values = dict(arguments)
+        for name, value in arguments.items():
+            # A list without objects is an array.
+            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value)):
+                values[name] = Jsonb(value)
+        try:
+            with self._pool.connection() as connection, connection.transaction() if self._caller else nullcontext():
+                if self._caller is not None:
+                    # All settings are local: the connection is service_role's again when the transaction ends.
+                    claims = orjson.dumps(dict(self._caller.claims)).decode()
+                    connection.execute(_ACT_AS_CALLER, [claims, CALLER_TIMEOUT, self._caller.role])
+                rows = connection.execute(query, values).fetchall()
+        except PoolTimeout as error:
+            raise _unreachable(error) from None
+        except psycopg.Error as error:
+            raise translate(error, function) from None
+        except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
+            if "surrogates" not in str(error):
+                raise
+            raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
+        return [row[0] for row in rows if row[0] not in (None, "")]
 
     def as_caller(self, caller: Caller) -> Database:
         return _PostgresCaller(self._pool, caller)
@@ -124,70 +166,12 @@ class PostgresDatabase(Database):
             self._first.pop().close()
 
 
-def _handing_over(
-    first: list[psycopg.Connection[tuple[Any, ...]]],
-) -> type[psycopg.Connection[tuple[Any, ...]]]:
-    """A connection class for the pool that returns the open connections of `first` before it opens others."""
-
-    class Connection(psycopg.Connection[tuple[Any, ...]]):
-        @classmethod
-        def connect(cls, conninfo: str = "", **options: Any) -> psycopg.Connection[tuple[Any, ...]]:  # type: ignore[override]
-            try:
-                # pop() is atomic: only one of two threads gets the connection.
-                return first.pop()
-            except IndexError:
-                return psycopg.Connection.connect(conninfo, **options)
-
-    return Connection
-
-
-class _PostgresCaller(Database):
+class _PostgresCaller(PostgresDatabase):
     """Runs each call in a read-only transaction with the caller's role and claims, as PostgREST does."""
 
-    def __init__(self, pool: ConnectionPool[psycopg.Connection[tuple[Any, ...]]], caller: Caller) -> None:
+    def __init__(self, pool: ConnectionPool[Connection], caller: Caller) -> None:
         self._pool = pool
         self._caller = caller
 
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        with _translated(function), self._pool.connection() as connection, connection.transaction():
-            # All settings are local: the connection is service_role's again when the transaction ends.
-            connection.execute(
-                "select set_config('request.jwt.claims', %s, true), set_config('statement_timeout', %s, true), "
-                "set_config('transaction_read_only', 'on', true), set_config('role', %s, true)",
-                [orjson.dumps(dict(self._caller.claims)).decode(), CALLER_TIMEOUT, self._caller.role],
-            )
-            return _run(connection, function, arguments)
-
     def close(self) -> None:
         """Do nothing: the pool owns the connections."""
-
-
-def _run(connection: psycopg.Connection[tuple[Any, ...]], function: str, arguments: dict[str, Any]) -> list[Any]:
-    # to_json gives the same values as PostgREST.
-    query = sql.SQL("select to_json(r) from public.{}({}) r").format(
-        sql.Identifier(function),
-        sql.SQL(", ").join(
-            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
-        ),
-    )
-    rows = connection.execute(query, {name: _adapt(value) for name, value in arguments.items()}).fetchall()
-    return [row[0] for row in rows if row[0] not in (None, "")]
-
-
-@contextmanager
-def _translated(function: str) -> Iterator[None]:
-    try:
-        yield
-    except PoolTimeout as error:
-        raise _unreachable(error) from None
-    except psycopg.Error as error:
-        raise translate(error, function) from None
-    except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
-        if "surrogates" not in str(error):
-            raise
-        raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
-
-
-def _adapt(value: Any) -> Any:
-    is_json = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
-    return Jsonb(value) if is_json else value

@@ -22,7 +22,9 @@ from shared.errors import (
 from shared.models import Caller
 
 if TYPE_CHECKING:
-    from postgrest import APIError, SyncRPCFilterRequestBuilder
+    from postgrest import APIError, SyncPostgrestClient
+
+    from supabase import Client
 
 
 class SupabaseDatabase(Database):
@@ -30,6 +32,10 @@ class SupabaseDatabase(Database):
 
     Tests and proxies pass their own `http_client`.
     """
+
+    _client: "Client | SyncPostgrestClient"
+    # Answers that concern the caller's token and not our key.
+    _token_refused: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -52,19 +58,15 @@ class SupabaseDatabase(Database):
 
         self._http = http_client or httpx.Client(timeout=timeout, event_hooks={"response": [_refuse_redirect]})
         options = ClientOptions(
-            auto_refresh_token=False,
-            persist_session=False,
-            storage=SyncMemoryStorage(),
-            httpx_client=self._http,
+            auto_refresh_token=False, persist_session=False, storage=SyncMemoryStorage(), httpx_client=self._http
         )
         self._url = url
         self._anon_key = anon_key
         try:
             self._client = create_client(url, key.get_secret_value(), options)
         except Exception as error:  # noqa: BLE001 - the client's own validation, whose message quotes the key
-            reason = type(error).__name__
             raise ConfigurationError(
-                f"SUPABASE_URL or SUPABASE_SERVICE_ROLE_KEY is not valid ({reason}); "
+                f"SUPABASE_URL or SUPABASE_SERVICE_ROLE_KEY is not valid ({type(error).__name__}); "
                 "copy both from the project's API settings"
             ) from None
 
@@ -75,9 +77,26 @@ class SupabaseDatabase(Database):
         from postgrest import APIError
 
         try:
-            return _rows(self._client.rpc(function, arguments))
+            data = self._client.rpc(function, arguments).execute().data
         except APIError as error:
+            if str(error.code) in self._token_refused:
+                raise Unauthorized("the token is not valid, or has expired") from None
             raise _translate(error, function) from None
+        except UnicodeEncodeError:
+            raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
+        except httpx.TimeoutException:
+            raise DatabaseTimeout(
+                "Supabase did not answer in time; check SUPABASE_URL and the project's state"
+            ) from None
+        except httpx.HTTPError as error:
+            raise DatabaseUnavailable(
+                f"cannot reach Supabase ({type(error).__name__}); check SUPABASE_URL and that the project runs"
+            ) from None
+        if isinstance(data, list):
+            return data
+        if isinstance(data, str) and data.lstrip().startswith("<"):
+            raise DatabaseError("the server answered with a web page, so it is not Supabase; check SUPABASE_URL")
+        return [] if data in (None, "") else [data]
 
     def as_caller(self, caller: Caller) -> Database:
         if self._anon_key is None:
@@ -88,8 +107,11 @@ class SupabaseDatabase(Database):
         self._http.close()
 
 
-class _SupabaseCaller(Database):
+class _SupabaseCaller(SupabaseDatabase):
     """Sends the caller's token with the anon key; PostgREST verifies it. It does not have the service role key."""
+
+    # PostgREST and its gateway: no or wrong signature, anonymous access off, expired.
+    _token_refused = ("PGRST301", "PGRST302", "PGRST303", "401")
 
     def __init__(self, url: str, anon_key: SecretStr, caller: Caller, http: httpx.Client) -> None:
         from postgrest import SyncPostgrestClient
@@ -106,16 +128,6 @@ class _SupabaseCaller(Database):
     def __repr__(self) -> str:
         return "SupabaseDatabase().as_caller()"
 
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        from postgrest import APIError
-
-        try:
-            return _rows(self._client.rpc(function, arguments))
-        except APIError as error:
-            if str(error.code) in _TOKEN_REFUSED:
-                raise Unauthorized("the token is not valid, or has expired") from None
-            raise _translate(error, function) from None
-
     def close(self) -> None:
         """Do nothing: the database that made this adapter owns the connections."""
 
@@ -130,27 +142,6 @@ def _refuse_redirect(response: httpx.Response) -> None:
 
 
 _HEADER_SAFE = re.compile(r"[!-~]+")
-
-# Codes of PostgREST and its gateway for JWT problems: no or wrong signature, anonymous access off, expired.
-_TOKEN_REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401")
-
-
-def _rows(request: "SyncRPCFilterRequestBuilder") -> list[Any]:
-    try:
-        data = request.execute().data
-    except UnicodeEncodeError:
-        raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
-    except httpx.TimeoutException:
-        raise DatabaseTimeout("Supabase did not answer in time; check SUPABASE_URL and the project's state") from None
-    except httpx.HTTPError as error:
-        raise DatabaseUnavailable(
-            f"cannot reach Supabase ({type(error).__name__}); check SUPABASE_URL and that the project runs"
-        ) from None
-    if isinstance(data, list):
-        return data
-    if isinstance(data, str) and data.lstrip().startswith("<"):
-        raise DatabaseError("the server answered with a web page, so it is not Supabase; check SUPABASE_URL")
-    return [] if data in (None, "") else [data]
 
 
 def _translate(error: "APIError", function: str) -> AppError:
@@ -174,11 +165,9 @@ def _translate(error: "APIError", function: str) -> AppError:
         return DatabaseContractError(f"PostgREST refused the call of {function} ({code}); apply supabase/migrations")
     if code.isdigit() and len(code) == 3:
         # A gateway's page. Its body may contain internals, so it is not shown.
-        return (
-            DatabaseUnavailable(f"Supabase's gateway answered {code}")
-            if code >= "500"
-            else DatabaseError(f"Supabase's gateway answered {code}; check SUPABASE_URL")
-        )
+        if code >= "500":
+            return DatabaseUnavailable(f"Supabase's gateway answered {code}")
+        return DatabaseError(f"Supabase's gateway answered {code}; check SUPABASE_URL")
     return error_from_sqlstate(code, message, error.hint, function=function)
 
 

@@ -18,6 +18,7 @@ from shared.errors import (
 # The name of such a constraint is a sentence that says what is wrong with which field.
 _CONSTRAINT = re.compile(r'violates check constraint "([^"]* [^"]*)"')
 _NOT_NULL = re.compile(r'null value in column "([^"]+)"')
+_OUR_FUNCTION = re.compile(r"function (public|embedding)\.(?!document_text\()")
 _MIGRATE = "run scripts/migrate.py to bring the database up to date"
 _TRACK = (
     "a tracked table or its embedding.document_text was changed: repair it and call track_embeddings('table_name') "
@@ -53,11 +54,8 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
 
     Details are left out, because for a violated constraint they quote the row.
     """
-    error_type: type[AppError] = DatabaseError
-    for length in (5, 2):
-        if sqlstate and sqlstate[:length] in _BY_SQLSTATE:
-            error_type = _BY_SQLSTATE[sqlstate[:length]]
-            break
+    code = sqlstate or ""
+    error_type = _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2]) or DatabaseError
     text = message.strip().splitlines()[0] if message.strip() else "the database failed"
     if sqlstate == "23514" and (named := _CONSTRAINT.search(text)):
         text = named[1]
@@ -68,13 +66,7 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
             f"{text}: the role of this connection may not do this; {_MIGRATE}, which grants it to service_role"
         )
     if error_type is DatabaseContractError:
-        fix = _TRACK if _is_about_a_table(sqlstate, text) else _MIGRATE
-        return DatabaseContractError(f"SQL function {function}: {text}; {fix}")
+        # A missing column is the user's, as is a function that no migration would add.
+        is_ours = code != "42703" and (code != "42883" or _OUR_FUNCTION.match(text))
+        return DatabaseContractError(f"SQL function {function}: {text}; {_MIGRATE if is_ours else _TRACK}")
     return error_type(f"{text}. {hint}" if hint else text)
-
-
-def _is_about_a_table(sqlstate: str | None, text: str) -> bool:
-    """Whether the missing column or function is the user's, so that no migration would add it."""
-    if sqlstate == "42883":
-        return re.match(r"function (public|embedding)\.(?!document_text\()", text) is None
-    return sqlstate == "42703"

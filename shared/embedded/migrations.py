@@ -1,8 +1,7 @@
 """Applies the bootstrap and the missing files of supabase/migrations, and records them as the Supabase CLI does."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -29,6 +28,7 @@ BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
 
 # The advisory lock of migrations ("tonnetz" in ASCII): programs that start at the same time migrate one after the other.
 LOCK = 0x746F6E6E65747A
+_TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
 
 # The first migration of an unreleased layout, whose databases cannot be upgraded.
 _UNRELEASED = ("20261121090000", "create_embedding_schema")
@@ -41,19 +41,16 @@ class Migration:
     version: str
     name: str
     path: Path
-
-    @property
-    def collection(self) -> str | None:
-        return next((name for name in SHIPPED if self.name == name or self.name.startswith(f"{name}_")), None)
+    collection: str | None
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
     """The files `<timestamp>_<name>.sql`, oldest first. Raises DatabaseContractError if there are none."""
     found = []
     for path in sorted(folder.glob("*.sql")):
-        match = re.fullmatch(r"(\d{14})_(\w+)", path.stem)
-        if match:
-            found.append(Migration(match[1], match[2], path))
+        if match := re.fullmatch(r"(\d{14})_(\w+)", path.stem):
+            collection = next((name for name in SHIPPED if f"{match[2]}_".startswith(f"{name}_")), None)
+            found.append(Migration(match[1], match[2], path, collection))
     if not found:
         raise DatabaseContractError(f"there are no migrations in {folder.name}/; run from a full checkout")
     return found
@@ -82,21 +79,24 @@ def migrate(
     them, and an existing one gets no new ones. A database that is up to date is not locked.
     Raises DatabaseError, which names the file that failed, and ConfigurationError for an unknown collection.
     """
-    _check_collections(collections or ())
+    if collections:
+        _check_collections(collections)
     migrations = list_migrations(folder)
     with connect(url, application_name="tonnetz-migrate") as connection:
         # No prepared statements: a transaction pooler may use another session for every transaction.
         connection.prepare_threshold = None
         applied: list[str] = []
         if missing(connection, migrations, collections):
-            with _locked(connection):
+            with connection.transaction():
+                connection.execute(_TAKE_LOCK)
                 _run(connection, BOOTSTRAP)
             while step := _apply_next(connection, migrations, collections):
                 applied += step
             # Makes PostgREST read the schema again.
             connection.execute("notify pgrst, 'reload schema'")
         if seed:
-            present = _collections(_recorded(connection), migrations)
+            recorded = _recorded(connection)
+            present = {migration.collection for migration in migrations if migration.version in recorded}
             for collection, path in SEEDS.items():
                 if collection in present:
                     _run(connection, path)
@@ -108,13 +108,11 @@ def missing(
 ) -> list[Migration]:
     """The migrations that the database has not recorded and needs."""
     recorded = _recorded(connection)
-    wanted = set(SHIPPED if collections is None and _is_new(recorded, migrations) else collections or ())
-    wanted |= _collections(recorded, migrations)
-    return [
-        migration
-        for migration in migrations
-        if migration.version not in recorded and (migration.collection is None or migration.collection in wanted)
-    ]
+    # The core counts as the collection None.
+    present = {migration.collection for migration in migrations if migration.version in recorded}
+    added = SHIPPED if collections is None and not present else collections or ()
+    wanted = {None, *present, *added}
+    return [one for one in migrations if one.version not in recorded and one.collection in wanted]
 
 
 def _recorded(connection: psycopg.Connection[Any]) -> set[str]:
@@ -132,29 +130,12 @@ def _recorded(connection: psycopg.Connection[Any]) -> set[str]:
     return {version for version, _ in rows}
 
 
-def _is_new(recorded: Iterable[str], migrations: list[Migration]) -> bool:
-    return not any(migration.version in recorded for migration in migrations)
-
-
-def _collections(recorded: Iterable[str], migrations: list[Migration]) -> set[str]:
-    """The shipped collections that the database has."""
-    return {migration.collection for migration in migrations if migration.collection and migration.version in recorded}
-
-
 def _check_collections(names: Iterable[str]) -> None:
     for name in names:
         if name not in SHIPPED:
             raise ConfigurationError(
                 f"--collections: {name!r} is not a shipped collection; choose from {', '.join(SHIPPED)}, or none"
             )
-
-
-@contextmanager
-def _locked(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """A transaction that holds the lock of migrations."""
-    with connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
-        yield
 
 
 def _apply_next(
@@ -165,7 +146,8 @@ def _apply_next(
     A new database gets the core and its collections in one transaction: after an interruption it must not look
     like a database that was set up with fewer collections.
     """
-    with _locked(connection):
+    with connection.transaction():
+        connection.execute(_TAKE_LOCK)
         # Read again under the lock, because another program may have applied some.
         todo = missing(connection, migrations, collections)
         step = todo[:1]

