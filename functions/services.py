@@ -150,14 +150,14 @@ class Services:
     def embedding(self) -> EmbeddingService:
         """Texts to vectors."""
         from shared.embedding.texts import EmbeddingService
-        from shared.wiring import default_workers
+        from shared.wiring import WORKERS
 
         in_process = self.settings.embedding_provider == "onnx"
         embedding = EmbeddingService(
             lambda: self.provider,
             # The in-process engine joins the texts of all threads by itself, so each caller gets one.
             joins=self.long_lived and not in_process,
-            workers=CALLERS_IN_PROCESS if in_process else default_workers(self.settings),
+            workers=CALLERS_IN_PROCESS if in_process else WORKERS[self.settings.embedding_provider],
             observe=self.metrics.observe_batch if self.long_lived else None,
         )
         self._workers.callback(embedding.close)
@@ -239,12 +239,12 @@ class Services:
     def embedding_job(self) -> EmbeddingJob:
         """Embeds pending rows in the calling thread."""
         from shared.embedding.embedding_job import EmbeddingJob
-        from shared.wiring import default_workers
+        from shared.wiring import WORKERS
 
         return EmbeddingJob(
             self.database,
             lambda: self.provider,
-            workers=default_workers(self.settings),
+            workers=WORKERS[self.settings.embedding_provider],
             wait_for_others=self.long_lived,
             observe=self.metrics.observe_run if self.long_lived else None,
         )

@@ -26,7 +26,7 @@ from shared.errors import (
 from shared.models import BackfillReport, split_model_name
 from shared.providers.base import EmbeddingProvider
 from shared.settings import Settings, load_settings
-from shared.wiring import WORKERS, default_workers, get_database, get_provider
+from shared.wiring import WORKERS, get_database, get_provider
 
 EPILOG = """\
 exit code: 0 all embedded; 1 some rows failed, --verify found wrong vectors, or the run ended early;
@@ -84,7 +84,7 @@ def main() -> int:
         if not arguments.collection:
             raise ConfigurationError("--switch-model: name the collection to move with --collection")
         settings = settings_for_model(settings, arguments.switch_model)
-    workers = default_workers(settings) if arguments.workers is None else arguments.workers
+    workers = WORKERS[settings.embedding_provider] if arguments.workers is None else arguments.workers
     # Checked before anything is started or loaded.
     options_for("", workers, arguments)
     with get_database(settings, max_connections=8) as database:

@@ -20,7 +20,7 @@ from shared.errors import ConfigurationError
 from shared.models import Hit
 from shared.search.search import SearchService
 from shared.settings import Settings, load_settings
-from shared.wiring import default_workers, get_database, get_provider, migrate_database
+from shared.wiring import WORKERS, get_database, get_provider, migrate_database
 
 COLLECTION = "music_knowledge"
 QUERIES = (
@@ -76,7 +76,7 @@ def main() -> int:
         stop = command.stop_on_signal()
         complete = True
         for coverage in embedding_coverage(database):
-            options = BackfillOptions(coverage.collection, workers=default_workers(settings))
+            options = BackfillOptions(coverage.collection, workers=WORKERS[settings.embedding_provider])
             with step(f"embedding {coverage.collection}"), ProgressBar(coverage.collection) as bar:
                 outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
             if outcome.error is not None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -49,16 +49,16 @@ class RetryPolicy:
 REQUEST_RETRIES = RetryPolicy(max_attempts=3, max_seconds=15, base_wait=0.3, max_wait=3)
 
 
+@dataclass(eq=False, slots=True)
 class Retrier:
     """Calls a function until it succeeds, fails for good, or the policy's bounds are reached.
 
     Any number of threads share one retrier and its cooldown: the time before which nothing is sent to the server.
     """
 
-    def __init__(self, policy: RetryPolicy | None = None) -> None:
-        self.policy = policy or RetryPolicy()
-        self._lock = threading.Lock()
-        self._held_until = -math.inf
+    policy: RetryPolicy = RetryPolicy()
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _held_until: float = field(default=-math.inf, init=False, repr=False)
 
     def hold(self, seconds: float) -> None:
         """Start no call for `seconds` from now; a longer hold that was set before stays."""

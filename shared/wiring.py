@@ -101,10 +101,12 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
         )
     from shared.database.postgres import PostgresDatabase
 
-    url = get_database_url(settings)
-    if settings.database_url is None:
+    url = settings.database_url
+    if url is None:
         from shared.embedded.migrations import migrate
+        from shared.embedded.server import start_embedded
 
+        url = start_embedded(settings.tonnetz_data_dir)
         migrate(url)
     return PostgresDatabase(url, max_connections=max_connections)
 
@@ -228,8 +230,3 @@ def get_search(
         get_query_cache(settings),
         provider_for=lambda spec: get_provider_for(spec, settings),
     )
-
-
-def default_workers(settings: Settings) -> int:
-    """Concurrent requests to the configured provider."""
-    return WORKERS[settings.embedding_provider]

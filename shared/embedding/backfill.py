@@ -9,10 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 from shared.database.base import Database
 from shared.embedding.batch_worker import Batch, BatchWorker
@@ -125,9 +123,8 @@ def backfill(
     the first row: an unknown collection, another model, an unreachable database.
     """
     collection = Collection(database, options.collection)
-    registered = collection.register_embedding_model(provider.spec, use=True)
-    run = _Run(collection, provider, registered, options, stop or threading.Event(), run_id)
-    return run.run(on_progress or (lambda _: None))
+    registered = collection.register_embedding_model(provider.describe(), use=True)
+    return _Run(collection, provider, registered, options, stop or threading.Event(), on_progress, run_id).run()
 
 
 class _Run:
@@ -140,24 +137,27 @@ class _Run:
         registered: EmbeddingModel,
         options: BackfillOptions,
         stop: threading.Event,
+        on_progress: Callable[[Progress], None] | None,
         run_id: str | None,
     ) -> None:
         self._collection = collection
+        self._provider = provider
         self._options = options
         self._stop = stop
+        self._on_progress = on_progress
         self._run_id = run_id
         # Ends every wait for the provider: the run was stopped, or met an error that concerns every text.
         self._halt = threading.Event()
-        self._provider = provider
         self._retrier = Retrier(DATABASE_RETRIES)
         self._pool = ThreadPoolExecutor(options.workers + SAVERS, "embed")
-        self._worker = BatchWorker(collection, provider, registered, self._retrier, self._halt, options.workers)
+        requests = threading.Semaphore(options.workers)
+        self._worker = BatchWorker(collection, provider, registered, self._retrier, self._halt, requests)
         self._tasks: set[Future[Batch]] = set()
         self._in_flight = InFlight()
         # One batch in each worker, one waiting for it, and some on their way to the database.
         self._capacity = options.batch_size * (2 * options.workers + SAVERS)
-        price, max_cost = provider.price_per_million_tokens, options.max_cost
-        self._tally = Tally(options.collection, provider.model, price_per_million_tokens=price, max_cost=max_cost)
+        counts = BackfillReport(options.collection, registered.name)
+        self._tally = Tally(counts, provider.price_per_million_tokens, options.max_cost)
         # Rows that --limit leaves to be claimed.
         self._left = options.limit
         # Rows may have become ready since the last claim that found none.
@@ -170,42 +170,51 @@ class _Run:
         self._shown = 0.0
         self._renewed = self._reported = time.monotonic()
 
-    def run(self, on_progress: Callable[[Progress], None]) -> BackfillOutcome:
+    def run(self) -> BackfillOutcome:
         """Work until no row is left, the budget is used up, the run is stopped or an error ends it."""
         try:
             while self._advance():
-                self._watch(on_progress)
+                self._watch()
         finally:
             self._halt.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
         # A database that was given up on is not waited for again: the leases end by themselves.
         if self._in_flight.held and not isinstance(self._error, DatabaseUnavailable):
-            self._give_back()
-        self._show(on_progress)
+            try:
+                # Nothing is wrong with these rows.
+                self._collection.release_embeddings(list(self._in_flight.held))
+            except AppError as error:
+                log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
+        if self._on_progress:
+            self._show(self._on_progress)
         return self._finish()
 
     def _advance(self) -> bool:
         """Claim a batch, or else wait for one to end; False when the run is over."""
+        size = self._options.batch_size if self._left is None else min(self._options.batch_size, self._left)
+        held = len(self._in_flight.held)
+        fits = not held or held + size <= self._capacity
+        claims = not (self._drained or self._over_budget or self._halt.is_set())
         try:
-            if size := self._room():
+            if size and fits and claims:
                 self._claim(size)
-                return True
-            if self._tasks:
+            elif self._tasks:
                 self._collect()
-                return True
-            return not self._halt.is_set() and self._more_will_come()
+            else:
+                return not self._halt.is_set() and self._more_will_come()
         except AppError as error:
             self._end(error)
             return bool(self._tasks)
+        return True
 
-    def _watch(self, on_progress: Callable[[Progress], None]) -> None:
+    def _watch(self) -> None:
         """Every so often notice a stop, show progress, renew the leases and record the run."""
         if self._stop.is_set():
             self._end()
         now = time.monotonic()
-        if now - self._shown >= TICK_SECONDS:
+        if self._on_progress and now - self._shown >= TICK_SECONDS:
             self._shown = now
-            self._show(on_progress)
+            self._show(self._on_progress)
         try:
             if now - self._renewed >= self._options.lease_seconds / 3:
                 self._renewed = now
@@ -224,15 +233,13 @@ class _Run:
     def _record(self) -> None:
         report = self._tally.report
         if self._run_id is not None or report.processed:
-            self._run_id = self._collection.record_embedding_run(self._run_id, report.model, "running", self._counts())
+            counts = {**asdict(report), "calls": self._tally.calls}
+            self._run_id = self._collection.record_embedding_run(self._run_id, report.model, "running", counts)
         if self._drained or not self._expected:
             state = self._collection.embedding_queue()
             self._expected = report.processed + state.pending
             # Rows may have come while the pool was at work.
             self._drained = self._drained and not state.ready
-
-    def _counts(self, error: str | None = None) -> dict[str, Any]:
-        return {**asdict(self._tally.report), "calls": self._tally.calls, "error": error}
 
     def _end(self, error: Exception | None = None) -> None:
         """Send nothing more. Requests under way are waited for: they are paid, so they are saved."""
@@ -242,18 +249,8 @@ class _Run:
         for task in self._tasks:
             task.cancel()
 
-    # Claiming
-
-    def _room(self) -> int:
-        """How many rows to claim now."""
-        if self._drained or self._over_budget or self._halt.is_set():
-            return 0
-        size = self._options.batch_size if self._left is None else min(self._options.batch_size, self._left)
-        held = len(self._in_flight.held)
-        return size if not held or held + size <= self._capacity else 0
-
     def _claim(self, size: int) -> None:
-        claim = partial(self._collection.claim_embeddings, size, self._options.lease_seconds, self._provider.model)
+        claim = partial(self._collection.claim_embeddings, size, self._options.lease_seconds, self._tally.counts.model)
         # A claim need not be waited for when the run is stopped; what is embedded must be saved.
         rows = self._retrier.call(claim, stop=self._stop)
         self._news = bool(rows)
@@ -285,8 +282,6 @@ class _Run:
         self._stop.wait(0.5 if state.leased else 0.05)
         return True
 
-    # Collecting
-
     def _collect(self) -> None:
         """Wait until batches have ended, count them and save their followers."""
         ended, self._tasks = wait(self._tasks, TICK_SECONDS, FIRST_COMPLETED)
@@ -295,56 +290,42 @@ class _Run:
             self._news = True
             self._drained = self._drained and not self._tasks
         for task in ended:
-            if not task.cancelled():
-                self._count(task.result())
-
-    def _count(self, batch: Batch) -> None:
-        self._tally.add(
-            embedded=batch.saved,
-            failed=batch.failed,
-            stale=batch.stale,
-            # A batch without a request holds followers, which take the vector of an equal text.
-            reused=0 if batch.answer else batch.saved,
-            reserved=batch.reserved,
-            answer=batch.answer,
-        )
-        if batch.error is not None:
-            self._end(batch.error)
-            return
-        self._in_flight.settle(batch.rows)
-        followers = Batch([])
-        for leader, result in zip(batch.rows, batch.results, strict=True):
-            rows = self._in_flight.take_followers(leader)
-            followers.rows += rows
-            followers.results += [result] * len(rows)
-        if followers.rows:
-            self._tasks.add(self._pool.submit(self._worker.save, followers))
-
-    # Ending
-
-    def _give_back(self) -> None:
-        """Release what was claimed and not finished: nothing is wrong with these rows."""
-        try:
-            self._collection.release_embeddings(list(self._in_flight.held))
-        except AppError as error:
-            log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
+            if task.cancelled():
+                continue
+            batch = task.result()
+            self._tally.add(
+                embedded=batch.saved,
+                failed=batch.failed,
+                stale=batch.stale,
+                # A batch without a request holds followers, which take the vector of an equal text.
+                reused=0 if batch.answer else batch.saved,
+                reserved=batch.reserved,
+                answer=batch.answer,
+            )
+            if batch.error is not None:
+                self._end(batch.error)
+                continue
+            followers = Batch([])
+            for rows, result in zip(self._in_flight.settle(batch.rows), batch.results, strict=True):
+                followers.rows += rows
+                followers.results += [result] * len(rows)
+            if followers.rows:
+                self._tasks.add(self._pool.submit(self._worker.save, followers))
 
     def _finish(self) -> BackfillOutcome:
-        interrupted = self._stop.is_set()
-        error = self._error
-        if error is not None and not isinstance(error, AppError):
-            with suppress(AppError):
-                self._record_end("failed", f"a bug: {type(error).__name__}")
-            raise error
-        status = "interrupted" if interrupted else "failed" if error else "completed"
-        record = partial(self._record_end, status, error.message if error else None)
+        """Record how the run ended; raises what is a bug."""
+        interrupted, error, report = self._stop.is_set(), self._error, self._tally.report
+        bug = None if isinstance(error, AppError) else error
+        status = "failed" if bug else "interrupted" if interrupted else "failed" if error else "completed"
+        message = f"a bug: {type(bug).__name__}" if bug else str(error) if error else None
+        counts = {**asdict(report), "calls": self._tally.calls, "error": message}
+        record = partial(self._collection.finish_embedding_run, self._run_id, report.model, status, counts)
         left = QueueState(0, 0, 0, 0)
         try:
             # Where the database has just been given up on, it is not waited for once more.
-            left = record() if isinstance(error, DatabaseError) else self._retrier.call(record)
+            left = record() if bug or isinstance(error, DatabaseError) else self._retrier.call(record)
         except AppError as late:
             error = error or late
-        return BackfillOutcome(self._tally.report, left, interrupted, self._over_budget, error)
-
-    def _record_end(self, status: str, error: str | None) -> QueueState:
-        return self._collection.finish_embedding_run(self._run_id, self._provider.model, status, self._counts(error))
+        if error is not None and not isinstance(error, AppError):
+            raise error
+        return BackfillOutcome(report, left, interrupted, self._over_budget, error)

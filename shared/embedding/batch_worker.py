@@ -28,35 +28,27 @@ class Batch:
     error: Exception | None = None
 
 
+@dataclass(eq=False)
 class BatchWorker:
-    """Works on batches in any number of threads, of which `workers` wait for the provider at once."""
+    """Works on batches in any number of threads; `requests` bounds how many of them wait for the provider at once."""
 
-    def __init__(
-        self,
-        collection: Collection,
-        provider: EmbeddingProvider,
-        registered: EmbeddingModel,
-        retrier: Retrier,
-        halt: threading.Event,
-        workers: int,
-    ) -> None:
-        self._collection = collection
-        self._provider = provider
-        self._registered = registered
-        self._retrier = retrier
-        self._halt = halt
-        self._requests = threading.Semaphore(workers)
-        # The database stayed away for as long as a save may wait: other saves try once.
-        self._gave_up = False
+    collection: Collection
+    provider: EmbeddingProvider
+    registered: EmbeddingModel
+    retrier: Retrier
+    halt: threading.Event
+    requests: threading.Semaphore
+    # The database stayed away for as long as a save may wait: other saves try once.
+    gave_up: bool = False
 
     def embed(self, batch: Batch) -> Batch:
         """Ask the provider and save what it answers; once `halt` is set, send nothing."""
         try:
-            with self._requests:
-                if self._halt.is_set():
+            with self.requests:
+                if self.halt.is_set():
                     raise Interrupted()
                 texts = [row.text for row in batch.rows]
-                answer = self._provider.embed(texts, registered=self._registered, isolate=True, stop=self._halt)
+                answer = self.provider.embed(texts, registered=self.registered, isolate=True, stop=self.halt)
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
             return self._end(batch, error)
         batch.answer = answer
@@ -74,19 +66,19 @@ class BatchWorker:
                 vectors.append(result)
         try:
             if good:
-                save = partial(self._collection.save_embeddings, self._provider.model, good, vectors)
-                batch.saved, batch.stale = save() if self._gave_up else self._retrier.call(save)
+                save = partial(self.collection.save_embeddings, self.registered.name, good, vectors)
+                batch.saved, batch.stale = save() if self.gave_up else self.retrier.call(save)
             if failures:
-                fail = partial(self._collection.fail_embeddings, failures)
-                _ = fail() if self._gave_up else self._retrier.call(fail)
+                fail = partial(self.collection.fail_embeddings, failures)
+                _ = fail() if self.gave_up else self.retrier.call(fail)
                 batch.failed = len(failures)
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
-            self._gave_up = self._gave_up or isinstance(error, DatabaseError)
+            self.gave_up = self.gave_up or isinstance(error, DatabaseError)
             return self._end(batch, error)
         return batch
 
     def _end(self, batch: Batch, error: Exception) -> Batch:
         """Halt at once: this thread may take the next batch before the calling thread has seen the error."""
-        self._halt.set()
+        self.halt.set()
         batch.error = error
         return batch

@@ -1,7 +1,7 @@
 """Pieces of code that keep the vectors they were just given."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.database.base import Database
@@ -40,15 +40,6 @@ def store_chunks(
     Raises DatabaseRejected where the collection is embedded with another model.
     """
     registered = Collection(database, COLLECTION).register_embedding_model(provider.spec)
-    rows = [
-        {
-            "id": chunk.id,
-            "path": chunk.path,
-            "content": chunk.content,
-            "language": chunk.language,
-            "metadata": dict(chunk.metadata),
-            "embedding": vector_text(vector),
-        }
-        for chunk, vector in zip(chunks, vectors, strict=True)
-    ]
+    pairs = zip(chunks, vectors, strict=True)
+    rows = [{**asdict(chunk), "embedding": vector_text(vector)} for chunk, vector in pairs]
     return int(database.call_scalar("store_code_chunks", {"model": registered.name, "rows": rows}))

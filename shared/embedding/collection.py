@@ -26,7 +26,7 @@ class Collection:
         With `use` the collection is set to the model if it has none; raises where it has another.
         """
         arguments = {**asdict(spec), "collection": self.collection if use else None}
-        return _spec(self.database.call_scalar("register_embedding_model", arguments))
+        return _spec(self.database.call("register_embedding_model", arguments)[0])
 
     def claim_embeddings(self, batch_size: int, lease_seconds: int, model: str | None = None) -> list[ClaimedRow]:
         """Lease up to `batch_size` pending rows; an empty list means that none is claimable now.
@@ -85,7 +85,8 @@ class Collection:
 
     def embedding_queue(self) -> QueueState:
         """How many rows are ready, leased, waiting and failed."""
-        return _queue_state(self._call("embedding_queue")[0])
+        row = self._call("embedding_queue")[0]
+        return QueueState(row["ready"], row["leased"], row["waiting"], row["failed"])
 
     def reconcile_embeddings(self) -> int:
         """Queue pending rows that slipped past the triggers."""
@@ -136,9 +137,8 @@ class Collection:
 
         A run without an id that found no row leaves no record.
         """
-        return _queue_state(
-            self._call("finish_embedding_run", run_id=run_id, model=model, status=status, report=report)[0]
-        )
+        row = self._call("finish_embedding_run", run_id=run_id, model=model, status=status, report=report)[0]
+        return QueueState(**row)
 
 
 def embedding_coverage(database: Database) -> list[Coverage]:
@@ -154,10 +154,6 @@ def has_ready_embeddings(database: Database) -> bool:
 def broken_embedding_collections(database: Database) -> dict[str, str]:
     """The collections of which no row can be read: why, and what to do."""
     return {row["collection"]: row["error"] for row in describe_collections(database) if row["error"]}
-
-
-def _queue_state(row: dict[str, Any]) -> QueueState:
-    return QueueState(ready=row["ready"], leased=row["leased"], waiting=row["waiting"], failed=row["failed"])
 
 
 def _spec(row: dict[str, Any]) -> EmbeddingModel:

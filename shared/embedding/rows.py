@@ -12,7 +12,7 @@ from shared.deadline import Deadline
 from shared.embedding.collection import Collection
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
-from shared.models import ClaimedRow, EmbeddingModel, Embeddings
+from shared.models import ClaimedRow, EmbeddingModel
 from shared.retry import REQUEST_RETRIES
 
 if TYPE_CHECKING:
@@ -91,26 +91,29 @@ class RowEmbedder:
         where no text can be embedded, or not in time; what was saved until then stays.
         """
         started = time.perf_counter()
-        work = Collection(self._database, collection)
-        registered = work.register_embedding_model(self._provider.describe(deadline), use=True)
         provider = self._provider
+        work = Collection(self._database, collection)
+        registered = work.register_embedding_model(provider.describe(deadline), use=True)
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)
 
-        run = _Call(work, provider, registered, deadline)
+        patience = Deadline(PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline.left))
+        lease_seconds = LEASE_SECONDS if deadline is None else SHORT_LEASE_SECONDS
+        run = _Call(work, provider, registered, deadline, patience, lease_seconds)
         try:
             for first in range(0, len(rows), BATCH_SIZE):
                 run.embed(rows[first : first + BATCH_SIZE])
         except BaseException as error:
             run.give_back()
+            took = round((time.perf_counter() - started) * 1000, 1)
             code = error.code if isinstance(error, AppError) else "internal"
-            emit("embedding.batch_failed.v1", **common, duration_ms=_milliseconds_since(started), error=code)
+            emit("embedding.batch_failed.v1", **common, duration_ms=took, error=code)
             raise
         emit(
             "embedding.batch_completed.v1",
             **common,
-            duration_ms=_milliseconds_since(started),
-            model=provider.model,
+            duration_ms=round((time.perf_counter() - started) * 1000, 1),
+            model=registered.name,
             tokens=run.tokens,
             cost_usd=round(run.tokens * provider.price_per_million_tokens / 1e6, 6),
         )
@@ -118,51 +121,42 @@ class RowEmbedder:
         return RowsReport(len(rows), run.updated, failed, run.reasons)
 
 
-def _milliseconds_since(start: float) -> float:
-    return round((time.perf_counter() - start) * 1000, 1)
-
-
+@dataclass(eq=False)
 class _Call:
-    """The state of one `embed_rows`."""
+    """The state of one `embed_rows`. `held` rows are leased; `asked_as` has the caller's spelling of their ids."""
 
-    def __init__(
-        self,
-        work: Collection,
-        provider: "EmbeddingProvider",
-        registered: EmbeddingModel,
-        deadline: Deadline | None,
-    ) -> None:
-        self._work = work
-        self._provider = provider
-        self._registered = registered
-        self._deadline = deadline
-        self._lease_seconds = LEASE_SECONDS if deadline is None else SHORT_LEASE_SECONDS
-        self._patience = Deadline(PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline.left))
-        self._asked_as: dict[str, str] = {}
-        self._held: set[str] = set()
-        self.failures: dict[str, str] = {}
-        self.reasons: dict[str, Reason] = {}
-        self.updated = 0
-        self.tokens = 0
+    work: Collection
+    provider: "EmbeddingProvider"
+    registered: EmbeddingModel
+    deadline: Deadline | None
+    patience: Deadline
+    lease_seconds: int
+    asked_as: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    failures: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    updated: int = 0
+    tokens: int = 0
 
     def embed(self, asked: Sequence[RowToEmbed]) -> None:
         """Fill these rows: from an equal text's vector where there is one, else from the provider."""
-        if self._deadline is not None and not self._deadline.left:
-            raise self._deadline.error()
+        if self.deadline is not None and not self.deadline.left:
+            raise self.deadline.error()
         rows = self._claim(asked)
-        reused = self._work.reuse_embeddings(self._provider.model, rows)
-        self._held -= reused
+        reused = self.work.reuse_embeddings(self.registered.name, rows)
+        self.held -= reused
         self.updated += len(reused)
-        self._ask_provider([row for row in rows if row.row_id not in reused])
+        if rest := [row for row in rows if row.row_id not in reused]:
+            self._ask_provider(rest)
 
     def give_back(self) -> None:
         """Release what is held: nothing is wrong with these rows, the next worker may have them at once."""
-        if not self._held:
+        if not self.held:
             return
         try:
-            self._work.release_embeddings(sorted(self._held))
+            self.work.release_embeddings(sorted(self.held))
         except AppError as error:
-            log.warning("%d rows stay leased for up to %d s: %s", len(self._held), self._lease_seconds, error.message)
+            log.warning("%d rows stay leased for up to %d s: %s", len(self.held), self.lease_seconds, error.message)
 
     def _fail(self, asked_id: str, reason: Reason, text: str | None = None) -> None:
         self.reasons[asked_id] = reason
@@ -176,9 +170,9 @@ class _Call:
         pending = list(expected)
         while pending:
             leased = []
-            for named in self._work.claim_embedding_rows(pending, self._lease_seconds):
+            for named in self.work.claim_embedding_rows(pending, self.lease_seconds):
                 row, text = named.row, expected[named.asked_id]
-                if named.state == "leased" and self._patience.left:
+                if named.state == "leased" and self.patience.left:
                     leased.append(named.asked_id)
                 elif row is None or named.state == "leased":
                     self._fail(named.asked_id, Reason(named.state))
@@ -188,58 +182,52 @@ class _Call:
                         wrong[row.row_id] = row
                     if named.state == "claimed":
                         claimed[row.row_id] = row
-                        self._held.add(row.row_id)
-                        self._asked_as[row.row_id] = named.asked_id
+                        self.held.add(row.row_id)
+                        self.asked_as[row.row_id] = named.asked_id
             if leased:
                 time.sleep(0.1)
             pending = leased
         # Only after all of them: one row may have been asked for twice.
         unwanted = [row_id for row_id in claimed if row_id in wrong]
         if unwanted:
-            self._work.release_embeddings(unwanted)
-            self._held.difference_update(unwanted)
+            self.work.release_embeddings(unwanted)
+            self.held.difference_update(unwanted)
         return [row for row_id, row in claimed.items() if row_id not in wrong]
 
     def _ask_provider(self, rows: list[ClaimedRow]) -> None:
-        if not rows:
-            return
+        """Embed and save these rows; equal texts are sent once."""
         texts = list(dict.fromkeys(row.text for row in rows))
-        answer = self._provider.embed(
+        answer = self.provider.embed(
             texts,
-            registered=self._registered,
+            registered=self.registered,
             isolate=True,
-            retry=None if self._deadline is None else REQUEST_RETRIES,
-            deadline=self._deadline,
+            retry=None if self.deadline is None else REQUEST_RETRIES,
+            deadline=self.deadline,
         )
-        self._save(rows, texts, answer)
-
-    def _save(self, rows: list[ClaimedRow], texts: list[str], answer: Embeddings) -> None:
-        place = {text: index for index, text in enumerate(texts)}
         self.tokens += answer.tokens
+        place = {text: index for index, text in enumerate(texts)}
         good = [row for row in rows if place[row.text] not in answer.errors]
         bad = [(row, answer.errors[place[row.text]]) for row in rows if place[row.text] in answer.errors]
         if bad:
-            self._work.fail_embeddings(
-                [(row.row_id, error.message, isinstance(error, ProviderInputRejected)) for row, error in bad]
-            )
-            self._held.difference_update(row.row_id for row, _ in bad)
+            failures = [(row.row_id, error.message, isinstance(error, ProviderInputRejected)) for row, error in bad]
+            self.work.fail_embeddings(failures)
             for row, error in bad:
-                self._fail(self._asked_as[row.row_id], Reason.REFUSED, error.message)
+                self.held.discard(row.row_id)
+                self._fail(self.asked_as[row.row_id], Reason.REFUSED, error.message)
         if good:
-            saved, stale = self._work.save_embeddings(
-                self._provider.model, good, answer.vectors[[place[row.text] for row in good]]
-            )
-            self._held.difference_update(row.row_id for row in good)
+            vectors = answer.vectors[[place[row.text] for row in good]]
+            saved, stale = self.work.save_embeddings(self.registered.name, good, vectors)
+            self.held.difference_update(row.row_id for row in good)
             self.updated += saved
             if stale:
                 self._report_stale(good)
 
     def _report_stale(self, rows: list[ClaimedRow]) -> None:
         # The save says how many; which ones is seen by asking again.
-        ids = [self._asked_as[row.row_id] for row in rows]
-        for named in self._work.claim_embedding_rows(ids, self._lease_seconds):
+        ids = [self.asked_as[row.row_id] for row in rows]
+        for named in self.work.claim_embedding_rows(ids, self.lease_seconds):
             if named.state == "embedded":
                 continue
             self._fail(named.asked_id, Reason.STALE)
             if named.state == "claimed" and named.row is not None:
-                self._work.release_embeddings([named.row.row_id])
+                self.work.release_embeddings([named.row.row_id])

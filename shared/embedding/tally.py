@@ -2,31 +2,31 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from shared.models import BackfillReport, Embeddings
 
 
+@dataclass(slots=True)
 class Tally:
-    """Counts what a run does. Prices are in USD per million tokens."""
+    """Counts what a run does. `price` is in USD per million tokens, `max_cost` in USD."""
 
-    def __init__(self, collection: str, model: str, *, price_per_million_tokens: float, max_cost: float | None) -> None:
-        self._report = BackfillReport(collection=collection, model=model)
-        self._price = price_per_million_tokens
-        self._max_cost = max_cost
-        self._reserved = 0
-        self._started = time.monotonic()
-        # Requests made to the provider.
-        self.calls = 0
+    counts: BackfillReport
+    price: float
+    max_cost: float | None
+    reserved: int = 0
+    # Requests made to the provider.
+    calls: int = 0
+    started: float = field(default_factory=time.monotonic)
 
     def reserve(self, texts: Sequence[str], count_tokens: Callable[[Sequence[str]], Sequence[int]]) -> int | None:
         """Reserve the price of a request and return its tokens; None where the run would cost more than it may."""
-        if self._max_cost is None or not self._price:
+        if self.max_cost is None or not self.price:
             return 0
         tokens = sum(count_tokens(texts))
-        if (self._report.tokens + self._reserved + tokens) * self._price / 1e6 > self._max_cost:
+        if (self.counts.tokens + self.reserved + tokens) * self.price / 1e6 > self.max_cost:
             return None
-        self._reserved += tokens
+        self.reserved += tokens
         return tokens
 
     def add(
@@ -43,11 +43,11 @@ class Tally:
 
         What was `reserved` for a request is replaced by what the provider's answer counted.
         """
-        report = self._report
-        self._reserved -= reserved
+        report = self.counts
+        self.reserved -= reserved
         spent = report.tokens + (answer.tokens if answer else 0)
         self.calls += answer.calls if answer else 0
-        self._report = replace(
+        self.counts = replace(
             report,
             processed=report.processed + embedded + failed + stale,
             embedded=report.embedded + embedded,
@@ -56,10 +56,10 @@ class Tally:
             reused=report.reused + reused,
             truncated=report.truncated + (answer.truncated if answer else 0),
             tokens=spent,
-            cost_usd=spent * self._price / 1e6,
+            cost_usd=spent * self.price / 1e6,
         )
 
     @property
     def report(self) -> BackfillReport:
         """The counts as they stand."""
-        return replace(self._report, seconds=round(time.monotonic() - self._started, 3))
+        return replace(self.counts, seconds=round(time.monotonic() - self.started, 3))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from shared.embedding.in_flight import InFlight
 from shared.embedding.tally import Tally
-from shared.models import ClaimedRow, Embeddings
+from shared.models import BackfillReport, ClaimedRow, Embeddings
 
 
 def row(row_id: str, text: str = "a text") -> ClaimedRow:
@@ -24,7 +24,7 @@ def test_equal_texts_follow_the_first() -> None:
     assert in_flight.add([first, second]) == [first]
     assert in_flight.add([third, other]) == [other]
     assert len(in_flight.held) == 4
-    assert in_flight.take_followers(first) == [second, third]
+    assert in_flight.settle([first]) == [[second, third]]
 
 
 def test_a_text_is_followed_until_it_has_no_followers() -> None:
@@ -32,10 +32,10 @@ def test_a_text_is_followed_until_it_has_no_followers() -> None:
     in_flight = InFlight()
     first, second, third = row("1"), row("2"), row("3")
     in_flight.add([first, second])
-    assert in_flight.take_followers(first) == [second]
+    assert in_flight.settle([first]) == [[second]]
     assert in_flight.add([third]) == []
-    assert in_flight.take_followers(second) == [third]
-    assert in_flight.take_followers(third) == []
+    assert in_flight.settle([second]) == [[third]]
+    assert in_flight.settle([third]) == [[]]
     assert in_flight.add([row("4")]) == [row("4")], "from here on the table knows the text"
 
 
@@ -44,7 +44,7 @@ def count(texts: Sequence[str]) -> list[int]:
 
 
 def test_money_is_reserved_before_it_is_spent() -> None:
-    tally = Tally("c", "m", price_per_million_tokens=1_000_000, max_cost=10)
+    tally = Tally(BackfillReport("c", "m"), price=1_000_000, max_cost=10)
     assert tally.reserve(["six", "tokens"], count) == 6
     assert tally.reserve(["five"], lambda _: [5]) is None
     tally.add(reserved=6, answer=Embeddings(None, tokens=4, calls=2))  # type: ignore[arg-type]
@@ -55,12 +55,12 @@ def test_money_is_reserved_before_it_is_spent() -> None:
 
 def test_where_nothing_is_paid_no_token_is_counted() -> None:
     for price, max_cost in ((0, 1), (1, None)):
-        tally = Tally("c", "m", price_per_million_tokens=price, max_cost=max_cost)
+        tally = Tally(BackfillReport("c", "m"), price, max_cost)
         assert tally.reserve(["a text"], lambda _: 1 / 0) == 0  # type: ignore[arg-type, return-value]
 
 
 def test_every_row_that_got_a_result_is_processed() -> None:
-    tally = Tally("c", "m", price_per_million_tokens=0, max_cost=None)
+    tally = Tally(BackfillReport("c", "m"), price=0, max_cost=None)
     tally.add(embedded=3, reused=1)
     tally.add(failed=1, stale=1, answer=Embeddings(None, truncated=1))  # type: ignore[arg-type]
     report = tally.report
