@@ -11,7 +11,7 @@ import command
 from backfill_output import ProgressBar, as_json, describe, say
 
 from shared.database.base import Database
-from shared.embedding.backfill import BackfillOptions, BackfillOutcome, backfill, build_index, switch_model
+from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, BackfillOutcome, backfill, switch_model
 from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
 from shared.embedding.estimate import Estimate, estimate
 from shared.errors import (
@@ -237,7 +237,7 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
 
 def index(database: Database, name: str) -> int:
     try:
-        built = build_index(database, name)
+        built = Collection(database, name).create_embedding_index(min_rows=INDEX_MIN_ROWS)
     except DatabaseTimeout:
         say(
             f"{name} is large enough for a vector index, which takes longer than the API allows: "

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase, connect
-from shared.embedding.backfill import BackfillOptions, backfill, build_index
-from shared.embedding.collection import vector_text
+from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill
+from shared.embedding.collection import Collection, vector_text
 from shared.errors import ConfigurationError
 from shared.models import EmbeddingModel
 from shared.providers.base import EmbeddingProvider
@@ -116,7 +116,7 @@ def loaded(
             )
             if outcome.error is not None:
                 raise outcome.error
-            build_index(database, collection)
+            Collection(database, collection).create_embedding_index(min_rows=INDEX_MIN_ROWS)
             with connect(url) as owner:
                 owner.execute(f"vacuum analyze public.{collection}")
             yield database, url, ids

@@ -29,7 +29,8 @@ SAVERS = 2
 TICK_SECONDS = 0.1
 # How often a run records its counts and looks for rows that came meanwhile.
 REPORT_SECONDS = 2.0
-# Below this many vectors an exact scan is as good as an index.
+# Below this many vectors an exact scan is as good as an index. It is built after a run, because an index that is there
+# during a bulk load makes every row slower to save.
 INDEX_MIN_ROWS = 10_000
 # A deadlock or a server that restarts is waited out for two minutes; then the run ends with its reason.
 DATABASE_RETRIES = RetryPolicy(max_attempts=100, max_seconds=120, base_wait=0.1, max_wait=5)
@@ -86,15 +87,6 @@ class BackfillOutcome:
     def complete(self) -> bool:
         """Whether every row that this run could have taken is embedded."""
         return not (self.report.failed or self.error or self.over_budget or self.interrupted)
-
-
-def build_index(database: Database, collection: str) -> str | None:
-    """Build the vector index once there are enough rows for it; returns its name, None where none is due.
-
-    To be called after a run: an index that is there during a bulk load makes every row slower to save.
-    Raises DatabaseTimeout where the API's statement timeout ends it.
-    """
-    return Collection(database, collection).create_embedding_index(min_rows=INDEX_MIN_ROWS)
 
 
 def switch_model(database: Database, provider: EmbeddingProvider, collection: str) -> int:

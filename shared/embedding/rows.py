@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
@@ -28,30 +28,15 @@ BATCH_SIZE = 50
 PATIENCE_SECONDS = 5.0
 
 
-class Reason(StrEnum):
-    """Why a row that was asked for has no vector of its present text, as far as this call can tell."""
-
-    MISSING = "missing"
-    EMPTY = "empty"
-    UNREADABLE = "unreadable"
-    CLEARED = "cleared"
-    LEASED = "leased"
-    OTHER_TEXT = "other_text"
-    STALE = "stale"
-    REFUSED = "refused"
-
-
-# Of a refused row the provider says why.
-_TEXTS = {
-    Reason.MISSING: "there is no such row",
-    Reason.EMPTY: "the row has no text to embed",
-    Reason.UNREADABLE: "embedding.document_text raises for the row; the reason is listed with the failed rows",
-    Reason.CLEARED: "a trigger of the table removes or changes the vector; the reason is listed with the failed rows",
-    Reason.LEASED: "another worker is embedding the row; it will have its vector without this request",
-    Reason.OTHER_TEXT: (
-        "the text given is not the row's text: a vector belongs to the row's own text, so update the row first"
-    ),
-    Reason.STALE: "the row was changed or deleted meanwhile; its new text is pending",
+# Why a row that was asked for has no vector of its present text. Of a text that was refused the provider says why.
+_REASONS = {
+    "missing": "there is no such row",
+    "empty": "the row has no text to embed",
+    "unreadable": "embedding.document_text raises for the row; the reason is listed with the failed rows",
+    "cleared": "a trigger of the table removes or changes the vector; the reason is listed with the failed rows",
+    "leased": "another worker is embedding the row; it will have its vector without this request",
+    "other_text": "the text given is not the row's text: a vector belongs to the row's own text, so update the row first",
+    "stale": "the row was changed or deleted meanwhile; its new text is pending",
 }
 
 
@@ -65,12 +50,15 @@ class RowToEmbed:
 
 @dataclass(frozen=True, slots=True)
 class RowsReport:
-    """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason in words)."""
+    """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason in words).
+
+    Of the failed ones the provider `refused` the text of these.
+    """
 
     processed: int
     updated: int
     failed: Sequence[tuple[str, str]]
-    reasons: Mapping[str, Reason] = field(default_factory=dict)
+    refused: AbstractSet[str] = frozenset()
 
 
 class RowEmbedder:
@@ -118,7 +106,7 @@ class RowEmbedder:
             cost_usd=round(run.tokens * provider.price_per_million_tokens / 1e6, 6),
         )
         failed = [(row.id, run.failures[row.id]) for row in rows if row.id in run.failures]
-        return RowsReport(len(rows), run.updated, failed, run.reasons)
+        return RowsReport(len(rows), run.updated, failed, run.refused)
 
 
 @dataclass(eq=False)
@@ -134,7 +122,7 @@ class _Call:
     asked_as: dict[str, str] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
-    reasons: dict[str, Reason] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
     updated: int = 0
     tokens: int = 0
 
@@ -158,10 +146,6 @@ class _Call:
         except AppError as error:
             log.warning("%d rows stay leased for up to %d s: %s", len(self.held), self.lease_seconds, error.message)
 
-    def _fail(self, asked_id: str, reason: Reason, text: str | None = None) -> None:
-        self.reasons[asked_id] = reason
-        self.failures[asked_id] = text or _TEXTS[reason]
-
     def _claim(self, asked: Sequence[RowToEmbed]) -> list[ClaimedRow]:
         """Lease what is to be embedded of these rows, and note why the others are not."""
         expected = {row.id: row.text for row in asked}
@@ -175,10 +159,10 @@ class _Call:
                 if named.state == "leased" and self.patience.left:
                     leased.append(named.asked_id)
                 elif row is None or named.state == "leased":
-                    self._fail(named.asked_id, Reason(named.state))
+                    self.failures[named.asked_id] = _REASONS[named.state]
                 else:
                     if text is not None and text != row.text:
-                        self._fail(named.asked_id, Reason.OTHER_TEXT)
+                        self.failures[named.asked_id] = _REASONS["other_text"]
                         wrong[row.row_id] = row
                     if named.state == "claimed":
                         claimed[row.row_id] = row
@@ -213,7 +197,8 @@ class _Call:
             self.work.fail_embeddings(failures)
             for row, error in bad:
                 self.held.discard(row.row_id)
-                self._fail(self.asked_as[row.row_id], Reason.REFUSED, error.message)
+                self.failures[self.asked_as[row.row_id]] = error.message
+                self.refused.add(self.asked_as[row.row_id])
         if good:
             vectors = answer.vectors[[place[row.text] for row in good]]
             saved, stale = self.work.save_embeddings(self.registered.name, good, vectors)
@@ -228,6 +213,6 @@ class _Call:
         for named in self.work.claim_embedding_rows(ids, self.lease_seconds):
             if named.state == "embedded":
                 continue
-            self._fail(named.asked_id, Reason.STALE)
+            self.failures[named.asked_id] = _REASONS["stale"]
             if named.state == "claimed" and named.row is not None:
                 self.work.release_embeddings([named.row.row_id])

@@ -84,7 +84,9 @@ class RunQueue:
             if now - beaten >= HEARTBEAT_SECONDS:
                 beaten = now
                 self._report_waiting()
-            if self._every is not None and now - scheduled >= self._every and not self._scheduled_is_active():
+            with self._lock:
+                is_active = self._scheduled is not None and self._scheduled in (*self._waiting, self._running)
+            if self._every is not None and now - scheduled >= self._every and not is_active:
                 scheduled = now
                 self._start_scheduled()
 
@@ -95,12 +97,6 @@ class RunQueue:
             # It may have begun while the others were reported on.
             if task.task_id in self._waiting:
                 self._runs.record(task, "queued")
-
-    def _scheduled_is_active(self) -> bool:
-        with self._lock:
-            return self._scheduled is not None and (
-                self._scheduled in self._waiting or self._scheduled == self._running
-            )
 
     def _start_scheduled(self) -> None:
         try:

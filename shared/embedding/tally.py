@@ -29,37 +29,20 @@ class Tally:
         self.reserved += tokens
         return tokens
 
-    def add(
-        self,
-        *,
-        embedded: int = 0,
-        failed: int = 0,
-        stale: int = 0,
-        reused: int = 0,
-        reserved: int = 0,
-        answer: Embeddings | None = None,
-    ) -> None:
+    def add(self, *, reserved: int = 0, answer: Embeddings | None = None, **counts: int) -> None:
         """Add to the counts; every row that was embedded, failed or stale has been processed.
 
         What was `reserved` for a request is replaced by what the provider's answer counted.
         """
-        report = self.counts
         self.reserved -= reserved
-        spent = report.tokens + (answer.tokens if answer else 0)
-        self.calls += answer.calls if answer else 0
-        self.counts = replace(
-            report,
-            processed=report.processed + embedded + failed + stale,
-            embedded=report.embedded + embedded,
-            failed=report.failed + failed,
-            stale=report.stale + stale,
-            reused=report.reused + reused,
-            truncated=report.truncated + (answer.truncated if answer else 0),
-            tokens=spent,
-            cost_usd=spent * self.price / 1e6,
-        )
+        if answer is not None:
+            self.calls += answer.calls
+            counts |= {"truncated": answer.truncated, "tokens": answer.tokens}
+        counts["processed"] = sum(counts.get(name, 0) for name in ("embedded", "failed", "stale"))
+        self.counts = replace(self.counts, **{name: getattr(self.counts, name) + more for name, more in counts.items()})
 
     @property
     def report(self) -> BackfillReport:
         """The counts as they stand."""
-        return replace(self.counts, seconds=round(time.monotonic() - self.started, 3))
+        cost = self.counts.tokens * self.price / 1e6
+        return replace(self.counts, cost_usd=cost, seconds=round(time.monotonic() - self.started, 3))

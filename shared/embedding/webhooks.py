@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from shared.database.base import Database
 from shared.deadline import Deadline
 from shared.embedding.collection import list_embedding_collections
-from shared.embedding.rows import Reason, RowEmbedder, RowsReport, RowToEmbed
+from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import InvalidRequest
 
 
@@ -56,11 +56,8 @@ class WebhookService:
             raise InvalidRequest(f"record.{key}: the row's key is missing")
         report = self._row_embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
         # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
-        failed = [(row, text) for row, text in report.failed if report.reasons[row] is Reason.REFUSED]
-        return EventReport(report.processed, report.updated, failed, _describe(report))
-
-
-def _describe(report: RowsReport) -> str:
-    for row_id, text in report.failed:
-        return f"the row is not embedded: {text}" if report.reasons[row_id] is Reason.REFUSED else text
-    return "the row has a new vector" if report.updated else "the row had its vector already"
+        failed = [(row, text) for row, text in report.failed if row in report.refused]
+        message = "the row has a new vector" if report.updated else "the row had its vector already"
+        for row, text in report.failed:
+            message = f"the row is not embedded: {text}" if row in report.refused else text
+        return EventReport(report.processed, report.updated, failed, message)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import BackfillOptions, backfill, build_index, switch_model
+from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill, switch_model
 from shared.embedding.collection import Collection, embedding_coverage
 from shared.embedding.estimate import estimate
 from shared.errors import Conflict, DatabaseRejected
@@ -147,7 +147,7 @@ def test_the_index_of_a_model_is_dropped_with_its_last_row(
 def test_an_index_is_built_only_if_there_are_enough_vectors(
     database: PostgresDatabase, embedded: None, owner: Connection
 ) -> None:
-    assert build_index(database, MUSIC) is None
+    assert Collection(database, MUSIC).create_embedding_index(min_rows=INDEX_MIN_ROWS) is None
     work = Collection(database, MUSIC)
     assert work.create_embedding_index(min_rows=ROWS + 1) is None
     assert work.create_embedding_index(min_rows=ROWS)
