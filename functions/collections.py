@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from functions.http.app import create_app
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import Body, CollectionName, Text
-from shared.embedding.coverage import CollectionStatus, list_collections, list_failures, retry_failures
+from shared.embedding.collection import Collection
+from shared.embedding.coverage import CollectionStatus, list_collections, list_failures
 from shared.search.filters import FILTERS
 
 router = APIRouter(prefix="/api/collections", tags=["collections"], dependencies=[NeedsKey])
@@ -121,7 +122,7 @@ def failures(
 def retry(collection: CollectionName, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
     """Queue failed rows again, with all their attempts; the next run takes them up."""
     row_ids = body.row_ids if body else None
-    return Retried(retried=retry_failures(services.database, collection, row_ids))
+    return Retried(retried=Collection(services.database, collection).retry_failed_embeddings(row_ids))
 
 
 @router.get("/{collection}/estimate")

@@ -91,7 +91,7 @@ class Retrier:
                 raise deadline.error()
         pause = partial(_pause, stop)
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_retryable),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, AppError) and error.retryable),
             wait=partial(self._wait, tenacity.wait_random_exponential(policy.base_wait, policy.max_wait)),
             stop=tenacity.stop_after_attempt(policy.max_attempts) | tenacity.stop_before_delay(seconds),
             before=partial(self._await_cooldown, time.monotonic() + seconds, pause),
@@ -128,10 +128,6 @@ class Retrier:
                     retry_after=left,
                 )
             pause(left)
-
-
-def _is_retryable(error: BaseException) -> bool:
-    return isinstance(error, AppError) and error.retryable
 
 
 def _pause(stop: StopSignal | None, seconds: float) -> None:

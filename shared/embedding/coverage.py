@@ -51,8 +51,3 @@ def list_failures(database: Database, collection: str, limit: int) -> tuple[list
     """The latest failed rows, and how many there are. Raises NotFound for a collection that is not tracked."""
     work = Collection(database, collection)
     return work.list_failed_embeddings(limit), work.embedding_queue().failed
-
-
-def retry_failures(database: Database, collection: str, row_ids: Sequence[str] | None) -> int:
-    """Queue failed rows again, all of them without `row_ids`; returns how many. Raises NotFound."""
-    return Collection(database, collection).retry_failed_embeddings(row_ids)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,29 +20,20 @@ if TYPE_CHECKING:
 Report = Callable[[BackfillReport], None]
 
 
+@dataclass(slots=True)
 class EmbeddingJob:
     """Embeds with one provider. `wait_for_others`: also wait for rows that another worker holds; Lambda would pay for that."""
 
-    name = TASK_NAME
-
-    def __init__(
-        self,
-        database: Database,
-        provider: "Callable[[], EmbeddingProvider]",
-        *,
-        workers: int,
-        wait_for_others: bool = True,
-        observe: Report | None = None,
-    ) -> None:
-        self._database = database
-        self._provider = provider
-        self._workers = workers
-        self._wait_for_others = wait_for_others
-        self._observe = observe
+    database: Database
+    provider: "Callable[[], EmbeddingProvider]"
+    workers: int
+    wait_for_others: bool = True
+    observe: Report | None = None
+    name: str = TASK_NAME
 
     def has_work(self) -> bool:
         """Whether a row is ready to be embedded."""
-        return has_ready_embeddings(self._database)
+        return has_ready_embeddings(self.database)
 
     def run(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
         """Embed what is pending. A collection that fails does not keep the others from being embedded."""
@@ -62,8 +53,8 @@ class EmbeddingJob:
                 cost_usd=done.cost_usd,
                 collection=task.collection,
             )
-            if self._observe is not None:
-                self._observe(done)
+            if self.observe is not None:
+                self.observe(done)
         return outcome
 
     def _embed(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
@@ -71,17 +62,17 @@ class EmbeddingJob:
         from shared.embedding.backfill import BackfillOptions, backfill
 
         alone = task.collection is not None
-        names = [task.collection] if task.collection is not None else list(list_embedding_collections(self._database))
-        provider = self._provider()
+        names = [task.collection] if task.collection is not None else list(list_embedding_collections(self.database))
+        provider = self.provider()
         done = BackfillReport(task.collection or "", provider.model)
         problems: list[str] = []
         interrupted = False
         for name in names:
-            options = BackfillOptions(name, task.batch_size, self._workers, wait_for_others=self._wait_for_others)
+            options = BackfillOptions(name, task.batch_size, self.workers, wait_for_others=self.wait_for_others)
             try:
                 # A backfill records its own run: the task's where it is the only one, else a part with an id of its own.
                 outcome = backfill(
-                    self._database,
+                    self.database,
                     provider,
                     options,
                     stop=stop,

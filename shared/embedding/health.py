@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
 
 from shared.database.base import Database
 from shared.embedding.background import in_background
@@ -15,13 +16,13 @@ log = logging.getLogger(__name__)
 PROBE_SECONDS = 3.0
 
 
+@dataclass(slots=True)
 class HealthService:
     """Probes the database. However many ask, one probe is under way: a dead database must not use up all threads."""
 
-    def __init__(self, database: Callable[[], Database]) -> None:
-        self._database = database
-        self._probe: Future[bool] | None = None
-        self._lock = threading.Lock()
+    database: Callable[[], Database]
+    _probe: Future[bool] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def database_is_up(self) -> bool:
         """Whether the database answers, with the migrations of this version, within PROBE_SECONDS."""
@@ -36,7 +37,7 @@ class HealthService:
 
     def _ping(self) -> bool:
         try:
-            return bool(self._database().call_scalar("ping_embeddings"))
+            return bool(self.database().call_scalar("ping_embeddings"))
         except AppError as error:
             log.warning("health: %s", error.message)
             return False

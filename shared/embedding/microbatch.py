@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from shared.deadline import Deadline
@@ -14,6 +15,7 @@ MAX_TEXTS = 256
 Embed = Callable[[Sequence[str], Deadline | None], Embeddings]
 
 
+@dataclass(frozen=True, slots=True)
 class MicroBatcher:
     """Embeds single texts, first come first served, in requests of up to `max_texts`.
 
@@ -21,17 +23,16 @@ class MicroBatcher:
     `embed` reports refused texts in `errors`.
     """
 
-    def __init__(self, embed: Embed, threads: Executor, *, max_texts: int = MAX_TEXTS) -> None:
-        self._embed = embed
-        self._threads = threads
-        self._max_texts = max_texts
-        self._waiting: deque[tuple[str, Deadline | None, Future[Embeddings]]] = deque()
+    embed: Embed
+    threads: Executor
+    max_texts: int = MAX_TEXTS
+    waiting: deque[tuple[str, Deadline | None, Future[Embeddings]]] = field(default_factory=deque)
 
     def submit(self, text: str, deadline: Deadline | None = None) -> "Future[Embeddings]":
         """Embed one text; the future raises what its own text, or the whole request, failed with."""
         answer: Future[Embeddings] = Future()
-        self._waiting.append((text, deadline, answer))
-        self._threads.submit(self._send)
+        self.waiting.append((text, deadline, answer))
+        self.threads.submit(self._send)
         return answer
 
     def _send(self) -> None:
@@ -39,8 +40,8 @@ class MicroBatcher:
         deadline = None
         try:
             # Equal texts are embedded once.
-            while len(batch) < self._max_texts:
-                text, until, answer = self._waiting.popleft()
+            while len(batch) < self.max_texts:
+                text, until, answer = self.waiting.popleft()
                 # Skip requests that were cancelled while they waited.
                 if answer.set_running_or_notify_cancel():
                     batch.setdefault(text, []).append(answer)
@@ -52,7 +53,7 @@ class MicroBatcher:
             return
         try:
             texts = list(batch)
-            shares = _shares(self._embed(texts, deadline), texts)
+            shares = _shares(self.embed(texts, deadline), texts)
         except BaseException as error:  # noqa: BLE001 - every caller must get its answer
             for answers in batch.values():
                 for answer in answers:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.embedding.background import in_background
@@ -35,23 +35,21 @@ class ProviderState:
     error: AppError | None = None
 
 
+@dataclass(slots=True)
 class ProviderCheck:
     """Embeds a word to see. However many ask, one check is under way; meanwhile the latest answer holds."""
 
-    def __init__(
-        self, provider: "Callable[[], EmbeddingProvider]", *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._provider = provider
-        self._clock = clock
-        self._check: Future[ProviderState] | None = None
-        self._state = ProviderState()
-        self._until = float("-inf")
-        self._lock = threading.Lock()
+    provider: "Callable[[], EmbeddingProvider]"
+    clock: Callable[[], float] = time.monotonic
+    _check: Future[ProviderState] | None = None
+    _state: ProviderState = ProviderState()
+    _until: float = float("-inf")
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def state(self) -> ProviderState:
         """How the provider is, as of the latest check; nothing is known while the first one takes its time."""
         with self._lock:
-            if self._clock() < self._until:
+            if self.clock() < self._until:
                 return self._state
             if self._check is None:
                 self._check = in_background(self._ask, "provider-check")
@@ -65,13 +63,13 @@ class ProviderCheck:
         with self._lock:
             if self._check is not None and self._check.done():
                 self._state = self._check.result()
-                self._until = self._clock() + (BAD_SECONDS if self._state.error else GOOD_SECONDS)
+                self._until = self.clock() + (BAD_SECONDS if self._state.error else GOOD_SECONDS)
                 self._check = None
             return self._state
 
     def _ask(self) -> ProviderState:
         try:
-            provider = self._provider()
+            provider = self.provider()
             answer = provider.embed(["music"], retry=ONE_TRY)
             return ProviderState(provider.model, answer.vectors.shape[1])
         except AppError as error:

@@ -61,12 +61,12 @@ class RowsReport:
     refused: AbstractSet[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
 class RowEmbedder:
     """Claims, embeds and saves named rows of one database with one provider."""
 
-    def __init__(self, database: Database, provider: "EmbeddingProvider") -> None:
-        self._database = database
-        self._provider = provider
+    database: Database
+    provider: "EmbeddingProvider"
 
     def embed_rows(
         self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
@@ -79,8 +79,8 @@ class RowEmbedder:
         where no text can be embedded, or not in time; what was saved until then stays.
         """
         started = time.perf_counter()
-        provider = self._provider
-        work = Collection(self._database, collection)
+        provider = self.provider
+        work = Collection(self.database, collection)
         registered = work.register_embedding_model(provider.describe(deadline), use=True)
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)

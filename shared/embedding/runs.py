@@ -67,11 +67,11 @@ class Dispatcher(Protocol):
         """A task that was taken and has not begun, as far as is known."""
 
 
+@dataclass(frozen=True, slots=True)
 class Runs:
     """Starts runs, executes them and keeps their records."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     def start(
         self,
@@ -93,12 +93,12 @@ class Runs:
         self, collection: str | None = None, batch_size: int | None = None, name: str = TASK_NAME
     ) -> Task:
         """A new task, recorded as queued. Raises NotFound for an untracked collection."""
-        task_id = record_run(self._database, None, collection, "queued", kind=KINDS[name])
+        task_id = record_run(self.database, None, collection, "queued", kind=KINDS[name])
         return Task(task_id, collection, batch_size or BATCH_SIZES.get(collection or "", BATCH_SIZE), name)
 
     def get(self, task_id: str) -> Mapping[str, Any]:
         """The run's row. Raises NotFound."""
-        row = self._database.call_scalar("list_embedding_runs", {"of_run": task_id})
+        row = self.database.call_scalar("list_embedding_runs", {"of_run": task_id})
         if row is None:
             raise NotFound(f"there is no task {task_id}")
         return {**row, "task_id": task_id, "task_name": NAMES[row["kind"]], "started_at": row["recorded_at"]}
@@ -109,7 +109,7 @@ class Runs:
         done = threading.Event()
         reporting = threading.Thread(target=self._report, args=(task, latest, done), name="run-report", daemon=True)
         try:
-            record_run(self._database, task.task_id, task.collection, "running", kind=KINDS[task.name])
+            record_run(self.database, task.task_id, task.collection, "running", kind=KINDS[task.name])
             reporting.start()
             outcome = job.run(task, stop or threading.Event(), latest.append)
         except Interrupted:
@@ -132,7 +132,7 @@ class Runs:
         """Record the task's state. Where that fails the log says so, and the run will be shown as crashed."""
         counts = {**(asdict(report) if report else {}), "error": error}
         try:
-            record_run(self._database, task.task_id, task.collection, status, counts, KINDS[task.name])
+            record_run(self.database, task.task_id, task.collection, status, counts, KINDS[task.name])
         except AppError as problem:
             log.warning("could not record task %s as %s: %s", task.task_id, status, problem.message)
 

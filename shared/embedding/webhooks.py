@@ -30,12 +30,12 @@ class EventReport:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
 class WebhookService:
     """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
 
-    def __init__(self, database: Database, row_embedder: RowEmbedder) -> None:
-        self._database = database
-        self._row_embedder = row_embedder
+    database: Database
+    row_embedder: RowEmbedder
 
     def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
         """Embed the row if it still wants it.
@@ -43,7 +43,7 @@ class WebhookService:
         Raises InvalidRequest for a table that is not tracked, and what RowEmbedder.embed_rows raises.
         """
         collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
-        collections = list_embedding_collections(self._database)
+        collections = list_embedding_collections(self.database)
         if collection not in collections:
             raise InvalidRequest(
                 f"table: {collection!r} is not tracked; track it with select track_embeddings('{collection}')"
@@ -54,7 +54,7 @@ class WebhookService:
         row_id = (event.record or {}).get(key)
         if not isinstance(row_id, str | int) or isinstance(row_id, bool):
             raise InvalidRequest(f"record.{key}: the row's key is missing")
-        report = self._row_embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
+        report = self.row_embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
         # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
         failed = [(row, text) for row, text in report.failed if row in report.refused]
         message = "the row has a new vector" if report.updated else "the row had its vector already"

@@ -7,7 +7,7 @@ import pytest
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection, describe_collections
-from shared.embedding.coverage import list_collections, list_failures, retry_failures
+from shared.embedding.coverage import list_collections, list_failures
 from shared.embedding.estimate import estimate
 from shared.embedding.run_history import list_costs, list_runs, running_by_collection
 from shared.embedding.runs import record_run
@@ -168,7 +168,7 @@ def test_only_the_named_failed_rows_are_queued_again(
     one, two, three, four = add(owner, "one", "two", "three", "four")
     work.claim_embeddings(10, 60)
     work.fail_embeddings([(row_id, "no", True) for row_id in (one, two, three)])
-    assert retry_failures(database, MUSIC, [one, four, "nonsense"]) == 1
+    assert Collection(database, MUSIC).retry_failed_embeddings([one, four, "nonsense"]) == 1
     leased, retried = entry(owner, four), entry(owner, one)
     assert leased is not None
     assert leased["leased_at"] is not None, "a row at work is left alone"
@@ -177,9 +177,10 @@ def test_only_the_named_failed_rows_are_queued_again(
     assert [row.row_id for row in work.claim_embeddings(10, 60)] == [one]
     failures, total = list_failures(database, MUSIC, 1)
     assert (len(failures), total) == (1, 2)
-    assert retry_failures(database, MUSIC, []) == 0
-    assert retry_failures(database, MUSIC, None) == 2
-    for read in (lambda: list_failures(database, "nothing", 1), lambda: retry_failures(database, "nothing", [one])):
+    assert Collection(database, MUSIC).retry_failed_embeddings([]) == 0
+    assert Collection(database, MUSIC).retry_failed_embeddings(None) == 2
+    untracked = Collection(database, "nothing")
+    for read in (lambda: list_failures(database, "nothing", 1), lambda: untracked.retry_failed_embeddings([one])):
         with pytest.raises(NotFound):
             read()
 

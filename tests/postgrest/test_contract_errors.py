@@ -10,7 +10,7 @@ from shared.database.base import Database
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection
-from shared.embedding.coverage import list_collections, retry_failures
+from shared.embedding.coverage import list_collections
 from shared.embedding.run_history import list_costs, list_runs
 from shared.errors import (
     AppError,
@@ -60,8 +60,8 @@ def test_both_adapters_return_the_same_to_the_console(
     assert status.running is not None
     assert status.running.done == 3
     assert [failure["row_id"] for failure in status.failures] == [row.row_id]
-    assert retry_failures(database, MUSIC, ["nonsense"]) == 0
-    assert retry_failures(database, MUSIC, [row.row_id]) == 1
+    assert Collection(database, MUSIC).retry_failed_embeddings(["nonsense"]) == 0
+    assert Collection(database, MUSIC).retry_failed_embeddings([row.row_id]) == 1
 
 
 def test_an_unknown_collection_is_not_found(database: Database) -> None:
