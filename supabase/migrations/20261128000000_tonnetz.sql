@@ -21,18 +21,14 @@ create table embedding.models (
   name text primary key
     -- The name is part of indexes, and the size of an index entry is limited.
     constraint "name must hold between 1 and 255 characters" check (char_length(name) between 1 and 255),
-  provider text not null
-    constraint "provider must not be empty" check (provider <> ''),
+  provider text not null constraint "provider must not be empty" check (provider <> ''),
   -- An HNSW index over halfvec holds at most 4,000 dimensions.
-  dimensions integer not null
-    constraint "dimensions must be between 1 and 4000" check (dimensions between 1 and 4000),
+  dimensions integer not null constraint "dimensions must be between 1 and 4000" check (dimensions between 1 and 4000),
   document_prefix text not null default '',
   query_prefix text not null default '',
-  max_tokens integer
-    constraint "max_tokens must be 1 or more" check (max_tokens >= 1),
+  max_tokens integer constraint "max_tokens must be 1 or more" check (max_tokens >= 1),
   created_at timestamptz not null default now()
 );
-
 comment on table embedding.models is
   'Every model whose vectors may be stored. A name is one vector space: its width and prefixes never change.';
 
@@ -65,8 +61,9 @@ begin
 end;
 $$;
 comment on function public.register_embedding_model is
-  'Registers a model, or returns the registered one with its stored prefixes, because stored vectors were made with them; another width '
-  'is an error. With a collection: sets its model if it has none; another model is an error, before a provider is paid for the vectors.';
+  'Registers a model, or returns the registered one with its stored prefixes, which its vectors were made with. '
+  'Another width is an error, and so is another model than the collection''s; a collection without a model gets this '
+  'one.';
 revoke all on function public.register_embedding_model from public, anon, authenticated, service_role;
 grant execute on function public.register_embedding_model to service_role;
 
@@ -110,10 +107,8 @@ create table embedding.collections (
   max_attempts integer not null default 5 check (max_attempts > 0),
   created_at timestamptz not null default now()
 );
-
 comment on table embedding.collections is
   'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed.';
-
 revoke all on embedding.models, embedding.collections from public, anon, authenticated;
 grant select, insert, update, delete on embedding.models to service_role;
 grant select on embedding.collections to service_role;
@@ -134,8 +129,7 @@ cross join lateral (
     and d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid = to_regproc('embedding.check_vectors')
     and g.tgname = 'embedding_check_insert'
     and pg_catalog.encode(g.tgargs, 'escape') = c.id || '\000'
-  order by g.tgrelid
-  limit 1
+  order by g.tgrelid limit 1
 ) t;
 
 comment on view embedding.tracked_tables is 'Every collection with its table. Collections whose table was dropped are left out.';
@@ -166,21 +160,14 @@ grant execute on function embedding.get_collection to service_role;
 create function public.list_embedding_collections(details boolean default false)
 returns table (collection text, key_column text, model text, error text, label_column text, category_columns text[])
 language plpgsql stable security invoker set search_path = '' as $$
-declare
-  c embedding.tracked_tables;
-  problem text;
 begin
-  for c in select t.* from embedding.tracked_tables t order by t.name loop
-    collection := c.name;
-    key_column := c.key_column;
-    model := c.model;
-    if details then
-      problem := embedding.collection_error(c);
-      error := case when problem is not null then format('%s. %s', problem, embedding.collection_remedy(c)) end;
-      select d.label_column, d.category_columns into label_column, category_columns from embedding.collection_columns(c) d;
-    end if;
-    return next;
-  end loop;
+  return query
+  select t.name, t.key_column::text, t.model, p.problem || '. ' || embedding.collection_remedy(t), d.label_column,
+    d.category_columns
+  from embedding.tracked_tables t
+  left join lateral embedding.collection_error(t) p (problem) on details
+  left join lateral embedding.collection_columns(t) d on details
+  order by t.name;
 end;
 $$;
 comment on function public.list_embedding_collections is
@@ -200,8 +187,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   where g.tgrelid = describe_collection.source and g.tgname = 'embedding_check_insert'
     and g.tgfoid = to_regproc('embedding.check_vectors');
 $$;
-comment on function embedding.describe_collection is
-  'The settings of a tracked table that a search needs. Security definer, because callers of a search may not read embedding.collections.';
+comment on function embedding.describe_collection is 'What a search needs. Its caller may not read the settings.';
 revoke all on function embedding.describe_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.describe_collection to anon, authenticated, service_role;
 
@@ -218,29 +204,19 @@ exception
     return null;
 end;
 $$;
-comment on function embedding.canonical_key is
-  'A key as its type prints it (a uuid in lower case); null if it is not of that type.';
+comment on function embedding.canonical_key is 'A key as its type prints it; null if it is not of that type.';
 revoke all on function embedding.canonical_key from public, anon, authenticated, service_role;
 grant execute on function embedding.canonical_key to service_role;
 
 -- 12_document_text.sql
 
--- Reads the text that is embedded for a row, and handles the errors of the user's code.
---
--- Each tracked table has a function embedding.document_text over its row type, which returns the text to embed. NULL means
--- that the row is not to be embedded.
---
--- A user's table can break in three ways. None of them may stop other rows or other collections.
---
--- A column may have the name of an alias: `document_text(s)` would then read the column s. `s.*` is always the row.
---
--- embedding.document_text is the user's own code and may raise an error. If it raises for one row, that row is marked failed with the
--- error and the other rows go on. If it raises for every row, because the table or the function changed, the collection is
--- reported as broken, with its name and the fix, and the other collections go on.
---
--- A trigger of the table may remove the vector, or change the text on each write. So the rows are read again after a save,
--- and a missing vector counts as a failed attempt.
-
+-- Each tracked table has a function embedding.document_text over its row type, which returns the text to embed; NULL means
+-- that the row is not embedded. It is the user's own code, and one broken row or table must stop no other:
+-- - If it raises for one row, that row is failed with the error. If it raises for every row, because the table or the
+--   function changed, the collection is reported as broken, with its name and the fix.
+-- - A trigger of the table may remove the vector, or change the text on each write. So the rows are read again after a
+--   save, and a missing vector counts as a failed attempt.
+-- - A column may have the name of an alias: `document_text(s)` would then read the column s. `s.*` is always the row.
 create function embedding.text_hash(document text)
 returns bytea language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select sha256(convert_to(document, 'UTF8'))
@@ -274,16 +250,14 @@ begin
   -- An error of the user's own code may quote values of the row.
   for held in
     select v.value from jsonb_each_text(document - array['embedding', 'fts']) v
-    where char_length(v.value) > 3
-    order by char_length(v.value) desc
+    where char_length(v.value) > 3 order by char_length(v.value) desc
   loop
     reason := replace(reason, held, '...');
   end loop;
   return format('%s (SQLSTATE %s)', left(reason, 500), state);
 end;
 $$;
-comment on function embedding.error_reason is
-  'An error message without the values of the row, because it is shown to users who may not read the row.';
+comment on function embedding.error_reason is 'The message without values of the row, which its reader may not see.';
 revoke all on function embedding.error_reason from public, anon, authenticated, service_role;
 grant execute on function embedding.error_reason to service_role;
 
@@ -332,16 +306,14 @@ begin
       if embedding.error_scope(sqlstate) = 'table' then
         execute format(
           'select bool_or(r.error is null) from (select t.error from %s s cross join lateral embedding.try_document_text(s.*) t limit 100) r',
-          c.source)
-        into readable;
+          c.source) into readable;
         return case when readable is not true then sqlerrm end;
       end if;
   end;
   return null;
 end;
 $$;
-comment on function embedding.collection_error is
-  'Why no row of the collection can be read: a column, its document_text or a grant is missing. Null if some rows can be read.';
+comment on function embedding.collection_error is 'Why no row of the collection can be read. Null if some can.';
 revoke all on function embedding.collection_error from public, anon, authenticated, service_role;
 grant execute on function embedding.collection_error to service_role;
 
@@ -367,8 +339,7 @@ begin
   return true;
 end;
 $$;
-comment on function embedding.concerns_rows is
-  'True if some rows caused the error of a statement, so that the other rows can be read. Raises an error if no row of the table can be read.';
+comment on function embedding.concerns_rows is 'True if some rows caused the error. Raises one if no row can be read.';
 revoke all on function embedding.concerns_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.concerns_rows to service_role;
 
@@ -416,7 +387,6 @@ create table embedding.queue (
   autovacuum_vacuum_threshold = 1000,
   autovacuum_analyze_scale_factor = 0.05
 );
-
 comment on table embedding.queue is
   'Rows that need a vector. The tracked table itself decides: a row with a text and no vector is pending even if it is missing here (see reconcile_embeddings).';
 
@@ -453,12 +423,10 @@ begin
     count(*) filter (where q.failed_at is null and q.available_at > present and q.leased_at is null),
     count(*) filter (where q.failed_at is not null),
     min(q.available_at) filter (where q.failed_at is null)
-  from embedding.queue q
-  where q.collection_id = c.id;
+  from embedding.queue q where q.collection_id = c.id;
 end;
 $$;
-comment on function public.embedding_queue is
-  'The number of rows in the queue: ready to be claimed, leased to a worker, waiting for their next attempt, failed.';
+comment on function public.embedding_queue is 'How many rows are ready, leased, waiting for an attempt, and failed.';
 revoke all on function public.embedding_queue from public, anon, authenticated, service_role;
 grant execute on function public.embedding_queue to service_role;
 
@@ -473,8 +441,7 @@ begin
   for collection in select c.id from embedding.collections c loop
     perform from embedding.queue q
     where q.collection_id = collection and q.failed_at is null and q.available_at <= present
-    order by q.available_at
-    limit 1;
+    order by q.available_at limit 1;
     if found then
       return true;
     end if;
@@ -482,8 +449,7 @@ begin
   return false;
 end;
 $$;
-comment on function public.has_ready_embeddings is
-  'Whether a row of any collection could be claimed now: neither leased, nor waiting for its next attempt, nor failed.';
+comment on function public.has_ready_embeddings is 'Whether a row of any collection can be claimed now.';
 revoke all on function public.has_ready_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.has_ready_embeddings to service_role;
 
@@ -494,8 +460,7 @@ returns bigint language sql security invoker set search_path = pg_catalog, pg_te
     with queued as (
       insert into embedding.queue (collection_id, row_id)
       select ($1).id, s.%1$I::text
-      from %2$s s
-      cross join lateral %3$s t
+      from %2$s s cross join lateral %3$s t
       where (s.embedding is null or s.embedding_model <> ($1).model)
         and (t.text is not null or t.error is not null)
       order by s.%1$I
@@ -540,6 +505,7 @@ declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   wanted integer := coalesce(batch_size, 50);
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
+  safely boolean := false;
   failures integer := 0;
   -- A variable, because PostgreSQL uses no index to compare with a volatile function such as clock_timestamp().
   present timestamptz;
@@ -561,26 +527,25 @@ begin
     present := clock_timestamp();
     begin
       select array_agg(r.row_id), array_agg(r.text), array_agg(r.text_hash), array_agg(r.attempts) into row_ids, texts, hashes, tries
-      from embedding.lease_next_rows(c, wanted, lease, present, false) r;
+      from embedding.lease_next_rows(c, wanted, lease, present, safely) r;
     exception
       when others then
-        if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+        if safely or not embedding.concerns_rows(c, sqlstate, sqlerrm) then
           raise;
         end if;
         -- One of the rows cannot be read: read each separately, and mark those that raise an error as failed.
-        select array_agg(r.row_id), array_agg(r.text), array_agg(r.text_hash), array_agg(r.attempts) into row_ids, texts, hashes, tries
-        from embedding.lease_next_rows(c, wanted, lease, present, true) r;
+        safely := true;
         failures := failures + 1;
+        continue;
     end;
+    safely := false;
     -- Limit the work of a call in which rows fail, because it may be rolled back; the next call continues.
     exit when row_ids is not null or failures >= 20;
 
     -- No row of this batch was leased: either the queue is empty, or its first rows needed no vector.
     perform from embedding.queue q
     where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
-    order by q.available_at
-    limit 1
-    for update skip locked;
+    order by q.available_at limit 1 for update skip locked;
     exit when not found;
   end loop;
 
@@ -609,9 +574,7 @@ begin
       select q.row_id, q.attempts
       from embedding.queue q
       where q.collection_id = $1 and q.failed_at is null and q.available_at <= $2
-      order by q.available_at
-      limit $3
-      for update skip locked
+      order by q.available_at limit $3 for update skip locked
     ),
     document as materialized (
       select h.row_id, h.attempts, %4$s
@@ -629,8 +592,7 @@ begin
     -- crash, so it takes four times as many attempts as a reported failure.
     failed as (
       update embedding.queue q
-      set failed_at = $2,
-          leased_at = null,
+      set failed_at = $2, leased_at = null,
           attempts = q.attempts + case when d.error is not null then 1 else 0 end,
           error = coalesce(d.error, q.error, format('no worker finished this row in %%s attempts', q.attempts))
       from document d
@@ -671,24 +633,6 @@ begin
   if coalesce(cardinality(row_ids), 0) not between 1 and 10000 then
     raise exception 'row_ids must hold between 1 and 10000 ids, not %', coalesce(cardinality(row_ids), 0) using errcode = '22023';
   end if;
-  return query select r.* from embedding.lease_named_rows(c, row_ids, lease) r;
-exception
-  when others then
-    perform embedding.concerns_rows(c, sqlstate, sqlerrm);
-    raise;
-end;
-$$;
-comment on function public.claim_embedding_rows is
-  'Leases the rows with these keys, at any place in the queue. Returns one row for each id, in order. state is claimed, embedded (nothing '
-  'to do), leased (by another worker), empty (no text to embed), unreadable (document_text raises an error: failed), cleared (failed, '
-  'because a trigger of the table removes or changes the vector: retry it when the trigger is repaired) or missing (no such row).';
-revoke all on function public.claim_embedding_rows from public, anon, authenticated, service_role;
-grant execute on function public.claim_embedding_rows to service_role;
-
-create function embedding.lease_named_rows(c embedding.tracked_tables, row_ids text[], lease interval)
-returns table (asked_id text, row_id text, state text, text text, text_hash text, attempts integer)
-language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
-begin
   return query execute format($sql$
     with asked as materialized (
       select a.asked_id, embedding.canonical_key(a.asked_id, $2) as row_id, a.place
@@ -699,9 +643,7 @@ begin
         k.row_id,
         -- null: there is no such row
         s.embedding is not null and s.embedding_model = $4 as embedded,
-        t.text,
-        t.error,
-        t.state,
+        t.text, t.error, t.state,
         -- A webhook that is sent at each save would otherwise claim this row by its key for ever.
         (s.embedding is null or s.embedding_model is distinct from $4) and exists (
           select from embedding.queue q
@@ -720,10 +662,8 @@ begin
       where d.text is not null and d.embedded is not true and not d.cleared
       order by d.row_id
       on conflict on constraint queue_pkey do update
-      set attempts = case when q.failed_at is null then q.attempts else 0 end + 1,
-          leased_at = excluded.leased_at,
-          available_at = excluded.available_at,
-          failed_at = null
+      set attempts = case when q.failed_at is null then q.attempts else 0 end + 1, failed_at = null,
+          leased_at = excluded.leased_at, available_at = excluded.available_at
       where q.leased_at is null or q.available_at <= $5
       returning q.row_id, q.attempts
     ),
@@ -741,8 +681,7 @@ begin
       where q.leased_at is null or q.available_at <= $5
     )
     select
-      a.asked_id,
-      d.row_id,
+      a.asked_id, d.row_id,
       case
         when d.row_id is null then 'missing'
         when d.error is not null then 'unreadable'
@@ -759,14 +698,19 @@ begin
     left join document d on d.row_id = a.row_id
     left join leased l on l.row_id = a.row_id
     order by a.place
-  $sql$, c.key_column, c.source, c.key_type)
-  using c.id, c.key_type, row_ids, c.model, clock_timestamp(), lease, c;
+  $sql$, c.key_column, c.source, c.key_type) using c.id, c.key_type, row_ids, c.model, clock_timestamp(), lease, c;
+exception
+  when others then
+    perform embedding.concerns_rows(c, sqlstate, sqlerrm);
+    raise;
 end;
 $$;
-comment on function embedding.lease_named_rows is
-  'Leases the rows with these keys. Rows whose text cannot be read are marked failed.';
-revoke all on function embedding.lease_named_rows from public, anon, authenticated, service_role;
-grant execute on function embedding.lease_named_rows to service_role;
+comment on function public.claim_embedding_rows is
+  'Leases the rows with these keys, at any place in the queue. Returns one row for each id, in order. state is claimed, embedded (nothing '
+  'to do), leased (by another worker), empty (no text to embed), unreadable (document_text raises an error: failed), cleared (failed, '
+  'because a trigger of the table removes or changes the vector: retry it when the trigger is repaired) or missing (no such row).';
+revoke all on function public.claim_embedding_rows from public, anon, authenticated, service_role;
+grant execute on function public.claim_embedding_rows to service_role;
 
 create function public.release_embeddings(collection text, row_ids text[])
 returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
@@ -777,8 +721,7 @@ begin
   with held as materialized (
     select q.row_id from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (row_ids)
-    order by q.row_id
-    for update
+    order by q.row_id for update
   )
   update embedding.queue q
   set leased_at = null, available_at = clock_timestamp(), attempts = greatest(q.attempts - 1, 0)
@@ -788,8 +731,7 @@ begin
   return released;
 end;
 $$;
-comment on function public.release_embeddings is
-  'Ends the leases of claimed rows and does not count the attempt; another worker can claim them at once. Returns how many were leased.';
+comment on function public.release_embeddings is 'Ends leases without counting an attempt. Returns how many it ended.';
 revoke all on function public.release_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.release_embeddings to service_role;
 
@@ -804,8 +746,7 @@ begin
   with held as materialized (
     select q.row_id from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (row_ids)
-    order by q.row_id
-    for update skip locked
+    order by q.row_id for update skip locked
   )
   update embedding.queue q
   set available_at = clock_timestamp() + lease
@@ -858,8 +799,7 @@ begin
   return checked;
 end;
 $$;
-comment on function embedding.check_model is
-  'The collection, with its model set to this one if it had none. Raises an error that names both models if it has another.';
+comment on function embedding.check_model is 'The collection. Sets its model if it has none; another is an error.';
 revoke all on function embedding.check_model from public, anon, authenticated, service_role;
 grant execute on function embedding.check_model to service_role;
 
@@ -896,22 +836,18 @@ begin
       where s.%1$I = l.key and l.fresh and l.saved_before is not true
     )
     select array_agg(l.row_id), array_agg(l.attempts) from locked l where l.fresh
-  $sql$, c.key_column, c.source, c.key_type)
-  into written, tried
-  using row_ids, text_hashes, vectors, model, c.id;
+  $sql$, c.key_column, c.source, c.key_type) into written, tried using row_ids, text_hashes, vectors, model, c.id;
   if written is null then
     return '{}';
   end if;
   -- Read back after the table's triggers have run: one of them may have removed a vector that was just written. The conditions
   -- on the vector stand outside of WHERE, where the planner could choose the index on embedding_hash and read all of it.
   execute format($sql$
-    select array_agg(i.row_id) filter (where s.embedding_hash = i.text_hash and s.embedding_model = $3 and s.embedding is not null)
+    select coalesce(array_agg(i.row_id)
+      filter (where s.embedding_hash = i.text_hash and s.embedding_model = $3 and s.embedding is not null), '{}')
     from unnest($1, $2) as i(row_id, text_hash)
     join %2$s s on s.%1$I = i.row_id::%3$s
-  $sql$, c.key_column, c.source, c.key_type)
-  into kept
-  using row_ids, text_hashes, model;
-  kept := coalesce(kept, '{}');
+  $sql$, c.key_column, c.source, c.key_type) into kept using row_ids, text_hashes, model;
   if kept @> written then
     return written;
   end if;
@@ -921,12 +857,13 @@ begin
   return kept;
 end;
 $$;
-comment on function embedding.write_batch is
-  'Writes the vectors of write_vectors in one statement, which fails as a whole if one row raises an error.';
+comment on function embedding.write_batch is 'Writes vectors in one statement, which fails if one row raises an error.';
 revoke all on function embedding.write_batch from public, anon, authenticated, service_role;
 grant execute on function embedding.write_batch to service_role;
 
-create function embedding.write_vectors_one_by_one(c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[])
+create function embedding.write_vectors(
+  c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[]
+)
 returns text[] language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   stored text[] := '{}';
@@ -936,7 +873,15 @@ declare
   entry record;
   document jsonb;
 begin
-  -- In key order, as in write_batch.
+  begin
+    return embedding.write_batch(c, model, row_ids, text_hashes, vectors);
+  exception
+    when others then
+      if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+        raise;
+      end if;
+  end;
+  -- A row raised an error: write each separately, in key order as in write_batch, and record the errors.
   for entry in execute format(
     'select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding) order by i.row_id::%s', c.key_type)
     using row_ids, text_hashes, vectors
@@ -962,25 +907,6 @@ begin
     raise exception using errcode = failed_with, message = reason;
   end if;
   return stored;
-end;
-$$;
-comment on function embedding.write_vectors_one_by_one is
-  'Writes each row separately, after a row of the batch raised an error. The attempt and the error of a failing row are recorded.';
-revoke all on function embedding.write_vectors_one_by_one from public, anon, authenticated, service_role;
-grant execute on function embedding.write_vectors_one_by_one to service_role;
-
-create function embedding.write_vectors(
-  c embedding.tracked_tables, model text, row_ids text[], text_hashes bytea[], vectors extensions.vector[]
-)
-returns text[] language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
-begin
-  return embedding.write_batch(c, model, row_ids, text_hashes, vectors);
-exception
-  when others then
-    if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
-      raise;
-    end if;
-    return embedding.write_vectors_one_by_one(c, model, row_ids, text_hashes, vectors);
 end;
 $$;
 comment on function embedding.write_vectors is
@@ -1031,12 +957,10 @@ begin
       select q.row_id from embedding.queue q
       where q.collection_id = c.id
         and q.row_id = any (array(select o from unnest(row_ids) o except select s from unnest(stored) s))
-      order by q.row_id
-      for update
+      order by q.row_id for update
     )
     update embedding.queue q
-    set leased_at = null,
-        available_at = clock_timestamp(),
+    set leased_at = null, available_at = clock_timestamp(),
         failed_at = case when q.attempts >= c.max_attempts then clock_timestamp() end,
         error = case
           when q.attempts > 0 then 'embedding.document_text returned another text although the row was not written: '
@@ -1080,9 +1004,7 @@ begin
         for no key update of s skip locked
       )
       select array_agg(l.row_id), array_agg(l.embedding_hash), array_agg(l.embedding) from locked l
-    $sql$, c.key_column, c.source, c.key_type)
-    into known, hashes, vectors
-    using row_ids, text_hashes, model;
+    $sql$, c.key_column, c.source, c.key_type) into known, hashes, vectors using row_ids, text_hashes, model;
   exception
     when others then
       perform embedding.concerns_rows(c, sqlstate, sqlerrm);
@@ -1094,8 +1016,7 @@ begin
   return embedding.write_vectors(c, model, known, hashes, vectors);
 end;
 $$;
-comment on function embedding.reuse_vectors is
-  'Copies the vector of an equal text of this model to each claimed row, if the table has one. Returns the rows that now have a vector.';
+comment on function embedding.reuse_vectors is 'Copies the vectors of equal texts. Returns the rows that have one now.';
 revoke all on function embedding.reuse_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.reuse_vectors to service_role;
 
@@ -1124,8 +1045,7 @@ returns interval language sql immutable parallel safe set search_path = pg_catal
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
-comment on function embedding.backoff is
-  'The wait after this many failed attempts: first_seconds, doubled with each further attempt, at most longest.';
+comment on function embedding.backoff is 'first_seconds, doubled with each further failed attempt, at most longest.';
 revoke all on function embedding.backoff from public, anon, authenticated, service_role;
 grant execute on function embedding.backoff to service_role;
 
@@ -1143,14 +1063,10 @@ returns void language sql security invoker set search_path = pg_catalog, pg_temp
     order by u.row_id
   ) r
   on conflict on constraint queue_pkey do update
-  set attempts = excluded.attempts,
-      error = excluded.error,
-      failed_at = excluded.failed_at,
-      leased_at = null,
+  set attempts = excluded.attempts, error = excluded.error, failed_at = excluded.failed_at, leased_at = null,
       available_at = excluded.available_at
 $$;
-comment on function embedding.refuse_rows is
-  'Records rows whose vector could not be stored, with the attempts they have made: they wait for the next attempt, or are failed after the last.';
+comment on function embedding.refuse_rows is 'Rows whose vector could not be stored wait, or are failed in the end.';
 revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.refuse_rows to service_role;
 
@@ -1170,8 +1086,7 @@ begin
     select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
     from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
-    order by q.row_id
-    for update
+    order by q.row_id for update
   ),
   updated as (
     update embedding.queue q
@@ -1221,8 +1136,7 @@ begin
   with held as materialized (
     select q.row_id from embedding.queue q
     where q.collection_id = c.id and (row_ids is null or q.row_id = any (row_ids)) and q.failed_at is not null
-    order by q.row_id
-    for update
+    order by q.row_id for update
   )
   update embedding.queue q
   set failed_at = null, leased_at = null, attempts = 0, available_at = clock_timestamp()
@@ -1232,19 +1146,16 @@ begin
   return requeued;
 end;
 $$;
-comment on function public.retry_failed_embeddings is
-  'Queues failed rows again and sets their attempts to 0: those in row_ids, or all of them (null). Returns how many.';
+comment on function public.retry_failed_embeddings is 'Queues failed rows again: row_ids, or all. Returns how many.';
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;
 
 -- 30_full_text_languages.sql
 
--- Full-text search in several languages, for a table whose rows or whose searchers do not all use the same one.
---
--- A text search configuration belongs to one language. Two of them cannot be chained, because a stemmer accepts every word
--- it is given. So a text is parsed once with each configuration, and fts keeps the lexemes of all of them. A query is
--- parsed the same way and passed to search_hits as lexemes, which the configuration `simple` leaves unchanged. A table that
--- does this
+-- Full-text search in several languages. A text search configuration belongs to one language. Two cannot be chained,
+-- because a stemmer accepts every word. So a text is parsed once with each configuration, and fts keeps all lexemes. A
+-- query is parsed the same way and passed to search_hits as lexemes, which the configuration `simple` leaves unchanged.
+-- A table that does this
 --   has the column fts tsvector generated always as (embedding.lexemes(title || ' ' || body, 'english', 'french')) stored,
 --   is tracked with text_config => 'simple',
 --   is searched for embedding.query_lexemes(query_text, 'english', 'french').
@@ -1270,8 +1181,7 @@ exception
     return embedding.fit_lexemes(text_config, left(document, char_length(document) / 2));
 end;
 $$;
-comment on function embedding.fit_lexemes is
-  'The lexemes of a text. If they exceed the 1 MB of a tsvector, those of its beginning.';
+comment on function embedding.fit_lexemes is 'The lexemes of a text, or of its beginning if they exceed a tsvector.';
 revoke all on function embedding.fit_lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.fit_lexemes to service_role;
 
@@ -1293,8 +1203,7 @@ exception
     return embedding.lexemes(left(document, char_length(document) / 2), variadic configs);
 end;
 $$;
-comment on function embedding.lexemes is
-  'The lexemes of a text in each of the configurations, without accents. For a generated column fts.';
+comment on function embedding.lexemes is 'The lexemes of a text in each of the configurations, without accents.';
 revoke all on function embedding.lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.lexemes to anon, authenticated, service_role;
 
@@ -1315,8 +1224,7 @@ begin
 end;
 $$;
 comment on function embedding.query_lexemes is
-  'The lexemes of a query in each of the configurations, without the stop words of any of them. For a collection that is '
-  'tracked with the configuration simple.';
+  'The lexemes of a query in each of the configurations, without the stop words of any of them.';
 revoke all on function embedding.query_lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.query_lexemes to anon, authenticated, service_role;
 
@@ -1386,70 +1294,23 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.check_columns is
-  'Raises an error if a tracked table has lost its key column or a column of its vectors.';
+comment on function embedding.check_columns is 'Refuses a table that lost its key column or a column of its vectors.';
 revoke all on function embedding.check_columns from public, anon, authenticated, service_role;
 
--- The statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
--- functions return a statement as text and do not run it. In all of them $1 is the collection's model.
+-- Statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
+-- functions return a statement as text and do not run it. $1 is the collection's model.
 --
 -- Measured on an update of 30,000 rows with vectors of 384 dimensions, in a table with only a primary key: the transition
 -- tables add half of the update's own time, reading one of them a quarter, joining the two as much as the whole update.
 -- So an update that does not change texts or vectors reads each of them once and joins nothing.
-create function embedding.inspect_sql(source regclass)
+create function embedding.changed_sql(source regclass, key_column name, operation text)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-  return format($sql$
-    select
-      coalesce(bool_or(n.embedding is null or n.embedding_model <> $1), false) as pending,
-      coalesce(bool_or(n.embedding is not null
-        and (n.embedding_model is distinct from $1 or extensions.vector_dims(n.embedding) is distinct from $2)), false) as unusual,
-      coalesce(bool_or(case
-        when n.embedding is null then n.embedding_model is not null or n.embedding_hash is not null
-        else (n.embedding_hash = embedding.text_hash(embedding.document_text(row(n.*)::%1$s))) is not true
-      end), false) as stale
-    from new_rows n
-  $sql$, source);
-end;
-$$;
-comment on function embedding.inspect_sql is
-  'Inspects the written rows in one pass. pending: some need a vector. unusual: some have a vector that does not have the collection''s model and width ($2). stale: some have a vector, a model or a hash that does not belong to their text.';
-revoke all on function embedding.inspect_sql from public, anon, authenticated, service_role;
-
-create function embedding.misfit_sql(key_column name)
-returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
-begin
-  return format($sql$
-    select n.%1$I::text as row_id, n.embedding_model as model, extensions.vector_dims(n.embedding) as width, m.dimensions as expected
-    from new_rows n
-    left join embedding.models m on m.name = n.embedding_model
-    where n.embedding is not null and m.dimensions is distinct from extensions.vector_dims(n.embedding)
-    order by 1
-    limit 1
-  $sql$, key_column);
-end;
-$$;
-comment on function embedding.misfit_sql is 'A written row whose vector has an unregistered model, or not the width of its model.';
-revoke all on function embedding.misfit_sql from public, anon, authenticated, service_role;
-
-create function embedding.queue_inserted_sql(source regclass, key_column name)
-returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-begin
-  return format($sql$
+  return format(case operation when 'INSERT' then $sql$
     select n.%1$I::text as row_id, true as needed
     from new_rows n
     where (n.embedding is null or n.embedding_model <> $1) and embedding.document_text(row(n.*)::%2$s) is not null
-  $sql$, key_column, source);
-end;
-$$;
-comment on function embedding.queue_inserted_sql is 'The inserted rows that need a vector.';
-revoke all on function embedding.queue_inserted_sql from public, anon, authenticated, service_role;
-
-create function embedding.queue_updated_sql(source regclass, key_column name)
-returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-begin
-  -- A full join, because the update may have changed keys.
-  return format($sql$
+  $sql$ else $sql$
     select
       coalesce(n.%1$I, o.%1$I)::text as row_id,
       case
@@ -1457,6 +1318,7 @@ begin
         else embedding.document_text(row(n.*)::%2$s) is not null
       end as needed
     from new_rows n
+    -- A full join, because the update may have changed keys.
     full join old_rows o on o.%1$I = n.%1$I
     where case
       when n.%1$I is null or o.%1$I is null or (o.embedding is null) <> (n.embedding is null) then true
@@ -1465,12 +1327,12 @@ begin
         then embedding.document_text(row(o.*)::%2$s) is distinct from embedding.document_text(row(n.*)::%2$s)
       else false
     end
-  $sql$, key_column, source);
+  $sql$ end, key_column, source);
 end;
 $$;
-comment on function embedding.queue_updated_sql is
-  'The updated rows whose entry in the queue may have to change. needed: the row needs a vector now; its state or its text has changed.';
-revoke all on function embedding.queue_updated_sql from public, anon, authenticated, service_role;
+comment on function embedding.changed_sql is
+  'Written rows whose queue entry may have to change, for their state or text has changed. needed: they need a vector.';
+revoke all on function embedding.changed_sql from public, anon, authenticated, service_role;
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -1484,14 +1346,9 @@ begin
       select
         n.%1$I as key,
         t.text_hash,
-        n.embedding is not null
-          and t.text_hash is not null
-          and n.embedding_hash is not distinct from o.embedding_hash
-          and (
-            o.embedding is null
-            or n.embedding operator(extensions.<>) o.embedding
-            or n.embedding_model is distinct from o.embedding_model
-          ) as adopted
+        n.embedding is not null and t.text_hash is not null and n.embedding_hash is not distinct from o.embedding_hash
+          and (o.embedding is null or n.embedding operator(extensions.<>) o.embedding
+            or n.embedding_model is distinct from o.embedding_model) as adopted
       from new_rows n
       left join %3$s o on o.%1$I = n.%1$I
       cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
@@ -1538,11 +1395,31 @@ begin
     -- Nearly every insert: no vector to check and no text to hash.
     select true as pending, false as unusual, false as stale into work;
   else
-    execute embedding.inspect_sql(source) into work using collection.model, collection.dimensions;
+    -- pending: some rows need a vector. unusual: some have a vector without the collection's model and width. stale:
+    -- some have a vector, a model or a hash that does not belong to their text.
+    execute format($sql$
+      select
+        coalesce(bool_or(n.embedding is null or n.embedding_model <> $1), false) as pending,
+        coalesce(bool_or(n.embedding is not null and (n.embedding_model is distinct from $1
+          or extensions.vector_dims(n.embedding) is distinct from $2)), false) as unusual,
+        coalesce(bool_or(case
+          when n.embedding is null then n.embedding_model is not null or n.embedding_hash is not null
+          else (n.embedding_hash = embedding.text_hash(embedding.document_text(row(n.*)::%1$s))) is not true
+        end), false) as stale
+      from new_rows n
+    $sql$, source) into work using collection.model, collection.dimensions;
   end if;
 
   if work.unusual then
-    execute embedding.misfit_sql(collection.key_column) into wrong;
+    -- A written row whose vector has an unregistered model, or not the width of its model.
+    execute format($sql$
+      select n.%1$I::text as row_id, n.embedding_model as model, extensions.vector_dims(n.embedding) as width,
+        m.dimensions as expected
+      from new_rows n
+      left join embedding.models m on m.name = n.embedding_model
+      where n.embedding is not null and m.dimensions is distinct from extensions.vector_dims(n.embedding)
+      order by 1 limit 1
+    $sql$, collection.key_column) into wrong;
     if wrong.row_id is not null and wrong.expected is null then
       raise exception 'embedding_model "%" of row "%" in % is not registered', coalesce(wrong.model, '<null>'), wrong.row_id, collection.name
         using errcode = '22023',
@@ -1568,18 +1445,9 @@ begin
       insert into embedding.queue as q (collection_id, row_id)
       select $2, c.row_id from changed c where c.needed order by 2
       on conflict on constraint queue_pkey do update
-      set attempts = 0,
-          failed_at = null,
-          error = null,
-          available_at = case
-            when q.leased_at is not null and q.available_at > excluded.available_at then q.available_at
-            else excluded.available_at
-          end
-    $sql$, case tg_op
-      when 'INSERT' then embedding.queue_inserted_sql(source, collection.key_column)
-      else embedding.queue_updated_sql(source, collection.key_column)
-    end)
-    using collection.model, collection.id;
+      set attempts = 0, failed_at = null, error = null,
+          available_at = greatest(excluded.available_at, case when q.leased_at is not null then q.available_at end)
+    $sql$, embedding.changed_sql(source, collection.key_column, tg_op)) using collection.model, collection.id;
   elsif was_pending then
     -- All rows have their vectors now: remove their present and former keys from the queue.
     execute format($sql$
@@ -1587,8 +1455,7 @@ begin
       -- An array, not a join: the planner would scan the whole queue if statistics say that it is empty.
       where q.collection_id = $1
         and q.row_id = any (array(select n.%1$I::text from new_rows n union all select o.%1$I::text from old_rows o))
-    $sql$, collection.key_column)
-    using collection.id;
+    $sql$, collection.key_column) using collection.id;
   end if;
 
   -- The most important rule: a row keeps a vector only while it has the text that the vector was made from.
@@ -1623,8 +1490,7 @@ begin
   return new;
 end;
 $$;
-comment on function embedding.refresh_fts is
-  'Computes the column fts of a tracked table, unless fts is a generated column. Argument: the text search configuration.';
+comment on function embedding.refresh_fts is 'Computes fts where it is not generated. Argument: the configuration.';
 revoke all on function embedding.refresh_fts from public, anon, authenticated, service_role;
 
 create function embedding.dequeue_deleted()
@@ -1642,8 +1508,7 @@ begin
       delete from embedding.queue q
       using old_rows o
       where q.collection_id = $1 and q.row_id = o.%1$I::text
-    $sql$, collection.key_column)
-    using collection.id;
+    $sql$, collection.key_column) using collection.id;
   end if;
   return null;
 end;
@@ -1724,17 +1589,27 @@ begin
     raise exception '%.% must be a plain column that may be null', source, wrong.name
       using errcode = '42611', hint = 'Tracking sets it to null when a row has no vector. Drop its not null constraint or its generation expression.';
   end if;
+  perform embedding.key_of(source);
+  if not exists (
+    select from pg_proc p
+    where p.pronamespace = 'embedding'::regnamespace and p.proname = 'document_text' and p.pronargs = 1
+      and p.proargtypes[0] = relation.reltype and p.prorettype = 'text'::regtype
+  ) then
+    raise exception 'there is no embedding.document_text(%)', source
+      using errcode = '42883',
+            hint = format('Create the function that returns the text to embed: create function embedding.document_text(t %s) returns text language sql immutable as $f$ select t.title || '' '' || t.body $f$;', source);
+  end if;
 end;
 $$;
 comment on function embedding.check_table is 'Raises an error for a table that cannot be tracked, or whose writes would fail later.';
 revoke all on function embedding.check_table from public, anon, authenticated, service_role;
 
-create function embedding.close_table(source regclass)
+create function embedding.set_privileges(source regclass)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   api_roles constant oid[] := array(
     select r.oid from pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role', 'authenticator') and not r.rolsuper);
-  table_owner constant oid := (select c.relowner from pg_class c where c.oid = source);
+  relation constant pg_class := (select c from pg_class c where c.oid = source);
   found_name text;
 begin
   -- Their triggers on the table would run as the owner of the functions that write its vectors.
@@ -1742,7 +1617,7 @@ begin
     case when current_setting('server_version_num')::int >= 170000 then ', maintain' end, source);
   select r.role::regrole::text into found_name
   from unnest(api_roles) r (role)
-  where pg_has_role(r.role, table_owner, 'member') or has_table_privilege(r.role, source, 'trigger');
+  where pg_has_role(r.role, relation.relowner, 'member') or has_table_privilege(r.role, source, 'trigger');
   if found then
     raise exception 'the API role % can create triggers on %', found_name, source
       using errcode = '55000', hint = format('Change the owner of the table or revoke the privilege: alter table %s owner to ...;', source);
@@ -1759,11 +1634,17 @@ begin
     raise exception 'the trigger % of % runs code that an API role owns', found_name, source
       using errcode = '55000', hint = format('Drop it: drop trigger %I on %s;', found_name, source);
   end if;
+  -- Workers run as service_role, which may have no access to schemas other than public.
+  if not has_schema_privilege('service_role', relation.relnamespace, 'usage') then
+    execute format('grant usage on schema %s to service_role', relation.relnamespace::regnamespace);
+  end if;
+  execute format('grant select, update on %s to service_role', source);
 end;
 $$;
-comment on function embedding.close_table is
-  'Revokes everything but access to rows from the API roles, because triggers of the table run as the owner of the functions that write its vectors.';
-revoke all on function embedding.close_table from public, anon, authenticated, service_role;
+comment on function embedding.set_privileges is
+  'API roles may only read and write rows, because triggers of the table run as the owner of the functions that write '
+  'its vectors. service_role, the role of workers, may do so in any schema.';
+revoke all on function embedding.set_privileges from public, anon, authenticated, service_role;
 
 create function embedding.key_of(source regclass, out key_column name, out key_type text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -1785,26 +1666,6 @@ $$;
 comment on function embedding.key_of is 'The primary key of a table and its type. Raises an error if it cannot identify rows in the queue.';
 revoke all on function embedding.key_of from public, anon, authenticated, service_role;
 
-create function embedding.check_document_text(source regclass)
-returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-begin
-  if not exists (
-    select from pg_proc p
-    where p.pronamespace = 'embedding'::regnamespace
-      and p.proname = 'document_text'
-      and p.pronargs = 1
-      and p.proargtypes[0] = (select c.reltype from pg_class c where c.oid = source)
-      and p.prorettype = 'text'::regtype
-  ) then
-    raise exception 'there is no embedding.document_text(%)', source
-      using errcode = '42883',
-            hint = format('Create the function that returns the text to embed: create function embedding.document_text(t %s) returns text language sql immutable as $f$ select t.title || '' '' || t.body $f$;', source);
-  end if;
-end;
-$$;
-comment on function embedding.check_document_text is 'Raises an error if a table has no document_text function.';
-revoke all on function embedding.check_document_text from public, anon, authenticated, service_role;
-
 create function embedding.text_config_name(text_config regconfig)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -1823,21 +1684,16 @@ $$;
 comment on function embedding.text_config_name is 'The name of a text search configuration with its schema. A temporary one is an error.';
 revoke all on function embedding.text_config_name from public, anon, authenticated, service_role;
 
-create function embedding.add_columns(source regclass)
+create function embedding.add_columns(source regclass, config_name text)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  table_name constant text := (select c.relname from pg_class c where c.oid = source);
 begin
   execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
   -- Equal texts share their vector: this index finds it.
   execute format('create index if not exists %I on %s (embedding_hash) where embedding is not null',
-    left((select c.relname from pg_class c where c.oid = source), 43) || '_embedding_hash_idx', source);
-end;
-$$;
-comment on function embedding.add_columns is 'Adds the columns of the vectors, and the index that finds equal texts.';
-revoke all on function embedding.add_columns from public, anon, authenticated, service_role;
-
-create function embedding.add_full_text(source regclass, config_name text)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
+    left(table_name, 43) || '_embedding_hash_idx', source);
+  -- A generated column fts is used as it is; otherwise a trigger computes it.
   execute format('drop trigger if exists zz_embedding_fts on %s', source);
   if not exists (
     select from pg_attribute a where a.attrelid = source and a.attname = 'fts' and a.attgenerated = 's' and not a.attisdropped
@@ -1848,31 +1704,14 @@ begin
     -- Rows that are already there have no fts until the trigger fires for them.
     execute format('update %1$s s set fts = embedding.fit_lexemes(%2$L::regconfig, coalesce(embedding.document_text(row(s.*)::%1$s), '''')) where s.fts is null', source, config_name);
   end if;
-  execute format('create index if not exists %I on %s using gin (fts)',
-    left((select c.relname from pg_class c where c.oid = source), 50) || '_fts_idx', source);
+  execute format('create index if not exists %I on %s using gin (fts)', left(table_name, 50) || '_fts_idx', source);
   -- Full-text search ranks by how rare a lexeme is. It reads the frequencies of the 6,000 most frequent lexemes from the
   -- planner's statistics and counts rarer ones in the index. More would make each search and each plan slower.
   execute format('alter table %s alter column fts set statistics 600', source);
 end;
 $$;
-comment on function embedding.add_full_text is
-  'Adds the column fts with its index. A generated column fts is used as it is; otherwise a trigger computes it.';
-revoke all on function embedding.add_full_text from public, anon, authenticated, service_role;
-
-create function embedding.grant_to_workers(source regclass)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  schema_name constant name := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = source);
-begin
-  -- Workers run as service_role, which may have no access to schemas other than public.
-  if not has_schema_privilege('service_role', schema_name, 'usage') then
-    execute format('grant usage on schema %I to service_role', schema_name);
-  end if;
-  execute format('grant select, update on %s to service_role', source);
-end;
-$$;
-comment on function embedding.grant_to_workers is 'Lets service_role, the role of workers, read a table and write its vectors.';
-revoke all on function embedding.grant_to_workers from public, anon, authenticated, service_role;
+comment on function embedding.add_columns is 'Adds the columns of the vectors, fts, and their indexes.';
+revoke all on function embedding.add_columns from public, anon, authenticated, service_role;
 
 create function embedding.add_collection(source regclass, model text, config_name text)
 returns embedding.collections language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -1889,11 +1728,8 @@ begin
   delete from embedding.collections c where not exists (select from embedding.tracked_tables t where t.id = c.id);
   -- A table that is already tracked keeps its collection, under the table's present name.
   update embedding.collections c
-  set name = present_name,
-      key_column = key.key_column,
-      key_type = key.key_type,
-      model = coalesce(c.model, add_collection.model),
-      text_config = config_name
+  set name = present_name, key_column = key.key_column, key_type = key.key_type,
+      model = coalesce(c.model, add_collection.model), text_config = config_name
   where c.id = (select t.id from embedding.tracked_tables t where t.source = add_collection.source)
   returning c.* into added;
   if not found then
@@ -1901,28 +1737,20 @@ begin
     values (present_name, key.key_column, key.key_type, add_collection.model, config_name)
     returning c.* into added;
   end if;
+  -- The argument of the triggers, the collection's id, connects the collection with its table.
+  execute format('create or replace trigger embedding_check_insert after insert on %s
+    referencing new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, added.id);
+  execute format('create or replace trigger embedding_check_update after update on %s
+    referencing old table as old_rows new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, added.id);
+  execute format('create or replace trigger embedding_dequeue_delete after delete on %s
+    referencing old table as old_rows for each statement execute function embedding.dequeue_deleted(%L)', source, added.id);
+  execute format('create or replace trigger embedding_dequeue_truncate after truncate on %s
+    for each statement execute function embedding.dequeue_deleted(%L)', source, added.id);
   return added;
 end;
 $$;
-comment on function embedding.add_collection is 'Records a table as a collection and returns it. A table that is already tracked keeps its collection.';
+comment on function embedding.add_collection is 'Records a table as a collection and creates its triggers.';
 revoke all on function embedding.add_collection from public, anon, authenticated, service_role;
-
-create function embedding.add_triggers(source regclass, collection_id integer)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  execute format('create or replace trigger embedding_check_insert after insert on %s
-    referencing new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, collection_id);
-  execute format('create or replace trigger embedding_check_update after update on %s
-    referencing old table as old_rows new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, collection_id);
-  execute format('create or replace trigger embedding_dequeue_delete after delete on %s
-    referencing old table as old_rows for each statement execute function embedding.dequeue_deleted(%L)', source, collection_id);
-  execute format('create or replace trigger embedding_dequeue_truncate after truncate on %s
-    for each statement execute function embedding.dequeue_deleted(%L)', source, collection_id);
-end;
-$$;
-comment on function embedding.add_triggers is
-  'Creates the triggers that check vectors and update the queue. Their argument, the collection''s id, connects a collection with its table.';
-revoke all on function embedding.add_triggers from public, anon, authenticated, service_role;
 
 create function embedding.adopt_vectors(source regclass, collection text, model text)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -1940,8 +1768,7 @@ begin
     set embedding_model = coalesce(s.embedding_model, $1),
         embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(row(s.*)::%1$s)))
     where s.embedding is not null and (s.embedding_model is null or s.embedding_hash is null)
-  $sql$, source)
-  using model;
+  $sql$, source) using model;
   -- A table that was untracked may have been edited since then.
   execute format($sql$
     update %1$s s set embedding = null
@@ -1965,19 +1792,14 @@ begin
   -- All checks run before anything is added.
   perform embedding.check_session();
   perform embedding.check_table(source);
-  perform embedding.key_of(source);
-  perform embedding.check_document_text(source);
   if model is not null then
     perform embedding.get_model(model);
   end if;
   config_name := embedding.text_config_name(text_config);
-  perform embedding.close_table(source);
+  perform embedding.set_privileges(source);
 
-  perform embedding.add_columns(source);
-  perform embedding.add_full_text(source, config_name);
-  perform embedding.grant_to_workers(source);
+  perform embedding.add_columns(source, config_name);
   collection := embedding.add_collection(source, model, config_name);
-  perform embedding.add_triggers(source, collection.id);
   perform embedding.adopt_vectors(source, collection.name, model);
   perform embedding.queue_pending_rows(embedding.get_collection(collection.name));
   return collection.name;
@@ -2006,8 +1828,7 @@ begin
   delete from embedding.collections c where c.id = tracked.id;
 end;
 $$;
-comment on function public.untrack_embeddings is
-  'Stops keeping a table embedded. Its columns, vectors and indexes stay, but are no longer updated.';
+comment on function public.untrack_embeddings is 'Stops tracking a table. Its columns, vectors and indexes stay.';
 revoke all on function public.untrack_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.untrack_embeddings to service_role;
 
@@ -2054,16 +1875,9 @@ revoke all on function embedding.count_vectors from public, anon, authenticated,
 grant execute on function embedding.count_vectors to service_role;
 
 create function public.embedding_coverage()
+-- models: vectors by the model that made them; more than one key while a switch is under way
 returns table (
-  collection text,
-  model text,
-  total bigint,
-  embedded bigint,
-  pending bigint,
-  failed bigint,
-  leased bigint,
-  -- vectors by the model that made them; more than one key while a switch is under way
-  models jsonb
+  collection text, model text, total bigint, embedded bigint, pending bigint, failed bigint, leased bigint, models jsonb
 )
 language sql stable security invoker set search_path = '' as $$
   select k.name, k.model, v.embedded + v.pending, v.embedded, v.pending - least(q.failed, v.pending), least(q.failed, v.pending), q.leased, v.models
@@ -2090,8 +1904,7 @@ language sql stable security invoker set search_path = '' as $$
   from embedding.read_table(embedding.get_collection(collection), $sql$
     with pending as (
       select t.text as document
-      from %2$s s
-      cross join lateral %3$s t
+      from %2$s s cross join lateral %3$s t
       where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
         and not exists (
           select from embedding.queue q
@@ -2142,8 +1955,7 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
             when m.name is null then 'embedding_model is not a registered model'
             when extensions.vector_dims(s.embedding) <> m.dimensions then 'the vector does not have the width of its model'
           end as reason
-        from %2$s s
-        cross join lateral %3$s t
+        from %2$s s cross join lateral %3$s t
         left join embedding.models m on m.name = s.embedding_model
         where s.embedding is not null
       ) w
@@ -2153,14 +1965,12 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
   $sql$, jsonb_build_object('max_rows', max_rows)) r (row_ids text[], reasons text[], unreadable boolean[])
   cross join lateral unnest(r.row_ids, r.reasons, r.unreadable) u
 $$;
-comment on function embedding.mismatched_rows is
-  'Rows whose vector does not belong to their present text or model, or whose text cannot be read, with the reason.';
+comment on function embedding.mismatched_rows is 'As mismatched_embeddings; unreadable: the text cannot be read.';
 revoke all on function embedding.mismatched_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.mismatched_rows to service_role;
 
 create function public.mismatched_embeddings(collection text, max_rows integer default 100)
-returns table (row_id text, reason text)
-language sql stable security invoker set search_path = '' as $$
+returns table (row_id text, reason text) language sql stable security invoker set search_path = '' as $$
   select r.row_id, r.reason from embedding.mismatched_rows(embedding.get_collection(collection), max_rows) r
 $$;
 comment on function public.mismatched_embeddings is
@@ -2172,8 +1982,7 @@ create function public.verify_embeddings(collection text)
 returns bigint language sql stable security invoker set search_path = '' as $$
   select count(*) from embedding.mismatched_rows(embedding.get_collection(collection), null)
 $$;
-comment on function public.verify_embeddings is
-  'Counts the rows that mismatched_embeddings lists. Compares every row; the result must be 0.';
+comment on function public.verify_embeddings is 'How many rows mismatched_embeddings lists. The result must be 0.';
 revoke all on function public.verify_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.verify_embeddings to service_role;
 
@@ -2194,8 +2003,7 @@ begin
   return repaired;
 end;
 $$;
-comment on function public.repair_embeddings is
-  'Clears the vectors that verify_embeddings counts; their rows are pending again. Returns how many.';
+comment on function public.repair_embeddings is 'Clears the vectors that verify_embeddings counts. Returns how many.';
 revoke all on function public.repair_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.repair_embeddings to service_role;
 
@@ -2239,8 +2047,7 @@ begin
       return null;
     end if;
     execute format('select count(*) >= $1 from (select from %s s where s.embedding_model = $2 limit $1) counted', c.source)
-    into enough
-    using min_rows, indexed.name;
+    into enough using min_rows, indexed.name;
     if not enough then
       return null;
     end if;
@@ -2259,18 +2066,6 @@ comment on function public.create_embedding_index is
 revoke all on function public.create_embedding_index from public, anon, authenticated, service_role;
 grant execute on function public.create_embedding_index to service_role;
 
-create function embedding.drop_vector_index(c embedding.tracked_tables, model text)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  execute (
-    select format('drop index if exists %I.%I', n.nspname, embedding.vector_index_name(c, drop_vector_index.model))
-    from pg_class r join pg_namespace n on n.oid = r.relnamespace
-    where r.oid = c.source);
-end;
-$$;
-comment on function embedding.drop_vector_index is 'Drops the index over one model''s vectors, if there is one. Must run as the table''s owner.';
-revoke all on function embedding.drop_vector_index from public, anon, authenticated, service_role;
-
 -- 43_model_switch.sql
 
 -- Moves a collection to another model during searches. A row keeps its old vector until the new one replaces it, so each row
@@ -2284,19 +2079,15 @@ begin
   update embedding.collections k
   set model = set_collection_model.model,
       retiring_models = array(
-        select distinct r.name
-        from unnest(k.retiring_models || k.model) as r(name)
-        where r.name is not null and r.name <> set_collection_model.model
-        order by r.name
-      )
+        select distinct r.name from unnest(k.retiring_models || k.model) as r(name)
+        where r.name <> set_collection_model.model order by r.name)
   where k.id = c.id
   returning k.model, k.retiring_models into strict c.model, c.retiring_models;
   -- Rows that were queued for the former model, but have a vector of this one, are done.
   execute format($sql$
     delete from embedding.queue q using %2$s s
     where q.collection_id = $1 and s.%1$I = q.row_id::%3$s and s.embedding_model = $2
-  $sql$, c.key_column, c.source, c.key_type)
-  using c.id, c.model;
+  $sql$, c.key_column, c.source, c.key_type) using c.id, c.model;
   return embedding.queue_pending_rows(c);
 end;
 $$;
@@ -2312,26 +2103,21 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   candidate text;
+  schema_name regnamespace;
   in_use boolean;
-  retired text[] := '{}';
 begin
   foreach candidate in array c.retiring_models loop
     execute format('select exists (select from %s s where s.embedding_model = $1)', c.source) into in_use using candidate;
-    if not in_use then
-      perform embedding.drop_vector_index(c, candidate);
-      retired := retired || candidate;
-    end if;
+    continue when in_use;
+    select r.relnamespace::regnamespace into schema_name from pg_class r where r.oid = c.source;
+    execute format('drop index if exists %s.%I', schema_name, embedding.vector_index_name(c, candidate));
+    update embedding.collections k set retiring_models = array_remove(k.retiring_models, candidate) where k.id = c.id;
+    return next candidate;
   end loop;
-  if retired <> '{}' then
-    update embedding.collections k
-    set retiring_models = array(select r from unnest(k.retiring_models) r where r <> all (retired))
-    where k.id = c.id;
-  end if;
-  return query select unnest(retired);
 end;
 $$;
 comment on function embedding.retire_models is
-  'Removes the former models that no row has a vector of any more, and drops their indexes. Returns their names.';
+  'Removes former models without vectors, and their indexes; returns them.';
 revoke all on function embedding.retire_models from public, anon, authenticated, service_role;
 grant execute on function embedding.retire_models to service_role;
 
@@ -2346,8 +2132,7 @@ begin
   order by m.name <> c.model, m.name;
 end;
 $$;
-comment on function public.collection_models is
-  'The models that rows of the collection may be embedded with, its present one first; more than one during a model switch.';
+comment on function public.collection_models is 'The model of the collection, then those that a switch is replacing.';
 revoke all on function public.collection_models from public, anon, authenticated, service_role;
 grant execute on function public.collection_models to service_role;
 
@@ -2360,8 +2145,7 @@ create table embedding.runs (
   kind text not null default 'embedding'
     constraint "kind must be embedding or generation" check (kind in ('embedding', 'generation')),
   collection_id integer references embedding.collections (id) on delete cascade,
-  model text
-    constraint "model must hold at most 255 characters" check (char_length(model) <= 255),
+  model text constraint "model must hold at most 255 characters" check (char_length(model) <= 255),
   status text not null default 'running'
     constraint "status must be queued, running, completed, failed, interrupted"
     check (status in ('queued', 'running', 'completed', 'failed', 'interrupted')),
@@ -2383,7 +2167,6 @@ create table embedding.runs (
   reported_at timestamptz not null default now(),
   finished_at timestamptz
 );
-
 comment on table embedding.runs is 'One row a run: what it did, what it cost and how it ended.';
 comment on column embedding.runs.begun_at is 'When work began; null while the run is queued.';
 comment on column embedding.runs.calls is 'Requests made to the provider, retries included.';
@@ -2399,26 +2182,19 @@ create function public.record_embedding_run(
 )
 returns uuid language plpgsql security invoker set search_path = '' as $$
 declare
-  recorded uuid := coalesce(run_id, gen_random_uuid());
-  -- Counts that are not in the report are 0.
-  counts embedding.runs := jsonb_populate_record(null::embedding.runs, jsonb_build_object(
+  -- Counts that are not in the report are 0. A run may be recorded after it has worked for some seconds.
+  entry embedding.runs := jsonb_populate_record(null::embedding.runs, jsonb_build_object(
     'processed', 0, 'embedded', 0, 'failed', 0, 'stale', 0, 'reused', 0, 'truncated', 0, 'calls', 0, 'tokens', 0, 'cost_usd', 0)
-    || jsonb_strip_nulls(coalesce(report, '{}')));
+    || jsonb_strip_nulls(coalesce(report, '{}'))
+    || jsonb_build_object(
+      'id', coalesce(run_id, gen_random_uuid()), 'kind', kind, 'model', model, 'status', status,
+      'error', left(report ->> 'error', 2000),
+      'collection_id', case when collection is not null then (embedding.get_collection(collection)).id end,
+      'started_at', now(), 'reported_at', now(),
+      'begun_at', case when status <> 'queued' then now() - make_interval(secs => coalesce((report ->> 'seconds')::float, 0)) end,
+      'finished_at', case when status not in ('queued', 'running') then now() end));
 begin
-  insert into embedding.runs as r (
-    id, kind, collection_id, model, status, processed, embedded, failed, stale, reused, truncated, calls, tokens, cost_usd, error,
-    begun_at, finished_at
-  )
-  values (
-    recorded, record_embedding_run.kind,
-    case when record_embedding_run.collection is not null then (embedding.get_collection(record_embedding_run.collection)).id end,
-    record_embedding_run.model, record_embedding_run.status,
-    counts.processed, counts.embedded, counts.failed, counts.stale, counts.reused, counts.truncated, counts.calls, counts.tokens,
-    counts.cost_usd, left(counts.error, 2000),
-    -- A run may be recorded after it has worked for some seconds.
-    case when record_embedding_run.status <> 'queued' then now() - make_interval(secs => coalesce((report ->> 'seconds')::float, 0)) end,
-    case when record_embedding_run.status not in ('queued', 'running') then now() end
-  )
+  insert into embedding.runs as r select entry.*
   on conflict on constraint runs_pkey do update
   set status = excluded.status,
       collection_id = coalesce(excluded.collection_id, r.collection_id),
@@ -2429,11 +2205,10 @@ begin
       calls = greatest(r.calls, excluded.calls),
       error = excluded.error, reported_at = now(),
       begun_at = coalesce(r.begun_at, excluded.begun_at), finished_at = excluded.finished_at;
-  return recorded;
+  return entry.id;
 end;
 $$;
-comment on function public.record_embedding_run is
-  'Starts a run (run_id null) or reports on it; report holds the counts. kind is set when the run begins. Returns the run''s id.';
+comment on function public.record_embedding_run is 'Starts a run (run_id null) or reports on it. Returns its id.';
 revoke all on function public.record_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.record_embedding_run to service_role;
 
@@ -2456,18 +2231,6 @@ comment on function public.finish_embedding_run is
 revoke all on function public.finish_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.finish_embedding_run to service_role;
 
-create function embedding.run_status(r embedding.runs, silent_seconds integer)
-returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  -- A worker reports every few seconds; a queued task is reported less often.
-  select case
-    when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds) then 'crashed'
-    else r.status
-  end
-$$;
-comment on function embedding.run_status is 'The status of a run: crashed if it is queued or running and has not reported for silent_seconds.';
-revoke all on function embedding.run_status from public, anon, authenticated, service_role;
-grant execute on function embedding.run_status to service_role;
-
 create function public.list_embedding_runs(
   of_collection text default null, max_rows integer default 50, silent_seconds integer default 120, of_run uuid default null
 )
@@ -2485,7 +2248,12 @@ language sql stable security invoker set search_path = '' as $$
     case when r.state = 'crashed' then r.reported_at else r.finished_at end,
     extract(epoch from case when r.state = 'crashed' then r.reported_at else coalesce(r.finished_at, clock_timestamp()) end - r.work_began)::float
   from (
-    select r.*, embedding.run_status(r, silent_seconds) as state, coalesce(r.begun_at, r.started_at) as work_began
+    select r.*, coalesce(r.begun_at, r.started_at) as work_began,
+      -- A worker reports every few seconds; a queued task is reported less often.
+      case
+        when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds) then 'crashed'
+        else r.status
+      end as state
     from embedding.runs r
     where (of_run is null or r.id = of_run)
       and (of_collection is null or r.collection_id = (embedding.get_collection(of_collection)).id)
@@ -2515,10 +2283,8 @@ language sql stable security invoker set search_path = '' as $$
   from embedding.runs r
   left join embedding.collections c on c.id = r.collection_id
   cross join lateral (
-    select
-      r.embedded + r.failed + r.stale as done,
-      extract(epoch from r.reported_at - coalesce(r.begun_at, r.started_at)) as seconds
-  ) w
+    select r.embedded + r.failed + r.stale, extract(epoch from r.reported_at - coalesce(r.begun_at, r.started_at))
+  ) w (done, seconds)
   where r.kind = 'embedding' and r.status = 'running'
     and r.reported_at > clock_timestamp() - make_interval(secs => silent_seconds)
   group by c.name
@@ -2545,8 +2311,7 @@ returns jsonb language sql stable security invoker set search_path = '' as $$
     group by 1, 2
   ) d
 $$;
-comment on function public.embedding_costs is
-  '{entries}: runs, rows, tokens and cost by day (UTC) and model, of the last days, today included; latest first.';
+comment on function public.embedding_costs is 'Runs, rows, tokens and cost by day (UTC) and model, latest first.';
 revoke all on function public.embedding_costs from public, anon, authenticated, service_role;
 grant execute on function public.embedding_costs to service_role;
 
@@ -2565,11 +2330,7 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   left join pg_catalog.pg_stats st
     -- Subqueries, not columns of r: see above.
     on st.schemaname = (
-      select n.nspname
-      from pg_catalog.pg_class s
-      join pg_catalog.pg_namespace n on n.oid = s.relnamespace
-      where s.oid = c.source
-    )
+      select n.nspname from pg_class s join pg_namespace n on n.oid = s.relnamespace where s.oid = c.source)
     and st.tablename = (select s.relname from pg_catalog.pg_class s where s.oid = c.source)
     and st.attname = a.attname and not st.inherited
   where a.attrelid = c.source and a.attnum > 0 and not a.attisdropped
@@ -2580,8 +2341,7 @@ comment on function embedding.text_columns is 'The columns of type text, enum or
 revoke all on function embedding.text_columns from public, anon, authenticated, service_role;
 grant execute on function embedding.text_columns to service_role;
 
-create function embedding.describing_columns(c embedding.tracked_tables)
-returns table (column_name name, is_text boolean, values_held double precision, distinct_values double precision)
+create function embedding.collection_columns(c embedding.tracked_tables, out label_column text, out category_columns text[])
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   uncounted text;
@@ -2603,89 +2363,28 @@ begin
     end;
   end if;
 
-  return query
   select
-    d.attname, d.is_text,
-    coalesce((1 - d.null_frac) * greatest(d.reltuples, 0), (counted -> d.attname::text ->> 0)::float)::float,
-    coalesce(
-      case when d.n_distinct < 0 then -d.n_distinct * greatest(d.reltuples, 0) else d.n_distinct end,
-      (counted -> d.attname::text ->> 1)::float)::float
-  from embedding.text_columns(c) d
-  order by d.attnum;
-end;
-$$;
-comment on function embedding.describing_columns is
-  'The text, enum and boolean columns of a collection, in their order, with the approximate number of values and of distinct values.';
-revoke all on function embedding.describing_columns from public, anon, authenticated, service_role;
-grant execute on function embedding.describing_columns to service_role;
-
-create function embedding.collection_columns(c embedding.tracked_tables, out label_column text, out category_columns text[])
-language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select
-    (array_agg(d.column_name::text order by array_position(array['title', 'name'], d.column_name::text), d.place)
+    (array_agg(d.attname::text order by array_position(array['title', 'name'], d.attname::text), d.attnum)
       filter (where d.is_text and not d.is_category))[1],
-    coalesce(array_agg(d.column_name::text order by d.place) filter (where d.is_category), '{}')
+    coalesce(array_agg(d.attname::text order by d.attnum) filter (where d.is_category), '{}')
+  into label_column, category_columns
   from (
     select
-      w.column_name, w.place, w.is_text,
+      t.attname, t.attnum, t.is_text,
       -- More than sixty colours cannot be distinguished. A column in which most values are distinct is no category.
-      w.column_name not in ('title', 'name') and w.distinct_values between 2 and least(60, w.values_held / 2) as is_category
-    from embedding.describing_columns(c) with ordinality as w(column_name, is_text, values_held, distinct_values, place)
-  ) d
+      t.attname not in ('title', 'name') and coalesce(
+        case when t.n_distinct < 0 then -t.n_distinct * greatest(t.reltuples, 0) else t.n_distinct end,
+        (counted -> t.attname::text ->> 1)::float
+      ) between 2 and least(60, coalesce(
+        (1 - t.null_frac) * greatest(t.reltuples, 0), (counted -> t.attname::text ->> 0)::float) / 2) as is_category
+    from embedding.text_columns(c) t
+  ) d;
+end;
 $$;
 comment on function embedding.collection_columns is
   'The column that names a row (title, name, or the first text column that is not a category; null if there is none) and the columns with few distinct values.';
 revoke all on function embedding.collection_columns from public, anon, authenticated, service_role;
 grant execute on function embedding.collection_columns to service_role;
-
-create function embedding.sample_model(c embedding.tracked_tables, sample_size integer)
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
-declare
-  found_model text;
-begin
-  execute format($sql$
-    select h.embedding_model
-    from (select s.embedding_model from %s s where s.embedding is not null order by s.embedding_hash limit $1) h
-    group by 1
-    order by count(*) desc, h.embedding_model = $2 desc nulls last, 1
-    limit 1
-  $sql$, c.source)
-  into found_model
-  using sample_size, c.model;
-  return found_model;
-end;
-$$;
-comment on function embedding.sample_model is 'The model that made most of the vectors in a sample; null if there are none.';
-revoke all on function embedding.sample_model from public, anon, authenticated, service_role;
-grant execute on function embedding.sample_model to service_role;
-
-create function embedding.sample_version(c embedding.tracked_tables, model text, sample_size integer)
-returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
-declare
-  version text;
-begin
-  -- xmin changes with every update of a row: of its text, its vector or its category.
-  execute format($sql$
-    select md5(coalesce(string_agg(h.key || ':' || h.version, ',' order by h.key), ''))
-    from (
-      select s.%1$I::text as key, s.xmin::text as version
-      from %2$s s
-      where s.embedding is not null and s.embedding_model = $1
-      order by s.embedding_hash, s.%1$I
-      limit $2
-    ) h
-  $sql$, c.key_column, c.source)
-  into version
-  using model, sample_size;
-  return version;
-end;
-$$;
-comment on function embedding.sample_version is
-  'A hash that changes when a row of the sample changes. Costs a fraction of reading the sample.';
-revoke all on function embedding.sample_version from public, anon, authenticated, service_role;
-grant execute on function embedding.sample_version to service_role;
 
 create function public.sample_embeddings(
   collection text, model text default null, sample_size integer default 2000, category_column text default null,
@@ -2694,7 +2393,7 @@ create function public.sample_embeddings(
 returns jsonb language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
-  sampled_model text;
+  sampled_model text := sample_embeddings.model;
   version text;
   label_column text;
   sampled jsonb;
@@ -2708,8 +2407,28 @@ begin
             hint = format('Columns with few distinct values: %s.',
               coalesce(nullif(array_to_string((embedding.collection_columns(c)).category_columns, ', '), ''), 'none'));
   end if;
-  sampled_model := coalesce(sample_embeddings.model, embedding.sample_model(c, sample_size));
-  version := embedding.sample_version(c, sampled_model, sample_size);
+  if sampled_model is null then
+    -- The model that made most of the vectors in the sample.
+    execute format($sql$
+      select h.embedding_model
+      from (select s.embedding_model from %s s where s.embedding is not null order by s.embedding_hash limit $1) h
+      group by 1
+      order by count(*) desc, h.embedding_model = $2 desc nulls last, 1
+      limit 1
+    $sql$, c.source) into sampled_model using sample_size, c.model;
+  end if;
+  -- A hash that changes when a row of the sample changes. xmin changes with every update of a row: of its text, its
+  -- vector or its category.
+  execute format($sql$
+    select md5(coalesce(string_agg(h.key || ':' || h.version, ',' order by h.key), ''))
+    from (
+      select s.%1$I::text as key, s.xmin::text as version
+      from %2$s s
+      where s.embedding is not null and s.embedding_model = $1
+      order by s.embedding_hash, s.%1$I
+      limit $2
+    ) h
+  $sql$, c.key_column, c.source) into version using sampled_model, sample_size;
   if version = known_version then
     return jsonb_build_object('model', sampled_model, 'version', version);
   end if;
@@ -2728,8 +2447,7 @@ begin
         left(%5$s, 120) as category,
         extensions.l2_normalize(s.embedding)::extensions.halfvec as vector,
         row_number() over (order by s.embedding_hash, s.%1$I) as place
-      from %2$s s
-      cross join lateral %3$s t
+      from %2$s s cross join lateral %3$s t
       where s.embedding is not null and s.embedding_model = $2 ->> 'model'
       order by s.embedding_hash, s.%1$I
       limit ($2 ->> 'sample_size')::integer
@@ -2782,12 +2500,10 @@ begin
   end if;
   -- pg_net sends the request in the background, after the commit.
   execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 30000)'
-  using
-    target,
+  using target,
     jsonb_build_object(
-      'type', tg_op, 'table', tg_table_name, 'schema', tg_table_schema,
-      'record', jsonb_build_object(key_column, to_jsonb(new) -> key_column),
-      'old_record', null),
+      'type', tg_op, 'table', tg_table_name, 'schema', tg_table_schema, 'old_record', null,
+      'record', jsonb_build_object(key_column, to_jsonb(new) -> key_column)),
     jsonb_build_object('Content-Type', 'application/json', 'x-webhook-secret', secret);
   return null;
 end;
@@ -2848,16 +2564,14 @@ returns boolean language plpgsql stable security invoker set search_path = pg_ca
 begin
   return (
     select has_table_privilege(r.oid, t.oid, 'select') and (
-      not t.relrowsecurity
-      or r.rolsuper or r.rolbypassrls
+      not t.relrowsecurity or r.rolsuper or r.rolbypassrls
       or (not t.relforcerowsecurity and pg_has_role(r.oid, t.relowner, 'usage'))
       or (
         exists (
           select from pg_catalog.pg_policy p
           where p.polrelid = t.oid and p.polpermissive and p.polcmd in ('r', '*')
             and pg_get_expr(p.polqual, p.polrelid) = 'true'
-            and exists (select from unnest(p.polroles) member
-                        where member = 0 or pg_has_role(r.oid, member, 'usage')))
+            and exists (select from unnest(p.polroles) member where member = 0 or pg_has_role(r.oid, member, 'usage')))
         and not exists (
           select from pg_catalog.pg_policy p
           where p.polrelid = t.oid and not p.polpermissive and p.polcmd in ('r', '*'))))
@@ -2877,8 +2591,7 @@ returns table (total_rows float8, average_length float8, frequencies float8[])
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   -- The role of the caller. Inside a SECURITY DEFINER function current_user is the owner; the setting `role` is unchanged.
-  caller name := case current_setting('role') when 'none' then session_user
-                 else current_setting('role') end;
+  caller name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
   -- The statistics hold hundreds of lexemes, by default up to 1,000. Their array (anyarray) is converted to text[] through
   -- a separated list, which takes a third of the time of a cast through an array literal. No lexeme contains the separator:
   -- the text search parser treats it as white space.
@@ -2928,10 +2641,9 @@ begin
 end;
 $$;
 comment on function embedding.lexeme_statistics is
-  'What the planner''s statistics say about a table''s fts: the number of rows, the mean number of distinct lexemes of a row, '
-  'and for each given lexeme the share of rows that contain it (NULL: not among the most common). Security definer, because '
-  'pg_stats hides its rows from callers under row level security. Returns no row unless the caller may read every row of the '
-  'table, so it reveals no more than a SELECT would.';
+  'From the planner''s statistics: the number of rows, the mean number of distinct lexemes of a row, and for each '
+  'lexeme the share of rows that contain it (NULL: not among the most common). Security definer, because pg_stats '
+  'hides its rows under row level security. Returns no row unless the caller may read every row of the table.';
 revoke all on function embedding.lexeme_statistics from public, anon, authenticated, service_role;
 grant execute on function embedding.lexeme_statistics to anon, authenticated, service_role;
 
@@ -3014,9 +2726,8 @@ begin
 end;
 $$;
 comment on function embedding.query_terms is
-  'The lexemes of a query that occur in the table, rarest first: each quoted as a tsquery, with its BM25 weight (idf) and the '
-  'number of its rows. Then the mean length of a row, and the number and the summed weight of all lexemes of the query, '
-  'including those that occur nowhere.';
+  'The lexemes of a query that occur in the table, rarest first: each quoted as a tsquery, with its BM25 weight (idf) '
+  'and the number of its rows. Then the mean length of a row, and the number and summed weight of all lexemes.';
 revoke all on function embedding.query_terms from public, anon, authenticated, service_role;
 grant execute on function embedding.query_terms to anon, authenticated, service_role;
 
@@ -3064,8 +2775,7 @@ begin
     left join pg_catalog.pg_collation l on l.oid = a.attcollation
     where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
     if not found then
-      raise exception 'filter: there is no column "%" in %', field.name, source
-        using errcode = '22023';
+      raise exception 'filter: there is no column "%" in %', field.name, source using errcode = '22023';
     end if;
     for test in
       select f.key as operator, f.value #>> '{}' as wanted
@@ -3104,9 +2814,8 @@ begin
 end;
 $$;
 comment on function embedding.filter_condition is
-  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold. The operators are equals, '
-  'prefix, like and contains (for arrays). A value NULL filters nothing. Values are quoted, and only columns of the table are '
-  'accepted.';
+  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold: equals, prefix, like, '
+  'contains (for arrays). A value NULL filters nothing. Values are quoted.';
 revoke all on function embedding.filter_condition from public, anon, authenticated, service_role;
 grant execute on function embedding.filter_condition to anon, authenticated, service_role;
 

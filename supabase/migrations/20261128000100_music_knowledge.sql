@@ -15,7 +15,6 @@ create table public.music_knowledge (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-
 comment on table public.music_knowledge is 'Knowledge about music, found by full-text and by semantic search.';
 comment on column public.music_knowledge.confidence is 'How sure the source is, 0 to 1.';
 create index music_knowledge_category_idx on public.music_knowledge (category);
@@ -82,8 +81,8 @@ language sql stable security invoker rows 10 set search_path = '' as $$
   order by h.score desc, k.id;
 $$;
 comment on function public.search_music_knowledge is
-  'Full-text (query_text), semantic (query_embedding) or hybrid search over music_knowledge, best first. '
-  'score = full_text_weight * full_text_score + semantic_weight * semantic_score. A rank is NULL where the row was not among the '
-  'candidates of that kind. Ties are ordered by id; at most 200 rows. Runs as the caller: row level security applies.';
+  'Full-text, semantic or hybrid search, best first. score = full_text_weight * full_text_score + semantic_weight * '
+  'semantic_score. A rank is NULL where the row was not among the candidates of that kind. At most 200 rows, as the '
+  'caller.';
 revoke all on function public.search_music_knowledge from public, anon, authenticated, service_role;
 grant execute on function public.search_music_knowledge to anon, authenticated, service_role;

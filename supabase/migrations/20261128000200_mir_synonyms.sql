@@ -3,14 +3,13 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 70_tags.sql
 
--- The catalogue of tags that synonyms are written for: genres and moods, in a table each. Nothing here is embedded.
--- Everything that needs to know which type of tag is in which table is in this file: embedding.tags and embedding.lock_tag.
+-- The tags that synonyms are written for: genres and moods, in a table each. Nothing here is embedded.
+-- Only embedding.tags and embedding.lock_tag know which type of tag is in which table.
 create function embedding.tag_key(name text)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select coalesce(nullif(btrim(regexp_replace(lower(embedding.fold_accents(name)), '[\s!-/:-@\[-`{-~]+', ' ', 'g')), ''), lower(name))
 $$;
-comment on function embedding.tag_key is
-  'A tag''s name without case, accents and punctuation: "Hip-Hop" and "hip hop" are the same tag.';
+comment on function embedding.tag_key is 'A name without case, accents and punctuation: "Hip-Hop" is "hip hop".';
 revoke all on function embedding.tag_key from public, anon, authenticated, service_role;
 grant execute on function embedding.tag_key to anon, authenticated, service_role;
 
@@ -22,7 +21,6 @@ create table public.genre_tags (
   description text not null default '',
   created_at timestamptz not null default now()
 );
-
 comment on table public.genre_tags is 'Genres, such as bossa nova. A new or renamed one is given synonyms (mir_synonyms).';
 create unique index genre_tags_name_key on public.genre_tags (lower(name));
 create index genre_tags_tag_key_idx on public.genre_tags (embedding.tag_key(name));
@@ -31,7 +29,6 @@ create table public.mood_tags (
   like public.genre_tags including constraints including defaults including identity,
   primary key (id)
 );
-
 comment on table public.mood_tags is 'Moods, such as melancholic. A new or renamed one is given synonyms (mir_synonyms).';
 create unique index mood_tags_name_key on public.mood_tags (lower(name));
 create index mood_tags_tag_key_idx on public.mood_tags (embedding.tag_key(name));
@@ -95,8 +92,7 @@ begin
   return present;
 end;
 $$;
-comment on function embedding.lock_tag is
-  'The tag''s present name, which cannot change until the transaction ends; waits for a rename that is under way. Null where there is no such tag.';
+comment on function embedding.lock_tag is 'The tag''s name, which is locked until the transaction ends, or null.';
 revoke all on function embedding.lock_tag from public, anon, authenticated, service_role;
 grant execute on function embedding.lock_tag to service_role;
 
@@ -156,19 +152,14 @@ create table public.mir_synonyms (
   constraint "generated synonyms must hold 5 to 10 search_terms" check (
     source <> 'generated' or embedding.are_terms(synonyms -> 'search_terms', 5, 10))
 );
-
 comment on table public.mir_synonyms is 'Synonyms of genre and mood tags, one row a tag, in English and French.';
 comment on column public.mir_synonyms.tag_name is 'The tag''s present name, kept by triggers.';
-
 comment on column public.mir_synonyms.synonyms is
   '{search_terms: [...], related_tags: [...], usage_context: "...", translations: {fr: [...], en: [...]}}; only search_terms must be there.';
-
 comment on column public.mir_synonyms.source is 'manual or generated; generated rows hold 5 to 10 search terms.';
 comment on column public.mir_synonyms.model is 'The model that wrote a generated row.';
-
 comment on column public.mir_synonyms.renamed_from is
   'The former name of a renamed tag. The synonyms were written for it, so the row is inactive until they are confirmed (is_active) or replaced.';
-
 comment on column public.mir_synonyms.previous is 'The manual synonyms that generated ones replaced.';
 
 create function embedding.touch_synonyms()
@@ -212,31 +203,24 @@ revoke all on sequence public.mir_synonyms_id_seq from public, anon, authenticat
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
-  select (
-    select string_agg(distinct_term.term, E'\n' order by distinct_term.place)
+  select string_agg(d.term, E'\n' order by d.place)
+  from (
+    select distinct on (lower(t.term)) t.term, t.place
     from (
-      select distinct on (lower(t.term)) t.term, t.place
-      from (
-        select tag_name, 0::bigint
-        union all
-        select a.term, a.place from jsonb_path_query(synonyms, '$.search_terms[*]') with ordinality p (value, place)
-          cross join lateral (select p.value #>> '{}', p.place) a (term, place)
-        union all
-        select a.term, a.place from jsonb_path_query(synonyms, '$.translations.en[*]') with ordinality p (value, place)
-          cross join lateral (select p.value #>> '{}', 100 + p.place) a (term, place)
-        union all
-        select a.term, a.place from jsonb_path_query(synonyms, '$.translations.fr[*]') with ordinality p (value, place)
-          cross join lateral (select p.value #>> '{}', 200 + p.place) a (term, place)
-        union all
-        select synonyms ->> 'usage_context', 300
-      ) t (term, place)
-      where t.term <> ''
-      order by lower(t.term), t.place
-    ) distinct_term
-  )
+      select tag_name, 0::bigint
+      union all
+      select e.value #>> '{}', l.place + e.place
+      from (values ('$.search_terms[*]'::jsonpath, 0), ('$.translations.en[*]', 100), ('$.translations.fr[*]', 200))
+        l (path, place)
+      cross join lateral jsonb_path_query(synonyms, l.path) with ordinality e (value, place)
+      union all
+      select synonyms ->> 'usage_context', 300
+    ) t (term, place)
+    where t.term <> ''
+    order by lower(t.term), t.place
+  ) d
 $$;
-comment on function embedding.synonyms_text is
-  'A tag''s name, its terms, its translations and its usage, a line each and none twice.';
+comment on function embedding.synonyms_text is 'Name, terms, translations and usage of a tag, a line each, none twice.';
 revoke all on function embedding.synonyms_text from public, anon, authenticated, service_role;
 grant execute on function embedding.synonyms_text to service_role;
 
@@ -244,8 +228,7 @@ create function embedding.document_text(document public.mir_synonyms)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;
-comment on function embedding.document_text(public.mir_synonyms) is
-  'Name, terms, translations and usage of a tag; null where its synonyms are inactive.';
+comment on function embedding.document_text(public.mir_synonyms) is 'The text; null where they are inactive.';
 revoke all on function embedding.document_text(public.mir_synonyms) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.mir_synonyms) to service_role;
 
@@ -279,7 +262,6 @@ revoke all on function embedding.check_synonyms_tag from public, anon, authentic
 
 create trigger synonyms_check_tag_insert before insert on public.mir_synonyms
 for each row execute function embedding.check_synonyms_tag();
-
 create trigger synonyms_check_tag_update before update on public.mir_synonyms
 for each row when ((new.tag_type, new.tag_id, new.tag_name) is distinct from (old.tag_type, old.tag_id, old.tag_name))
 execute function embedding.check_synonyms_tag();
@@ -309,22 +291,16 @@ begin
   return null;
 end;
 $$;
-comment on function embedding.follow_tag is
-  'Deletes the synonyms of a deleted tag and deactivates those of a renamed one. Argument: the tag type.';
+comment on function embedding.follow_tag is 'Deletes synonyms of a deleted tag, deactivates those of a renamed one.';
 revoke all on function embedding.follow_tag from public, anon, authenticated, service_role;
 
 create trigger synonyms_follow_delete after delete on public.genre_tags for each row execute function embedding.follow_tag('genre');
-
 create trigger synonyms_follow_rename after update on public.genre_tags
 for each row when ((new.id, new.name) is distinct from (old.id, old.name)) execute function embedding.follow_tag('genre');
-
 create trigger synonyms_follow_truncate after truncate on public.genre_tags for each statement execute function embedding.follow_tag('genre');
-
 create trigger synonyms_follow_delete after delete on public.mood_tags for each row execute function embedding.follow_tag('mood');
-
 create trigger synonyms_follow_rename after update on public.mood_tags
 for each row when ((new.id, new.name) is distinct from (old.id, old.name)) execute function embedding.follow_tag('mood');
-
 create trigger synonyms_follow_truncate after truncate on public.mood_tags for each statement execute function embedding.follow_tag('mood');
 
 -- 75_synonyms_version.sql
@@ -336,10 +312,7 @@ create table embedding.synonym_changes (
   xid xid8 primary key default pg_current_xact_id(),
   id uuid not null default gen_random_uuid()
 );
-
-comment on table embedding.synonym_changes is
-  'One row for each transaction that wrote tags or synonyms; later transactions remove old rows. See synonyms_version.';
-
+comment on table embedding.synonym_changes is 'A row for each transaction that wrote tags or synonyms, for a while.';
 revoke all on embedding.synonym_changes from public, anon, authenticated;
 grant select, insert, delete on embedding.synonym_changes to service_role;
 
@@ -357,9 +330,7 @@ begin
     where c.xid in (
       select k.xid from embedding.synonym_changes k
       where k.xid <> pg_current_xact_id()
-      order by k.xid
-      limit 2
-      for update skip locked);
+      order by k.xid limit 2 for update skip locked);
   end if;
   return null;
 end;
@@ -369,10 +340,8 @@ revoke all on function embedding.note_synonym_change from public, anon, authenti
 
 create trigger note_change after insert or update or delete or truncate on public.mir_synonyms
 for each statement execute function embedding.note_synonym_change();
-
 create trigger note_change after insert or update or delete or truncate on public.genre_tags
 for each statement execute function embedding.note_synonym_change();
-
 create trigger note_change after insert or update or delete or truncate on public.mood_tags
 for each statement execute function embedding.note_synonym_change();
 
@@ -382,8 +351,7 @@ create function public.synonyms_version()
 returns text language sql stable security invoker set search_path = '' as $$
   select md5(string_agg(c.id::text, '' order by c.id)) from embedding.synonym_changes c
 $$;
-comment on function public.synonyms_version is
-  'Identifies the present state of tags and synonyms. An answer with the same version is still valid.';
+comment on function public.synonyms_version is 'The state of tags and synonyms. An answer of this version is valid.';
 revoke all on function public.synonyms_version from public, anon, authenticated, service_role;
 grant execute on function public.synonyms_version to service_role;
 
@@ -431,8 +399,7 @@ begin
   return embedding.synonyms_row(stored);
 end;
 $$;
-comment on function public.create_synonyms is
-  'Writes synonyms by hand, for the tag of that id or name. Replaces inactive ones; active ones are an error (23505).';
+comment on function public.create_synonyms is 'Writes synonyms of a tag by hand. Replaces inactive ones, else 23505.';
 revoke all on function public.create_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.create_synonyms to service_role;
 
@@ -473,9 +440,9 @@ grant execute on function public.update_synonyms to service_role;
 
 -- 77_synonyms_generation.sql
 
--- Tags that wait for a generator to write their synonyms. A tag in this queue is handled like a row that waits for its vector:
--- it is leased, then its synonyms are stored, or it fails and is tried again (78_synonyms_generation_retry.sql). The queue only
--- lists work: the claim decides whether a tag still needs synonyms, and storing them checks that its name is still the same.
+-- Tags that wait for a generator to write their synonyms, leased and tried again like rows that wait for their vectors.
+-- The queue only lists work: the claim decides whether a tag still needs synonyms, and storing them checks that its
+-- name is the same.
 create table embedding.synonym_queue (
   tag_type text not null,
   tag_id bigint not null,
@@ -488,7 +455,6 @@ create table embedding.synonym_queue (
   error text,
   primary key (tag_type, tag_id)
 );
-
 comment on table embedding.synonym_queue is 'Tags for which synonyms were requested; failed ones hold failed_at and the reason.';
 create index synonym_queue_claimable on embedding.synonym_queue (available_at) where failed_at is null;
 revoke all on embedding.synonym_queue from public, anon, authenticated;
@@ -512,11 +478,8 @@ begin
     and (coalesce(request_synonyms.force, false) or s.id is null or s.renamed_from is not null)
   order by t.tag_type, t.tag_id
   on conflict on constraint synonym_queue_pkey do update
-  set force = q.force or excluded.force,
-      attempts = 0,
-      failed_at = null,
-      error = null,
-      available_at = case when q.leased_at is not null and q.available_at > now() then q.available_at else now() end;
+  set force = q.force or excluded.force, attempts = 0, failed_at = null, error = null,
+      available_at = greatest(now(), case when q.leased_at is not null then q.available_at end);
   get diagnostics requested = row_count;
   return requested;
 end;
@@ -573,16 +536,14 @@ begin
   join embedding.tags t on t.tag_type = l.tag_type and t.tag_id = l.tag_id;
 end;
 $$;
-comment on function public.claim_synonym_tags is
-  'Leases tags that wait for synonyms, oldest request first, each with the names of up to 40 likely relatives in the catalogue.';
+comment on function public.claim_synonym_tags is 'Leases tags, oldest request first, with up to 40 likely relatives.';
 revoke all on function public.claim_synonym_tags from public, anon, authenticated, service_role;
 grant execute on function public.claim_synonym_tags to service_role;
 
 create function public.store_generated_synonyms(
   tag_type text, tag_id bigint, tag_name text, synonyms jsonb, model text, confidence float default 0.8
 )
-returns table (outcome text, id bigint)
-language plpgsql security invoker set search_path = '' as $$
+returns table (outcome text, id bigint) language plpgsql security invoker set search_path = '' as $$
 #variable_conflict use_column
 declare
   present text;
@@ -644,9 +605,8 @@ grant execute on function public.synonym_coverage to service_role;
 
 -- 78_synonyms_generation_retry.sql
 
--- The retry rule of synonym generation: a tag whose generation failed waits retry_after_seconds, twice as long after each
--- further attempt, at most a day (embedding.backoff). After max_attempts, or an error that is final, it is failed until it is
--- requested again.
+-- A tag whose generation failed waits (embedding.backoff, at most a day). After max_attempts, or an error that is
+-- final, it is failed until it is requested again.
 create function public.fail_synonym_tag(
   tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3
@@ -718,9 +678,8 @@ language sql stable security invoker rows 10 set search_path = '' as $$
   order by h.score desc, s.id;
 $$;
 comment on function public.search_mir_synonyms is
-  'Full-text (query_text, English or French), semantic (query_embedding) or hybrid search over tags and their active synonyms, '
-  'best first. score = full_text_weight * full_text_score + semantic_weight * semantic_score. Ties are ordered by id; at most 200 '
-  'rows. Runs as the caller: row level security applies.';
+  'Full-text (English or French), semantic or hybrid search over tags and their active synonyms, best first. score = '
+  'full_text_weight * full_text_score + semantic_weight * semantic_score. At most 200 rows, as the caller.';
 revoke all on function public.search_mir_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms to anon, authenticated, service_role;
 
@@ -735,7 +694,6 @@ language sql stable security invoker rows 1 set search_path = '' as $$
     and s.tag_id = (select embedding.find_tag(search_mir_synonyms_by_tag.tag_type, search_mir_synonyms_by_tag.tag_name));
 $$;
 comment on function public.search_mir_synonyms_by_tag is
-  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"); no row where it has none. Runs as the '
-  'caller: row level security applies.';
+  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"), as the caller.';
 revoke all on function public.search_mir_synonyms_by_tag from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms_by_tag to anon, authenticated, service_role;

@@ -22,7 +22,6 @@ create table public.datasets (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-
 comment on table public.datasets is 'Datasets. Those that are enriched and active are embedded; see dataset_overview for the score of each.';
 comment on column public.datasets.external_id is 'The importer''s own key of the row: importing the same file again changes nothing.';
 create index datasets_tags_idx on public.datasets using gin (tags);
@@ -89,7 +88,6 @@ create table public.dataset_scores (
     constraint "static_score must be between 0 and 1" check (static_score between 0 and 1),
   updated_at timestamptz not null default now()
 );
-
 comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
 alter table public.dataset_scores enable row level security;
 create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
@@ -223,33 +221,29 @@ begin
     raise exception 'half_life_days must be more than 0, not %', half_life_days using errcode = '22023';
   end if;
   return query
-  select p.id, p.title, p.description, p.url, p.tags, p.published_at, p.is_ready_for_search,
-    p.hybrid_score + coalesce(static_weight, 0.1) * p.static_score + coalesce(decay_weight, 0.1) * p.time_decay as score,
-    p.hybrid_score, p.full_text_score, p.full_text_rank, p.semantic_score, p.semantic_rank, p.static_score, p.time_decay
-  from (
-    select d.id, d.title, d.description, d.url, d.tags, d.published_at, d.is_ready_for_search,
-      h.score as hybrid_score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank,
-      coalesce(s.static_score, 0) as static_score,
-      case
-        when d.published_at is null then 0
-        -- exp() raises an error where the result would round to 0.
-        else exp(greatest(-ln(2::float) * greatest(extract(epoch from now() - d.published_at), 0)::float / 86400 / coalesce(half_life_days, 365), -700))
-      end::float as time_decay
-    from embedding.search_hits(
-      'public.datasets', query_text, query_embedding, 200, jsonb_build_object('tags', jsonb_build_object('contains', filter_tag)),
-      full_text_weight, semantic_weight, embedding_model, query_embeddings, fusion) h
-    join public.datasets d on d.id = h.row_id::uuid
-    left join public.dataset_scores s on s.dataset_id = d.id
-    where d.is_active and d.enrichment_status = 'enriched'
+  select d.id, d.title, d.description, d.url, d.tags, d.published_at, d.is_ready_for_search,
+    h.score + coalesce(static_weight, 0.1) * p.static_score + coalesce(decay_weight, 0.1) * p.time_decay as score,
+    h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank, p.static_score, p.time_decay
+  from embedding.search_hits(
+    'public.datasets', query_text, query_embedding, 200, jsonb_build_object('tags', jsonb_build_object('contains', filter_tag)),
+    full_text_weight, semantic_weight, embedding_model, query_embeddings, fusion) h
+  join public.datasets d on d.id = h.row_id::uuid
+  left join public.dataset_scores s on s.dataset_id = d.id
+  cross join lateral (
+    select coalesce(s.static_score, 0) as static_score, case
+      when d.published_at is null then 0
+      -- exp() raises an error where the result would round to 0.
+      else exp(greatest(-ln(2::float) * greatest(extract(epoch from now() - d.published_at), 0)::float / 86400 / coalesce(half_life_days, 365), -700))
+    end::float as time_decay
   ) p
-  order by 8 desc, p.id
+  where d.is_active and d.enrichment_status = 'enriched'
+  order by 8 desc, d.id
   limit least(greatest(coalesce(match_count, 10), 1), 200);
 end;
 $$;
 comment on function public.search_datasets is
-  'Full-text (query_text), semantic (query_embedding) or hybrid search over datasets, best first. '
-  'score = full_text_weight * full_text_score + semantic_weight * semantic_score '
-  '+ static_weight * static_score + decay_weight * exp(-ln 2 * age in days / half_life_days). Every part is returned. '
-  'Ties are ordered by id; at most 200 rows. Runs as the caller: row level security applies.';
+  'Full-text, semantic or hybrid search, best first. score = full_text_weight * full_text_score + semantic_weight * '
+  'semantic_score + static_weight * static_score + decay_weight * exp(-ln 2 * age in days / half_life_days). At most '
+  '200 rows, as the caller.';
 revoke all on function public.search_datasets from public, anon, authenticated, service_role;
 grant execute on function public.search_datasets to anon, authenticated, service_role;

@@ -13,7 +13,6 @@ create table public.code_chunks (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-
 comment on table public.code_chunks is 'Pieces of source code, found by full-text and by semantic search, also below a path.';
 create index code_chunks_path_idx on public.code_chunks (path collate "C");
 
@@ -46,19 +45,13 @@ returns text language sql immutable strict parallel safe set search_path = pg_ca
     select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
     from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '')
 $$;
-comment on function embedding.split_identifiers is
-  'Source code as plain text: separators become spaces, and the parts of camelCase names are appended.';
+comment on function embedding.split_identifiers is 'Code as plain text; the parts of camelCase names are appended.';
 revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
-create function embedding.code_lexemes(path text, content text)
-returns tsvector language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp as $$
-  select embedding.fit_lexemes('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
-$$;
-comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
-revoke all on function embedding.code_lexemes from public, anon, authenticated, service_role;
-grant execute on function embedding.code_lexemes to service_role;
-alter table public.code_chunks add column fts tsvector generated always as (embedding.code_lexemes(path, content)) stored;
+alter table public.code_chunks add column fts tsvector generated always as (
+  embedding.fit_lexemes('english', embedding.split_identifiers(left(path || ' ' || content, 200000)))
+) stored;
 
 select public.track_embeddings('public.code_chunks');
 
@@ -120,9 +113,8 @@ language sql stable security invoker rows 10 set search_path = '' as $$
   order by h.score desc, k.id;
 $$;
 comment on function public.search_code_chunks is
-  'Full-text (query_text), semantic (query_embedding) or hybrid search over code_chunks, best first; names are found by their '
-  'parts. filter_path is the beginning of a path, or a pattern with * and ?. '
-  'score = full_text_weight * full_text_score + semantic_weight * semantic_score. Ties are ordered by id; at most 200 rows. Runs as '
-  'the caller: row level security applies.';
+  'Full-text, semantic or hybrid search, best first; names are found by their parts. filter_path is the beginning of a '
+  'path, or a pattern with * and ?. score = full_text_weight * full_text_score + semantic_weight * semantic_score. At '
+  'most 200 rows, as the caller.';
 revoke all on function public.search_code_chunks from public, anon, authenticated, service_role;
 grant execute on function public.search_code_chunks to anon, authenticated, service_role;

@@ -6,8 +6,7 @@ returns interval language sql immutable parallel safe set search_path = pg_catal
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
-comment on function embedding.backoff is
-  'The wait after this many failed attempts: first_seconds, doubled with each further attempt, at most longest.';
+comment on function embedding.backoff is 'first_seconds, doubled with each further failed attempt, at most longest.';
 revoke all on function embedding.backoff from public, anon, authenticated, service_role;
 grant execute on function embedding.backoff to service_role;
 
@@ -25,14 +24,10 @@ returns void language sql security invoker set search_path = pg_catalog, pg_temp
     order by u.row_id
   ) r
   on conflict on constraint queue_pkey do update
-  set attempts = excluded.attempts,
-      error = excluded.error,
-      failed_at = excluded.failed_at,
-      leased_at = null,
+  set attempts = excluded.attempts, error = excluded.error, failed_at = excluded.failed_at, leased_at = null,
       available_at = excluded.available_at
 $$;
-comment on function embedding.refuse_rows is
-  'Records rows whose vector could not be stored, with the attempts they have made: they wait for the next attempt, or are failed after the last.';
+comment on function embedding.refuse_rows is 'Rows whose vector could not be stored wait, or are failed in the end.';
 revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.refuse_rows to service_role;
 
@@ -52,8 +47,7 @@ begin
     select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
     from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
-    order by q.row_id
-    for update
+    order by q.row_id for update
   ),
   updated as (
     update embedding.queue q
@@ -103,8 +97,7 @@ begin
   with held as materialized (
     select q.row_id from embedding.queue q
     where q.collection_id = c.id and (row_ids is null or q.row_id = any (row_ids)) and q.failed_at is not null
-    order by q.row_id
-    for update
+    order by q.row_id for update
   )
   update embedding.queue q
   set failed_at = null, leased_at = null, attempts = 0, available_at = clock_timestamp()
@@ -114,7 +107,6 @@ begin
   return requeued;
 end;
 $$;
-comment on function public.retry_failed_embeddings is
-  'Queues failed rows again and sets their attempts to 0: those in row_ids, or all of them (null). Returns how many.';
+comment on function public.retry_failed_embeddings is 'Queues failed rows again: row_ids, or all. Returns how many.';
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;

@@ -21,8 +21,7 @@ begin
     left join pg_catalog.pg_collation l on l.oid = a.attcollation
     where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
     if not found then
-      raise exception 'filter: there is no column "%" in %', field.name, source
-        using errcode = '22023';
+      raise exception 'filter: there is no column "%" in %', field.name, source using errcode = '22023';
     end if;
     for test in
       select f.key as operator, f.value #>> '{}' as wanted
@@ -61,8 +60,7 @@ begin
 end;
 $$;
 comment on function embedding.filter_condition is
-  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold. The operators are equals, '
-  'prefix, like and contains (for arrays). A value NULL filters nothing. Values are quoted, and only columns of the table are '
-  'accepted.';
+  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold: equals, prefix, like, '
+  'contains (for arrays). A value NULL filters nothing. Values are quoted.';
 revoke all on function embedding.filter_condition from public, anon, authenticated, service_role;
 grant execute on function embedding.filter_condition to anon, authenticated, service_role;

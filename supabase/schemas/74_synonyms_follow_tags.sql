@@ -19,7 +19,6 @@ revoke all on function embedding.check_synonyms_tag from public, anon, authentic
 
 create trigger synonyms_check_tag_insert before insert on public.mir_synonyms
 for each row execute function embedding.check_synonyms_tag();
-
 create trigger synonyms_check_tag_update before update on public.mir_synonyms
 for each row when ((new.tag_type, new.tag_id, new.tag_name) is distinct from (old.tag_type, old.tag_id, old.tag_name))
 execute function embedding.check_synonyms_tag();
@@ -49,20 +48,14 @@ begin
   return null;
 end;
 $$;
-comment on function embedding.follow_tag is
-  'Deletes the synonyms of a deleted tag and deactivates those of a renamed one. Argument: the tag type.';
+comment on function embedding.follow_tag is 'Deletes synonyms of a deleted tag, deactivates those of a renamed one.';
 revoke all on function embedding.follow_tag from public, anon, authenticated, service_role;
 
 create trigger synonyms_follow_delete after delete on public.genre_tags for each row execute function embedding.follow_tag('genre');
-
 create trigger synonyms_follow_rename after update on public.genre_tags
 for each row when ((new.id, new.name) is distinct from (old.id, old.name)) execute function embedding.follow_tag('genre');
-
 create trigger synonyms_follow_truncate after truncate on public.genre_tags for each statement execute function embedding.follow_tag('genre');
-
 create trigger synonyms_follow_delete after delete on public.mood_tags for each row execute function embedding.follow_tag('mood');
-
 create trigger synonyms_follow_rename after update on public.mood_tags
 for each row when ((new.id, new.name) is distinct from (old.id, old.name)) execute function embedding.follow_tag('mood');
-
 create trigger synonyms_follow_truncate after truncate on public.mood_tags for each statement execute function embedding.follow_tag('mood');

@@ -1,6 +1,5 @@
--- The retry rule of synonym generation: a tag whose generation failed waits retry_after_seconds, twice as long after each
--- further attempt, at most a day (embedding.backoff). After max_attempts, or an error that is final, it is failed until it is
--- requested again.
+-- A tag whose generation failed waits (embedding.backoff, at most a day). After max_attempts, or an error that is
+-- final, it is failed until it is requested again.
 create function public.fail_synonym_tag(
   tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3

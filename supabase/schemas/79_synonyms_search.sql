@@ -18,9 +18,8 @@ language sql stable security invoker rows 10 set search_path = '' as $$
   order by h.score desc, s.id;
 $$;
 comment on function public.search_mir_synonyms is
-  'Full-text (query_text, English or French), semantic (query_embedding) or hybrid search over tags and their active synonyms, '
-  'best first. score = full_text_weight * full_text_score + semantic_weight * semantic_score. Ties are ordered by id; at most 200 '
-  'rows. Runs as the caller: row level security applies.';
+  'Full-text (English or French), semantic or hybrid search over tags and their active synonyms, best first. score = '
+  'full_text_weight * full_text_score + semantic_weight * semantic_score. At most 200 rows, as the caller.';
 revoke all on function public.search_mir_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms to anon, authenticated, service_role;
 
@@ -35,7 +34,6 @@ language sql stable security invoker rows 1 set search_path = '' as $$
     and s.tag_id = (select embedding.find_tag(search_mir_synonyms_by_tag.tag_type, search_mir_synonyms_by_tag.tag_name));
 $$;
 comment on function public.search_mir_synonyms_by_tag is
-  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"); no row where it has none. Runs as the '
-  'caller: row level security applies.';
+  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"), as the caller.';
 revoke all on function public.search_mir_synonyms_by_tag from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms_by_tag to anon, authenticated, service_role;

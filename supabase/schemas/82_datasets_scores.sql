@@ -6,7 +6,6 @@ create table public.dataset_scores (
     constraint "static_score must be between 0 and 1" check (static_score between 0 and 1),
   updated_at timestamptz not null default now()
 );
-
 comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
 alter table public.dataset_scores enable row level security;
 create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);

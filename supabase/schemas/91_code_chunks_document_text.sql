@@ -15,18 +15,12 @@ returns text language sql immutable strict parallel safe set search_path = pg_ca
     select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
     from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '')
 $$;
-comment on function embedding.split_identifiers is
-  'Source code as plain text: separators become spaces, and the parts of camelCase names are appended.';
+comment on function embedding.split_identifiers is 'Code as plain text; the parts of camelCase names are appended.';
 revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
-create function embedding.code_lexemes(path text, content text)
-returns tsvector language sql immutable parallel unsafe set search_path = pg_catalog, pg_temp as $$
-  select embedding.fit_lexemes('english', embedding.split_identifiers(left(concat_ws(' ', path, content), 200000)))
-$$;
-comment on function embedding.code_lexemes is 'The lexemes of a piece of code and of its path, for full-text search.';
-revoke all on function embedding.code_lexemes from public, anon, authenticated, service_role;
-grant execute on function embedding.code_lexemes to service_role;
-alter table public.code_chunks add column fts tsvector generated always as (embedding.code_lexemes(path, content)) stored;
+alter table public.code_chunks add column fts tsvector generated always as (
+  embedding.fit_lexemes('english', embedding.split_identifiers(left(path || ' ' || content, 200000)))
+) stored;
 
 select public.track_embeddings('public.code_chunks');
