@@ -4,8 +4,7 @@ import base64
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,29 +25,8 @@ _ROUNDS = 40
 Matrix = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A row on the map: x and y are in [-1, 1]."""
-
-    id: str
-    x: float
-    y: float
-    label: str | None
-    category: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionMap:
-    """`sampled` of `total` vectors of one model; `explained` is each axis' share of their variance."""
-
-    collection: str
-    model: str | None
-    total: int
-    sampled: int
-    explained: tuple[float, float]
-    category: str | None
-    computed_at: datetime
-    points: Sequence[Point]
+# The fields of functions/maps.py: `sampled` of `total` vectors of one model, and a point for each.
+CollectionMap = dict[str, Any]
 
 
 class MapService:
@@ -96,11 +74,12 @@ class MapService:
         # Four digits are a fifth of a pixel on the widest screen.
         places = positions.round(4).tolist()
         points = [
-            Point(row_id, x, y, label, shown)
+            {"id": row_id, "x": x, "y": y, "label": label, "category": shown}
             for row_id, (x, y), label, shown in zip(ids, places, sample["labels"], sample["categories"], strict=True)
         ]
+        known = {"collection": collection, "model": sample["model"], "total": sample["total"], "category": category}
         now = datetime.now(UTC)
-        return CollectionMap(collection, sample["model"], sample["total"], len(ids), explained, category, now, points)
+        return {**known, "sampled": len(ids), "explained": explained, "computed_at": now, "points": points}
 
 
 def decode_vectors(text: str, count: int) -> Matrix:

@@ -45,10 +45,7 @@ class SynonymJob:
     name = SYNONYMS_TASK_NAME
 
     def __init__(
-        self,
-        store: SynonymStore,
-        generator: "Callable[[], SynonymGenerator]",
-        embedder: "Callable[[], RowEmbedder]",
+        self, store: SynonymStore, generator: "Callable[[], SynonymGenerator]", embedder: "Callable[[], RowEmbedder]"
     ) -> None:
         self._store = store
         self._generator = generator
@@ -70,7 +67,8 @@ class SynonymJob:
         while not stop.is_set() and (tags := self._store.claim_synonym_tags(1, LEASE_SECONDS)):
             if self._store.embedding_is_under_way():
                 self._store.release_synonym_tag(tags[0])
-                self._wait_for_embedding(stop)
+                while not stop.wait(PAUSE_SECONDS) and self._store.embedding_is_under_way():
+                    pass
                 continue
             done = self._write(generator, tags[0], done, stop)
             report(done)
@@ -94,10 +92,6 @@ class SynonymJob:
         if row_id is not None:
             embed_synonyms(self._embedder, row_id)
         return replace(done, embedded=done.embedded + (outcome == "stored"), stale=done.stale + (outcome == "stale"))
-
-    def _wait_for_embedding(self, stop: threading.Event) -> None:
-        while not stop.wait(PAUSE_SECONDS) and self._store.embedding_is_under_way():
-            pass
 
 
 class SynonymRequests:

@@ -136,7 +136,7 @@ def test_during_a_switch_the_map_shows_the_model_of_most_vectors(
         rows = work.claim_embeddings(moved, 60)
         work.save_embeddings("wide", rows, wide.embed_documents([row.text for row in rows]))
         drawn = maps.get(MUSIC)
-        assert (drawn.model, drawn.total) == (model, count)
+        assert (drawn["model"], drawn["total"]) == (model, count)
 
 
 def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatabase) -> None:
@@ -182,10 +182,10 @@ def test_a_map_is_computed_again_only_after_a_change_or_ten_minutes(
     clock = Clock()
     maps = MapService(database, clock=clock)
     first = maps.get(MUSIC)
-    assert (first.sampled, first.total, first.model) == (30, 30, "fake")
+    assert (first["sampled"], first["total"], first["model"]) == (30, 30, "fake")
     assert maps.get(MUSIC) is first
     assert maps.get(MUSIC, category="category") is not first
-    assert maps.get(MUSIC, limit=10).sampled == 10
+    assert maps.get(MUSIC, limit=10)["sampled"] == 10
     assert maps.get(MUSIC, refresh=True) is not first
     first = maps.get(MUSIC)
     clock.now = MAX_AGE_SECONDS - 1
@@ -193,10 +193,10 @@ def test_a_map_is_computed_again_only_after_a_change_or_ten_minutes(
     clock.now = MAX_AGE_SECONDS + 1
     first, older = maps.get(MUSIC), first
     assert first is not older
-    assert first.points == older.points
+    assert first["points"] == older["points"]
     edit(owner, ids[0], "renamed")
     embed_all(work, provider)
-    assert "renamed" in [point.label for point in maps.get(MUSIC).points]
+    assert "renamed" in [point["label"] for point in maps.get(MUSIC)["points"]]
 
 
 def test_the_cache_is_bounded(owner: Connection, database: PostgresDatabase) -> None:

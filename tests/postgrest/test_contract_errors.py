@@ -39,7 +39,7 @@ def test_both_adapters_return_the_same_to_the_console(
     provider.price_per_million_tokens = 1e6
     assert list_runs(database, None, 10) == []
     assert list_costs(database, 30).entries == []
-    assert MapService(database).get(MUSIC).points == []
+    assert MapService(database).get(MUSIC)["points"] == []
     # More than the thousand rows that Supabase returns of a call.
     add(owner, *(f"text {number}" for number in range(1200)))
     backfill(database, provider, BackfillOptions(MUSIC, batch_size=400, workers=2))
@@ -48,10 +48,10 @@ def test_both_adapters_return_the_same_to_the_console(
     (cost,) = list_costs(database, 30).entries
     assert (cost["model"], cost["runs"], cost["tokens"], cost["cost"]) == ("fake", 1, 2400, 2400.0)
     drawn = MapService(database).get(MUSIC, category="category")
-    assert (drawn.total, drawn.sampled, len({point.id for point in drawn.points})) == (1200, 1200, 1200)
-    assert {point.label for point in drawn.points} == {f"text {number}" for number in range(1200)}
+    assert (drawn["total"], drawn["sampled"], len({point["id"] for point in drawn["points"]})) == (1200, 1200, 1200)
+    assert {point["label"] for point in drawn["points"]} == {f"text {number}" for number in range(1200)}
 
-    edit(owner, drawn.points[0].id, "bad")
+    edit(owner, drawn["points"][0]["id"], "bad")
     (row,) = (work := Collection(database, MUSIC)).claim_embeddings(1, 60)
     work.record_embedding_run(None, "fake", "running", {"embedded": 3})
     work.fail_embeddings([(row.row_id, "no", True)])

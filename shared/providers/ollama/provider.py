@@ -64,15 +64,9 @@ class OllamaProvider(EmbeddingProvider):
         """Close the connections; the next call opens them again."""
         self._client.close()
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, *, cut: bool = False) -> WireAnswer:
         # The server does not say which texts it cut, so by default it may cut none: it refuses the request, and the
         # job finds the text that is too long, sends it again to be cut, and counts it.
-        return self._post(inputs, timeout, cut=False)
-
-    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
-        return self._post(inputs, timeout, cut=True)
-
-    def _post(self, inputs: Sequence[str], timeout: float | None, *, cut: bool) -> WireAnswer:
         body = {"input": list(inputs), "truncate": cut, **self._options}
         answer = self._client.post("/api/embed", body, inputs, timeout)
         rows = answer.get("embeddings")
@@ -80,3 +74,6 @@ class OllamaProvider(EmbeddingProvider):
             raise ProviderContractError(f"{self._client.server} did not answer in Ollama's format: check OLLAMA_URL")
         tokens = answer.get("prompt_eval_count")
         return WireAnswer(vectors=stack_rows(rows), tokens=tokens if isinstance(tokens, int) else None)
+
+    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+        return self._request(inputs, timeout, cut=True)

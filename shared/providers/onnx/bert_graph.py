@@ -91,16 +91,12 @@ class _Builder:
     def _embeddings(self) -> str:
         words = self._node("Gather", self._weight("embeddings.word_embeddings.weight"), "input_ids")
         # One segment only, so its embedding is the same for every token and is added beforehand.
-        positions = self._constant(
-            "positions",
-            self._weights["embeddings.position_embeddings.weight"]
-            + self._weights["embeddings.token_type_embeddings.weight"][0],
-        )
+        segment = self._weights["embeddings.token_type_embeddings.weight"][0]
+        positions = self._constant("positions", self._weights["embeddings.position_embeddings.weight"] + segment)
         length = self._node("Shape", "input_ids", start=1, end=2)
         zero = self._ints("zero", [0])
-        return self._layer_norm(
-            "embeddings.LayerNorm", self._node("Add", words, self._node("Slice", positions, zero, length, zero))
-        )
+        embedded = self._node("Add", words, self._node("Slice", positions, zero, length, zero))
+        return self._layer_norm("embeddings.LayerNorm", embedded)
 
     def _mask_bias(self, mask: str) -> str:
         padding = self._node("Sub", self._float("one", 1.0), self._node("Unsqueeze", mask, self._ints("heads", [1, 2])))
@@ -165,16 +161,11 @@ class _Builder:
 
     def _serialized(self) -> bytes:
         helper, types = self._onnx, self._types
-        graph = helper.make_graph(
-            self._nodes,
-            "sentence_encoder",
-            [
-                helper.make_tensor_value_info(name, types.INT64, ["n", "length"])
-                for name in ("input_ids", "attention_mask")
-            ],
-            [helper.make_tensor_value_info("sentence_embedding", types.FLOAT, ["n", self._hidden])],
-            list(self._initializers.values()),
-        )
+        shape = ["n", "length"]
+        inputs = [helper.make_tensor_value_info(name, types.INT64, shape) for name in ("input_ids", "attention_mask")]
+        output = helper.make_tensor_value_info("sentence_embedding", types.FLOAT, ["n", self._hidden])
+        tensors = list(self._initializers.values())
+        graph = helper.make_graph(self._nodes, "sentence_encoder", inputs, [output], tensors)
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="tonnetz")
         serialized: bytes = model.SerializeToString()

@@ -20,7 +20,7 @@ from shared.providers.onnx.bert_graph import BUILDER_VERSION, build_graph, read_
 from shared.providers.onnx.graph_cache import GraphCache, fingerprint
 from shared.providers.onnx.int8_graph import quantize_graph
 from shared.providers.onnx.model import OnnxModel, find_model
-from shared.providers.onnx.stream_pool import StreamPool, Tokens
+from shared.providers.onnx.stream_pool import CLOSED, StreamPool, Tokens
 from shared.providers.onnx.token_encoder import Encoded, TokenEncoder
 
 Precision = Literal["auto", "fp32", "int8"]
@@ -114,7 +114,7 @@ class OnnxProvider(EmbeddingProvider):
     def _running(self) -> StreamPool:
         with self._lock:
             if self._closed:
-                raise ProviderError("the embedding engine was closed")
+                raise ProviderError(CLOSED)
             if self._pool and self._process != os.getpid():
                 self._left_behind.append(self._pool)
                 self._pool = None

@@ -28,6 +28,7 @@ WINDOW = 4096
 # Every so often the oldest call has its turn, or a stream of small calls would starve it.
 OLDEST_TURN = 4
 CLOSE_SECONDS = 10.0
+CLOSED = "the embedding engine was closed"
 
 
 @dataclass(eq=False, slots=True)
@@ -35,9 +36,8 @@ class _Call:
     """One `run`: its sequences still waiting, by width, and the rows already there. Guarded by the pool's lock."""
 
     changed: threading.Condition
-    waiting: defaultdict[int, list[int]] = field(default_factory=partial(defaultdict, list))
+    waiting: defaultdict[int, list[tuple[int, Tokens]]] = field(default_factory=partial(defaultdict, list))
     waiting_count: int = 0
-    sequences: dict[int, Tokens] = field(default_factory=dict)
     rows: list[Vectors | None] = field(default_factory=list)
     done: int = 0
     error: BaseException | None = None
@@ -94,7 +94,7 @@ class StreamPool:
         with self._lock:
             self._closed = True
             for call in list(self._calls):
-                self._fail(call, _closed_error())
+                self._fail(call, ProviderError(CLOSED))
             self._work.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -106,13 +106,12 @@ class StreamPool:
             while not call.error and call.waiting_count + len(sequences) > max(WINDOW, len(sequences)):
                 call.changed.wait()
             if self._closed:
-                raise _closed_error()
+                raise ProviderError(CLOSED)
             if call.error:
                 raise call.error
             for sequence in sequences:
                 width = -(-max(len(sequence), 1) // WIDTH_STEP) * WIDTH_STEP
-                call.waiting[width].append(len(call.rows))
-                call.sequences[len(call.rows)] = sequence
+                call.waiting[width].append((len(call.rows), sequence))
                 call.rows.append(None)
                 self._waiting_tokens += width
             call.waiting_count += len(sequences)
@@ -121,7 +120,7 @@ class StreamPool:
             self._work.notify_all()
 
     def _drop(self, call: _Call) -> None:
-        self._waiting_tokens -= sum(width * len(positions) for width, positions in call.waiting.items())
+        self._waiting_tokens -= sum(width * len(sequences) for width, sequences in call.waiting.items())
         call.waiting.clear()
         call.waiting_count = 0
         if call in self._calls:
@@ -140,12 +139,12 @@ class StreamPool:
                 if self._closed:
                     return
                 batch = self._take_batch()
+            result: Vectors | Exception
             try:
-                vectors = self._forward(*_padded([tokens for _, _, tokens in batch]))
+                result = self._forward(*_padded([tokens for _, _, tokens in batch]))
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers, not to this thread
-                self._finish(batch, error)
-            else:
-                self._finish(batch, vectors)
+                result = error
+            self._finish(batch, result)
 
     def _take_batch(self) -> _Batch:
         """The longest sequence of the call whose turn it is, and the next shorter ones of any call."""
@@ -160,13 +159,12 @@ class StreamPool:
         # Not below three quarters of the width: padding costs more there than a batch that is not full.
         for candidate in range(width, max(0, width * 3 // 4 - WIDTH_STEP), -WIDTH_STEP):
             for call in calls:
-                while len(batch) < room and (positions := call.waiting.get(candidate)):
-                    position = positions.pop()
-                    if not positions:
+                while len(batch) < room and (sequences := call.waiting.get(candidate)):
+                    batch.append((call, *sequences.pop()))
+                    if not sequences:
                         del call.waiting[candidate]
                     call.waiting_count -= 1
                     self._waiting_tokens -= candidate
-                    batch.append((call, position, call.sequences.pop(position)))
         for call in {id(call): call for call, _, _ in batch}.values():
             call.changed.notify_all()
         return batch
@@ -191,7 +189,3 @@ def _padded(sequences: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return ids, mask
-
-
-def _closed_error() -> ProviderError:
-    return ProviderError("the embedding engine was closed")

@@ -1,9 +1,10 @@
 """Checks the synonyms that a chat model wrote; an invalid answer is refused with the reason."""
 
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic_core import from_json
 
 MIN_TERMS, MAX_TERMS = 5, 10
 MAX_TRANSLATIONS = 20
@@ -13,8 +14,6 @@ MAX_USAGE_LENGTH = 1000
 MAX_ANSWER_LENGTH = 20_000
 
 _KEYS = ("search_terms", "related_tags", "usage_context", "translations")
-
-
 _TERM = {"type": "string"}
 _LANGUAGE = {"type": "array", "items": _TERM, "minItems": 1, "maxItems": 6}
 
@@ -51,8 +50,8 @@ def read_synonyms(answer: str, tag_name: str, catalogue: Sequence[str]) -> dict[
     if not answer.strip():
         raise InvalidAnswer("the answer is empty")
     try:
-        entry = json.loads(answer, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        entry = from_json(answer, allow_inf_nan=False)
+    except ValueError:
         raise InvalidAnswer("the answer is not one JSON object: no text before or after it, no code fence") from None
     if not isinstance(entry, dict):
         raise InvalidAnswer("the answer is not a JSON object")
@@ -111,7 +110,3 @@ def _check_keys(entry: Mapping[str, object], keys: Sequence[str], name: str) -> 
 def _is_plain(text: str) -> bool:
     # NUL and halves of surrogate pairs, which JSON can spell and the database cannot store.
     return not any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\n\t" for sign in text)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)

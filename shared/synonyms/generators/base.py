@@ -50,7 +50,10 @@ class SynonymGenerator(ABC):
         An invalid answer is sent back with the reason, MAX_ANSWERS times in all. Raises ProviderContractError with the
         last reason, Interrupted where `stop` is set before a retry, or what the calls raise.
         """
-        question = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": _describe(tag)}]
+        fields = {"tag": tag.name, "type": tag.tag_type, "description": tag.description, "other_tags": tag.related}
+        # JSON: whatever a name holds, it stays a name.
+        described = json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
+        question = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": described}]
         messages: Sequence[Message] = question
         reason = ""
         for _ in range(MAX_ANSWERS):
@@ -76,9 +79,3 @@ class SynonymGenerator(ABC):
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
         self._client.close()
-
-
-def _describe(tag: Tag) -> str:
-    # JSON: whatever a name holds, it stays a name.
-    fields = {"tag": tag.name, "type": tag.tag_type, "description": tag.description, "other_tags": list(tag.related)}
-    return json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
