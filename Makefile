@@ -29,6 +29,9 @@ serve: .venv/installed ## Serve the console and the API on http://127.0.0.1:8000
 migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 	@$(BIN)/python scripts/write_migrations.py
 
+# Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, chromium and npm)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not drill" $(PYTEST_ARGS)
 
