@@ -10,6 +10,7 @@ from tests.commands.conftest import Command
 DATA = Path(__file__).resolve().parents[3] / "shared/data/music_wordnet"
 
 
+@pytest.mark.drill
 @pytest.mark.skipif(not DATA.exists(), reason="needs the judged sets in ../shared/data")
 def test_semantic_search_adds_at_least_fifteen_points_to_full_text(command: Command) -> None:
     result = command(
