@@ -13,6 +13,7 @@ from functions.http import deadlines
 from functions.services import Services
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
+from shared.embedding import provider_check
 from shared.embedding.collection import Collection
 from shared.errors import DatabaseUnavailable
 from shared.providers.isolate import PROBE
@@ -42,8 +43,10 @@ def client(serve: Serve, database: PostgresDatabase, server: ProtocolServer) -> 
 
 
 @pytest.fixture
-def gate(provider: FakeProvider) -> Iterator[threading.Event]:
+def gate(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The provider receives requests, and answers when this event is set."""
+    # A server asks for the provider's state when it starts.
+    monkeypatch.setattr(provider_check, "WAIT_SECONDS", 0.05)
     provider.wire.gate = threading.Event()
     yield provider.wire.gate
     provider.wire.gate.set()

@@ -89,10 +89,9 @@ def answered(outcome: Outcome) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("make", [http_event, rest_event], ids=["http api v2", "rest api v1"])
-@pytest.mark.parametrize("encoded", [False, True], ids=["text", "base64"])
-def test_embed_answers_cold_and_warm(start: Start, make: Any, encoded: bool, openai_server: ProtocolServer) -> None:
+def test_embed_answers_cold_and_warm(start: Start, make: Any, openai_server: ProtocolServer) -> None:
     function = start("embed")
-    for _ in range(2):
+    for encoded in (False, True):
         status, body = answered(function.invoke(make("POST", "/embed", EMBED, KEYS, encoded=encoded)))
         assert status == 200
         assert body["vectors"][0]["chunk_id"] == "c"
@@ -175,8 +174,9 @@ def upsert_event(row: str) -> dict[str, Any]:
     return http_event("POST", "/api/upsert-embeddings", {"rows": [{"id": row}]}, KEYS)
 
 
-def insert_row(owner: Connection) -> str:
-    row = owner.execute("insert into public.music_knowledge (topic) values ('harp') returning id::text").fetchone()
+def insert_row(owner: Connection, topic: str = "harp") -> str:
+    insert = "insert into public.music_knowledge (topic) values (%s) returning id::text"
+    row = owner.execute(insert, [topic]).fetchone()
     assert row is not None
     return str(row[0])
 
@@ -204,10 +204,14 @@ def test_an_outage_is_answered_at_once(start: Start, owner: Connection, openai_s
 def test_a_function_answers_and_releases_its_rows_before_its_time_is_up(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
-    row = insert_row(owner)
+    embed, upsert = start("embed"), start("upsert_embeddings")
+    # Warm: how long a start takes does not count below.
+    assert answered(embed.invoke(http_event("POST", "/embed", EMBED, KEYS)))[0] == 200
+    assert answered(upsert.invoke(upsert_event(insert_row(owner, "oboe"))))[0] == 200
+    openai_server.calls.clear()
     openai_server.fail("slow", times=None, seconds=15)
-    assert_unavailable(start("embed").invoke(http_event("POST", "/embed", EMBED, KEYS), seconds=8))
-    assert_unavailable(start("upsert_embeddings").invoke(upsert_event(row), seconds=8))
+    assert_unavailable(embed.invoke(http_event("POST", "/embed", EMBED, KEYS), seconds=5))
+    assert_unavailable(upsert.invoke(upsert_event(insert_row(owner)), seconds=5))
     assert [call.status for call in openai_server.calls] == [0, 0], "the provider has not answered yet"
     assert owner.execute("select leased_at is null, attempts from embedding.queue").fetchall() == [(True, 0)]
 

@@ -99,11 +99,11 @@ def test_an_exceeded_quota_is_distinguished_from_a_rate_limit(server: ProtocolSe
 def test_a_retry_after_delays_every_worker(
     kind: str, seconds: float, as_date: bool, server: ProtocolServer, connect: Connect
 ) -> None:
-    server.fail("rate_limit", every=3, times=4, retry_after=seconds, as_date=as_date)
+    server.fail("rate_limit", every=3, times=2, retry_after=seconds, as_date=as_date)
     provider = connect(kind)
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: provider.embed(texts(3)), range(24)))
-    assert sum(result.calls for result in results) == 24 + 4 == len(server.calls)
+    assert sum(result.calls for result in results) == 24 + 2 == len(server.calls)
     assert server.too_soon == 0
 
 
