@@ -1,4 +1,7 @@
-"""The console in Debian's Chromium, against `python -m functions.local` on a real database.
+"""The console in Debian's Chromium, on a real server and database.
+
+The tests that only read share one `python -m functions.local`. A test with settings or rows of its own has its server in
+this process, where it starts in a tenth of the time.
 
 The embedding provider is the protocol server: its vectors are near each other where texts share words, and it fails
 on request.
@@ -22,11 +25,14 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
+from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import migrate
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.providers.ollama.provider import OllamaProvider
+from shared.settings import Settings
 from tests.conftest import Connection, missing_tool
+from tests.functions.conftest import serving
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
@@ -51,8 +57,9 @@ API_KEY = f"console-key-{secrets.token_urlsafe(24)}"
 # Of the protocol server, by Ollama's protocol.
 MODEL = "all-minilm"
 START_SECONDS = 180.0
-# The page asks every ten seconds where nothing runs.
-expect.set_options(timeout=25_000)
+# Generous, because other jobs may use the processor.
+PATIENCE_MS = 90_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -94,38 +101,40 @@ def provider_of(server: ProtocolServer) -> Iterator[OllamaProvider]:
 
 
 class Console:
-    """`python -m functions.local` in a process, which uses the same port after a restart."""
+    """A server of the console, which uses the same port after a restart."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._folder = folder
-        self._environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
+    def __init__(self, database_url: SecretStr, settings: dict[str, str]) -> None:
+        self.database_url = database_url.get_secret_value()
+        self._settings = {
             "EMBEDDING_PROVIDER": "ollama",
             "EMBEDDING_MODEL": MODEL,
-            "TONNETZ_DATA_DIR": str(folder / "data"),
-            **environment,
+            "DATABASE_URL": self.database_url,
+            **settings,
         }
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    @property
-    def database_url(self) -> str:
-        return self._environment["DATABASE_URL"]
 
-    def start(self) -> None:
+class ConsoleProcess(Console):
+    """`python -m functions.local`, as `make serve` starts it."""
+
+    def start(self, folder: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "functions.local", "--port", str(self._port), "--drain-minutes", "0"],
-            cwd=self._folder,
-            env=self._environment,
+            cwd=folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(folder),
+                "PYTHONPATH": str(ROOT),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "TONNETZ_DATA_DIR": str(folder / "data"),
+                **self._settings,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -141,10 +150,29 @@ class Console:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(30)
-            self._process = None
+        self._process.terminate()
+        self._process.wait(60)
+
+
+class ConsoleThread(Console):
+    """The same functions, served by a thread of this process."""
+
+    _running: ExitStack
+
+    def start(self) -> None:
+        given = {name.lower(): value for name, value in self._settings.items()}
+        services = Services(
+            Settings(_env_file=None, **given),  # type: ignore[arg-type]
+            long_lived=True,
+            open_on_loopback=True,
+            console=True,
+        )
+        with ExitStack() as stack:
+            stack.enter_context(serving(services, self._port))
+            self._running = stack.pop_all()
+
+    def stop(self) -> None:
+        self._running.close()
 
 
 @dataclass
@@ -186,7 +214,7 @@ def tab(browser: Browser) -> Iterator[OpenTab]:
             )
             stack.callback(context.close)
             made = Tab(context.new_page(), url)
-            made.page.set_default_timeout(20_000)
+            made.page.set_default_timeout(PATIENCE_MS)
             made.page.on("console", lambda message: message.type == "error" and made.errors.append(message.text))
             made.page.on("pageerror", lambda error: made.errors.append(str(error)))
             made.page.on("request", lambda request: request.url.startswith(url) or made.elsewhere.append(request.url))
@@ -198,7 +226,7 @@ def tab(browser: Browser) -> Iterator[OpenTab]:
             made.assert_clean()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ollama() -> Iterator[ProtocolServer]:
     with ProtocolServer() as server:
         yield server
@@ -212,20 +240,16 @@ def sound_provider(ollama: ProtocolServer) -> Iterator[None]:
     ollama.latency = 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reading(
     seeded: SecretStr, cluster: Cluster, ollama: ProtocolServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Console]:
     """A server over the sample rows for the tests that only read."""
     with cluster.copy(seeded) as url:
-        server = console_over(url, ollama, tmp_path_factory.mktemp("console"))
-        server.start()
+        server = ConsoleProcess(url, {"OLLAMA_URL": ollama.url})
+        server.start(tmp_path_factory.mktemp("console"))
         yield server
         server.stop()
-
-
-def console_over(url: SecretStr, ollama: ProtocolServer, folder: Path, **environment: str) -> Console:
-    return Console(folder, {"DATABASE_URL": url.get_secret_value(), "OLLAMA_URL": ollama.url, **environment})
 
 
 @pytest.fixture
@@ -235,18 +259,18 @@ def own_url(cluster: Cluster, seeded: SecretStr) -> Iterator[SecretStr]:
         yield url
 
 
-StartConsole = Callable[..., Console]
+StartConsole = Callable[..., ConsoleThread]
 
 
 @pytest.fixture
-def start(ollama: ProtocolServer, tmp_path: Path) -> Iterator[StartConsole]:
-    """`start(database_url, **environment)`: a server of the test's own."""
+def start(ollama: ProtocolServer) -> Iterator[StartConsole]:
+    """`start(database_url, **settings)`: a server of the test's own."""
     with ExitStack() as stack:
 
-        def make(url: SecretStr, **environment: str) -> Console:
-            server = console_over(url, ollama, tmp_path, **environment)
-            stack.callback(server.stop)
+        def make(url: SecretStr, **settings: str) -> ConsoleThread:
+            server = ConsoleThread(url, {"OLLAMA_URL": ollama.url, **settings})
             server.start()
+            stack.callback(server.stop)
             return server
 
         yield make

@@ -5,7 +5,7 @@ import threading
 
 import psycopg
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
@@ -16,7 +16,8 @@ from tests.fake_provider import FakeProvider
 from tests.protocol_server import ProtocolServer
 
 CARD = '.card[data-collection="music_knowledge"]'
-ROWS = 80
+# How often the page asks while no backfill runs.
+IDLE_MS = 10_000
 
 
 def figures(page: Page) -> dict[str, str]:
@@ -77,11 +78,11 @@ def test_a_running_backfill_is_shown(own: Console, rows: Connection, ollama: Pro
     card.get_by_role("button", name="Embed now: music_knowledge").click()
     expect(card.locator(".chip")).to_have_text("embedding")
     live = card.locator(".live")
-    expect(live).to_contain_text(re.compile(r"rows/s · .* left"), timeout=40_000)
+    expect(live).to_contain_text(re.compile(r"rows/s · .* left"))
     seen = live.locator("span").inner_text()
     expect(live.locator("span")).not_to_have_text(seen)
     ollama.latency = 0
-    expect(card.locator(".chip")).to_have_text("up to date", timeout=60_000)
+    expect(card.locator(".chip")).to_have_text("up to date")
     expect(live).to_be_hidden()
     assert figures(page) == {"rows": "1,580", "embedded": "1,580", "pending": "0", "failed": "0"}
 
@@ -93,8 +94,9 @@ def test_during_a_switch_the_bar_has_a_part_for_each_model(
         wide = FakeProvider("wide", 48)
         switch_model(database, wide, "music_knowledge")
         backfill(database, wide, BackfillOptions("music_knowledge", batch_size=10, limit=20))
-        own = start(own_url)
-        page = tab(own.url).open()
+        opened = tab(start(own_url).url)
+        opened.page.clock.install()
+        page = opened.open()
         legend = page.locator(f"{CARD} .legend li")
         expect(legend).to_have_text([re.compile("wide.*25.%"), re.compile("all-minilm.*75.%")])
         shares = page.locator(f"{CARD} .bar-track span")
@@ -104,6 +106,7 @@ def test_during_a_switch_the_bar_has_a_part_for_each_model(
         ]
         backfill(database, wide, BackfillOptions("music_knowledge"))
         # The page updates itself without user input.
+        page.clock.run_for(IDLE_MS)
         expect(legend).to_have_text([re.compile("wide.*100.%")])
 
 
@@ -145,7 +148,7 @@ def test_failed_rows_say_why_and_are_tried_again_one_or_all(
     expect(card.locator(".failed")).to_be_hidden()
     ollama.faults.clear()
     card.get_by_role("button", name="Embed now: music_knowledge").click()
-    expect(card.locator(".chip")).to_have_text("up to date", timeout=60_000)
+    expect(card.locator(".chip")).to_have_text("up to date")
     assert figures(page) == {"rows": "83", "embedded": "83", "pending": "0", "failed": "0"}
 
 
@@ -186,13 +189,15 @@ def asks_within(page: Page, asked: list[str], milliseconds: int) -> int:
 
 
 def test_an_empty_database_says_what_to_do(database_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
-    server = start(database_url)
-    page = tab(server.url).open()
+    opened = tab(start(database_url).url)
+    opened.page.clock.install()
+    page = opened.open()
     note = page.locator("#coverage .note")
     expect(note).to_contain_text("The collections are empty")
     expect(note.locator("code")).to_have_text("make demo")
     with psycopg.connect(database_url.get_secret_value(), autocommit=True) as connection:
         add_rows(connection, 2)
+    page.clock.run_for(IDLE_MS)
     expect(page.locator(f"{CARD} .chip")).to_have_text("2 pending")
     for panel, said in (("map", "No vectors to draw yet"), ("cost", "Nothing was embedded in this time")):
         page.get_by_role("tab", name=panel).click()
@@ -203,8 +208,12 @@ def test_two_waiting_panels_do_not_block_each_other(reading: Console, tab: OpenT
     """Tabs may be changed faster than the server answers."""
     page = tab(reading.url).open()
     gate = threading.Event()
-    page.route("**/api/collections", lambda route: (gate.wait(1), route.continue_()))
+    held: list[Route] = []
+    page.route("**/api/collections", lambda route: route.continue_() if gate.is_set() else held.append(route))
     for name in ("Map", "Cost", "Coverage"):
         page.get_by_role("tab", name=name).click()
+    expect(page.locator("#coverage")).to_be_visible()
     gate.set()
+    for route in held:
+        route.continue_()
     expect(page.locator(".card").first).to_be_visible()

@@ -49,10 +49,14 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
 ) -> None:
     # axe is put in by the driver; the page's own policy would not let it.
     page = tab(reading.url, size=size, theme=theme, bypass_csp=True).open()
+    page.evaluate(axe)
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if theme == "dark":
+        # A theme changes nothing but colours; the other rules run on the light one.
+        options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
     for panel in PANELS:
         settle(page, panel)
-        page.evaluate(axe)
-        found: dict[str, Any] = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        found: dict[str, Any] = page.evaluate("options => axe.run(document, options)", options)
         serious = [
             (rule["id"], rule["help"], [node["html"][:120] for node in rule["nodes"][:3]])
             for rule in found["violations"]

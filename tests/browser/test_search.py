@@ -23,7 +23,8 @@ MARKUP = (
 
 
 def hits(page: Page) -> list[str]:
-    return [str(item.get_attribute("data-id")) for item in page.locator("#search ol.hits > li").all()]
+    found: list[str] = page.locator("#search ol.hits > li").evaluate_all("items => items.map(item => item.dataset.id)")
+    return found
 
 
 def ask(console: Console, query: str, collection: str = "music_knowledge", **body: Any) -> list[dict[str, Any]]:
@@ -69,7 +70,9 @@ def test_results_come_while_typing_with_marked_words_and_both_parts(reading: Con
 
 @pytest.mark.parametrize("collection", ["music_knowledge", "mir_synonyms", "datasets"])
 def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, collection: str) -> None:
-    page = tab(reading.url).open("search")
+    opened = tab(reading.url)
+    opened.page.clock.install()
+    page = opened.open("search")
     expect(page.locator("#search-collection option")).to_have_count(4)
     page.select_option("#search-collection", collection)
     query = {"music_knowledge": QUESTION, "mir_synonyms": "soft jazz guitar", "datasets": "piano and drum recordings"}
@@ -78,7 +81,7 @@ def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, co
     for full_text, semantic in itertools.chain([(0.3, 0.7)], itertools.product((0.05, 0.5, 1.0), (0.05, 0.45, 1.0))):
         move(page, full_text, semantic)
         # The page requests a new search when the slider stops, if the present answer is not enough to rank.
-        page.wait_for_timeout(250)
+        page.clock.run_for(250)
         expect(page.locator("#search")).not_to_have_attribute("aria-busy", "true")
         wanted = ask(
             reading, query[collection], collection, full_text_weight=full_text, semantic_weight=semantic, match_count=10

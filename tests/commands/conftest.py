@@ -62,7 +62,7 @@ class Command:
     def __call__(self, script: str, *arguments: str, **environment: str) -> Result:
         return self.finish(self.start(script, *arguments, **environment))
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 60) -> Result:
+    def finish(self, process: subprocess.Popen[str], timeout: float = 240) -> Result:
         stdout, stderr = process.communicate(timeout=timeout)
         return Result(process.returncode, stdout, stderr)
 

@@ -102,12 +102,12 @@ def make_settings(**overrides: Any) -> Settings:
 
 
 @contextmanager
-def serving(services: Services) -> Iterator[str]:
-    """Serve all functions; the URL."""
+def serving(services: Services, port: int = 0) -> Iterator[str]:
+    """Serve all functions, on a free port where none is given; the URL."""
     config = uvicorn.Config(
         create_server(services),
         host="127.0.0.1",
-        port=0,
+        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
