@@ -45,7 +45,7 @@ test-tools: ## Check for the programs that the tests need; fetch PostgREST and a
 
 drill: .venv/installed-dev ## Break it, for minutes: crashes, database and provider faults, races, soak (DRILL_ARGS=--long: hours)
 	@scripts/install_postgrest.sh
-	@$(BIN)/python scripts/drill.py $(DRILL_ARGS)
+	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
 
 check: .venv/installed-dev ## Format, lint, types, layers and unit tests
 	@$(BIN)/ruff format --check .
@@ -72,7 +72,7 @@ bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, size
 	@$(BIN)/python scripts/bench/search.py --keep
 
 screenshots: .venv/installed-dev ## Pictures of the console into .screenshots, and the one of README (needs Debian's chromium)
-	@$(BIN)/python scripts/screenshots.py
+	@$(BIN)/python -m tests.browser.screenshots
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml
 

@@ -3,12 +3,12 @@
 
 import argparse
 import json
-import sys
 import threading
-from contextlib import closing, nullcontext
+from contextlib import closing
+from functools import partial
 
 import command
-from backfill_output import ProgressBar, as_json, describe, say
+from backfill_output import as_json, describe, progress_bar, say
 
 from shared.database.base import Database
 from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, BackfillOutcome, backfill, switch_model
@@ -37,43 +37,28 @@ cost_usd and seconds are of the whole run, and `collections` holds the same of e
 they are collection, model, rows, texts, tokens and cost_usd (null: the price is not known). collection and model
 are null where the collections differ.
 """
+# Errors that end every run until the configuration is changed.
+WRONG_SETTINGS = (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--collection", metavar="NAME", help="only this one (default: every tracked table)")
-    parser.add_argument(
-        "--batch-size", type=int, default=50, metavar="N", help="rows a claim and a request (default: 50)"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="requests under way at once (default: by provider)")
-    parser.add_argument(
-        "--lease-seconds",
-        type=int,
-        default=60,
-        metavar="N",
-        help="how long the rows of a killed run stay out of reach (default: 60)",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="stop after N rows")
-    parser.add_argument("--dry-run", action="store_true", help="print rows, tokens and cost; no request, no change")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
-    parser.add_argument("--retry-failed", action="store_true", help="first queue the failed rows again")
-    parser.add_argument(
-        "--reconcile", action="store_true", help="first queue pending rows that slipped past the triggers"
-    )
-    parser.add_argument(
-        "--verify", action="store_true", help="afterwards compare every vector with its row's text and model"
-    )
-    parser.add_argument(
-        "--repair", action="store_true", help="as --verify, and remove the wrong vectors: the next run embeds the rows"
-    )
-    parser.add_argument(
-        "--switch-model",
-        metavar="PROVIDER:MODEL",
-        help="move the collection to another model, such as ollama:nomic-embed-text; it stays searchable meanwhile",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
+    parser = command.parser(__doc__, json="print the report as JSON on stdout")
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    number, flag = partial(add, type=int, metavar="N"), partial(add, action="store_true")
+    add("--collection", metavar="NAME", help="only this one (default: every tracked table)")
+    number("--batch-size", default=50, help="rows a claim and a request (default: 50)")
+    number("--workers", help="requests under way at once (default: by provider)")
+    number("--lease-seconds", default=60, help="how long the rows of a killed run stay out of reach (default: 60)")
+    number("--limit", help="stop after N rows")
+    flag("--dry-run", help="print rows, tokens and cost; no request, no change")
+    add("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
+    flag("--retry-failed", help="first queue the failed rows again")
+    flag("--reconcile", help="first queue pending rows that slipped past the triggers")
+    flag("--verify", help="afterwards compare every vector with its row's text and model")
+    flag("--repair", help="as --verify, and remove the wrong vectors: the next run embeds the rows")
+    target = "move the collection to another model, such as ollama:nomic-embed-text; it stays searchable meanwhile"
+    add("--switch-model", metavar="PROVIDER:MODEL", help=target)
     return parser.parse_args()
 
 
@@ -84,9 +69,10 @@ def main() -> int:
         if not arguments.collection:
             raise ConfigurationError("--switch-model: name the collection to move with --collection")
         settings = settings_for_model(settings, arguments.switch_model)
-    workers = WORKERS[settings.embedding_provider] if arguments.workers is None else arguments.workers
+    if arguments.workers is None:
+        arguments.workers = WORKERS[settings.embedding_provider]
     # Checked before anything is started or loaded.
-    options_for("", workers, arguments)
+    options_for("", arguments)
     with get_database(settings, max_connections=8) as database:
         collections = choose_collections(database, arguments.collection)
         with closing(get_provider(settings)) as provider:
@@ -102,16 +88,18 @@ def main() -> int:
             for name in collections:
                 try:
                     if arguments.dry_run:
-                        code = dry_run(database, provider, name, arguments, reports, price_is_set)
+                        reports.append(dry_run(database, provider, name, arguments, price_is_set))
+                        codes.append(0)
                     else:
-                        code = run_one(database, provider, name, workers, arguments, stop, reports)
+                        report, code = run_one(database, provider, name, arguments, stop)
+                        reports.append(report)
+                        codes.append(code)
                 except AppError:
-                    code = say_broken(database, name)
-                    if code == 0:
+                    if not is_broken(database, name):
                         raise
+                    codes.append(1)
                     if not arguments.dry_run:
                         reports.append(BackfillReport(name, provider.model))
-                codes.append(code)
                 if stop.is_set():
                     break
             if arguments.json:
@@ -119,16 +107,10 @@ def main() -> int:
             return max(codes)
 
 
-def options_for(name: str, workers: int, arguments: argparse.Namespace) -> BackfillOptions:
+def options_for(name: str, arguments: argparse.Namespace) -> BackfillOptions:
     """The options of the command line for one collection. Raises ConfigurationError naming the flag."""
-    return BackfillOptions(
-        name,
-        arguments.batch_size,
-        workers,
-        arguments.limit,
-        arguments.max_cost,
-        lease_seconds=arguments.lease_seconds,
-    )
+    flags = ("batch_size", "workers", "limit", "max_cost", "lease_seconds")
+    return BackfillOptions(name, **{flag: getattr(arguments, flag) for flag in flags})
 
 
 def settings_for_model(settings: Settings, target: str) -> Settings:
@@ -159,14 +141,9 @@ def choose_collections(database: Database, name: str | None) -> list[str]:
 
 
 def run_one(
-    database: Database,
-    provider: EmbeddingProvider,
-    name: str,
-    workers: int,
-    arguments: argparse.Namespace,
-    stop: threading.Event,
-    reports: list[BackfillReport | Estimate],
-) -> int:
+    database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace, stop: threading.Event
+) -> tuple[BackfillReport, int]:
+    """Embed the pending rows of a collection; returns the report and the exit code."""
     work = Collection(database, name)
     if arguments.retry_failed:
         say(f"{name}: {work.retry_failed_embeddings():,} failed rows queued again")
@@ -174,34 +151,31 @@ def run_one(
         say(f"{name}: {work.reconcile_embeddings():,} rows had slipped past the triggers")
     if arguments.switch_model:
         say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
-    options = options_for(name, workers, arguments)
-    with ProgressBar(name) if sys.stderr.isatty() else nullcontext() as bar:
-        outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show if bar else None)
-    reports.append(outcome.report)
-    if outcome.error and say_broken(database, name):
-        return 1
+    with progress_bar(name) as show:
+        outcome = backfill(database, provider, options_for(name, arguments), stop=stop, on_progress=show)
+    if outcome.error and is_broken(database, name):
+        return outcome.report, 1
     if not arguments.json:
         print(describe(outcome.report, provider.price_per_million_tokens))
     code = explain(work, outcome)
     if code == 0 and outcome.report.embedded:
-        code = index(database, name)
+        index(database, name)
     if arguments.switch_model:
         say(f"set EMBEDDING_PROVIDER={provider.name} and EMBEDDING_MODEL={provider.model} for the runs to come")
     if arguments.verify or arguments.repair:
         code = max(code, verify(work, repair=arguments.repair))
-    return code
+    return outcome.report, code
 
 
-def say_broken(database: Database, name: str) -> int:
-    """Say why no row of the collection can be read; returns the exit code, 0 where rows can be read."""
+def is_broken(database: Database, name: str) -> bool:
+    """Whether no row of the collection can be read; says why."""
     try:
         problem = broken_embedding_collections(database).get(name)
     except AppError:
-        return 0
-    if problem is None:
-        return 0
-    say(f"{name} cannot be read: {problem}")
-    return 1
+        return False
+    if problem is not None:
+        say(f"{name} cannot be read: {problem}")
+    return problem is not None
 
 
 def explain(work: Collection, outcome: BackfillOutcome) -> int:
@@ -223,11 +197,7 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
         code = 1
         # A database that is gone cannot be asked how many there are.
         say(f"error: {outcome.error.message}" + (f" ({left.pending:,} rows are left)" if left.pending else ""))
-        about_a_text = isinstance(outcome.error, ProviderInputRejected)
-        if (
-            isinstance(outcome.error, (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError))
-            and not about_a_text
-        ):
+        if isinstance(outcome.error, WRONG_SETTINGS) and not isinstance(outcome.error, ProviderInputRejected):
             code = command.EXIT_CONFIGURATION
     if outcome.interrupted:
         code = command.EXIT_INTERRUPTED
@@ -235,18 +205,15 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
     return code
 
 
-def index(database: Database, name: str) -> int:
+def index(database: Database, name: str) -> None:
     try:
-        built = Collection(database, name).create_embedding_index(min_rows=INDEX_MIN_ROWS)
+        if built := Collection(database, name).create_embedding_index(min_rows=INDEX_MIN_ROWS):
+            say(f"{name}: built the index {built}")
     except DatabaseTimeout:
         say(
             f"{name} is large enough for a vector index, which takes longer than the API allows: "
             f"connect with DATABASE_URL and run select create_embedding_index('{name}')"
         )
-    else:
-        if built:
-            say(f"{name}: built the index {built}")
-    return 0
 
 
 def verify(work: Collection, *, repair: bool) -> int:
@@ -260,19 +227,13 @@ def verify(work: Collection, *, repair: bool) -> int:
 
 
 def dry_run(
-    database: Database,
-    provider: EmbeddingProvider,
-    name: str,
-    arguments: argparse.Namespace,
-    reports: list[BackfillReport | Estimate],
-    price_is_set: bool,
-) -> int:
+    database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace, price_is_set: bool
+) -> Estimate:
     expected = estimate(database, provider, name, switching=bool(arguments.switch_model), price_is_set=price_is_set)
-    reports.append(expected)
     if not arguments.json:
         cost = "price not known" if expected.cost_usd is None else f"${expected.cost_usd:.4f}"
         print(f"{name} ({provider.model}): {expected.rows:,} rows, about {expected.tokens:,} tokens, {cost}")
-    return 0
+    return expected
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from shared.embedding.backfill import Progress
 from shared.embedding.estimate import Estimate
@@ -46,41 +47,25 @@ def describe(report: BackfillReport, price: float) -> str:
     return f"{report.collection} ({report.model}): " + ", ".join(parts)
 
 
-class ProgressBar:
-    """Rows, rate and time left on stderr; on a terminal it moves, elsewhere nothing is drawn."""
+@contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[Progress], None] | None]:
+    """Show rows, rate and time left on a terminal's stderr; yields what draws them, None where nothing is drawn."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as rich
+    from rich.console import Console
 
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    columns = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), "{task.fields[rate]}")
+    with rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None, rate="")
 
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task(name, total=None, rate="")
-        self._name = name
+        def show(progress: Progress) -> None:
+            report, waiting = progress.report, progress.waiting_for_others
+            done = report.embedded + report.failed + report.stale
+            rate = f"{done / report.seconds:,.0f} rows/s" if done and report.seconds > 0.5 else ""
+            waits = f"waiting for {waiting} rows of another worker" if waiting else ""
+            rate = ", ".join(filter(None, (rate, waits)))
+            bar.update(task, completed=done, total=progress.expected or None, rate=rate)
 
-    def __enter__(self) -> "ProgressBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        done = progress.report.embedded + progress.report.failed + progress.report.stale
-        rate = done / progress.report.seconds if progress.report.seconds > 0.5 else 0.0
-        waiting = (
-            f", waiting for {progress.waiting_for_others} rows of another worker" if progress.waiting_for_others else ""
-        )
-        self._bar.update(
-            self._task,
-            completed=done,
-            total=progress.expected or None,
-            rate=f"{rate:,.0f} rows/s{waiting}" if rate else waiting.removeprefix(", "),
-        )
+        yield show

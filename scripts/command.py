@@ -14,8 +14,6 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 EXIT_CONFIGURATION = 2
-# The help of a benchmark's --json.
-JSON = "also print the result as one line of JSON"
 EXIT_INTERRUPTED = 130
 
 

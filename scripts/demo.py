@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import command
+from backfill_output import describe, progress_bar
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,11 +24,7 @@ from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, get_database, get_provider, migrate_database
 
 COLLECTION = "music_knowledge"
-QUERIES = (
-    "why does my vocal sound boomy up close",
-    "loudness for streaming services",
-    "tritone substitution",
-)
+QUERIES = ("why does my vocal sound boomy up close", "loudness for streaming services", "tritone substitution")
 
 # A step that takes longer reports its progress.
 QUIET_SECONDS = 4.0
@@ -53,8 +50,6 @@ def step(name: str) -> Iterator[None]:
 
 
 def main() -> int:
-    from backfill_output import ProgressBar, describe
-
     parser = command.parser(__doc__)
     parser.add_argument("--yes", action="store_true", help="write into DATABASE_URL or SUPABASE_URL, where one is set")
     arguments = parser.parse_args()
@@ -77,8 +72,8 @@ def main() -> int:
         complete = True
         for coverage in embedding_coverage(database):
             options = BackfillOptions(coverage.collection, workers=WORKERS[settings.embedding_provider])
-            with step(f"embedding {coverage.collection}"), ProgressBar(coverage.collection) as bar:
-                outcome = backfill(database, provider, options, stop=stop, on_progress=bar.show)
+            with step(f"embedding {coverage.collection}"), progress_bar(coverage.collection) as show:
+                outcome = backfill(database, provider, options, stop=stop, on_progress=show)
             if outcome.error is not None:
                 raise outcome.error
             complete = complete and outcome.complete

@@ -9,17 +9,19 @@ import argparse
 import json
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import command
-from bench.scratch import scratch_database
+from guide import guide_statement
 from pydantic import SecretStr
+from scratch import embed_pending, scratch_database
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase, connect
-from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill
+from shared.embedding.backfill import INDEX_MIN_ROWS
 from shared.embedding.collection import Collection, vector_text
 from shared.errors import ConfigurationError
 from shared.models import EmbeddingModel
@@ -29,8 +31,6 @@ from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, get_database_url, get_provider
 
 COLLECTIONS = ("music_knowledge", "mir_synonyms")
-BASELINE = Path(__file__).with_name("guide_baseline.sql")
-RANKINGS = ("full_text", "semantic", "hybrid")
 
 Search = Callable[[str, str], list[str]]
 
@@ -63,7 +63,6 @@ def scratch_settings() -> Settings:
 def main() -> int:
     arguments = parse_arguments()
     settings = scratch_settings()
-    rankings = (*RANKINGS, "guide") if arguments.baseline else RANKINGS
     results: list[dict[str, Scores]] = []
     table = not arguments.json
     if table:
@@ -76,13 +75,11 @@ def main() -> int:
                 if arguments.baseline:
                     searches["guide"] = guide_search(url, provider.spec, ids)
                 for judged in sets:
-                    scores = run(
-                        judged, provider, {ranking: searches[ranking] for ranking in rankings}, arguments.limit
-                    )
-                    results.append(scores)
-                    show(judged.name, provider.model, scores, as_json=arguments.json)
+                    results.append(run(judged, provider, searches, arguments.limit))
+                    show(judged.name, provider.model, results[-1], as_json=arguments.json)
     if table and len(results) > 1:
-        show("mean", "", {ranking: mean(scores[ranking] for scores in results) for ranking in rankings}, as_json=False)
+        every = {ranking: mean(scores[ranking] for scores in results) for ranking in results[0]}
+        show("mean", "", every, as_json=False)
     worst = min(scores["hybrid"].ndcg for scores in results)
     if arguments.fail_under is not None and worst < arguments.fail_under:
         print(f"hybrid nDCG@10 is {worst:.4f}, below {arguments.fail_under}", file=sys.stderr)
@@ -111,11 +108,7 @@ def loaded(
         ids = fill(url, judged)
         with PostgresDatabase(url, max_connections=8) as database:
             print(f"{judged.name}: embedding {len(ids):,} documents with {provider.model}", file=sys.stderr)
-            outcome = backfill(
-                database, provider, BackfillOptions(collection, workers=WORKERS[settings.embedding_provider])
-            )
-            if outcome.error is not None:
-                raise outcome.error
+            embed_pending(database, provider, collection, WORKERS[settings.embedding_provider])
             Collection(database, collection).create_embedding_index(min_rows=INDEX_MIN_ROWS)
             with connect(url) as owner:
                 owner.execute(f"vacuum analyze public.{collection}")
@@ -135,13 +128,13 @@ def fill_knowledge(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
 def fill_synonyms(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
     """Each document as a genre: its title is the tag's name, its text the usage."""
     ids = {str(number): document for number, document in enumerate(judged.corpus, 1)}
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     with connect(url) as owner:
         for row_id, document in ids.items():
             title, text = (part.replace("\0", "") for part in judged.corpus[document])
             title = title.strip()[:90] or document
             # Two tags of one name would be one tag.
-            taken[title.lower()] = taken.get(title.lower(), 0) + 1
+            taken[title.lower()] += 1
             name = title if taken[title.lower()] == 1 else f"{title} {'·' * taken[title.lower()]}"
             synonyms = json.dumps({"search_terms": [title], "usage_context": text[:2000]})
             owner.execute("insert into public.genre_tags (id, name) values (%s, %s)", [row_id, name])
@@ -165,17 +158,12 @@ def make_searches(database: Database, ids: dict[str, str], fusion: str, collecti
 
 
 def guide_search(url: SecretStr, spec: EmbeddingModel, ids: dict[str, str]) -> Search:
-    """The guide's function, in the same database over the same rows."""
+    """The guide's statement, in the same database over the same rows. It joins the words of a query by AND."""
     owner = connect(url)
-    owner.execute(BASELINE.read_text().replace("DIMENSIONS", str(spec.dimensions)))
-
-    def ask(text: str, vector: str) -> list[str]:
-        rows = owner.execute(
-            "select id::text from public.guide_hybrid_search(%s, %s::extensions.vector, %s)", [text, vector, DEPTH]
-        )
-        return [ids[row[0]] for row in rows]
-
-    return ask
+    of_width = f"extensions.vector({spec.dimensions})"
+    distance = f"embedding::{of_width} operator(extensions.<=>) %(vector)s::{of_width}"
+    statement = guide_statement("k.id::text", "websearch_to_tsquery('english', %(text)s)", distance, DEPTH)
+    return lambda text, vector: [ids[row[0]] for row in owner.execute(statement, {"text": text, "vector": vector})]
 
 
 def run(

@@ -21,12 +21,11 @@ from typing import Any
 import command
 from backfill import settings_for_model
 from evaluate import COLLECTIONS, loaded, scratch_settings
+from scratch import embed_pending
 
-from shared.database.base import Database
 from shared.database.postgres import connect
-from shared.embedding.backfill import BackfillOptions, backfill, switch_model
+from shared.embedding.backfill import switch_model
 from shared.errors import AppError
-from shared.providers.base import EmbeddingProvider
 from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
 from shared.search.search import SearchService
 from shared.wiring import WORKERS, get_provider, get_search
@@ -76,20 +75,20 @@ def main() -> int:
         searches = Searches()
         with connect(url) as owner, connect(url) as reader, searching(service, judged, queries, reader, searches):
             rows = switch_model(database, new, COLLECTION)
-            move(database, new, workers, rows // 2)
+            embed_pending(database, new, COLLECTION, workers, limit=rows // 2)
             stages["midway"] = quality(service, judged, queries, ids)
             owner.execute(f"vacuum analyze public.{COLLECTION}")
-            move(database, new, workers, None)
+            embed_pending(database, new, COLLECTION, workers)
         stages["after"] = quality(service, judged, queries, ids)
     loss = min(stages["before"].ndcg, stages["after"].ndcg) - stages["midway"].ndcg
-    show(judged.name, rows, old.model, new.model, stages, loss, searches, as_json=arguments.json)
+    if arguments.json:
+        scores = {stage: values.as_dict() for stage, values in stages.items()}
+        moved = {"dataset": judged.name, "rows": rows, "from": old.model, "to": new.model}
+        print(json.dumps({**moved, **scores, "searches": asdict(searches)}))
+    else:
+        print(f"{judged.name}: {rows:,} rows from {old.model} to {new.model}")
+        show(stages, loss, searches)
     return int(bool(searches.failed or searches.short or loss > arguments.max_loss))
-
-
-def move(database: Database, provider: EmbeddingProvider, workers: int, limit: int | None) -> None:
-    outcome = backfill(database, provider, BackfillOptions(COLLECTION, workers=workers, limit=limit))
-    if outcome.error is not None:
-        raise outcome.error
 
 
 def quality(service: SearchService, judged: JudgedSet, queries: Sequence[str], ids: dict[str, str]) -> Scores:
@@ -140,23 +139,7 @@ def models_of(reader: Any, row_ids: Sequence[str]) -> set[str]:
     return {row[0] for row in rows}
 
 
-def show(
-    name: str,
-    rows: int,
-    old: str,
-    new: str,
-    stages: dict[str, Scores],
-    loss: float,
-    searches: Searches,
-    *,
-    as_json: bool,
-) -> None:
-    if as_json:
-        scores = {stage: values.as_dict() for stage, values in stages.items()}
-        counts = asdict(searches)
-        print(json.dumps({"dataset": name, "rows": rows, "from": old, "to": new, **scores, "searches": counts}))
-        return
-    print(f"{name}: {rows:,} rows from {old} to {new}")
+def show(stages: dict[str, Scores], loss: float, searches: Searches) -> None:
     print(f"{'rows moved':<12} {'nDCG@10':>8} {'recall@100':>11} {'MRR@10':>8}")
     for stage, values in stages.items():
         print(f"{stage:<12} {values.ndcg:>8.4f} {values.recall:>11.4f} {values.mrr:>8.4f}")

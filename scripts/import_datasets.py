@@ -14,7 +14,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,14 @@ from shared.settings import load_settings
 from shared.wiring import get_database
 
 BATCH_SIZE = 500
-FIELDS = ("id", "title", "description", "url", "tags", "published_at", "score")
 
 
 class BadRow(Exception):
     """A row that cannot be loaded; the message says why, in one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row of the file: its fields, or what is wrong with it."""
-
-    number: int
-    fields: dict[str, Any] | None
-    problem: str | None = None
+# The number of a row's first line, and its fields or what is wrong with it.
+Line = tuple[int, dict[str, Any] | BadRow]
 
 
 def main() -> int:
@@ -85,12 +78,12 @@ def read_csv(path: Path) -> Iterator[Line]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Line(number, None, f"not CSV: {error}")
+                yield number, BadRow(f"not CSV: {error}")
                 continue
             if None in row or None in row.values():
-                yield Line(number, None, f"{len(reader.fieldnames)} columns are named, this row has another number")
+                yield number, BadRow(f"{len(reader.fieldnames)} columns are named, this row has another number")
             else:
-                yield Line(number, dict(row))
+                yield number, dict(row)
 
 
 def read_jsonl(path: Path) -> Iterator[Line]:
@@ -101,9 +94,9 @@ def read_jsonl(path: Path) -> Iterator[Line]:
             try:
                 fields = json.loads(text)
             except (ValueError, RecursionError):
-                yield Line(number, None, "not JSON")
+                yield number, BadRow("not JSON")
                 continue
-            yield Line(number, fields) if isinstance(fields, dict) else Line(number, None, "not an object")
+            yield number, fields if isinstance(fields, dict) else BadRow("not an object")
 
 
 def load(database: Database, lines: Iterator[Line]) -> dict[str, int]:
@@ -116,52 +109,45 @@ def load(database: Database, lines: Iterator[Line]) -> dict[str, int]:
         write(database, list(batch.values()), counts)
         batch.clear()
 
-    for line in lines:
+    for number, fields in lines:
         try:
-            row = read_row(line)
+            row = read_row(fields)
         except BadRow as problem:
-            report(line.number, str(problem), counts)
+            report(number, str(problem), counts)
             continue
         if row["external_id"] in batch:
             flush()
-        batch[row["external_id"]] = (line.number, row)
+        batch[row["external_id"]] = (number, row)
         if len(batch) >= BATCH_SIZE:
             flush()
     flush()
     return counts
 
 
-def read_row(line: Line) -> dict[str, Any]:
+def read_row(fields: dict[str, Any] | BadRow) -> dict[str, Any]:
     """The row as the database takes it. Raises BadRow."""
-    if line.fields is None:
-        raise BadRow(line.problem or "not a row")
-    fields = line.fields
+    if isinstance(fields, BadRow):
+        raise fields
     problems: list[str] = []
 
-    def take(name: str, read: Callable[[Any], Any]) -> Any:
+    row: dict[str, Any] = {}
+    for name, read in READERS.items():
         try:
-            return read(fields.get(name))
+            row[name] = read(fields.get(name))
         except BadRow as problem:
             problems.append(f"{name}: {problem}")
-            return None
-
-    texts = {name: take(name, read_text) for name in ("id", "title", "description", "url")}
-    tags, published_at = take("tags", read_tags), take("published_at", read_date)
-    score = take("score", read_score)
-    if texts["title"] == "":
+    if row.get("title") == "":
         problems.append("title: is missing")
     if problems:
         raise BadRow("; ".join(problems))
+    key, score = row.pop("id"), row.pop("score")
     return {
-        "external_id": texts["id"] or texts["url"] or f"title:{texts['title']}",
-        "title": texts["title"],
-        "description": texts["description"],
-        "url": texts["url"] or None,
-        "tags": tags,
-        "enrichment_status": "enriched" if texts["description"] else "pending",
-        "published_at": published_at,
+        **row,
+        "external_id": key or row["url"] or f"title:{row['title']}",
+        "url": row["url"] or None,
+        "enrichment_status": "enriched" if row["description"] else "pending",
         "static_score": score,
-        "metadata": {name: value for name, value in fields.items() if name not in FIELDS},
+        "metadata": {name: value for name, value in fields.items() if name not in READERS},
     }
 
 
@@ -210,6 +196,12 @@ def read_score(value: Any) -> float | None:
     if not (math.isfinite(score) and 0 <= score <= 1):
         raise BadRow("is not between 0 and 1")
     return score
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("id", "title", "description", "url"), read_text),
+    **{"tags": read_tags, "published_at": read_date, "score": read_score},
+}
 
 
 def write(database: Database, batch: list[tuple[int, dict[str, Any]]], counts: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,24 +13,30 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 
 START_SECONDS = 120.0
+# Ends as soon as it is asked to.
+FUNCTIONS = (sys.executable, "-m", "functions.local", "--drain-minutes", "0")
 
 
 @contextmanager
 def serving(
     arguments: Sequence[object], ready: str, *, folder: Path, environment: Mapping[str, str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends; `ready` is a URL that answers once it has started."""
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a server with `--port` until the block ends; yields its URL and process.
+
+    It has started once it answers 200 at the path `ready`.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [str(part) for part in (*arguments, "--port", port)]
     with log.open("wb") as output:
-        server = subprocess.Popen(
-            [str(part) for part in arguments], cwd=folder, env=environment, stdout=output, stderr=output
-        )
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(ready):
+        while not answers(url + ready):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise ConfigurationError(f"{arguments[0]} did not start: {log.read_text(errors='replace')[-500:]}")
+                raise ConfigurationError(f"{command[0]} did not start: {log.read_text(errors='replace')[-500:]}")
             time.sleep(0.2)
-        yield server
+        yield url, server
     finally:
         server.terminate()
         server.wait(30)

@@ -9,17 +9,18 @@ import compileall
 import json
 import os
 import secrets
-import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-# What the benchmarks share lies in the folder above.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import benchmark
 import command
-from bench.scratch import PROJECT, SCRATCH
+from command import ROOT
+from scratch import SCRATCH
+
+from shared.database.postgres import PostgresDatabase
+from shared.embedded.migrations import migrate
+from shared.embedded.server import start_embedded
 
 KEY = secrets.token_hex(16)
 
@@ -62,7 +63,7 @@ class Context:
 answer = handler(event, Context())
 total, work = time.perf_counter() - started, time.process_time() - worked
 assert answer["status"] == "completed" if name == "worker" else answer["statusCode"] < 300, answer
-print(json.dumps([total - engine, work - engine_work, engine]))
+print(json.dumps([1000 * seconds for seconds in (total - engine, work - engine_work, engine)]))
 """.replace("{bare!r}", repr(BARE))
 
 SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
@@ -91,36 +92,48 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
 
 
 def main() -> int:
-    parser = command.parser(__doc__, json=command.JSON)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, the functions in turn (default: 7)")
-    arguments = parser.parse_args()
-    result = bench(arguments.rounds)
+    arguments = benchmark.parser(__doc__, rounds=(7, "rounds, the functions in turn")).parse_args()
+    environment, task = prepare()
+    # Of each first answer: milliseconds, of them the processor's, and those of the engine apart.
+    measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}
+    for number in range(arguments.rounds + 1):
+        for name in CALLS:
+            times = start_cold(name, task, environment)
+            if number:  # the first round fills the caches of the file system
+                measured[name].append(times)
+        print(f"round {number} of {arguments.rounds}", file=sys.stderr)
+    medians = {
+        name: [benchmark.median(column, 1) for column in zip(*times, strict=True)] for name, times in measured.items()
+    }
+    bare_ms, bare_cpu, _ = medians["bare"]
+    result = {
+        name: {
+            "ms": total,
+            "ratio": round(total / bare_ms, 2),
+            "cpu_ms": work,
+            "cpu_ratio": round(work / bare_cpu, 2),
+            "engine_ms": engine,
+        }
+        for name, (total, work, engine) in medians.items()
+    }
     print(f"medians of {arguments.rounds} fresh interpreters each, ms")
-    print(
-        f"{'function':20} {'first answer':>12} {'against bare':>12} {'CPU time':>9} {'against bare':>12} {'the engine':>10}"
-    )
-    for name, row in result.items():
-        print(
-            f"{name:20} {row['ms']:12.0f} {row['ratio']:11.2f}x {row['cpu_ms']:9.0f} {row['cpu_ratio']:11.2f}x "
-            f"{row['engine_ms']:10.0f}"
-        )
-    if arguments.json:
-        print(json.dumps(result))
-    return 0
+    headings = ("function", "first answer", "against bare", "CPU time", "against bare", "the engine")
+    benchmark.print_table(headings, [(name, *row.values()) for name, row in result.items()])
+    return benchmark.finish(arguments, result)
 
 
-def bench(rounds: int) -> dict[str, dict[str, float]]:
-    from shared.database.postgres import PostgresDatabase
-    from shared.embedded.migrations import migrate
-    from shared.embedded.server import start_embedded
-
+def prepare() -> tuple[dict[str, str], str]:
+    """The environment of the functions, with a database that runs, and the id of a task in it."""
     url = start_embedded(SCRATCH)
     migrate(url)
     with PostgresDatabase(url) as database:
         task = str(database.call_scalar("record_embedding_run", {"status": "completed"}))
+    # Compile as the image does; PYTHONDONTWRITEBYTECODE may be set on this machine.
+    for package in ("functions", "shared"):
+        compileall.compile_dir(ROOT / package, quiet=1)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": str(ROOT),
         "DATABASE_URL": url.get_secret_value(),
         "TONNETZ_DATA_DIR": str(SCRATCH),
         "EMBEDDING_PROVIDER": "onnx",
@@ -129,41 +142,21 @@ def bench(rounds: int) -> dict[str, dict[str, float]]:
         "CONSOLE": "true",
         "LOG_LEVEL": "ERROR",
     }
-    # Compile as the image does; PYTHONDONTWRITEBYTECODE may be set on this machine.
-    for package in ("functions", "shared"):
-        compileall.compile_dir(PROJECT / package, quiet=1)
-    measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}
-    for number in range(rounds + 1):
-        for name, (method, path, body, engine) in CALLS.items():
-            event = json.dumps(http_event(method, path.format(task=task), body) if method else body)
-            done = subprocess.run(
-                [sys.executable, "-c", PROGRAM, name, event, engine],
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise RuntimeError(f"{name}: {done.stderr[-1000:]}")
-            if number:
-                # The first round fills the caches of the file system.
-                measured[name].append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"round {number} of {rounds}", file=sys.stderr)
-    medians = {
-        name: [1000 * statistics.median(column) for column in zip(*times, strict=True)]
-        for name, times in measured.items()
-    }
-    bare_ms, bare_cpu, _ = medians["bare"]
-    return {
-        name: {
-            "ms": round(total, 1),
-            "ratio": round(total / bare_ms, 2),
-            "cpu_ms": round(work, 1),
-            "cpu_ratio": round(work / bare_cpu, 2),
-            "engine_ms": round(engine, 1),
-        }
-        for name, (total, work, engine) in medians.items()
-    }
+    return environment, task
+
+
+def start_cold(name: str, task: str, environment: dict[str, str]) -> list[float]:
+    """The times of one function's first answer in a fresh interpreter."""
+    method, path, body, engine = CALLS[name]
+    event = json.dumps(http_event(method, path.format(task=task), body) if method else body)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, name, event, engine],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr[-1000:]}")
+    times: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return times
 
 
 def http_event(method: str, path: str, body: Any) -> dict[str, Any]:

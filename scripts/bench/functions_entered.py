@@ -12,23 +12,18 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# What the benchmarks share lies in the folder above.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import benchmark
 import command
-from serving import serving
+import httpx
+from serving import FUNCTIONS, serving
 
 KEY = secrets.token_hex(16)
-PORT = 18_431
 
 # Runs a module or a script of the checkout it stands in. SIGUSR1 forgets what was entered so far, SIGUSR2 writes it down.
 TRACER = """
@@ -76,119 +71,6 @@ else:
 """
 
 
-def main() -> int:
-    parser = command.parser(__doc__, json=command.JSON)
-    parser.add_argument("--checkout", type=Path, help="another checkout to count beside this one, with its own .venv")
-    parser.add_argument("--names", action="store_true", help="also list the functions of each walk")
-    arguments = parser.parse_args()
-    results = {"here": count(command.ROOT)}
-    if arguments.checkout is not None:
-        results["there"] = count(arguments.checkout.resolve())
-    print(f"{'walk':10} {'functions':>9} {'files':>6} {'database calls':>15}")
-    for side, walks in results.items():
-        for walk, found in walks.items():
-            files = len({file for file, _ in found["entered"]})
-            print(f"{walk:10} {len(found['entered']):9} {files:6} {len(found['calls']):15}   {side}")
-            if arguments.names:
-                print(*(f"    {file} {name}" for file, name in found["entered"]), sep="\n")
-                print(f"    calls: {', '.join(found['calls'])}")
-    if "there" in results:
-        for walk, found in results["here"].items():
-            theirs = len(results["there"][walk]["entered"])
-            print(f"{walk:10} {len(found['entered']) / theirs:8.2f} of the other checkout's functions")
-    if arguments.json:
-        sizes = {
-            side: {walk: {"functions": len(f["entered"]), "calls": len(f["calls"])} for walk, f in walks.items()}
-            for side, walks in results.items()
-        }
-        print(json.dumps(sizes))
-    return 0
-
-
-def count(checkout: Path) -> dict[str, dict[str, Any]]:
-    """The four walks in one checkout."""
-    from tests.protocol_server import ProtocolServer
-
-    with tempfile.TemporaryDirectory(prefix="tonnetz-walks-") as folder, ProtocolServer() as chat:
-        python = checkout / ".venv" / "bin" / "python"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "SUPABASE_"))},
-            "TONNETZ_DATA_DIR": str(Path(folder) / "data"),
-            "EMBEDDING_PROVIDER": "onnx",
-            "GENERATION_PROVIDER": "openai",
-            "OPENAI_BASE_URL": chat.openai_url,
-            "OPENAI_API_KEY": KEY,
-            "FUNCTIONS_API_KEY": KEY,
-            "WEBHOOK_SECRET": KEY,
-            "LOG_LEVEL": "ERROR",
-        }
-
-        def run(*arguments: str, output: str = "ignored") -> None:
-            done = subprocess.run(
-                [python, "-c", TRACER, str(Path(folder) / output), *arguments],
-                cwd=checkout, env=environment, check=False, capture_output=True, text=True,
-            )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(f"{' '.join(arguments)}: {done.stderr[-1000:]}")
-
-        run("scripts/migrate.py", "--seed")
-        run("scripts/backfill.py")
-        walks: dict[str, dict[str, Any]] = {}
-        with served(python, checkout, environment, Path(folder) / "served") as walk:
-            walks["search"] = walk(
-                lambda: post("/api/search/music_knowledge", {"query": f"warm {secrets.token_hex(4)}"})
-            )
-            text = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": f"a text {secrets.token_hex(4)}"}]}
-            walks["embed"] = walk(lambda: post("/embed", text))
-            change(python, checkout, environment)
-            walks["synonyms"] = walk(lambda: name_a_tag(python, checkout, environment))
-            change(python, checkout, environment)
-        run("scripts/backfill.py", "--collection", "music_knowledge", output="row")
-        walks["row"] = json.loads((Path(folder) / "row").read_text())
-        return walks
-
-
-@contextmanager
-def served(python: Path, checkout: Path, environment: dict[str, str], output: Path) -> Iterator[Any]:
-    """A server of the checkout; what is yielded runs an action and returns what it entered."""
-    arguments = [python, "-c", TRACER, output, "-m", "functions.local", "--port", PORT, "--drain-minutes", "0"]
-    ready = f"http://127.0.0.1:{PORT}/ready"
-    with serving(arguments, ready, folder=checkout, environment=environment, log=output.with_suffix(".log")) as server:
-        # Warm: connections, the model and whatever is made at the first use.
-        post("/api/search/music_knowledge", {"query": "warm up"})
-        post("/embed", {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "warm up"}]})
-
-        def walk(action: Any) -> dict[str, Any]:
-            time.sleep(2)
-            server.send_signal(signal.SIGUSR1)
-            time.sleep(0.3)
-            action()
-            output.unlink(missing_ok=True)
-            server.send_signal(signal.SIGUSR2)
-            deadline = time.monotonic() + 20
-            while not output.exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            found: dict[str, Any] = json.loads(output.read_text())
-            return found
-
-        yield walk
-
-
-def request(method: str, path: str, body: Any = None, **headers: str) -> Any:
-    asked = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"content-type": "application/json", "authorization": f"Bearer {KEY}", **headers},
-    )
-    with urllib.request.urlopen(asked, timeout=60) as answer:
-        return json.load(answer)
-
-
-def post(path: str, body: Any, **headers: str) -> Any:
-    return request("POST", path, body, **headers)
-
-
 SQL = """
 import sys
 from shared.settings import load_settings
@@ -200,33 +82,149 @@ with connect(get_database_url(load_settings())) as owner:
         print(found.fetchone()[0])
 """
 
-
-def execute(python: Path, checkout: Path, environment: dict[str, str], statement: str) -> str:
-    done = subprocess.run(
-        [python, "-c", SQL, statement], cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)},
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return done.stdout.strip()
+# The functions and database calls of one walk.
+Found = dict[str, Any]
 
 
-def change(python: Path, checkout: Path, environment: dict[str, str]) -> None:
-    """Change the text of one row, so that it needs a vector."""
-    statement = f"""update music_knowledge set content = content || ' {secrets.token_hex(4)}'
-        where id = (select id from music_knowledge order by id limit 1)"""
-    execute(python, checkout, environment, statement)
+def main() -> int:
+    parser = benchmark.parser(__doc__)
+    parser.add_argument("--checkout", type=Path, help="another checkout to count beside this one, with its own .venv")
+    parser.add_argument("--names", action="store_true", help="also list the functions of each walk")
+    arguments = parser.parse_args()
+    results = {"here": count(command.ROOT)}
+    if arguments.checkout is not None:
+        results["there"] = count(arguments.checkout.resolve())
+    rows = []
+    for side, walks in results.items():
+        for walk, found in walks.items():
+            files = len({file for file, _ in found["entered"]})
+            rows.append((walk, len(found["entered"]), files, len(found["calls"]), side))
+            if arguments.names:
+                print(walk, *(f"    {file} {name}" for file, name in found["entered"]), sep="\n")
+                print(f"    calls: {', '.join(found['calls'])}")
+    benchmark.print_table(("walk", "functions", "files", "database calls", "checkout"), rows)
+    for walk, found in results.get("there", {}).items():
+        share = len(results["here"][walk]["entered"]) / len(found["entered"])
+        print(f"{walk:10} {share:8.2f} of the other checkout's functions")
+    sizes = {
+        side: {walk: {"functions": len(f["entered"]), "calls": len(f["calls"])} for walk, f in walks.items()}
+        for side, walks in results.items()
+    }
+    return benchmark.finish(arguments, sizes)
 
 
-def name_a_tag(python: Path, checkout: Path, environment: dict[str, str]) -> None:
-    """Insert a tag, send its webhook and wait until its synonyms are embedded."""
-    name = f"style {secrets.token_hex(3)}"
-    tag = int(execute(python, checkout, environment, f"insert into genre_tags (name) values ('{name}') returning id"))
-    body = {"type": "INSERT", "table": "genre_tags", "schema": "public", "record": {"id": tag}}
-    post("/api/webhooks/synonyms", body, **{"x-webhook-secret": KEY})
-    done = f"select count(*) from mir_synonyms where tag_id = {tag} and tag_type = 'genre' and embedding is not null"
-    deadline = time.monotonic() + 60
-    while execute(python, checkout, environment, done) != "1":
+def count(root: Path) -> dict[str, Found]:
+    """The four walks in one checkout."""
+    from tests.protocol_server import ProtocolServer
+
+    with tempfile.TemporaryDirectory(prefix="tonnetz-walks-") as folder, ProtocolServer() as chat:
+        checkout = Checkout(root, Path(folder), chat.openai_url)
+        checkout.trace("scripts/migrate.py", "--seed")
+        checkout.trace("scripts/backfill.py")
+        walks = checkout.serve()
+        return walks | {"row": checkout.trace("scripts/backfill.py", "--collection", "music_knowledge")}
+
+
+class Checkout:
+    """A version of the project, run by its own .venv on an embedded database in the folder."""
+
+    def __init__(self, root: Path, folder: Path, openai_url: str) -> None:
+        self._root, self._entered = root, folder / "entered"
+        self._python = root / ".venv" / "bin" / "python"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "SUPABASE_"))}
+        self._environment = kept | {
+            "PYTHONPATH": str(root),
+            "TONNETZ_DATA_DIR": str(folder / "data"),
+            "EMBEDDING_PROVIDER": "onnx",
+            "GENERATION_PROVIDER": "openai",
+            "OPENAI_BASE_URL": openai_url,
+            "OPENAI_API_KEY": KEY,
+            "FUNCTIONS_API_KEY": KEY,
+            "WEBHOOK_SECRET": KEY,
+            "LOG_LEVEL": "ERROR",
+        }
+
+    def _run(self, *arguments: object) -> str:
+        done = subprocess.run(
+            [str(part) for part in (self._python, *arguments)],
+            cwd=self._root, env=self._environment, check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{arguments[-1]}: {done.stderr[-1000:]}")
+        return done.stdout.strip()
+
+    def trace(self, *arguments: str) -> Found:
+        """Run a script and return what it entered."""
+        self._run("-c", TRACER, self._entered, *arguments)
+        return self._read()
+
+    def _read(self) -> Found:
+        found: Found = json.loads(self._entered.read_text())
+        return found
+
+    def execute(self, statement: str) -> str:
+        """Run a statement; returns the first value of its answer."""
+        return self._run("-c", SQL, statement)
+
+    def change_a_row(self) -> None:
+        """Change the text of one row, so that it needs a vector."""
+        first = "select id from music_knowledge order by id limit 1"
+        self.execute(f"update music_knowledge set content = content || ' {secrets.token_hex(4)}' where id = ({first})")
+
+    def serve(self) -> dict[str, Found]:
+        """The walks through a server, which is warm: its connections are open and its model is loaded."""
+        program = (self._python, "-c", TRACER, self._entered, *FUNCTIONS[1:])
+        log = self._entered.with_suffix(".log")
+        with serving(program, "/ready", folder=self._root, environment=self._environment, log=log) as (url, server):
+            headers = {"authorization": f"Bearer {KEY}", "x-webhook-secret": KEY}
+            with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+
+                def post(path: str, body: Any) -> None:
+                    http.post(path, json=body).raise_for_status()
+
+                def walk(action: Callable[[], object]) -> Found:
+                    time.sleep(2)
+                    server.send_signal(signal.SIGUSR1)
+                    time.sleep(0.3)
+                    action()
+                    self._entered.unlink(missing_ok=True)
+                    server.send_signal(signal.SIGUSR2)
+                    wait_until(self._entered.exists, 20, "the server does not write down what it entered")
+                    return self._read()
+
+                def search() -> None:
+                    post("/api/search/music_knowledge", {"query": f"warm {secrets.token_hex(4)}"})
+
+                def embed() -> None:
+                    text = f"a text {secrets.token_hex(4)}"
+                    post("/embed", {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": text}]})
+
+                search()
+                embed()
+                walks = {"search": walk(search), "embed": walk(embed)}
+                self.change_a_row()
+                walks["synonyms"] = walk(lambda: self.name_a_tag(post))
+                self.change_a_row()
+                return walks
+
+    def name_a_tag(self, post: Callable[[str, Any], None]) -> None:
+        """Insert a tag, send its webhook and wait until its synonyms are embedded."""
+        name = f"style {secrets.token_hex(3)}"
+        tag = int(self.execute(f"insert into genre_tags (name) values ('{name}') returning id"))
+        record = {"type": "INSERT", "table": "genre_tags", "schema": "public", "record": {"id": tag}}
+        post("/api/webhooks/synonyms", record)
+        done = (
+            f"select count(*) from mir_synonyms where tag_id = {tag} and tag_type = 'genre' and embedding is not null"
+        )
+        wait_until(lambda: self.execute(done) == "1", 60, "the tag has no embedded synonyms")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError("the tag has no embedded synonyms")
+            raise TimeoutError(problem)
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -7,33 +7,19 @@
 The sides are asked in turn, query by query; printed are percentiles, and ratios of medians over the same queries.
 """
 
-import argparse
 import json
 import os
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-# What the benchmarks share lies in the folder above.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import benchmark
 import command
 import numpy as np
-from bench.search_rows import (
-    DIMENSIONS,
-    MODEL,
-    RARE,
-    Connection,
-    loaded,
-    quarter_of_memory,
-    row_id,
-    scatter,
-    start_server,
-)
+from guide import guide_statement
 from pydantic import SecretStr
+from search_rows import DIMENSIONS, MODEL, RARE, Connection, loaded, quarter_of_memory, row_id, scatter, start_server
 
 from shared.database.postgres import connect
 
@@ -52,22 +38,18 @@ GUIDE_FULL_TEXT = f"""
 select {COLUMNS} from public.music_knowledge
 where fts @@ {ANY_WORD} order by ts_rank_cd(fts, {ANY_WORD}) desc limit 10
 """
-# The guide's statement with the expression of the index that is there, which it does not use: by sorting on row_number()
-# it asks for the place of every row.
-GUIDE = f"""
-with full_text as (
-  select id, row_number() over (order by ts_rank_cd(fts, {ANY_WORD}) desc) as rank_ix
-  from public.music_knowledge where fts @@ {ANY_WORD} order by rank_ix limit 20
-),
-semantic as (
-  select id, row_number() over (order by {NEAREST}) as rank_ix
-  from public.music_knowledge where embedding_model = '{MODEL}' order by rank_ix limit 20
+# With the expression of the index that is there, which it does not use: by sorting on row_number() it asks for the
+# place of every row.
+GUIDE = guide_statement(
+    ", ".join(f"k.{column}" for column in COLUMNS.split(", ")), ANY_WORD, NEAREST, 10, f"embedding_model = '{MODEL}'"
 )
-select {", ".join(f"k.{column}" for column in COLUMNS.split(", "))}
-from full_text full outer join semantic on full_text.id = semantic.id
-join public.music_knowledge k on coalesce(full_text.id, semantic.id) = k.id
-order by coalesce(1.0 / (50 + full_text.rank_ix), 0.0) + coalesce(1.0 / (50 + semantic.rank_ix), 0.0) desc limit 10
-"""
+# The sides whose medians are compared.
+RATIOS = (
+    ("hybrid", "bare pgvector"),
+    ("hybrid", "bare pgvector, equal recall"),
+    ("guide with OR, full-text", "full-text"),
+    ("guide with OR, hybrid", "hybrid"),
+)
 
 
 @dataclass
@@ -93,28 +75,23 @@ class Side:
         return round(float(np.quantile(list(self.milliseconds.values()), part)), 2)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = command.parser(__doc__, json=command.JSON)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: 1000000)")
-    parser.add_argument("--queries", type=int, default=500, help="measured queries (default: 500)")
-    slow = "how many of them the exact scan and the guide's recipe answer (default: 40)"
-    parser.add_argument("--slow-queries", type=int, default=40, help=slow)
+def main() -> int:
+    parser = benchmark.parser(
+        __doc__,
+        rows=(1_000_000, "rows of the table"),
+        queries=(500, "measured queries"),
+        slow_queries=(40, "how many of them the exact scan and the guide's recipe answer"),
+    )
     buffers = "the server's shared_buffers (default: %(default)s)"
     parser.add_argument("--shared-buffers", default=quarter_of_memory(), metavar="SIZE", help=buffers)
     parser.add_argument(
         "--keep", action="store_true", help="keep the database for the next run; building takes minutes"
     )
-    return parser.parse_args()
-
-
-def main() -> int:
-    arguments = parse_arguments()
+    arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
     server = start_server(arguments.shared_buffers)
-    print(
-        f"{arguments.rows:,} rows, {os.cpu_count()} cores, load average {load_before:.1f},"
-        f" shared_buffers {arguments.shared_buffers}"
-    )
+    machine = f"{os.cpu_count()} cores, load average {load_before:.1f}, shared_buffers {arguments.shared_buffers}"
+    print(f"{arguments.rows:,} rows, {machine}")
     with loaded(arguments.rows, server, keep=arguments.keep) as (url, seconds), ExitStack() as opened:
         sides, queries = prepare(url, opened, arguments.queries, arguments.slow_queries, arguments.rows)
         recall = measure(sides, queries)
@@ -132,20 +109,10 @@ def main() -> int:
             name: {"p50": side.percentile(0.5), "p99": side.percentile(0.99)} for name, side in sides.items()
         },
         "recall": recall,
-        "ratios": {
-            f"{ours} / {theirs}": ratio(sides[ours], sides[theirs])
-            for ours, theirs in (
-                ("hybrid", "bare pgvector"),
-                ("hybrid", "bare pgvector, equal recall"),
-                ("guide with OR, full-text", "full-text"),
-                ("guide with OR, hybrid", "hybrid"),
-            )
-        },
+        "ratios": {f"{ours} / {theirs}": ratio(sides[ours], sides[theirs]) for ours, theirs in RATIOS},
     }
     show(result)
-    if arguments.json:
-        print(json.dumps(result))
-    return 0
+    return benchmark.finish(arguments, result)
 
 
 def prepare(
@@ -213,8 +180,8 @@ def measure(sides: dict[str, Side], queries: list[tuple[str, str]]) -> dict[str,
         side.milliseconds.clear()
         side.found.clear()
     for number, (text, vector) in enumerate(queries):
-        # Rotate the order: the side after the exact scan finds the processor's caches empty.
-        for side in order[number % len(order) :] + order[: number % len(order)]:
+        # The side after the exact scan finds the processor's caches empty.
+        for side in benchmark.rotated(order, number):
             if number % side.every == 0:
                 side.ask(number, text, vector)
     exact = sides["exact scan"].found
@@ -245,18 +212,15 @@ def megabytes(owner: Connection) -> dict[str, int]:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"\n{'':<28} {'p50 ms':>9} {'p99 ms':>9} {'recall@10':>10}")
-    for name, values in result["milliseconds"].items():
-        recall = result["recall"].get(name, "")
-        print(f"{name:<28} {values['p50']:>9} {values['p99']:>9} {recall:>10}")
+    print()
+    rows = [(name, *times.values(), result["recall"].get(name, "")) for name, times in result["milliseconds"].items()]
+    benchmark.print_table(("side", "p50 ms", "p99 ms", "recall@10"), rows)
     print("\nratios of medians, the same queries")
     for name, value in result["ratios"].items():
         print(f"{name:<44} {value:>7}")
     print("\nMB: " + ", ".join(f"{name} {size:,}" for name, size in result["megabytes"].items()))
-    if result["build_seconds"] is not None:
-        print(
-            "built in seconds: " + ", ".join(f"{name} {value:,.0f}" for name, value in result["build_seconds"].items())
-        )
+    steps = ", ".join(f"{name} {value:,.0f}" for name, value in result["build_seconds"].items())
+    print(f"built in seconds: {steps}")
     print(f"load average {result['load_average'][0]} before, {result['load_average'][1]} after")
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from bench.scratch import SCRATCH, drop_database, open_database
 from numpy.typing import NDArray
 from psycopg import sql
 from pydantic import SecretStr
+from scratch import SCRATCH, drop_database, open_database
 
 from shared.database.postgres import connect
 from shared.embedded.migrations import list_migrations

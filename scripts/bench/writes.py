@@ -14,22 +14,17 @@ Beside the time of a statement stands the processor time of its server process, 
 leaves out the wait for the disk at each commit. (Linux only.)
 """
 
-import json
 import os
 import random
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# What the benchmarks share lies in the folder above.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import benchmark
 import command
 import psycopg
-from bench.scratch import scratch_database
+from scratch import scratch_database
 
 from shared.database.postgres import connect
 
@@ -54,47 +49,37 @@ class Spent(NamedTuple):
 
 
 def main() -> int:
-    parser = command.parser(__doc__, json=command.JSON)
-    parser.add_argument("--rows", type=int, default=30_000, help="rows of a large statement (default: 30000)")
-    parser.add_argument("--singles", type=int, default=200, help="statements of one row in each round (default: 200)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, the tables in turn (default: 5)")
-    parser.add_argument("--words", type=int, default=40, help="words of a row's text (default: 40)")
+    parser = benchmark.parser(
+        __doc__,
+        rows=(30_000, "rows of a large statement"),
+        singles=(200, "statements of one row in each round"),
+        rounds=(5, "rounds, the tables in turn"),
+        words=(40, "words of a row's text"),
+    )
     arguments = parser.parse_args()
-    if min(arguments.rows, arguments.singles, arguments.rounds, arguments.words) < 1:
-        parser.error("--rows, --singles, --rounds and --words must be at least 1")
-
     spent: dict[str, dict[str, list[Spent]]] = {}
     with scratch_database("bench_writes") as url, connect(url) as owner:
         make_tables(owner, arguments.rows, arguments.words)
         for number in range(arguments.rounds):
-            # Another side first in each round.
-            for side in list(SIDES)[number % len(SIDES) :] + list(SIDES)[: number % len(SIDES)]:
+            for side in benchmark.rotated(list(SIDES), number):
                 for operation, cost in write(owner, SIDES[side], arguments.rows, arguments.singles).items():
                     spent.setdefault(operation, {}).setdefault(side, []).append(cost)
-
     medians = {operation: {side: middle(by_side[side]) for side in SIDES} for operation, by_side in spent.items()}
     print(
         f"medians of {arguments.rounds} rounds in milliseconds, {os.cpu_count()} cores; {arguments.words} words a row,"
         f" vectors of {DIMENSIONS} dimensions; x: times `untracked`"
     )
-    print_table("time", {name: {side: cost.wall for side, cost in sides.items()} for name, sides in medians.items()})
-    print_table(
-        "processor time", {name: {side: cost.cpu for side, cost in sides.items()} for name, sides in medians.items()}
-    )
-    if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "cores": os.cpu_count(),
-                    "rows": arguments.rows,
-                    "words": arguments.words,
-                    "milliseconds": {
-                        name: {side: cost._asdict() for side, cost in sides.items()} for name, sides in medians.items()
-                    },
-                }
-            )
-        )
-    return 0
+    print_costs("time", {name: [cost.wall for cost in sides.values()] for name, sides in medians.items()})
+    print_costs("processor time", {name: [cost.cpu for cost in sides.values()] for name, sides in medians.items()})
+    result = {
+        "cores": os.cpu_count(),
+        "rows": arguments.rows,
+        "words": arguments.words,
+        "milliseconds": {
+            name: {side: cost._asdict() for side, cost in sides.items()} for name, sides in medians.items()
+        },
+    }
+    return benchmark.finish(arguments, result)
 
 
 def make_tables(owner: Connection, rows: int, words_per_row: int) -> None:
@@ -130,10 +115,10 @@ def make_tables(owner: Connection, rows: int, words_per_row: int) -> None:
 
 def write(owner: Connection, table: str, rows: int, singles: int) -> dict[str, Spent]:
     """What each kind of write costs, for one statement."""
-    lines = [
-        f"{title}\t{content}\n".encode()
-        for title, content in owner.execute("select title, content from texts order by number").fetchall()
-    ]
+    texts = owner.execute("select title, content from texts order by number").fetchall()
+    lines = [f"{title}\t{content}\n".encode() for title, content in texts]
+    insert = f"insert into {table} (title, content) select title, content from texts"
+    clear = f"truncate {table} restart identity"
     spent = {}
 
     def copy() -> None:
@@ -141,34 +126,25 @@ def write(owner: Connection, table: str, rows: int, singles: int) -> dict[str, S
             for line in lines:
                 stream.write(line)
 
-    clear = f"truncate {table} restart identity"
     owner.execute(clear)
     spent[f"copy, {rows:,} rows"] = measure(owner, copy)
     owner.execute(clear)
-    spent[f"insert, {rows:,} rows"] = measure(
-        owner,
-        lambda: owner.execute(f"insert into {table} (title, content) select title, content from texts order by number"),
-    )
+    spent[f"insert, {rows:,} rows"] = measure(owner, lambda: owner.execute(f"{insert} order by number"))
     owner.execute(clear)
-    spent["insert, one row"] = measure_each(
-        owner,
-        f"insert into {table} (title, content) select title, content from texts where number = %s",
-        [number % rows for number in range(singles)],
-    )
+    keys = [number % rows for number in range(singles)]
+    spent["insert, one row"] = measure_each(owner, f"{insert} where number = %s", keys)
 
     owner.execute(clear)
     owner.execute(
         f"insert into {table} (title, content, embedding, embedding_model, embedding_hash)"
         " select title, content, embedding, 'bench', embedding.text_hash(title || ' ' || content) from texts order by number"
     )
+    update = f"update {table} set views = views + 1"
     owner.execute(f"vacuum analyze {table}")
-    spent[f"update, {rows:,} rows"] = measure(owner, lambda: owner.execute(f"update {table} set views = views + 1"))
+    spent[f"update, {rows:,} rows"] = measure(owner, lambda: owner.execute(update))
     owner.execute(f"vacuum analyze {table}")
-    spent["update, one row"] = measure_each(
-        owner,
-        f"update {table} set views = views + 1 where id = %s",
-        [1 + number * 37 % rows for number in range(singles)],
-    )
+    keys = [1 + number * 37 % rows for number in range(singles)]
+    spent["update, one row"] = measure_each(owner, f"{update} where id = %s", keys)
     return spent
 
 
@@ -192,19 +168,19 @@ def processor_milliseconds(owner: Connection) -> float:
 
 
 def middle(costs: list[Spent]) -> Spent:
-    return Spent(statistics.median(cost.wall for cost in costs), statistics.median(cost.cpu for cost in costs))
+    return Spent(*(benchmark.median(values, 4) for values in zip(*costs, strict=True)))
 
 
-def print_table(title: str, medians: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title:22} {'bare':>9} {'untracked':>10} {'tracked':>18} {'fts by trigger':>20}   target")
-    for operation, by_side in medians.items():
-        bare, untracked, tracked, by_trigger = (by_side[side] for side in SIDES)
-        digits = 0 if untracked >= 20 else 2
-        print(
-            f"{operation:22} {bare:9.{digits}f} {untracked:10.{digits}f}"
-            f" {tracked:9.{digits}f} ({tracked / untracked:4.1f} x) {by_trigger:11.{digits}f} ({by_trigger / untracked:4.1f} x)"
-            f" {TARGETS[operation.split(',')[0]]:6.1f} x"
-        )
+def print_costs(title: str, medians: dict[str, list[float]]) -> None:
+    print()
+    rows = []
+    for operation, costs in medians.items():
+        untracked = costs[1]
+        target = f"{TARGETS[operation.split(',')[0]]:.1f} x"
+        cells = [f"{cost:.{0 if untracked >= 20 else 2}f}" for cost in costs]
+        ratios = [f"{cell} ({cost / untracked:.1f} x)" for cell, cost in zip(cells[2:], costs[2:], strict=True)]
+        rows.append((operation, *cells[:2], *ratios, target))
+    benchmark.print_table((title, *SIDES, "target"), rows)
 
 
 if __name__ == "__main__":

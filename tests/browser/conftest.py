@@ -9,7 +9,6 @@ on request.
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from pydantic import SecretStr
 
 from functions.services import Services
@@ -31,26 +30,15 @@ from shared.embedded.migrations import migrate
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.providers.ollama.provider import OllamaProvider
 from shared.settings import Settings
+from tests.browser.chromium import INSTALL_CHROMIUM, is_installed, open_browser
 from tests.conftest import Connection, missing_tool
 from tests.functions.conftest import serving
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "/usr/bin/chromium"
-INSTALL_CHROMIUM = "apt-get install -y chromium"
 AXE = ROOT / ".tools/browser/node_modules/axe-core/axe.min.js"
 INSTALL_AXE = "apt-get install -y npm, then run scripts/install_axe.sh"
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESK = (1280, 860)
 PHONE = (390, 844)
 API_KEY = f"console-key-{secrets.token_urlsafe(24)}"
@@ -72,12 +60,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     # Ended with the module: while Playwright runs, no other test could run an event loop in this thread.
-    if shutil.which(CHROMIUM) is None:
+    if not is_installed():
         missing_tool(request, f"needs Debian's chromium: {INSTALL_CHROMIUM}")
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with open_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
-"""Tests scripts/drill.py: when a drill has passed, what it passes to the tests, and how a cancelled job cleans up."""
+"""Tests `python -m tests.drills`: when a drill has passed, what it passes to the tests, and how a cancelled job cleans up."""
 
-import importlib
 import os
 import shutil
 import signal
@@ -15,49 +14,43 @@ from typing import Any
 import pytest
 
 from tests.commands.conftest import ROOT
+from tests.drills import __main__ as drill
 from tests.drills.harness import Length, Skipped
 
 
-@pytest.fixture
-def drill(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command as a module."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("drill")
-
-
-def run_tests(drill: Any, folder: Path, code: str, length: Length = Length.FULL) -> Any:
+def run_tests(folder: Path, code: str, length: Length = Length.FULL) -> Any:
     path = folder / "test_it.py"
     path.write_text(code)
     return drill.run_tests("it", [str(path)], length)
 
 
-def test_tests_that_pass_are_a_drill_that_passed(drill: Any, tmp_path: Path) -> None:
-    row = run_tests(drill, tmp_path, "def test_a(): pass\n")
+def test_tests_that_pass_are_a_drill_that_passed(tmp_path: Path) -> None:
+    row = run_tests(tmp_path, "def test_a(): pass\n")
     assert (row.verdict, row.problems) == (drill.PASSED, [])
     assert row.found.startswith("1 passed")
 
 
-def test_a_skipped_test_is_not_a_passed_drill(drill: Any, tmp_path: Path) -> None:
-    row = run_tests(drill, tmp_path, "import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('needs a thing')\n")
+def test_a_skipped_test_is_not_a_passed_drill(tmp_path: Path) -> None:
+    row = run_tests(tmp_path, "import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('needs a thing')\n")
     assert row.verdict == drill.SKIPPED
     assert "needs a thing" in row.problems[0]
 
 
-def test_a_failed_test_is_named(drill: Any, tmp_path: Path) -> None:
-    row = run_tests(drill, tmp_path, "def test_a(): assert 1 == 2\n")
+def test_a_failed_test_is_named(tmp_path: Path) -> None:
+    row = run_tests(tmp_path, "def test_a(): assert 1 == 2\n")
     assert row.verdict == drill.FAILED
     assert "test_a" in row.problems[0]
 
 
-def test_the_tests_get_their_time_limit(drill: Any, tmp_path: Path) -> None:
+def test_the_tests_get_their_time_limit(tmp_path: Path) -> None:
     code = "import os\ndef test_a(): assert os.environ['TONNETZ_DRILL'] == 'long'\n"
-    assert run_tests(drill, tmp_path, code, Length.LONG).verdict == drill.PASSED
-    assert run_tests(drill, tmp_path, code, Length.FULL).verdict == drill.FAILED
+    assert run_tests(tmp_path, code, Length.LONG).verdict == drill.PASSED
+    assert run_tests(tmp_path, code, Length.FULL).verdict == drill.FAILED
 
 
 @pytest.mark.parametrize(("skip", "verdict"), [("1", "SKIPPED"), ("0", "FAILED")])
 def test_a_drill_without_its_tool_fails_unless_it_may_be_skipped(
-    drill: Any, skip: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+    skip: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lacks(*_: object) -> None:
         raise Skipped("install it")
@@ -78,7 +71,8 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize("name", ["database: restarted", "input"])
 def test_a_cancelled_job_leaves_no_server_and_no_folder(name: str, folder: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts/drill.py"), "--short", "--only", name],
+        [sys.executable, "-m", "tests.drills", "--short", "--only", name],
+        cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -29,7 +29,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "fastapi": ("functions/",),
     "starlette": ("functions/",),
     "mangum": ("functions/",),
-    "playwright": ("scripts/screenshots.py",),
+    # Drives the browser of the tests only.
+    "playwright": (),
 }
 
 SOURCES = sorted(
@@ -63,8 +64,8 @@ def test_a_vendor_is_imported_in_one_place(vendor: str) -> None:
 def test_only_the_settings_read_the_environment() -> None:
     readers = []
     for source in SOURCES:
-        if source.startswith(("scripts/bench", "scripts/screenshots")):
-            continue  # they start other programs
+        if source.startswith("scripts/bench"):
+            continue  # a bench starts other programs
         if source == "functions/__init__.py":
             continue  # it only sets a default for pydantic, which reads it from the environment
         tree = ast.parse((ROOT / source).read_text(encoding="utf-8"))

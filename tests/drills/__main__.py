@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Run the failure drills and print what each did and found. Exit code 1 if one fails."""
 
 import argparse
@@ -13,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
-import command
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from scripts import command
 from tests.drills.catalogue import DRILLS, TESTED, Drill
 from tests.drills.harness import ROOT, Length, Skipped, environment_of_tests, open_cluster, tools_are_required
 
@@ -40,6 +39,7 @@ class Row:
 
 def parse_arguments() -> argparse.Namespace:
     parser = command.parser(__doc__, json="print the table as JSON")
+    parser.prog = "python -m tests.drills"
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="run the short forms: some seconds each")
     length.add_argument("--long", action="store_true", help="run the long forms: up to hours")

@@ -1,38 +1,22 @@
-#!/usr/bin/env python3
 """Take pictures of the console: every panel, light and dark, wide and narrow, into .screenshots/; one for README."""
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import command
-from serving import free_port, serving
+from playwright.sync_api import Browser, Page
 
+from scripts import command
+from scripts.serving import FUNCTIONS, serving
 from shared.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+from tests.browser.chromium import CHROMIUM, INSTALL_CHROMIUM, is_installed, open_browser
 
 ROOT = command.ROOT
-CHROMIUM = "/usr/bin/chromium"
-# No other network traffic, no stored state, no graphics card.
-CHROMIUM_ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SIZES = {"1280": (1280, 860), "390": (390, 844)}
 THEMES = ("light", "dark")
 README_HEIGHT = 740
@@ -41,6 +25,8 @@ README_PICTURE = ROOT / "docs" / "images" / "console.png"
 
 def main() -> int:
     arguments = parse_arguments()
+    if not is_installed():
+        raise ConfigurationError(f"{CHROMIUM} is missing: {INSTALL_CHROMIUM}")
     with ExitStack() as stack:
         url = arguments.url
         if url is None:
@@ -55,6 +41,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = command.parser(__doc__)
+    parser.prog = "python -m tests.browser.screenshots"
     parser.add_argument("--url", help="use the server at this URL (default: start one with the sample rows)")
     parser.add_argument("--readme", action="store_true", help="only the picture of README, docs/images/console.png")
     parser.add_argument(
@@ -71,26 +58,11 @@ def serving_samples(scratch: Path) -> Iterator[str]:
         environment.pop(name, None)
     demo = [sys.executable, str(ROOT / "scripts/demo.py")]
     subprocess.run(demo, cwd=scratch, env=environment, check=True, stdout=subprocess.DEVNULL)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    arguments = [sys.executable, "-m", "functions.local", "--port", port, "--drain-minutes", "0"]
-    with serving(arguments, f"{url}/ready", folder=scratch, environment=environment, log=scratch / "log"):
+    with serving(FUNCTIONS, "/ready", folder=scratch, environment=environment, log=scratch / "log") as (url, _):
         yield url
 
 
-@contextmanager
-def open_browser() -> Iterator["Browser"]:
-    from playwright.sync_api import sync_playwright
-
-    if shutil.which(CHROMIUM) is None:
-        raise ConfigurationError(f"{CHROMIUM} is missing: apt-get install chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-def shoot(browser: "Browser", url: str, folder: Path) -> None:
+def shoot(browser: Browser, url: str, folder: Path) -> None:
     """Take every picture of a server's console."""
     folder.mkdir(parents=True, exist_ok=True)
     for size, (width, height) in SIZES.items():
@@ -108,7 +80,7 @@ def shoot(browser: "Browser", url: str, folder: Path) -> None:
             page.close()
 
 
-def shoot_for_readme(browser: "Browser", url: str) -> None:
+def shoot_for_readme(browser: Browser, url: str) -> None:
     """Take the picture of README: the first hits of a search, the best one with its score opened."""
     page = browser.new_page(viewport={"width": 1280, "height": README_HEIGHT}, color_scheme="light")
     open_panel(page, url, "search")
@@ -117,7 +89,7 @@ def shoot_for_readme(browser: "Browser", url: str) -> None:
     page.close()
 
 
-def open_panel(page: "Page", url: str, name: str) -> None:
+def open_panel(page: Page, url: str, name: str) -> None:
     page.goto(f"{url}/#/{name.partition('-')[0]}")
     page.reload()
     PANELS[name](page)
@@ -127,43 +99,43 @@ def open_panel(page: "Page", url: str, name: str) -> None:
     page.wait_for_timeout(700)
 
 
-def show_coverage(page: "Page") -> None:
+def show_coverage(page: Page) -> None:
     page.wait_for_selector(".card .bar-track span")
     for fold in page.query_selector_all(".card > .fold:not([hidden]) > summary")[:2]:
         fold.click()
 
 
-def show_search(page: "Page") -> None:
+def show_search(page: Page) -> None:
     page.fill("#query", "why does my vocal sound boomy up close")
     page.wait_for_selector(".hits > li")
     page.click(".hits > li:first-child summary")
 
 
-def show_search_apart(page: "Page") -> None:
+def show_search_apart(page: Page) -> None:
     page.click("text=Side by side")
     page.fill("#query", "gain staging before compression")
     page.wait_for_selector(".pair .hits > li")
 
 
-def show_map(page: "Page") -> None:
+def show_map(page: Page) -> None:
     page.wait_for_selector("#map-points[data-points]")
     page.fill("#map-query", "microphone placement")
     page.wait_for_selector("#map-overlay[data-lit]:not([data-lit='0'])")
 
 
-def show_map_plain(page: "Page") -> None:
+def show_map_plain(page: Page) -> None:
     page.wait_for_selector("#map-points[data-points]")
     page.click("text=The rows as a list")
     page.focus(".rows li:nth-child(3) button")
 
 
-def show_synonyms(page: "Page") -> None:
+def show_synonyms(page: Page) -> None:
     page.fill("#tag-query", "bossa nova")
     page.keyboard.press("Enter")
     page.wait_for_selector(".editor form.card")
 
 
-def show_cost(page: "Page") -> None:
+def show_cost(page: Page) -> None:
     page.wait_for_selector(".chart svg, .chart .note")
 
 
