@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIFE_SECONDS = 24 * 3600
-# After a failure Redis is not asked for this long, so that not every search waits for it again.
+# After a failure Redis is skipped for this many seconds, so that not every search waits for a timeout.
 PAUSE_SECONDS = 10.0
 
 

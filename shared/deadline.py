@@ -4,12 +4,12 @@ import time
 
 from shared.errors import ProviderUnavailable
 
-# When a caller may try again after a deadline has passed.
+# Value of Retry-After when a deadline has passed.
 RETRY_AFTER = 5.0
 
 
 class Deadline:
-    """So many seconds from now."""
+    """A moment that lies this many seconds after now."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -17,7 +17,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds until then; 0 when it has passed."""
+        """Seconds until the deadline; 0 when it has passed."""
         return max(self._until - time.monotonic(), 0.0)
 
     def error(self) -> ProviderUnavailable:

@@ -1,7 +1,7 @@
-"""The retry loop under providers and database.
+"""Retries calls to providers and the database.
 
-Each error says whether waiting may help (`retryable`) and how long (`retry_after`). A wait that a server asked for
-holds back every thread that shares the retrier, also calls that have not started yet.
+Each error says whether waiting may help (`retryable`) and how long (`retry_after`). If a server asks for a wait, all
+threads that share the retrier wait before their next call.
 """
 
 import math
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class StopSignal(Protocol):
-    """What is needed of a `threading.Event`: set once, it ends every wait."""
+    """The used part of `threading.Event`: once it is set, every wait ends."""
 
     def is_set(self) -> bool: ...
 
@@ -35,8 +35,8 @@ class StopSignal(Protocol):
 class RetryPolicy:
     """How long to keep trying: bounded in attempts and in seconds, all waits included.
 
-    The n-th wait is drawn from 0 to `base_wait` * 2^(n-1), at most `max_wait` (full jitter). A server's own
-    `retry_after` is the least that is waited.
+    The n-th wait is drawn from 0 to `base_wait` * 2^(n-1), at most `max_wait` (full jitter). A server's `retry_after`
+    is the shortest wait.
     """
 
     max_attempts: int = 10
@@ -45,7 +45,7 @@ class RetryPolicy:
     max_wait: float = 20.0
 
 
-# For a caller who waits: a try that follows the longest pause still has time to succeed.
+# For interactive requests: after the longest wait there is still time for a try.
 REQUEST_RETRIES = RetryPolicy(max_attempts=3, max_seconds=15, base_wait=0.3, max_wait=3)
 
 
@@ -80,8 +80,8 @@ class Retrier:
     ) -> Result:
         """Return what `function` returns; raise its last error.
 
-        `stop` ends a wait at once with Interrupted; a call that need not wait still runs. Beyond the `deadline`
-        nothing is started, and a timeout becomes the deadline's error; `function` bounds its own request by it.
+        `stop` ends a wait at once with Interrupted; a call that need not wait still runs. After the `deadline` no call
+        starts, and a timeout becomes the deadline's error; `function` must limit its own request to the deadline.
         """
         policy = policy or self.policy
         seconds = policy.max_seconds

@@ -29,7 +29,7 @@ from shared.unknown_settings import warn_of_unknown
 
 Provider = Literal["onnx", "ollama", "openai"]
 
-# Anyone on the network can try keys, as many as they like.
+# Keys must be long, because anyone on the network can try keys without a limit.
 MIN_KEY_LENGTH = 16
 
 
@@ -182,7 +182,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _explain(problem: ErrorDetails) -> str:
-    """The problem in our words: the variable, what is wrong and what to write."""
+    """Describe the problem: the variable, the error and a valid value."""
     context = problem.get("ctx", {})
     message = {
         "literal_error": "must be {expected}",

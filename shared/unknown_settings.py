@@ -1,4 +1,4 @@
-"""Warns of a variable that looks like a setting but is none: a misspelt name would otherwise have no effect."""
+"""Warns of environment variables that look like misspelt settings, which would otherwise have no effect."""
 
 import logging
 from collections.abc import Collection, Iterable
@@ -26,12 +26,12 @@ _warned: set[str] = set()
 
 
 def warn_of_unknown(variables: Iterable[str], known: Collection[str]) -> None:
-    """Warn once a process of each variable that has a prefix of ours, or nearly the name of a setting that is unset."""
+    """Warn once per process of each variable that has one of our prefixes, or nearly the name of an unset setting."""
     names = {name.upper() for name in variables}
     unset = set(known) - names
     for name in sorted(names - set(known) - FOREIGN - _warned):
         ours = name.startswith(PREFIXES) and not name.startswith(FOREIGN_PREFIXES)
-        # Of any other name only settings within two letters: comparing all with all would slow a cold start.
+        # Other names are compared only with settings of similar length: comparing all would slow down a cold start.
         alike = (
             known if ours else [one for one in unset if abs(len(one) - len(name)) <= 2 and len({*one} ^ {*name}) <= 2]
         )

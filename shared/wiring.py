@@ -1,4 +1,4 @@
-"""Builds the provider, the database and the services that the settings choose. Imports only what is chosen."""
+"""Builds the provider, the database and the services that the settings choose, and imports only those."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shared.search.search import SearchService
     from shared.synonyms.generators.base import SynonymGenerator
 
-# Concurrent requests to each provider, where the user does not say. The in-process engine joins the texts of its
+# Default number of concurrent requests to each provider. The in-process engine joins the texts of its
 # callers, so it needs few; a remote provider has latency to hide, so it can use more.
 WORKERS = {"onnx": 4, "ollama": 2, "openai": 8}
 
@@ -121,7 +121,7 @@ def migrate_database(
     """Bring DATABASE_URL or the embedded database up to date; returns the versions applied.
 
     `collections` are the shipped ones to set up. Without it a new database gets all, an existing one keeps those it has.
-    With a `source`, the embedded database is filled from that older one's folder first.
+    With a `source`, the folder of an older embedded database is first copied into the embedded database.
     Raises ConfigurationError for a Supabase project, which its own CLI migrates.
     """
     settings = settings or load_settings()
@@ -143,7 +143,7 @@ def migrate_database(
 
 
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:
-    """The provider of a registered model: its own name and width, with the configured keys and addresses."""
+    """The provider of a registered model, with the model's name and width and the configured keys and addresses."""
     settings = settings or load_settings()
     model, width = split_model_name(spec.name)
     chosen = {"embedding_provider": spec.provider, "embedding_dimensions": width, "embedding_price_per_million": None}
@@ -178,14 +178,14 @@ def _redis(url: SecretStr) -> RedisCache:
 
 
 def get_query_cache(settings: Settings) -> QueryCache:
-    """Query vectors, shared through REDIS_URL where it is set."""
+    """A cache of query vectors, shared through REDIS_URL if it is set."""
     from shared.search.query_cache import QueryCache
 
     return QueryCache(_redis(settings.redis_url) if settings.redis_url else None)
 
 
 def get_answer_cache(settings: Settings) -> Cache:
-    """Answers about synonyms, shared through REDIS_URL where it is set."""
+    """A cache of synonym searches, shared through REDIS_URL if it is set."""
     from shared.cache import Cache
 
     return Cache(_redis(settings.redis_url) if settings.redis_url else None, size=2048)

@@ -37,7 +37,7 @@ class Database(AbstractContextManager["Database"]):
     def as_caller(self, caller: Caller) -> "Database":
         """Return a read-only adapter that calls functions with the role and claims of `caller`.
 
-        It shares the connections of this one and need not be closed. A call raises Unauthorized if the
+        The returned adapter shares this adapter's connections and need not be closed. A call raises Unauthorized if the
         database refuses the caller's token.
         """
         raise NotImplementedError

@@ -66,7 +66,7 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
             f"{text}: the role of this connection may not do this; {_MIGRATE}, which grants it to service_role"
         )
     if error_type is DatabaseContractError:
-        # A missing column is the user's, as is a function that no migration would add.
+        # A missing column belongs to the user's table; a function that no migration adds is the user's too.
         is_ours = code != "42703" and (code != "42883" or _OUR_FUNCTION.match(text))
         return DatabaseContractError(f"SQL function {function}: {text}; {_MIGRATE if is_ours else _TRACK}")
     return error_type(f"{text}. {hint}" if hint else text)

@@ -1,7 +1,7 @@
-"""Give every pending row of a collection its vector: claim, embed and save, overlapped.
+"""Embeds every pending row of a collection: claiming, embedding and saving overlap.
 
-One thread claims, counts and reports; a pool of threads embeds and saves. No transaction is open meanwhile, and
-every step may be repeated: a crash leaves only leases behind, which run out.
+One thread claims, counts and reports; a pool of threads embeds and saves. No transaction is open during a provider
+call, and every step may be repeated: a crash leaves only leases, which expire.
 """
 
 import logging
@@ -24,24 +24,24 @@ from shared.retry import Retrier, RetryPolicy
 
 log = logging.getLogger(__name__)
 
-# Threads beyond the workers: they save while each worker sends its next request.
+# Additional threads, which save results while each worker sends its next request.
 SAVERS = 2
 TICK_SECONDS = 0.1
-# How often a run records its counts and looks for rows that came meanwhile.
+# Every so many seconds a run records its counts and looks for new rows.
 REPORT_SECONDS = 2.0
-# Below this many vectors an exact scan is as good as an index. It is built after a run, because an index that is there
-# during a bulk load makes every row slower to save.
+# Below this many vectors an exact scan is as good as an index. The index is built after a run, because it would make
+# every save of a bulk load slower.
 INDEX_MIN_ROWS = 10_000
-# A deadlock or a server that restarts is waited out for two minutes; then the run ends with its reason.
+# After a deadlock or a server restart, retry for two minutes; then the run ends with the error.
 DATABASE_RETRIES = RetryPolicy(max_attempts=100, max_seconds=120, base_wait=0.1, max_wait=5)
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillOptions:
-    """How to run. `workers` is how many requests to the provider are under way at once.
+    """Options of a backfill. `workers` is the number of concurrent requests to the provider.
 
-    A lease is renewed while its worker lives, so `lease_seconds` is how long a killed worker's rows
-    stay out of reach. `max_cost` is in USD.
+    A worker renews its leases while it lives, so `lease_seconds` is how long the rows of a killed worker stay leased.
+    `max_cost` is in USD.
     """
 
     collection: str
@@ -66,7 +66,7 @@ class BackfillOptions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A moment of a run: its counts so far, and how many rows it will process, 0 while that is not known."""
+    """The progress of a run: its counts so far, and how many rows it will process (0 while that is not known)."""
 
     report: BackfillReport
     expected: int
@@ -75,7 +75,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class BackfillOutcome:
-    """How a run ended. `error` ended it early; `over_budget` means that --max-cost did; `left` is the queue then."""
+    """The result of a run. `error` or --max-cost (`over_budget`) ended it early; `left` is the queue at its end."""
 
     report: BackfillReport
     left: QueueState
@@ -85,14 +85,14 @@ class BackfillOutcome:
 
     @property
     def complete(self) -> bool:
-        """Whether every row that this run could have taken is embedded."""
+        """Whether every row that this run could claim is embedded."""
         return not (self.report.failed or self.error or self.over_budget or self.interrupted)
 
 
 def switch_model(database: Database, provider: EmbeddingProvider, collection: str) -> int:
-    """Move the collection to the provider's model; returns how many rows wait to be embedded again.
+    """Move the collection to the provider's model; returns how many rows are queued again.
 
-    Search goes on: rows are found by the vector they have until the next backfill replaces it.
+    Search continues: it uses the old vector of each row until the next backfill replaces it.
     """
     moved = Collection(database, collection)
     return moved.set_collection_model(moved.register_embedding_model(provider.spec).name)
@@ -107,12 +107,12 @@ def backfill(
     on_progress: Callable[[Progress], None] | None = None,
     run_id: str | None = None,
 ) -> BackfillOutcome:
-    """Embed what is pending in the collection and report it.
+    """Embed the pending rows of the collection and report the counts.
 
-    Setting `stop` ends the run after the requests under way; rows not yet sent are given back. Waits for
+    Setting `stop` ends the run after the open requests; rows that were not sent are released. Waits for
     rows that another worker holds, unless `limit` is set or `wait_for_others` is not. The run is recorded under
-    `run_id`, or under an id of its own. Raises AppError only for what is wrong before
-    the first row: an unknown collection, another model, an unreachable database.
+    `run_id`, or under a new id. Raises AppError only for an error before the first row: an unknown collection, another
+    model, an unreachable database.
     """
     collection = Collection(database, options.collection)
     registered = collection.register_embedding_model(provider.describe(), use=True)
@@ -138,7 +138,8 @@ class _Run:
         self._stop = stop
         self._on_progress = on_progress
         self._run_id = run_id
-        # Ends every wait for the provider: the run was stopped, or met an error that concerns every text.
+        # Ends every wait for the provider. It is set when the run is stopped, or after an error that concerns every
+        # text.
         self._halt = threading.Event()
         self._retrier = Retrier(DATABASE_RETRIES)
         self._pool = ThreadPoolExecutor(options.workers + SAVERS, "embed")
@@ -146,13 +147,13 @@ class _Run:
         self._worker = BatchWorker(collection, provider, registered, self._retrier, self._halt, requests)
         self._tasks: set[Future[Batch]] = set()
         self._in_flight = InFlight()
-        # One batch in each worker, one waiting for it, and some on their way to the database.
+        # For each worker one batch at the provider and one waiting, and some batches that are being saved.
         self._capacity = options.batch_size * (2 * options.workers + SAVERS)
         counts = BackfillReport(options.collection, registered.name)
         self._tally = Tally(counts, provider.price_per_million_tokens, options.max_cost)
-        # Rows that --limit leaves to be claimed.
+        # Rows that may still be claimed under --limit.
         self._left = options.limit
-        # Rows may have become ready since the last claim that found none.
+        # Rows may have become ready since the last empty claim.
         self._news = True
         # The last claim found fewer rows than it asked for.
         self._drained = False
@@ -170,19 +171,19 @@ class _Run:
         finally:
             self._halt.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
-        # A database that was given up on is not waited for again: the leases end by themselves.
+        # After the database has failed, do not wait for it again: the leases expire by themselves.
         if self._in_flight.held and not isinstance(self._error, DatabaseUnavailable):
             try:
                 # Nothing is wrong with these rows.
                 self._collection.release_embeddings(list(self._in_flight.held))
             except AppError as error:
-                log.warning("could not give rows back, their lease runs out by itself: %s", error.message)
+                log.warning("could not release rows, their lease expires by itself: %s", error.message)
         if self._on_progress:
             self._show(self._on_progress)
         return self._finish()
 
     def _advance(self) -> bool:
-        """Claim a batch, or else wait for one to end; False when the run is over."""
+        """Claim a batch, or wait until one ends; False when the run is over."""
         size = self._options.batch_size if self._left is None else min(self._options.batch_size, self._left)
         held = len(self._in_flight.held)
         fits = not held or held + size <= self._capacity
@@ -200,7 +201,7 @@ class _Run:
         return True
 
     def _watch(self) -> None:
-        """Every so often notice a stop, show progress, renew the leases and record the run."""
+        """At intervals: react to a stop, show progress, renew the leases and record the run."""
         if self._stop.is_set():
             self._end()
         now = time.monotonic()
@@ -215,7 +216,7 @@ class _Run:
                 self._reported = now
                 self._record()
         except AppError as error:
-            # The next round tries again; a database that stays away ends the run where rows are saved.
+            # The next round tries again. If the database stays unreachable, saving rows ends the run.
             log.warning("could not renew leases or record the run: %s", error.message)
 
     def _show(self, on_progress: Callable[[Progress], None]) -> None:
@@ -230,11 +231,11 @@ class _Run:
         if self._drained or not self._expected:
             state = self._collection.embedding_queue()
             self._expected = report.processed + state.pending
-            # Rows may have come while the pool was at work.
+            # New rows may have arrived while the pool was working.
             self._drained = self._drained and not state.ready
 
     def _end(self, error: Exception | None = None) -> None:
-        """Send nothing more. Requests under way are waited for: they are paid, so they are saved."""
+        """Send nothing more, but wait for open requests and save their results, because they are paid."""
         if not isinstance(error, Interrupted):
             self._error = self._error or error
         self._halt.set()
@@ -243,7 +244,7 @@ class _Run:
 
     def _claim(self, size: int) -> None:
         claim = partial(self._collection.claim_embeddings, size, self._options.lease_seconds, self._tally.counts.model)
-        # A claim need not be waited for when the run is stopped; what is embedded must be saved.
+        # A stopped run does not wait for a claim, but it saves every vector that it received.
         rows = self._retrier.call(claim, stop=self._stop)
         self._news = bool(rows)
         self._drained = len(rows) < size
@@ -261,7 +262,7 @@ class _Run:
             self._tasks.add(self._pool.submit(self._worker.embed, Batch(leaders, reserved=reserved)))
 
     def _more_will_come(self) -> bool:
-        """With nothing in flight: whether rows can be claimed, or are held by another worker."""
+        """Whether more rows can be claimed, or another worker holds some. Called when no batch is open."""
         if self._over_budget or self._left == 0:
             return False
         state = self._retrier.call(self._collection.embedding_queue, stop=self._stop)
@@ -278,7 +279,7 @@ class _Run:
         """Wait until batches have ended, count them and save their followers."""
         ended, self._tasks = wait(self._tasks, TICK_SECONDS, FIRST_COMPLETED)
         if ended:
-            # What a batch left stale can be claimed again.
+            # The stale rows of a batch can be claimed again.
             self._news = True
             self._drained = self._drained and not self._tasks
         for task in ended:
@@ -289,7 +290,7 @@ class _Run:
                 embedded=batch.saved,
                 failed=batch.failed,
                 stale=batch.stale,
-                # A batch without a request holds followers, which take the vector of an equal text.
+                # A batch without a request contains followers: rows that take the vector of an equal text.
                 reused=0 if batch.answer else batch.saved,
                 reserved=batch.reserved,
                 answer=batch.answer,
@@ -305,7 +306,7 @@ class _Run:
                 self._tasks.add(self._pool.submit(self._worker.save, followers))
 
     def _finish(self) -> BackfillOutcome:
-        """Record how the run ended; raises what is a bug."""
+        """Record how the run ended; raises unexpected exceptions."""
         interrupted, error, report = self._stop.is_set(), self._error, self._tally.report
         bug = None if isinstance(error, AppError) else error
         status = "failed" if bug else "interrupted" if interrupted else "failed" if error else "completed"
@@ -314,7 +315,7 @@ class _Run:
         record = partial(self._collection.finish_embedding_run, self._run_id, report.model, status, counts)
         left = QueueState(0, 0, 0, 0)
         try:
-            # Where the database has just been given up on, it is not waited for once more.
+            # If the database has just failed, do not wait for it once more.
             left = record() if bug or isinstance(error, DatabaseError) else self._retrier.call(record)
         except AppError as late:
             error = error or late

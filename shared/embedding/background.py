@@ -1,4 +1,4 @@
-"""Work that nobody has to wait for, not even the end of the process."""
+"""Runs a function in a daemon thread, which does not keep the process from ending."""
 
 import threading
 from collections.abc import Callable
@@ -9,13 +9,13 @@ Result = TypeVar("Result")
 
 
 def in_background(function: Callable[[], Result], name: str) -> Future[Result]:
-    """Run the function in a thread of its own; a process that ends leaves it behind, which an executor would not."""
+    """Run the function in a new daemon thread. An executor's thread would keep the process from ending."""
     future: Future[Result] = Future()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 -- whoever takes the result meets it
+        except BaseException as error:  # noqa: BLE001 -- the future raises it for its reader
             future.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()

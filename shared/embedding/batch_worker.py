@@ -13,9 +13,9 @@ from shared.retry import Retrier
 
 @dataclass(slots=True)
 class Batch:
-    """Rows, what each of them got (a vector, or the reason why it has none), and how that was saved.
+    """Rows, the result of each (a vector, or the reason why it has none), and how the results were saved.
 
-    `reserved` tokens were set aside for it. `error` is what ended it early; its rows are to be given back.
+    `reserved` tokens are set aside for it. `error` ended it early; its rows are to be released.
     """
 
     rows: list[ClaimedRow]
@@ -38,11 +38,11 @@ class BatchWorker:
     retrier: Retrier
     halt: threading.Event
     requests: threading.Semaphore
-    # The database stayed away for as long as a save may wait: other saves try once.
+    # The database was unreachable for as long as a save may wait: other saves try only once.
     gave_up: bool = False
 
     def embed(self, batch: Batch) -> Batch:
-        """Ask the provider and save what it answers; once `halt` is set, send nothing."""
+        """Embed the batch and save the results; after `halt` is set, send nothing."""
         try:
             with self.requests:
                 if self.halt.is_set():
@@ -78,7 +78,7 @@ class BatchWorker:
         return batch
 
     def _end(self, batch: Batch, error: Exception) -> Batch:
-        """Halt at once: this thread may take the next batch before the calling thread has seen the error."""
+        """Set `halt` here: this thread may start the next batch before the calling thread has seen the error."""
         self.halt.set()
         batch.error = error
         return batch

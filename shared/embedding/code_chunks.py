@@ -1,4 +1,4 @@
-"""Pieces of code that keep the vectors they were just given."""
+"""Stores pieces of code together with their vectors in the collection code_chunks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +17,7 @@ COLLECTION = "code_chunks"
 
 @dataclass(frozen=True, slots=True)
 class CodeChunk:
-    """A piece of code by its caller's id."""
+    """A piece of code, identified by the caller's id."""
 
     id: str
     content: str
@@ -27,7 +27,7 @@ class CodeChunk:
 
 
 def check_chunks_can_be_stored(database: Database) -> None:
-    """Raises NotFound where the database was set up without code_chunks: asked before a provider is paid."""
+    """Raises NotFound if the database was set up without code_chunks. Called before the provider."""
     with needs_collection(database, COLLECTION):
         Collection(database, COLLECTION).collection_models()
 
@@ -37,7 +37,7 @@ def store_chunks(
 ) -> int:
     """Write chunk i with vector i; returns how many were new or changed.
 
-    Raises DatabaseRejected where the collection is embedded with another model.
+    Raises DatabaseRejected if the collection is embedded with another model.
     """
     registered = Collection(database, COLLECTION).register_embedding_model(provider.spec)
     pairs = zip(chunks, vectors, strict=True)

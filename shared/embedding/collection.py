@@ -1,4 +1,4 @@
-"""A collection as Python sees it: the SQL functions of the same names, with their types."""
+"""Python methods for the SQL functions of a collection; each method has the name of its function."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +21,7 @@ class Collection:
         return self.database.call(function, {"collection": self.collection, **arguments})
 
     def register_embedding_model(self, spec: EmbeddingModel, *, use: bool = False) -> EmbeddingModel:
-        """Register the model, or read it back: the stored prefixes win. Another width is refused.
+        """Register the model, or read the registered one, whose prefixes win. Another width is refused.
 
         With `use` the collection is set to the model if it has none; raises where it has another.
         """
@@ -31,13 +31,13 @@ class Collection:
     def claim_embeddings(self, batch_size: int, lease_seconds: int, model: str | None = None) -> list[ClaimedRow]:
         """Lease up to `batch_size` pending rows; an empty list means that none is claimable now.
 
-        With a `model`, rows whose text the table holds already get that vector at once: they are `reused`.
+        With a `model`, a row whose text is already embedded in the table gets that vector at once and is `reused`.
         """
         rows = self._call("claim_embeddings", batch_size=batch_size, lease_seconds=lease_seconds, model=model)
         return [ClaimedRow(**row) for row in rows]
 
     def claim_embedding_rows(self, row_ids: Sequence[str], lease_seconds: int) -> list[NamedRow]:
-        """Lease these rows, whatever their place in the queue; one answer for each id, in order."""
+        """Lease these rows, whatever their place in the queue; returns one result for each id, in order."""
         return [
             NamedRow(
                 row["asked_id"],
@@ -48,7 +48,7 @@ class Collection:
         ]
 
     def reuse_embeddings(self, model: str, rows: Sequence[ClaimedRow]) -> set[str]:
-        """Fill the rows whose text the table holds already; returns the ids that are done."""
+        """Copy vectors of equal texts in the table to these rows; returns the ids of the rows that got one."""
         if not rows:
             return set()
         wanted = [{"row_id": row.row_id, "text_hash": row.text_hash} for row in rows]
@@ -69,14 +69,14 @@ class Collection:
         return result["saved"], result["stale"]
 
     def fail_embeddings(self, failures: Sequence[tuple[str, str, bool]], retry_after_seconds: int = 30) -> int:
-        """Report (row_id, error, final); returns how many rows are failed now."""
+        """Record failures as (row_id, error, final); returns how many rows are failed now."""
         if not failures:
             return 0
         rows = [{"row_id": row_id, "error": error, "final": final} for row_id, error, final in failures]
         return int(self._call("fail_embeddings", rows=rows, retry_after_seconds=retry_after_seconds)[0])
 
     def release_embeddings(self, row_ids: Sequence[str]) -> int:
-        """Give rows back untried."""
+        """Release rows without counting an attempt."""
         return int(self._call("release_embeddings", row_ids=list(row_ids))[0])
 
     def renew_embeddings(self, row_ids: Sequence[str], lease_seconds: int) -> int:
@@ -89,7 +89,7 @@ class Collection:
         return QueueState(row["ready"], row["leased"], row["waiting"], row["failed"])
 
     def reconcile_embeddings(self) -> int:
-        """Queue pending rows that slipped past the triggers."""
+        """Queue pending rows that were written without the triggers."""
         return int(self._call("reconcile_embeddings")[0])
 
     def retry_failed_embeddings(self, row_ids: Sequence[str] | None = None) -> int:
@@ -105,11 +105,11 @@ class Collection:
         return int(self._call("verify_embeddings")[0])
 
     def mismatched_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
-        """Those rows, with the reason."""
+        """Rows whose vector does not belong to their text or model, with the reason."""
         return self._call("mismatched_embeddings", max_rows=max_rows)
 
     def repair_embeddings(self) -> int:
-        """Drop those vectors, so that their rows are pending again; returns how many."""
+        """Remove vectors that do not belong to their row's text or model, and queue the rows; returns how many."""
         return int(self._call("repair_embeddings")[0])
 
     def set_collection_model(self, model: str) -> int:
@@ -123,17 +123,17 @@ class Collection:
     def create_embedding_index(self, model: str | None = None, *, min_rows: int = 0) -> str | None:
         """Build the vector index of a model; returns its name.
 
-        With `min_rows`, None where the index is there already or there are fewer vectors.
+        With `min_rows`, None if the index exists already or there are fewer vectors.
         """
         names = self._call("create_embedding_index", model=model, min_rows=min_rows)
         return names[0] if names else None
 
     def record_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> str:
-        """Begin a run (run_id None) or report on it; returns its id."""
+        """Record the start of a run (run_id None) or its progress; returns its id."""
         return str(self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0])
 
     def finish_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> QueueState:
-        """Record how a backfill ended and drop what a model switch has left behind; returns what is left in the queue.
+        """Record how a backfill ended and remove the leftovers of a model switch; returns the state of the queue.
 
         A run without an id that found no row leaves no record.
         """
@@ -142,7 +142,7 @@ class Collection:
 
 
 def embedding_coverage(database: Database) -> list[Coverage]:
-    """Coverage of every collection, counted from the tables themselves."""
+    """Coverage of every collection, counted in its table."""
     return [Coverage(**row) for row in database.call("embedding_coverage")]
 
 
@@ -152,7 +152,7 @@ def has_ready_embeddings(database: Database) -> bool:
 
 
 def broken_embedding_collections(database: Database) -> dict[str, str]:
-    """The collections of which no row can be read: why, and what to do."""
+    """The collections whose rows cannot be read, each with the reason and the fix."""
     return {row["collection"]: row["error"] for row in describe_collections(database) if row["error"]}
 
 
@@ -161,7 +161,7 @@ def _spec(row: dict[str, Any]) -> EmbeddingModel:
 
 
 def describe_collections(database: Database) -> list[dict[str, Any]]:
-    """The tracked tables: why no row of a table can be read, and the columns that describe a row."""
+    """The tracked tables: the columns that describe a row, and the reason if the rows of a table cannot be read."""
     return database.call("list_embedding_collections", {"details": True})
 
 
@@ -171,5 +171,5 @@ def list_embedding_collections(database: Database) -> dict[str, str]:
 
 
 def vector_text(vector: Vectors) -> str:
-    """A vector as pgvector reads it, floats in their shortest exact form."""
+    """A vector in pgvector's text format, with floats in their shortest exact form."""
     return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY).decode()

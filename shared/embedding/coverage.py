@@ -1,4 +1,4 @@
-"""How much of each collection is embedded, and what could not be."""
+"""Reports how many rows of each collection are embedded, pending and failed, and why rows failed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ FAILURES = 20
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """Coverage of a collection, its latest failed rows with their errors, the runs at work on it, and its columns.
+    """Coverage of a collection, its latest failed rows with their errors, its active runs, and its columns.
 
-    `error`: why no row of it can be read, None where they can; then the counts are of vectors and of the queue alone.
-    `label_column` is the one that names a row, None where there is none; `category_columns` have few values.
+    `error` says why the rows cannot be read (None if they can); the counts then cover only vectors and the queue.
+    `label_column` names a row (None if there is no such column); `category_columns` have few values.
     """
 
     coverage: Coverage
@@ -32,7 +32,7 @@ def list_collections(database: Database) -> list[CollectionStatus]:
     """All collections, counted from their tables."""
     coverages = embedding_coverage(database)
     running = running_by_collection(database, {one.collection: one.pending for one in coverages})
-    # A collection may have been tracked between one call and the other.
+    # A collection may have been tracked between the two calls.
     details = {row["collection"]: row for row in describe_collections(database)}
     return [
         CollectionStatus(

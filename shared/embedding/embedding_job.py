@@ -22,7 +22,7 @@ Report = Callable[[BackfillReport], None]
 
 @dataclass(slots=True)
 class EmbeddingJob:
-    """Embeds with one provider. `wait_for_others`: also wait for rows that another worker holds; Lambda would pay for that."""
+    """Embeds with one provider. `wait_for_others`: also wait for rows of other workers (on Lambda, waiting costs)."""
 
     database: Database
     provider: "Callable[[], EmbeddingProvider]"
@@ -36,7 +36,7 @@ class EmbeddingJob:
         return has_ready_embeddings(self.database)
 
     def run(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
-        """Embed what is pending. A collection that fails does not keep the others from being embedded."""
+        """Embed the pending rows. If one collection fails, the others are still embedded."""
         emit("embedding.batch_started.v1", batch_id=task.task_id, chunk_count=None, collection=task.collection)
         outcome = Outcome("failed", BackfillReport(task.collection or "", ""))
         try:
@@ -58,7 +58,7 @@ class EmbeddingJob:
         return outcome
 
     def _embed(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
-        # Imported here: it needs numpy, and a function that only starts tasks does not.
+        # Imported here, because it needs numpy, which a function that only starts tasks never uses.
         from shared.embedding.backfill import BackfillOptions, backfill
 
         alone = task.collection is not None
@@ -70,7 +70,7 @@ class EmbeddingJob:
         for name in names:
             options = BackfillOptions(name, task.batch_size, self.workers, wait_for_others=self.wait_for_others)
             try:
-                # A backfill records its own run: the task's where it is the only one, else a part with an id of its own.
+                # Each backfill records a run: the task's own run if there is one collection, else a part with a new id.
                 outcome = backfill(
                     self.database,
                     provider,
@@ -88,7 +88,7 @@ class EmbeddingJob:
             if interrupted := outcome.interrupted:
                 break
         status = "failed" if problems else "interrupted" if interrupted else "completed"
-        # An error that ended the backfill may have been met while recording its run.
+        # The error that ended the backfill may have occurred while its run was recorded.
         return Outcome(status, done, "; ".join(problems) or None, recorded=alone and not problems)
 
 

@@ -1,4 +1,4 @@
-"""What embedding the pending rows of a collection would take: rows, tokens and money, without a request."""
+"""Estimates the rows, tokens and cost of embedding the pending rows of a collection, without a provider call."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from shared.providers.base import EmbeddingProvider
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`texts` are the distinct ones that a provider is needed for; tokens were counted on `sampled` of them.
+    """`texts` is the number of distinct texts that the provider would embed; tokens were counted on `sampled` of them.
 
-    `cost_usd` is None where the price is not known. `counted` is exact or estimated; `method` says in words how.
+    `cost_usd` is None if the price is not known. `counted` is exact or estimated; `method` describes how.
     """
 
     collection: str
@@ -34,12 +34,12 @@ def estimate(
     switching: bool = False,
     price_is_set: bool = False,
 ) -> Estimate:
-    """What a backfill would embed and cost, without a call to the provider.
+    """Estimate what a backfill would embed and cost, without a call to the provider.
 
-    Texts are counted once, and not at all where the table holds their vector already. Tokens are counted on up to
-    1,000 of them and scaled by length beyond that. `price_is_set`: the user has named a price, so that 0 means free.
+    Equal texts count once, and texts that already have a vector in the table do not count. Tokens are counted on up to
+    1,000 texts and scaled by length beyond that. `price_is_set`: the user has set a price, so 0 means free.
 
-    Raises NotFound for a collection that is not tracked, Conflict where it is embedded with another model than the
+    Raises NotFound for a collection that is not tracked, Conflict if it is embedded with another model than the
     provider's and is not `switching` to it.
     """
     models = Collection(database, collection).collection_models()

@@ -1,4 +1,4 @@
-"""Is the database there? Asked at most once at a time, and never waited for longer than a probe may."""
+"""Checks whether the database answers: one check at a time, with a time limit."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ PROBE_SECONDS = 3.0
 
 @dataclass(slots=True)
 class HealthService:
-    """Probes the database. However many ask, one probe is under way: a dead database must not use up all threads."""
+    """Probes the database. Concurrent callers share one probe, so a dead database cannot block all threads."""
 
     database: Callable[[], Database]
     _probe: Future[bool] | None = None

@@ -1,4 +1,4 @@
-"""The rows that a run holds, and the rows that wait for an equal text."""
+"""Tracks the rows that a run holds, and the rows that wait for the vector of an equal text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from shared.models import ClaimedRow
 
 @dataclass(slots=True)
 class InFlight:
-    """Which rows a run holds. A text that is being embedded is embedded once: later rows with it follow the first."""
+    """The rows that a run holds. Each text is sent once: later rows with an equal text wait for its vector."""
 
     # The ids of the rows.
     held: set[str] = field(default_factory=set)
     _followers: dict[str, list[ClaimedRow]] = field(default_factory=dict)
 
     def add(self, rows: Iterable[ClaimedRow]) -> list[ClaimedRow]:
-        """Hold these rows; returns those whose text has to be embedded."""
+        """Add these rows; returns those whose text has to be sent."""
         leaders = []
         for row in rows:
             self.held.add(row.row_id)
@@ -27,9 +27,9 @@ class InFlight:
         return leaders
 
     def settle(self, leaders: Iterable[ClaimedRow]) -> list[list[ClaimedRow]]:
-        """These rows are saved or failed; returns, for each of them, the rows that wait for its text.
+        """Remove rows that are saved or failed; returns, for each of them, the rows that wait for its text.
 
-        A text that none waits for is no longer followed, because the table knows it.
+        A text without waiting rows is forgotten, because the table has its vector.
         """
         waiting = []
         for row in leaders:

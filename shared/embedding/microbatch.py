@@ -1,4 +1,4 @@
-"""Joins single texts of several callers into one request: a remote provider is paid and waited for by the request."""
+"""Joins single texts of several callers into one request, because each request costs time and money."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class MicroBatcher:
     waiting: deque[tuple[str, Deadline | None, Future[Embeddings]]] = field(default_factory=deque)
 
     def submit(self, text: str, deadline: Deadline | None = None) -> "Future[Embeddings]":
-        """Embed one text; the future raises what its own text, or the whole request, failed with."""
+        """Embed one text; the future raises the error of this text or of the whole request."""
         answer: Future[Embeddings] = Future()
         self.waiting.append((text, deadline, answer))
         self.threads.submit(self._send)
@@ -73,7 +73,7 @@ def _shares(joined: Embeddings, texts: Sequence[str]) -> list[Embeddings | AppEr
     marks = [round(upto * joined.tokens / max(lengths[-1], 1)) for upto in lengths]
     tokens = [after - before for before, after in pairwise([0, *marks])]
     return [
-        # Which texts were cut is not known, only how many: counted once, with the first.
+        # The answer says how many texts were cut, not which: the first text carries the count.
         joined.errors.get(index)
         or Embeddings(joined.vectors[index : index + 1], tokens[index], joined.truncated if index == 0 else 0, 1)
         for index in range(len(texts))

@@ -1,4 +1,4 @@
-"""Does the provider answer? Asked of it now and then, and never waited for longer than a page may."""
+"""Checks whether the provider answers, by embedding one word from time to time."""
 
 import logging
 import threading
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
-# One word is embedded each time: a provider that answered is believed for long, one that did not may be back soon.
+# After a success the next check comes late, after a failure soon: the provider may have recovered.
 GOOD_SECONDS = 600.0
 BAD_SECONDS = 5.0
 ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
@@ -28,7 +28,7 @@ ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """What is known of the provider: None where it has not said, and why where it cannot."""
+    """The result of a check: model and width (None while unknown), and the error if the provider did not answer."""
 
     model: str | None = None
     dimensions: int | None = None
@@ -37,7 +37,7 @@ class ProviderState:
 
 @dataclass(slots=True)
 class ProviderCheck:
-    """Embeds a word to see. However many ask, one check is under way; meanwhile the latest answer holds."""
+    """Embeds one word as a check. Concurrent callers share one check and get the previous result until it ends."""
 
     provider: "Callable[[], EmbeddingProvider]"
     clock: Callable[[], float] = time.monotonic
@@ -47,7 +47,7 @@ class ProviderCheck:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def state(self) -> ProviderState:
-        """How the provider is, as of the latest check; nothing is known while the first one takes its time."""
+        """The result of the latest check, starting a new one if it is due; empty while the first check is running."""
         with self._lock:
             if self.clock() < self._until:
                 return self._state
@@ -59,7 +59,7 @@ class ProviderCheck:
         return self.latest()
 
     def latest(self) -> ProviderState:
-        """How the provider was when it was last asked; asks nothing, and waits for nobody."""
+        """The result of the latest check; never starts one and never waits."""
         with self._lock:
             if self._check is not None and self._check.done():
                 self._state = self._check.result()
@@ -76,6 +76,6 @@ class ProviderCheck:
             log.warning("the provider does not answer: %s", error.message)
             return ProviderState(error=error)
         except Exception:
-            # Whoever asks is shown a page that says what is wrong; it must not fail for the same reason.
+            # The console shows this error on its page, so the page itself must not fail.
             log.exception("the provider does not answer")
             return ProviderState(error=AppError("internal error; see the log"))

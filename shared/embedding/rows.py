@@ -1,4 +1,4 @@
-"""Embed the rows that a request names by key."""
+"""Embeds the rows that a request names by key."""
 
 import logging
 import time
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 300
-# With a deadline: if the process is killed, the rows are free soon after.
+# Lease of a request with a deadline: if the process is killed, the lease expires soon.
 SHORT_LEASE_SECONDS = 60
 BATCH_SIZE = 50
-# A row that another worker holds is done within moments, as a rule; it is waited for this long.
+# Another worker usually finishes a row within moments; wait this long for it.
 PATIENCE_SECONDS = 5.0
 
 
-# Why a row that was asked for has no vector of its present text. Of a text that was refused the provider says why.
+# Why a requested row has no vector for its current text. For a refused text, the provider's error gives the reason.
 _REASONS = {
     "missing": "there is no such row",
     "empty": "the row has no text to embed",
@@ -42,7 +42,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class RowToEmbed:
-    """A row's key and, where the caller knows it, the text that it must have."""
+    """A row's key and, if the caller knows it, the text that it must have."""
 
     id: str
     text: str | None = None
@@ -50,9 +50,10 @@ class RowToEmbed:
 
 @dataclass(frozen=True, slots=True)
 class RowsReport:
-    """`processed` rows were looked at, `updated` of them have a new vector, `failed` is (id, reason in words).
+    """`processed` counts the rows that were checked, `updated` those with a new vector; `failed` is a list of (id,
+    reason).
 
-    Of the failed ones the provider `refused` the text of these.
+    `refused` are the failed rows whose text the provider refused.
     """
 
     processed: int
@@ -71,12 +72,12 @@ class RowEmbedder:
     def embed_rows(
         self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
     ) -> RowsReport:
-        """Give each row the vector of its present text; a row that has it costs nothing.
+        """Embed each row's current text; a row that has its vector already costs nothing.
 
-        A vector belongs to its row's text: a row whose text is not the one that was given fails, and its
-        neighbours do not. With a `deadline` the call fails fast when the provider is away. Raises NotFound for
-        an untracked collection, DatabaseRejected for one that is embedded with another model, ProviderError
-        where no text can be embedded, or not in time; what was saved until then stays.
+        If a row's text differs from the given text, this row fails and the others continue. With a `deadline` the call
+        fails fast when the provider is down. Raises NotFound for an untracked collection, DatabaseRejected for one that
+        is embedded with another model, ProviderError if no text can be embedded in time; vectors that were saved before
+        the error stay.
         """
         started = time.perf_counter()
         provider = self.provider
@@ -127,7 +128,7 @@ class _Call:
     tokens: int = 0
 
     def embed(self, asked: Sequence[RowToEmbed]) -> None:
-        """Fill these rows: from an equal text's vector where there is one, else from the provider."""
+        """Give these rows their vectors: from an equal text if there is one, else from the provider."""
         if self.deadline is not None and not self.deadline.left:
             raise self.deadline.error()
         rows = self._claim(asked)
@@ -138,7 +139,7 @@ class _Call:
             self._ask_provider(rest)
 
     def give_back(self) -> None:
-        """Release what is held: nothing is wrong with these rows, the next worker may have them at once."""
+        """Release the held rows: they have not failed, so the next worker may claim them at once."""
         if not self.held:
             return
         try:
@@ -147,7 +148,7 @@ class _Call:
             log.warning("%d rows stay leased for up to %d s: %s", len(self.held), self.lease_seconds, error.message)
 
     def _claim(self, asked: Sequence[RowToEmbed]) -> list[ClaimedRow]:
-        """Lease what is to be embedded of these rows, and note why the others are not."""
+        """Lease the rows that need a vector, and record the reason for each of the others."""
         expected = {row.id: row.text for row in asked}
         claimed: dict[str, ClaimedRow] = {}
         wrong: dict[str, ClaimedRow] = {}
@@ -171,7 +172,7 @@ class _Call:
             if leased:
                 time.sleep(0.1)
             pending = leased
-        # Only after all of them: one row may have been asked for twice.
+        # Only after the loop, because a request may name a row twice.
         unwanted = [row_id for row_id in claimed if row_id in wrong]
         if unwanted:
             self.work.release_embeddings(unwanted)
@@ -208,7 +209,7 @@ class _Call:
                 self._report_stale(good)
 
     def _report_stale(self, rows: list[ClaimedRow]) -> None:
-        # The save says how many; which ones is seen by asking again.
+        # The save returns only a count; a second claim shows which rows were saved.
         ids = [self.asked_as[row.row_id] for row in rows]
         for named in self.work.claim_embedding_rows(ids, self.lease_seconds):
             if named.state == "embedded":

@@ -1,4 +1,4 @@
-"""Lists runs, those that are at work now, and their cost."""
+"""Lists past and active runs, and their cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from shared.database.base import Database
 from shared.models import split_model_name
 from shared.providers.prices import OPENAI_PRICES
 
-# Statuses in the database that readers know under another name.
+# Statuses that have another name in the API than in the database.
 STATES = {"completed": "finished"}
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The runs that are at work on a collection now. Rate and time left are None before their first report."""
+    """The active runs of a collection. Rate and time left are None before their first report."""
 
     run_id: str
     started_at: str
@@ -26,7 +26,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """A row a day and model, latest first, with their sums. A cost is None where the model's price is not known."""
+    """One row for each day and model, latest first, with their sums. A cost is None if the price is not known."""
 
     entries: Sequence[Mapping[str, Any]]
     tokens: int
@@ -48,7 +48,7 @@ def list_runs(database: Database, collection: str | None, limit: int) -> list[di
 
 
 def list_costs(database: Database, days: int) -> Costs:
-    """Tokens and money of the last days, today (UTC) included."""
+    """Tokens and cost of the last days, including today (UTC)."""
     found = database.call_scalar("embedding_costs", {"days": days})["entries"]
     entries = [{**row, "cost": _cost(row)} for row in found]
     return Costs(
@@ -59,7 +59,7 @@ def list_costs(database: Database, days: int) -> Costs:
 
 
 def running_by_collection(database: Database, pending: Mapping[str, int]) -> dict[str, Running]:
-    """Runs at work by collection; `pending` is how many rows each has left."""
+    """Active runs by collection; `pending` is the number of pending rows of each collection."""
     running = {}
     for row in database.call("running_embedding_runs"):
         if row["collection"] is None:
@@ -78,7 +78,7 @@ def running_by_collection(database: Database, pending: Mapping[str, int]) -> dic
 
 
 def _cost(row: Mapping[str, Any]) -> float | None:
-    """The recorded cost; None where a paid model has no known price."""
+    """The recorded cost; None if the price of a paid model is not known."""
     cost = float(row["cost_usd"])
     if cost or not row["tokens"] or row["provider"] != "openai":
         return cost

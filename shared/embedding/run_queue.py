@@ -11,12 +11,12 @@ from shared.errors import AppError, Overloaded
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 100
-# How often queued runs are reported on, so that they are not shown as crashed after 120 s.
+# Seconds between reports for queued runs; after 120 s without a report a run is shown as crashed.
 HEARTBEAT_SECONDS = 30.0
 
 
 class RunQueue:
-    """Runs what is dispatched, and a task of its own every `every` seconds if the job has work.
+    """Runs dispatched tasks, and every `every` seconds starts a scheduled task if the job has work.
 
     A scheduled run is not started while the previous one waits or runs.
     """
@@ -41,7 +41,7 @@ class RunQueue:
             thread.start()
 
     def dispatch(self, task: Task) -> None:
-        """Queue a task. Raises Overloaded where a hundred are waiting."""
+        """Queue a task. Raises Overloaded if a hundred are waiting."""
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
                 raise Overloaded("a hundred tasks are waiting already; try again later", retry_after=60)
@@ -54,11 +54,11 @@ class RunQueue:
             return next(iter(self._waiting.values()), None)
 
     def stop(self) -> None:
-        """Have the running task end cleanly and begin no other; safe in a signal handler."""
+        """Tell the running task to end cleanly, and start no other; safe in a signal handler."""
         self._stop.set()
 
     def close(self, seconds: float = 20.0) -> None:
-        """End the running task cleanly, record those that wait as interrupted."""
+        """End the running task cleanly and record the waiting ones as interrupted."""
         self.stop()
         self._tasks.put(None)
         for thread in self._threads:
@@ -94,7 +94,7 @@ class RunQueue:
         with self._lock:
             waiting = list(self._waiting.values())
         for task in waiting:
-            # It may have begun while the others were reported on.
+            # The task may have started while the others were reported.
             if task.task_id in self._waiting:
                 self._runs.record(task, "queued")
 

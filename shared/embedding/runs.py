@@ -1,4 +1,4 @@
-"""Runs in the background: recorded when they are queued, while they work and when they end."""
+"""Starts runs in the background and records them: when queued, while active and at the end."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ TASK_NAME = "generate-embeddings"
 SYNONYMS_TASK_NAME = "generate-synonyms"
 KINDS = {TASK_NAME: "embedding", SYNONYMS_TASK_NAME: "generation"}
 NAMES = {kind: name for name, kind in KINDS.items()}
-# Rows per claim, where the caller does not say.
+# Rows per claim, if the caller does not set it.
 BATCH_SIZE = 50
 BATCH_SIZES = {"datasets": 100}
 # Well below the 120 s without a report after which a run is shown as crashed.
@@ -27,7 +27,7 @@ INTERNAL = "internal error; see the log"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run that was asked for. Without a `collection` it is over all of them. `name` says what kind of run it is."""
+    """A requested run. Without a `collection` it covers all of them. `name` is the kind of run."""
 
     task_id: str
     collection: str | None = None
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: completed, failed or interrupted. `recorded`: the job has written this to the run's row already."""
+    """How a run ended: completed, failed or interrupted. `recorded`: the job has already stored the outcome."""
 
     status: str
     report: BackfillReport
@@ -51,7 +51,7 @@ class Job(Protocol):
     name: str
 
     def run(self, task: Task, stop: threading.Event, report: Callable[[BackfillReport], None]) -> Outcome:
-        """Work until nothing is left or `stop` is set, and pass on the counts so far; may raise anything."""
+        """Work until nothing is left or `stop` is set, and report the counts; may raise any exception."""
 
     def has_work(self) -> bool:
         """Whether a run would find anything to do."""
@@ -61,10 +61,10 @@ class Dispatcher(Protocol):
     """Takes recorded tasks; another thread or another function runs them."""
 
     def dispatch(self, task: Task) -> None:
-        """Take the task and return at once. Raises AppError where it cannot be taken."""
+        """Accept the task and return at once. Raises AppError if it cannot be accepted."""
 
     def waiting(self) -> Task | None:
-        """A task that was taken and has not begun, as far as is known."""
+        """A task that is known to be queued and not started; None otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Runs:
         return outcome
 
     def record(self, task: Task, status: str, report: BackfillReport | None = None, error: str | None = None) -> None:
-        """Record the task's state. Where that fails the log says so, and the run will be shown as crashed."""
+        """Record the task's state. If that fails, the error is logged and the run will be shown as crashed."""
         counts = {**(asdict(report) if report else {}), "error": error}
         try:
             record_run(self.database, task.task_id, task.collection, status, counts, KINDS[task.name])
@@ -137,7 +137,7 @@ class Runs:
             log.warning("could not record task %s as %s: %s", task.task_id, status, problem.message)
 
     def _report(self, task: Task, latest: "deque[BackfillReport]", done: threading.Event) -> None:
-        """Record the counts that the job has passed on, also while it waits for a provider."""
+        """Record the counts that the job reported, also while it waits for a provider."""
         before = latest[-1]
         while not done.wait(REPORT_SECONDS):
             if latest[-1] is not before:

@@ -1,4 +1,4 @@
-"""The collections that come with the project, each of which a database may be set up without."""
+"""The shipped collections. Each is optional in a database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ SHIPPED = ("music_knowledge", "mir_synonyms", "datasets", "code_chunks")
 
 @contextmanager
 def needs_collection(database: Database, collection: str) -> Iterator[None]:
-    """Raises NotFound with the remedy where something fails because the database was set up without this collection.
+    """If the block fails because this database lacks the collection, raises NotFound with the command that adds it.
 
-    Only a failure is looked into: where all is well this costs nothing.
+    The database is asked only after a failure, so success costs nothing.
     """
     try:
         yield

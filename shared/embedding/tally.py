@@ -1,4 +1,4 @@
-"""The running counts of a backfill, and the money it may spend."""
+"""Counts the rows, tokens and cost of a backfill, and enforces its cost limit."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from shared.models import BackfillReport, Embeddings
 
 @dataclass(slots=True)
 class Tally:
-    """Counts what a run does. `price` is in USD per million tokens, `max_cost` in USD."""
+    """The counts of a run. `price` is in USD per million tokens, `max_cost` in USD."""
 
     counts: BackfillReport
     price: float
@@ -20,7 +20,7 @@ class Tally:
     started: float = field(default_factory=time.monotonic)
 
     def reserve(self, texts: Sequence[str], count_tokens: Callable[[Sequence[str]], Sequence[int]]) -> int | None:
-        """Reserve the price of a request and return its tokens; None where the run would cost more than it may."""
+        """Reserve the cost of a request and return its tokens; None if the run would exceed `max_cost`."""
         if self.max_cost is None or not self.price:
             return 0
         tokens = sum(count_tokens(texts))
@@ -32,7 +32,7 @@ class Tally:
     def add(self, *, reserved: int = 0, answer: Embeddings | None = None, **counts: int) -> None:
         """Add to the counts; every row that was embedded, failed or stale has been processed.
 
-        What was `reserved` for a request is replaced by what the provider's answer counted.
+        The `reserved` tokens of a request are replaced by the count in the provider's answer.
         """
         self.reserved -= reserved
         if answer is not None:
@@ -43,6 +43,6 @@ class Tally:
 
     @property
     def report(self) -> BackfillReport:
-        """The counts as they stand."""
+        """The current counts."""
         cost = self.counts.tokens * self.price / 1e6
         return replace(self.counts, cost_usd=cost, seconds=round(time.monotonic() - self.started, 3))

@@ -1,4 +1,4 @@
-"""Embeds texts for interactive requests: bounded in number and time, and reported in events."""
+"""Embeds the texts of interactive requests, with limits on number and time, and emits an event for each request."""
 
 import threading
 import time
@@ -17,18 +17,18 @@ from shared.retry import REQUEST_RETRIES
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
-# Texts of all requests that may wait or be under way at once; beyond, callers are asked to come back.
+# Texts that may wait or be embedded at the same time; further requests get a 503 with Retry-After.
 MAX_TEXTS_WAITING = 8192
 
-# How many texts a request held, the tokens they cost and the seconds it took.
+# The number of texts in a request, their tokens and the seconds it took.
 Observe = Callable[[int, int, float], None]
 
 
 class EmbeddingService:
-    """Embeds with one provider, from any number of threads, and fails fast when it is away.
+    """Embeds with one provider, from any number of threads, and fails fast when the provider is down.
 
-    `workers` is how many requests to the provider are under way at once. `joins`: single texts of callers that wait
-    for a worker become one request.
+    `workers` is the number of concurrent requests to the provider. `joins`: single texts that wait for a worker are
+    sent as one request.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EmbeddingService:
 
     @property
     def provider(self) -> "EmbeddingProvider":
-        """The provider, made if need be."""
+        """The provider, created if necessary."""
         return self._provider()
 
     @property
@@ -60,14 +60,14 @@ class EmbeddingService:
         return self._spec
 
     def spec(self, deadline: Deadline | None) -> EmbeddingModel:
-        """The provider's model. Makes the provider, and asks it for a width that is not known, within the deadline."""
+        """The provider's model. Creates the provider and, within the deadline, asks it for an unknown width."""
         if self._spec is None:
             self._spec = self._provider().describe(deadline)
         return self._spec
 
     @property
     def waiting(self) -> int:
-        """Texts that were taken and not answered yet."""
+        """Texts that were accepted and are not yet embedded."""
         return self._texts
 
     def submit(
@@ -76,7 +76,7 @@ class EmbeddingService:
         """Embed one request's texts; row i of the vectors belongs to text i.
 
         No request to the provider outlasts the `deadline`. The future raises ProviderError; one refused text fails the
-        request, naming its place. Raises Overloaded where too much is waiting already.
+        request, and the error gives its position. Raises Overloaded if too many texts are waiting.
         """
         with self._lock:
             if self._texts + len(texts) > MAX_TEXTS_WAITING and self._texts:
@@ -97,7 +97,7 @@ class EmbeddingService:
         return answer
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Finish the open requests."""
         self._threads.shutdown(wait=True)
 
     def _embed(self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None) -> Embeddings:

@@ -1,4 +1,4 @@
-"""A database webhook: a row was written, so embed it."""
+"""Embeds the row that a database webhook reports."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from shared.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class RowEvent:
-    """What Supabase sends: `kind` is INSERT, UPDATE or DELETE; `record` is the row, None where it was deleted."""
+    """What Supabase sends: `kind` is INSERT, UPDATE or DELETE; `record` is the row, or None after a delete."""
 
     kind: str
     schema: str
@@ -22,7 +22,7 @@ class RowEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventReport:
-    """What became of the row, in words; `failed` is (id, reason) where the provider did not take its text."""
+    """The outcome in words; `failed` is (id, reason) if the provider refused the row's text."""
 
     processed: int
     updated: int
@@ -32,15 +32,15 @@ class EventReport:
 
 @dataclass(frozen=True, slots=True)
 class WebhookService:
-    """Embeds the row an event is about. The same event twice, or late, does no harm: the row's present text decides."""
+    """Embeds the row of an event. A repeated or late event does no harm, because the row's current text is embedded."""
 
     database: Database
     row_embedder: RowEmbedder
 
     def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
-        """Embed the row if it still wants it.
+        """Embed the row if it is still pending.
 
-        Raises InvalidRequest for a table that is not tracked, and what RowEmbedder.embed_rows raises.
+        Raises InvalidRequest for a table that is not tracked, and the errors of RowEmbedder.embed_rows.
         """
         collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
         collections = list_embedding_collections(self.database)
@@ -55,7 +55,7 @@ class WebhookService:
         if not isinstance(row_id, str | int) or isinstance(row_id, bool):
             raise InvalidRequest(f"record.{key}: the row's key is missing")
         report = self.row_embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
-        # Deleted since, or without a text, or in another worker's hands: nothing that a second delivery would mend.
+        # The row was deleted, has no text, or is leased to another worker: a second delivery would not help.
         failed = [(row, text) for row, text in report.failed if row in report.refused]
         message = "the row has a new vector" if report.updated else "the row had its vector already"
         for row, text in report.failed:

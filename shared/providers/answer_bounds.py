@@ -1,23 +1,23 @@
-"""Bounds the time and the size of a whole answer: the HTTP clients bound each read, and never their sum."""
+"""Limits the time and the size of a whole answer; the HTTP clients limit only each single read."""
 
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# 2,048 vectors of 3,072 numbers with twenty characters each: no honest answer is larger.
+# 2,048 vectors of 3,072 numbers with twenty characters each: no valid answer is larger.
 MOST_BYTES = 128 * 2**20
 CONNECT_SECONDS = 10.0
 
 
 def bound_timeout(library: Any, most: float, wanted: float | None) -> Any:
-    """The timeout of one request with `library` (httpx or httpx2): at most the client's own."""
-    # Zero would mean not to wait at all, and is another error.
+    """The timeout of one request with `library` (httpx or httpx2): at most the client's timeout."""
+    # A timeout of zero would raise another error.
     seconds = most if wanted is None else max(min(most, wanted), 0.001)
     return library.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
 
 
 def bound_answers(library: Any) -> dict[str, list[Callable[[Any], None]]]:
-    """Event hooks for a client of `library`: the read timeout of a request becomes that of request and answer.
+    """Event hooks for a client of `library`: the read timeout then covers the whole request and its answer.
 
     An answer that takes longer ends in ReadTimeout, one of more than MOST_BYTES in DecodingError.
     """
@@ -47,7 +47,7 @@ def bound_answers(library: Any) -> dict[str, list[Callable[[Any], None]]]:
         def count_down(*_: Any) -> None:
             timeouts["read"] = max(until - time.monotonic(), 0.001)
 
-        # Called before each step (connect, send, read): what one took is not there for the next.
+        # Called before each step (connect, send, read), so that each step gets only the time that is left.
         request.extensions["trace"] = count_down
 
     def bound(response: Any) -> None:

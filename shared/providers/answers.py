@@ -1,4 +1,4 @@
-"""What every provider's answer must be before a vector leaves this layer."""
+"""Checks a provider's answer: number, width and finiteness of its vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,10 +38,10 @@ def stack_rows(rows: Sequence[object]) -> Vectors:
 
 
 def check_answer(vectors: Vectors, count: int, dimensions: int, model: str) -> tuple[Vectors, list[int]]:
-    """Unit vectors as float32, and the rows that cannot be used (NaN, infinite or all zero).
+    """Returns unit vectors as float32, and the indices of rows that cannot be used (NaN, infinite or all zero).
 
-    Raises ProviderContractError for another number of vectors than texts, ProviderWidthError for
-    another width than the model's.
+    Raises ProviderContractError if the number of vectors is not the number of texts, ProviderWidthError if their width
+    is not the model's.
     """
     if vectors.ndim != 2 or len(vectors) != count:
         raise ProviderContractError(f"the provider answered {len(vectors)} vectors to {count} texts")

@@ -1,4 +1,4 @@
-"""The base of every embedding provider: one request, wrapped in batching, retry and checks."""
+"""The base class of embedding providers: adds batching, retries and checks to a subclass's single request."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -16,25 +16,25 @@ from shared.retry import Retrier, RetryPolicy, StopSignal
 
 __all__ = ["EmbeddingProvider", "WireAnswer"]
 
-# The width is asked for before anything else is done: the caller wants to know soon that the provider is away.
+# The width is requested first, with few retries, so that a provider that is down is reported early.
 WIDTH_RETRIES = RetryPolicy(max_attempts=3, max_seconds=10)
 
 
 class EmbeddingProvider(ABC):
     """Turns texts into unit vectors; a subclass writes `_request` and declares its limits.
 
-    One object serves any number of threads; they share its retrier and so its cooldown. `declared` has 0 dimensions
-    where the server has to be asked for them. `model` is the name under which the vectors are stored.
+    One object serves any number of threads, which share its retrier and cooldown. `declared` has 0 dimensions if only
+    the server knows them. `model` is the name under which the vectors are stored.
     `price_per_million_tokens` is in USD.
     """
 
     name: ClassVar[str]
     max_inputs: ClassVar[int]
     max_request_tokens: ClassVar[int | None] = None
-    # A server that refuses long texts: one that may be over `spec.max_tokens` is a request of its own, and is
-    # shortened until it is accepted. False where the request cuts and counts by itself.
+    # True if the server refuses long texts: a text that may exceed `spec.max_tokens` is then sent alone and shortened
+    # until it is accepted. False if the request itself cuts and counts.
     shortens_long_texts: ClassVar[bool] = False
-    # The server can be asked, by `_request_cut`, to read the beginning of a text it refused as too long.
+    # Whether `_request_cut` can make the server read only the beginning of a text that it refused as too long.
     server_cuts: ClassVar[bool] = False
     # `count_tokens` is what the provider will count, not an estimate.
     counts_exactly: ClassVar[bool] = False
@@ -47,7 +47,7 @@ class EmbeddingProvider(ABC):
         self._width_lock = threading.Lock()
 
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        """The model; a width that is not known is asked for once, within the deadline, by embedding one word."""
+        """The model. An unknown width is found once, within the deadline, by embedding one word."""
         if self._spec.dimensions:
             return self._spec
         if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
@@ -79,7 +79,7 @@ class EmbeddingProvider(ABC):
         """Close the connections; the next call opens them again."""
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts that are to be stored: n x dimensions float32, row i for text i."""
+        """Embed texts for storage: n x dimensions float32, row i for text i."""
         return self.embed(texts).vectors
 
     def embed_query(self, text: str) -> Vectors:
@@ -100,11 +100,11 @@ class EmbeddingProvider(ABC):
     ) -> Embeddings:
         """Embed texts in as few requests as the limits allow.
 
-        `registered` is the model's row in the database, whose prefixes are used. With `isolate`, a text that the
-        provider refuses is reported in `errors` instead of raising: a refused batch is halved until the text is alone.
-        Errors that concern every text (unreachable, rate limited for good, quota, wrong key) raise in either case.
-        `retry` replaces the retrier's own policy, `stop` ends its waits; no request outlasts the `deadline`.
-        Raises ConfigurationError where `registered` is another model, or of another width.
+        `registered` is the model's row in the database; its prefixes are used. With `isolate`, a refused text is
+        reported in `errors` instead of raising: a refused batch is halved until the text is alone. Errors that concern
+        every text (unreachable, rate limit, quota, wrong key) always raise. `retry` replaces the retrier's policy,
+        `stop` ends its waits, and every request ends before the `deadline`. Raises ConfigurationError if `registered`
+        has another name or width than the provider's model.
         """
         spec = self.describe(deadline)
         if registered is not None and (registered.name, registered.dimensions) != (spec.name, spec.dimensions):
@@ -117,7 +117,7 @@ class EmbeddingProvider(ABC):
         return EmbeddingJob(self, spec, prefix, isolate, retry or self.retrier.policy, stop, deadline).run(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, exact where a tokenizer is at hand, else an estimate (stated by the subclass)."""
+        """Tokens of each text: exact with a tokenizer, else an estimate (the subclass says which)."""
         return [estimate_tokens(text) for text in texts]
 
     @abstractmethod
@@ -125,5 +125,5 @@ class EmbeddingProvider(ABC):
         """Make one request, which ends within `timeout` seconds; translate vendor exceptions to ProviderError."""
 
     def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
-        """Make one request in which the server cuts what is too long."""
+        """Make one request in which the server cuts texts that are too long."""
         raise NotImplementedError

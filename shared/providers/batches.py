@@ -1,4 +1,4 @@
-"""Cut a list of texts into requests that a provider accepts."""
+"""Divides a list of texts into requests that a provider accepts."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 def cut_batches(
     tokens: Sequence[int], *, max_inputs: int, max_tokens: int | None = None, lone_over: int | None = None
 ) -> list[list[int]]:
-    """Indices of the texts of each request, in order, as few requests as the limits allow.
+    """Return the indices of the texts of each request, in order, with as few requests as the limits allow.
 
-    A text of more than `lone_over` tokens travels alone: should it be refused for its length, no
-    other text is refused with it, and what the server counts is this text's count.
+    A text of more than `lone_over` tokens is sent alone: if the server refuses it for its length, no other text is
+    refused with it, and the server's token count is the count of this text.
     """
     batches: list[list[int]] = []
     current: list[int] = []
@@ -30,10 +30,10 @@ def cut_batches(
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a byte-pair or word-piece tokenizer makes of a text, rather too many than too few.
+    """Estimate how many tokens a byte-pair or word-piece tokenizer makes of a text, rather too many than too few.
 
-    A third of the ASCII characters and half of the UTF-8 bytes of all others: English prose has four
-    or five characters a token, Chinese about one. Only random strings have more tokens than this says.
+    The estimate is a third of the ASCII characters plus half of the UTF-8 bytes of all others: English prose has four
+    or five characters per token, Chinese about one. Only random strings have more tokens than the estimate.
     """
     octets = len(text.encode("utf-8", "replace"))
     if octets == len(text):

@@ -1,4 +1,4 @@
-"""One call of `embed`: cuts the texts into requests, retries and checks each, and finds the texts that are refused."""
+"""Executes one call of `embed`: sends the texts in requests, retries and checks each, and finds refused texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,15 +24,15 @@ from shared.retry import RetryPolicy, StopSignal
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
-# No tokenizer makes fewer tokens of prose: characters beyond this many a token are never sent.
+# Prose has at most this many characters per token; a text is cut at this many times its token limit before it is sent.
 LONGEST_TOKEN = 16
-# Harmless to any model: asks for a width, or whether the provider answers at all.
+# A text that every model accepts, to find a model's width or to check that the provider answers.
 PROBE = "music"
 
 
 @dataclass(eq=False)
 class EmbeddingJob:
-    """The state of one `embed`; used by one thread, once."""
+    """The state of one call of `embed`; used by one thread, once."""
 
     provider: "EmbeddingProvider"
     spec: EmbeddingModel
@@ -45,15 +45,15 @@ class EmbeddingJob:
     _inputs: dict[int, str] = field(default_factory=dict)
     _errors: dict[int, ProviderError] = field(default_factory=dict)
     _shortened: set[int] = field(default_factory=set)
-    # Texts refused as too long, which the server has since been asked to cut; each is a request of its own.
+    # Texts that were refused as too long; each is sent again alone, and the server cuts it.
     _cut: set[int] = field(default_factory=set)
     _tokens: int = 0
     _truncated: int = 0
     _calls: int = 0
-    # Whether the provider accepted any text: until then a refusal may not be about the text.
+    # Whether the provider accepted any text: before that, a refusal may have another cause than the text.
     _accepts: bool = False
     _refusals: int = 0
-    # Whether the provider has crashed and answered a probe since: crashes are then looked for in the texts.
+    # Whether the provider answered a probe after a crash: a text is then the likely cause of further crashes.
     _crashes: bool = False
 
     def run(self, texts: Sequence[str]) -> Embeddings:
@@ -90,9 +90,9 @@ class EmbeddingJob:
         )
 
     def _solve(self, batch: list[int], *, known_bad: bool = False) -> bool:
-        """Embed a batch, in parts if it is refused; True if it passed whole.
+        """Embed a batch, in parts if it is refused; True if one request was enough.
 
-        `known_bad` saves the request where the batch holds a text that has already failed a larger one.
+        `known_bad`: the batch contains a text that made a larger batch fail, so the request is skipped.
         """
         if not (known_bad and len(batch) > 1):
             try:
@@ -113,7 +113,7 @@ class EmbeddingJob:
                     return False
         middle = (len(batch) + 1) // 2
         passed = self._solve(batch[:middle])
-        # What spoiled the whole and is not in the first half is in the second: no need to ask.
+        # If the first half passed, the bad text is in the second half: no request is needed to know it.
         self._solve(batch[middle:], known_bad=passed)
         return False
 
@@ -131,7 +131,7 @@ class EmbeddingJob:
             return True
         if not self.isolate:
             raise ProviderContractError(f"{len(bad)} of {len(batch)} vectors are not finite, or all zero")
-        # The good rows are paid for and kept; the bad ones may be better on their own.
+        # The good vectors are paid and kept; the bad texts may succeed when they are sent alone.
         self._solve(bad, known_bad=True)
         return False
 
@@ -152,7 +152,7 @@ class EmbeddingJob:
         if self.provider.server_cuts and index not in self._cut:
             self._cut.add(index)
         else:
-            # Also where the server was asked to cut: some versions refuse all the same.
+            # Also when the server was asked to cut: some versions refuse the text anyway.
             text, limit = self._inputs[index], error.limit or self._max_tokens
             if error.tokens and limit and error.tokens > limit:
                 kept = int(len(text) * limit / error.tokens * 0.97)
@@ -166,11 +166,11 @@ class EmbeddingJob:
         self._solve([index])
 
     def _suspect_text(self, batch: list[int], error: ProviderCrashed) -> None:
-        """Raise unless the provider fails on these texts only: it was retried long enough, and must answer now."""
+        """Raise unless only these texts make the provider fail: after all retries it must answer a probe."""
         if not self.isolate:
             raise error
         if not self._crashes or len(batch) == 1:
-            # The next crashes are expected: two attempts distinguish a bad text from a passing failure.
+            # Further crashes are expected: two attempts distinguish a bad text from a temporary failure.
             self._crashes = True
             self.policy = replace(self.policy, max_attempts=2)
             try:
@@ -192,7 +192,7 @@ class EmbeddingJob:
                 self._expect_acceptance()
 
     def _expect_acceptance(self) -> None:
-        """Raise unless the provider accepts some text: else a wrong setting would refuse row after row."""
+        """Raise unless the provider accepts some text. Otherwise a wrong setting would make every row fail."""
         if self._accepts:
             return
         try:
@@ -206,7 +206,7 @@ class EmbeddingJob:
 
 
 def _problem(text: object) -> str | None:
-    """Why no provider could embed this value, None if it is a text."""
+    """The reason why this value cannot be embedded; None for a valid text."""
     if not isinstance(text, str):
         return f"a text must be a string, not {type(text).__name__}"
     if not text:

@@ -8,22 +8,22 @@ from urllib.parse import urlsplit
 from shared.errors import ProviderRejected
 
 LONGEST = 200
-# A run this long that also stands in a text is a quotation, not a coincidence.
+# A part of a message that is this long and also occurs in a text counts as a quotation of the text.
 QUOTED = 24
-# Not a network's hiccup: the same call meets the same certificate, or no TLS at all, again.
+# Permanent errors: every retry meets the same certificate, or a server without TLS.
 _FINAL_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 
 
 def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterable[str] = ()) -> str:
     """At most 200 characters of a server's message, with keys and quoted texts replaced by […].
 
-    Servers do echo what they refuse: a row's text or a key must not end in a log that way.
+    Servers quote refused input in their messages, and a row's text or a key must not appear in a log.
     """
     if not isinstance(message, str):
         return "no reason given"
     for secret in filter(None, secrets):
         message = message.replace(secret, "[…]")
-    # Keys also come masked in part ("sk-ab***yz"), or are another's than ours.
+    # A message may contain a partly masked key ("sk-ab***yz"), or a key that is not ours.
     message = re.sub(r"\b(sk|pk|Bearer)[-_ ][\w*.\-]{6,}", "[…]", message)
     for text in inputs:
         if len(text) >= 6:
@@ -33,19 +33,19 @@ def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterab
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what caused it, and so on."""
+    """The error, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def distrust(error: BaseException, server: str, setting: str) -> ProviderRejected | None:
-    """The error for a server that is not who it should be, or speaks no TLS; None where the connection failed otherwise."""
+    """The error for a server with an untrusted certificate or without TLS; None for other connection failures."""
     said = next((str(cause) for cause in chain_of(error) if isinstance(cause, ssl.SSLError) or "SSL" in str(cause)), "")
     if not any(marker in said.upper().replace(" ", "_") for marker in _FINAL_TLS):
         return None
     return ProviderRejected(
-        f"no trusted connection to {server}, its TLS certificate or protocol is not accepted: "
+        f"no trusted connection to {server}: its TLS certificate or protocol is not accepted; "
         f"check {setting} and SSL_CERT_FILE"
     )
 
@@ -57,7 +57,7 @@ def describe_server(base_url: str) -> str:
 
 
 def redirect_host(headers: Mapping[str, str]) -> str:
-    """Where a redirect leads, by its host alone: the rest of an address may hold a secret."""
+    """The host to which a redirect leads; the rest of the address may contain a secret."""
     try:
         host = urlsplit(headers.get("location", "")).hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""How good a ranking is, by judged queries: nDCG@10, recall@100 and MRR@10, as trec_eval computes them."""
+"""Measures a ranking with judged queries: nDCG@10, recall@100 and MRR@10, as trec_eval computes them."""
 
 import json
 import math
@@ -20,7 +20,7 @@ class Scores(NamedTuple):
     mrr: float
 
     def as_dict(self) -> dict[str, float]:
-        """Under the names they are reported by."""
+        """The means by the names that reports use."""
         return {"ndcg@10": round(self.ndcg, 4), "recall@100": round(self.recall, 4), "mrr@10": round(self.mrr, 4)}
 
 
@@ -61,7 +61,7 @@ def read_judged_set(folder: Path, queries: str | None = None, qrels: str | None 
     """Read a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv or qrels/test.tsv.
 
     `queries` and `qrels` name other files, of the folder or anywhere.
-    Raises InvalidRequest naming the file, and the line, that cannot be used.
+    Raises InvalidRequest with the file and line that cannot be used.
     """
     corpus_file = _find(folder, "corpus.jsonl")
     query_file = _find(folder, queries or "queries.jsonl")

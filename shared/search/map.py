@@ -1,4 +1,4 @@
-"""A collection in two dimensions: principal components of a bounded sample of its vectors."""
+"""Projects a sample of a collection's vectors to two dimensions (principal components)."""
 
 import base64
 import random
@@ -18,7 +18,7 @@ MAX_POINTS = 2000
 CACHED_MAPS = 32
 MAX_AGE_SECONDS = 600.0
 
-# Width of the subspace that is searched for the two axes, and the number of iterations.
+# Subspace iteration: width of the subspace, and number of iterations.
 _WIDTH = 10
 _ROUNDS = 40
 
@@ -30,14 +30,14 @@ CollectionMap = dict[str, Any]
 
 
 class MapService:
-    """Draws maps, and keeps each until its rows change or ten minutes have passed."""
+    """Computes maps and caches each until its rows change or ten minutes have passed."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         # By collection, limit and category: the version of the sample, and the map.
         self._maps: TTLCache[tuple[str, int, str | None], tuple[str, CollectionMap]]
         self._maps = TTLCache(CACHED_MAPS, MAX_AGE_SECONDS, timer=clock)
-        # By collection and model: the axes of its last map. The next one is drawn the same way round.
+        # By collection and model: the axes of the last map, so that the next map is not mirrored.
         self._axes: LRUCache[tuple[str, str | None], Matrix] = LRUCache(CACHED_MAPS)
         self._lock = threading.Lock()
 
@@ -112,11 +112,11 @@ def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[
     if last is not None and last.shape == axes.shape == (centred.shape[1], 2) and last.any():
         alike = axes.T @ last
         if abs(alike[0, 1] * alike[1, 0]) > abs(alike[0, 0] * alike[1, 1]):
-            # Two axes of about equal variance have changed places.
+            # Two axes of similar variance have swapped.
             axes, strengths, alike = axes[:, ::-1], strengths[[1, 0]], alike[::-1]
         directions = alike.diagonal()
     else:
-        # The sum of cubes changes little when the vectors do; the largest weight alone might be another one.
+        # The sum of cubes is stable under small changes of the vectors; the position of the largest weight is not.
         directions = (axes**3).sum(axis=0)
     axes = axes * np.where(directions < 0, -1.0, 1.0)
 

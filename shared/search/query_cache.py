@@ -12,8 +12,8 @@ class QueryCache(Cache):
     """Query vectors by model and text. Keys hold a digest of the query, so that Redis never holds a query."""
 
     def vector(self, spec: EmbeddingModel, query: str, embed: Callable[[], Vectors]) -> str:
-        """The query's vector as pgvector reads it; raises what `embed` raises."""
-        # The prefix and the width are part of what the vector is.
+        """The query's vector in pgvector's text format; raises the errors of `embed`."""
+        # The vector depends on the prefix and the width.
         parts = "\0".join((spec.provider, spec.name, str(spec.dimensions), spec.query_prefix, query))
         key = f"tonnetz:vector:{hashlib.sha256(parts.encode('utf-8', 'surrogatepass')).hexdigest()}"
         vector: str | None = self.get(key)

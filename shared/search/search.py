@@ -24,19 +24,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long a search may go on asking the models it knew: a switch is noticed within seconds.
+# Seconds for which the list of a collection's models is cached, so that a model switch is noticed soon.
 MODELS_SECONDS = 2.0
 QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
-# A provider that is there and says nothing; long enough for one that loads its model first.
+# Time limit for embedding a query; long enough for a provider that loads its model first.
 QUERY_SECONDS = 15.0
 
 
 class SearchService:
     """Hybrid search over one database.
 
-    `provider`, or what it makes at the first search, embeds the queries of collections that hold its model.
-    While a collection moves to another model, and for collections with another model, `provider_for` is asked
-    for the one that fits.
+    `provider` (or the one that it creates at the first search) embeds the queries of collections with its model. For
+    any other model, `provider_for` returns the provider.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class SearchService:
         self._provider_for = provider_for
         self._others: dict[str, EmbeddingProvider] = {}
         self._models: TTLCache[str, list[EmbeddingModel]] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
-        # A provider that could not be made is not tried for each query anew, and is tried again before long.
+        # A provider that could not be created is tried again only after a while, not for each query.
         self._broken: TTLCache[str, str] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
         self._lock = Lock()
 
@@ -69,9 +68,9 @@ class SearchService:
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
-        Where a provider fails or cannot be built, the search is full-text (and semantic over the other model's rows),
-        and the result is `degraded`. A collection that has no model yet is searched by full text alone.
-        With a `caller` the rows are read as them, under row level security. `options` are those of `filters.py`.
+        If a provider fails or cannot be built, the search uses full text only (and semantic search over rows of another
+        model), and the result is `degraded`. A collection that has no model yet is searched by full text alone.
+        With a `caller` the rows are read as this caller, under row level security. `options` are those of `filters.py`.
         Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
         """
         started = time.perf_counter()
@@ -84,7 +83,7 @@ class SearchService:
             arguments[f"filter_{name}"] = value
         for name, option in (options or {}).items():
             if name not in (*COMMON_OPTIONS, *OPTIONS.get(collection, ())):
-                raise InvalidRequest(f"{name}: means nothing to a search of {collection}")
+                raise InvalidRequest(f"{name}: is not an option of a search of {collection}")
             arguments[name] = option
 
         database = self._database if caller is None else self._database.as_caller(caller)
@@ -92,7 +91,7 @@ class SearchService:
         with needs_collection(self._database, collection):
             models = self._collection_models(collection)
             rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
-            # Fewer than there might be: of a model that was switched to in the last seconds nobody has looked for rows.
+            # The list of models may be a few seconds old: rows of a new model may be missing from these.
             if len(rows) < match_count and (latest := self._collection_models(collection, ask_again=True)) != models:
                 rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
         hits = [
@@ -114,7 +113,7 @@ class SearchService:
         arguments: Mapping[str, object],
         deadline: Deadline,
     ) -> tuple[list[dict[str, Any]], bool]:
-        """The rows, and whether the query's vector in one of the models is missing."""
+        """Search once; returns the rows, and whether the query could not be embedded with one of the models."""
         vectors: dict[str, str] = {}
         degraded = False
         for spec in models:
@@ -140,7 +139,7 @@ class SearchService:
             with self._lock:
                 self._broken[spec.name] = error.message
             raise
-        # A search must answer quickly: after the second try it goes on without the vector.
+        # A search must answer quickly: after the second try it continues without the vector.
         answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
         vector: Vectors = answer.vectors[0]
         return vector

@@ -1,4 +1,4 @@
-"""The run that has a chat model write synonyms for the tags that wait, and the requests that start it.
+"""Generates synonyms with a chat model for the queued tags.
 
 Generation has low priority: it pauses while rows are being embedded, because both may need the same machine.
 """
@@ -40,7 +40,7 @@ _FINAL = (ProviderContractError, ProviderInputRejected)
 
 
 class SynonymJob:
-    """Writes synonyms for one tag after the other until none waits."""
+    """Generates synonyms for one queued tag after the other until the queue is empty."""
 
     name = SYNONYMS_TASK_NAME
 
@@ -52,7 +52,7 @@ class SynonymJob:
         self._embedder = embedder
 
     def has_work(self) -> bool:
-        """Whether a tag is ready to be written for, such as one that is to be tried again."""
+        """Whether a queued tag is ready, for example for a retry."""
         try:
             return any(row["ready"] for row in self._store.synonym_coverage())
         except NotFound:
@@ -60,7 +60,7 @@ class SynonymJob:
             return False
 
     def run(self, task: Task, stop: threading.Event, report: Callable[[BackfillReport], None]) -> Outcome:
-        """Write synonyms; setting `stop` ends the run after the tag under way."""
+        """Generate synonyms; setting `stop` ends the run after the current tag."""
         generator = self._generator()
         done = BackfillReport("", generator.model)
         report(done)
@@ -86,7 +86,7 @@ class SynonymJob:
             log.warning("no synonyms for the %s tag %s: %s", tag.tag_type, tag.tag_id, error.message)
             return replace(done, failed=done.failed + 1)
         except AppError:
-            # Nothing is wrong with this tag: another run may have it at once.
+            # This tag has not failed: another run may claim it at once.
             self._store.release_synonym_tag(tag)
             raise
         if row_id is not None:

@@ -69,7 +69,7 @@ class SynonymService:
         return row
 
     def search(self, query: str, *, tag_type: str | None = None, limit: int = 10, caller: Caller = ANON) -> SynonymHits:
-        """Tags by what people call them, in English or French. Raises what SearchService.search raises."""
+        """Find tags by common words for them, in English or French. Raises the errors of SearchService.search."""
         started = time.perf_counter()
         # The version is read before the search, so an answer is never cached under a version newer than its data.
         key = cache_key(self._store.synonyms_version(), caller, "search", query, tag_type, limit)

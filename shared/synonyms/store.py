@@ -45,12 +45,12 @@ class SynonymStore:
     def request_synonyms(
         self, tag_type: str | None = None, tag_ids: Sequence[int] | None = None, *, force: bool = False
     ) -> int:
-        """Queue the tags that have no synonyms for their present name; returns how many."""
+        """Queue the tags that have no synonyms for their current name; returns how many."""
         ids = None if tag_ids is None else list(tag_ids)
         return int(self._call("request_synonyms", tag_type=tag_type, tag_ids=ids, force=force)[0])
 
     def claim_synonym_tags(self, batch_size: int = 1, lease_seconds: int = 900) -> list[Tag]:
-        """Lease tags that wait, oldest request first."""
+        """Lease queued tags, oldest request first."""
         rows = self._call("claim_synonym_tags", batch_size=batch_size, lease_seconds=lease_seconds)
         return [Tag(*_OF_A_TAG(row)) for row in rows]
 
@@ -61,7 +61,7 @@ class SynonymStore:
         return row["outcome"], row["id"]
 
     def fail_synonym_tag(self, tag: Tag, error: str, *, final: bool) -> bool:
-        """Report a tag that no synonyms could be written for; True if the tag has now failed."""
+        """Record a failed attempt for a tag; True if the tag has now failed for good."""
         failed = self._call("fail_synonym_tag", tag_type=tag.tag_type, tag_id=tag.tag_id, error=error, final=final)
         return failed == [True]
 
@@ -78,7 +78,7 @@ class SynonymStore:
         return self._call("list_failed_synonyms", max_rows=max_rows)
 
     def embedding_is_under_way(self) -> bool:
-        """Whether a backfill is at work anywhere."""
+        """Whether a backfill is active on this database."""
         return bool(self.database.call("running_embedding_runs"))
 
     def _call(self, function: str, **arguments: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Requests to an Ollama server, for models that embed and models that chat alike."""
+"""Sends requests to an Ollama server, for embedding models and for chat models."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class OllamaClient:
-    """Sends one model's requests, each answered whole within `timeout` seconds; one object serves any number of threads.
+    """Sends the requests of one model, each within `timeout` seconds in total, from any number of threads.
 
-    `purpose` is EMBEDDING or GENERATION, the beginning of the settings that errors name.
+    `purpose` is EMBEDDING or GENERATION; errors name the settings with this prefix.
     """
 
     def __init__(self, url: str, model: str, *, timeout: float, purpose: str) -> None:
@@ -31,9 +31,9 @@ class OllamaClient:
     def post(
         self, path: str, body: Mapping[str, Any], inputs: Sequence[str], timeout: float | None = None
     ) -> dict[str, Any]:
-        """The answer to one request. Raises a ProviderError that quotes none of the `inputs`.
+        """Return the answer to one request. Raises a ProviderError that quotes none of the `inputs`.
 
-        `timeout` is that of this request, where it is less than the client's.
+        A `timeout` below the client's applies to this request.
         """
         http = self._http
         import httpx
@@ -49,7 +49,7 @@ class OllamaClient:
         except ValueError as error:
             if response.is_success and "recursion limit" in str(error):
                 raise ProviderUnavailable(
-                    f"{self.server} answered what nobody can read: check OLLAMA_URL if it goes on"
+                    f"{self.server} sent an unreadable answer; if it goes on, check OLLAMA_URL"
                 ) from None
             answer = None
         if not response.is_success:
@@ -73,5 +73,5 @@ class OllamaClient:
         except ImportError as error:
             setting = f"{self._purpose}_PROVIDER=ollama"
             raise ConfigurationError(f"{setting} needs the package httpx: pip install httpx") from error
-        # Redirects, stated although it is the default: one would take the texts to whatever host an answer names.
+        # The default, stated on purpose: a redirect would send the texts to any host that an answer names.
         return httpx.Client(follow_redirects=False, event_hooks=bound_answers(httpx))

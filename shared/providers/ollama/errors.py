@@ -1,4 +1,4 @@
-"""What each failure of an Ollama server means for us, whichever of its endpoints was called."""
+"""Translates every failure of a request to Ollama into an error of shared/errors.py."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def translate_unanswered(error: Exception, *, server: str, timeout: float) -> ProviderError:
-    """The error for a request that got no answer, by httpx's exception."""
+    """The error for httpx's exception when a request got no answer."""
     kinds = {base.__name__ for base in type(error).__mro__}
     if kinds & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects", "CookieConflict"}:
         return ProviderRejected(f"{server} is not an address to connect to: check OLLAMA_URL")
@@ -45,7 +45,7 @@ def translate_refused(
     model: str,
     purpose: str,
 ) -> ProviderError:
-    """The error for a response that is no success, by the object in its body. `purpose` is EMBEDDING or GENERATION."""
+    """The error for a failed response, by the object in its body. `purpose` is EMBEDDING or GENERATION."""
     status, headers = response.status_code, response.headers
     if 300 <= status < 400:
         return ProviderRejected(
@@ -60,7 +60,7 @@ def translate_refused(
     if "does not support" in said or "more system memory" in said:
         doing = "chat" if purpose == "GENERATION" else "embed"
         return ProviderRejected(f"Ollama cannot {doing} with {model}, check {purpose}_MODEL: {reason}")
-    # NaN comes as a 500, though it is this text's fault and comes again with every retry.
+    # Ollama reports NaN as a 500, although the text causes it and every retry fails again.
     if status in (400, 413, 422) or "value: nan" in said or "contains nan" in said:
         return ProviderInputRejected(f"Ollama refused the text (HTTP {status}): {reason}")
     retry_after = parse_retry_after(headers.get("retry-after"), time.time())

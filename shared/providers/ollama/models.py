@@ -1,4 +1,4 @@
-"""What the embedding models of Ollama's library need; only what their makers document.
+"""Width, token limit and prefixes of the embedding models in Ollama's library, as their makers document them.
 
 Widths and prefixes: the model cards (nomic-ai, mixedbread.ai, Snowflake, BAAI, sentence-transformers).
 Lengths: the context window that ollama.com/library and the model files state. nomic-embed-text asks for
@@ -28,7 +28,7 @@ _KNOWN = {
 
 
 def known_model(name: str) -> EmbeddingModel:
-    """What is known of a model by its name, with or without a tag.
+    """Look up a model by its name, with or without a tag.
 
     Another tag of a known family shares its prefixes; its width is then 0 and its length None, because both are unknown.
     """

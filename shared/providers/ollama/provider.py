@@ -1,4 +1,4 @@
-"""Embeddings of a local Ollama server."""
+"""Embeds texts with an Ollama server."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,14 +19,14 @@ DEFAULT_MODEL = "nomic-embed-text"
 class OllamaProvider(EmbeddingProvider):
     """Embeds through POST /api/embed.
 
-    A model that is not in our table has the width `dimensions` says, or what one probing call returns. `timeout` is
-    long because the first call also loads the model, from an SD card at worst. Tokens before a call are estimated;
-    after it they are the server's count.
+    For a model that is not in our table, `dimensions` or one probing call gives the width. `timeout` is long because
+    the first call also loads the model, possibly from an SD card. Tokens are estimated before a call and taken from the
+    server's count after it.
     """
 
     name = "ollama"
-    # A request is answered when its last text is done: enough to amortise it, few enough for a Raspberry Pi to finish
-    # within `timeout`.
+    # The server answers when the last text is done: enough texts to save overhead, few enough for a Raspberry Pi to
+    # finish within `timeout`.
     max_inputs = 64
     max_request_tokens = 32_768
     shortens_long_texts = True
@@ -49,10 +49,10 @@ class OllamaProvider(EmbeddingProvider):
         declared = replace(known, name=name, dimensions=dimensions or known.dimensions)
         super().__init__(declared, retrier=retrier, price=price_per_million_tokens)
         self._client = OllamaClient(url, known.name, timeout=timeout, purpose="EMBEDDING")
-        # What is asked in every request.
+        # Parts of every request.
         self._options: dict[str, Any] = {"keep_alive": keep_alive}
         if known.max_tokens:
-            # The server's default window may be shorter than the model's; its limit should be ours.
+            # The server's default window may be shorter than the model's limit.
             self._options["options"] = {"num_ctx": known.max_tokens}
         if asked is not None:
             self._options["dimensions"] = asked
@@ -65,8 +65,8 @@ class OllamaProvider(EmbeddingProvider):
         self._client.close()
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, *, cut: bool = False) -> WireAnswer:
-        # The server does not say which texts it cut, so by default it may cut none: it refuses the request, and the
-        # job finds the text that is too long, sends it again to be cut, and counts it.
+        # The server does not say which texts it cut, so normally it must cut none. It refuses the request instead; the
+        # job then finds the text that is too long, sends it again to be cut, and counts it.
         body = {"input": list(inputs), "truncate": cut, **self._options}
         answer = self._client.post("/api/embed", body, inputs, timeout)
         rows = answer.get("embeddings")

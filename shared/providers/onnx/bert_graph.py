@@ -20,7 +20,7 @@ OPSET = 20
 IR_VERSION = 9
 # Added to the scores of padding. Its exponential is 0 in float32 and in bfloat16, and it cannot overflow.
 MASKED = -10_000.0
-# Below this a vector has no direction; keeps an all-zero row from becoming NaN.
+# Added to a norm, so that an all-zero row does not become NaN.
 SMALLEST_NORM = 1e-12
 
 Array = NDArray[Any]
@@ -40,7 +40,8 @@ def read_weights(path: Path) -> dict[str, Array]:
 
 
 def build_graph(config: Mapping[str, Any], weights: Mapping[str, Array], pooling: str) -> bytes:
-    """The serialized model: `input_ids` and `attention_mask`, n x length int64, to `sentence_embedding`, n x d float32.
+    """Return the serialized model: `input_ids` and `attention_mask`, n x length int64, to `sentence_embedding`, n x d
+    float32.
 
     `pooling` is "mean" (over the mask) or "cls" (the first token).
     """
@@ -125,7 +126,7 @@ class _Builder:
         return self._node("Reshape", mixed, self._ints("joined", [0, 0, self._hidden]))
 
     def _sum_over_mask(self, hidden: str, mask: str) -> str:
-        # The mean and the sum point the same way, and only the direction outlives normalisation.
+        # Mean and sum have the same direction, and normalisation keeps only the direction.
         middle = self._ints("middle", [1])
         return self._node("Squeeze", self._node("MatMul", self._node("Unsqueeze", mask, middle), hidden), middle)
 

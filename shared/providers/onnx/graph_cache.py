@@ -1,4 +1,4 @@
-"""Built graphs on disk: building one takes a second or two and 100 MB of memory, loading it a fraction."""
+"""Stores built graphs on disk: building one takes a second or two and 100 MB of memory, loading it takes less."""
 
 import hashlib
 import os
@@ -12,17 +12,17 @@ DIGEST_LENGTH = 16
 
 
 class GraphCache:
-    """Files `<name>-<digest of what it was made of>-<bytes>.onnx`: a file cut short is never taken for whole.
+    """Files `<name>-<digest of what it was made of>-<bytes>.onnx`: the size in the name reveals a truncated file.
 
-    Written under another name and renamed, so builders of several processes do not disturb each other.
-    Where nothing can be written, graphs are built every time.
+    A file is written under another name and then renamed, so that several processes may build at once. If the folder is
+    not writable, graphs are built every time.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def get(self, name: str, ingredients: str, build: Callable[[], bytes]) -> Path | bytes:
-        """The file of a graph, built if need be; its bytes where they cannot be stored."""
+        """The file of a graph, built if necessary; its bytes if they cannot be stored."""
         digest = hashlib.sha256(ingredients.encode()).hexdigest()[:DIGEST_LENGTH]
         for path in self._directory.glob(f"{name}-{digest}-*.onnx"):
             if path.stem.endswith(f"-{path.stat().st_size}"):
@@ -34,7 +34,7 @@ class GraphCache:
             return graph
 
     def forget(self, path: Path) -> None:
-        """Drop a file that turned out to be broken."""
+        """Delete a file that turned out to be broken."""
         with suppress(OSError):
             path.unlink()
 
@@ -44,7 +44,7 @@ class GraphCache:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(graph)
-            # Unlike a temporary file, a graph may be read by whoever runs the program: a container image, say.
+            # Readable for all users, unlike a temporary file: in a container image another user may run the program.
             os.chmod(unfinished, 0o644)
             path = self._directory / f"{name}-{digest}-{len(graph)}.onnx"
             os.replace(unfinished, path)
@@ -52,13 +52,13 @@ class GraphCache:
             self.forget(Path(unfinished))
             raise
         for other in self._directory.glob(f"{name}-*.onnx"):
-            # Of an older build, or cut short. A process that has it open keeps it.
+            # From an older build, or truncated. A process that has the file open can still read it.
             if other != path and other.stem.removeprefix(f"{name}-").count("-") == 1:
                 self.forget(other)
         return path
 
 
 def fingerprint(path: Path) -> str:
-    """What changes when a file does, without reading it."""
+    """Path, size and time of a file, which change when the file changes."""
     status = path.stat()
     return f"{path.name} {status.st_size} {status.st_mtime_ns}"

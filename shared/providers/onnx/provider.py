@@ -1,4 +1,4 @@
-"""Embeddings in this process: onnxruntime, with OpenVINO where it is installed."""
+"""Embeds texts in this process with onnxruntime, and with OpenVINO if it is installed."""
 
 import json
 import os
@@ -25,11 +25,12 @@ from shared.providers.onnx.token_encoder import Encoded, TokenEncoder
 
 Precision = Literal["auto", "fp32", "int8"]
 
-# Texts tokenized at a time, while the streams work on those before them.
+# Texts that are tokenized together while the streams compute earlier ones.
 PART = 512
-# A failed provider or a parse error raises; what onnxruntime would print besides is noise (3: errors, 4: fatal).
+# Failures raise, so onnxruntime need not print them as well (3: errors, 4: fatal).
 LOG_SEVERITY = 4
-# bfloat16 keeps every vector within a cosine of 0.9998 of float32's, at twice the speed where the CPU has it.
+# With bfloat16 every vector has a cosine of at least 0.9998 to that of float32, at twice the speed on CPUs that support
+# it.
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -43,7 +44,7 @@ class OnnxProvider(EmbeddingProvider):
     """
 
     name = "onnx"
-    # One call, whatever its size: the engine cuts it better than a list in input order can be cut.
+    # No limit: the engine forms better batches than a division in input order.
     max_inputs = sys.maxsize
     counts_exactly = True
 
@@ -64,7 +65,7 @@ class OnnxProvider(EmbeddingProvider):
         self._pool: StreamPool | None = None
         self._label = ""
         self._closed = False
-        # A session whose threads stayed in the parent hangs when it is destroyed: it is kept instead.
+        # After a fork the session's threads exist only in the parent, and destroying the session would hang: keep it.
         self._left_behind: list[StreamPool] = []
 
     def __repr__(self) -> str:
@@ -72,13 +73,13 @@ class OnnxProvider(EmbeddingProvider):
 
     @property
     def engine(self) -> str:
-        """What computes, at which precision, on how many streams: `openvino bf16 x2`. Loads the model."""
+        """The runtime, precision and number of streams, such as `openvino bf16 x2`. Loads the model."""
         self._running()
         return self._label
 
     @property
     def loaded(self) -> bool:
-        """Whether the next text is answered without loading the model first."""
+        """Whether the model is loaded."""
         return self._pool is not None and self._process == os.getpid() and not self._closed
 
     @cached_property
@@ -99,7 +100,7 @@ class OnnxProvider(EmbeddingProvider):
             pool.close()
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
-        # No timeout: a model in this process cannot be away, and the time it takes is the work itself.
+        # No timeout: a model in this process is always reachable, and its time is computing time.
         encoder = self.encoder
         parts: list[Encoded] = []
 
@@ -123,7 +124,7 @@ class OnnxProvider(EmbeddingProvider):
                 session, label = self._session()
                 self._pool = StreamPool(_forward_of(session, self._files), self._threads)
                 self._label = f"{label} x{self._threads}"
-                # Also at the end of the interpreter: a stream must not be in the middle of a batch then.
+                # Also when the interpreter exits: no stream may be computing a batch then.
                 weakref.finalize(self, self._pool.close)
             return self._pool
 
@@ -134,12 +135,12 @@ class OnnxProvider(EmbeddingProvider):
         except ConfigurationError:
             if isinstance(graph, bytes) or graph == self._files.source:
                 raise
-        # Of the right size, yet broken: once more, from the weights.
+        # The cached file has the right size but is broken: build it again from the weights.
         self._cache.forget(graph)
         return _open_session(self._graph(), self._precision, self._threads)
 
     def _graph(self) -> Path | bytes:
-        """The graph to load; where it is not the model's own file, it is made of that file and kept."""
+        """The graph to load: the model's own file, or one that is built from it and cached."""
         files = self._files
         made_of = f"{files.source.resolve()} {fingerprint(files.source)} {files.pooling}"
 
@@ -163,7 +164,7 @@ class OnnxProvider(EmbeddingProvider):
 
 
 def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tuple[Any, str]:
-    """A session that any number of threads may run at once, each on one core, and what it is."""
+    """Open a session that any number of threads may run at once, each on one core; also returns its description."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(LOG_SEVERITY)
@@ -177,7 +178,7 @@ def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tu
         try:
             return onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            # Its exceptions share no base class but Exception.
+            # onnxruntime's exceptions have no common base class but Exception.
             file = graph if isinstance(graph, Path) else "the built graph"
             said = f"{type(error).__name__}: {str(error)[:200]}"
             raise ConfigurationError(f"ONNX_MODEL: {file} cannot be loaded: {said}") from error
@@ -192,7 +193,7 @@ def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tu
         }
         openvino = {"device_type": "CPU", "load_config": json.dumps({"CPU": settings})}
         session = opened([("OpenVINOExecutionProvider", openvino)])
-        # onnxruntime falls back by itself, in silence, where OpenVINO cannot be set up.
+        # If OpenVINO cannot be set up, onnxruntime falls back without an error.
         if "OpenVINOExecutionProvider" in session.get_providers():
             return session, "openvino bf16" if bfloat16 else "openvino fp32"
     return opened(["CPUExecutionProvider"]), f"onnxruntime {'int8' if precision == 'int8' else 'fp32'}"
@@ -202,7 +203,7 @@ def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Ve
     inputs = {value.name for value in session.get_inputs()}
     if unknown := inputs - {"input_ids", "attention_mask", "token_type_ids"}:
         names = ", ".join(sorted(unknown))
-        raise ConfigurationError(f"ONNX_MODEL: {files.source} wants inputs that are not known: {names}")
+        raise ConfigurationError(f"ONNX_MODEL: {files.source} needs inputs that are not supported: {names}")
     outputs = [value.name for value in session.get_outputs()]
     output = "sentence_embedding" if "sentence_embedding" in outputs else outputs[0]
 
@@ -211,7 +212,7 @@ def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Ve
         try:
             (answer,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
         except Exception as error:
-            # As above; most likely out of memory.
+            # No common base class either; the usual cause is a lack of memory.
             raise ProviderError(f"the embedding engine failed: {type(error).__name__}") from error
         vectors: Vectors = np.asarray(answer, dtype=np.float32)
         if vectors.ndim != 2:

@@ -1,4 +1,4 @@
-"""Feeds token sequences of any number of callers to a few parallel streams, in batches of near-equal length."""
+"""Distributes the token sequences of many callers to a few parallel streams, in batches of similar length."""
 
 import os
 import threading
@@ -19,13 +19,13 @@ Forward = Callable[[Tokens, Tokens], Vectors]
 
 # Tokens of one batch, padding included. Measured: 256 to 1,024 are equally good, 2,048 is 8 % slower, 4,096 20 %.
 BATCH_TOKENS = 512
-# A pool that is nearly empty is shared out among the streams in batches no smaller than this.
+# When few sequences wait, they are divided among the streams in batches of at least this many tokens.
 SMALLEST_BATCH_TOKENS = 256
-# Widths are rounded up to this: fewer shapes for which the runtime prepares its kernels.
+# Widths are rounded up to a multiple of this, so that the runtime prepares kernels for fewer shapes.
 WIDTH_STEP = 8
-# Sequences of one call that wait here; enough to sort well, and all the memory a call of any size takes.
+# Sequences of one call that wait here: enough to sort well, and a limit on the memory of a call.
 WINDOW = 4096
-# Every so often the oldest call has its turn, or a stream of small calls would starve it.
+# One batch in this many starts with the oldest call, so that many small calls cannot block it for ever.
 OLDEST_TURN = 4
 CLOSE_SECONDS = 10.0
 CLOSED = "the embedding engine was closed"
@@ -33,7 +33,7 @@ CLOSED = "the embedding engine was closed"
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """One `run`: its sequences still waiting, by width, and the rows already there. Guarded by the pool's lock."""
+    """The state of one `run`: its waiting sequences by width, and its finished rows. Guarded by the pool's lock."""
 
     changed: threading.Condition
     waiting: defaultdict[int, list[tuple[int, Tokens]]] = field(default_factory=partial(defaultdict, list))
@@ -47,7 +47,7 @@ _Batch = list[tuple[_Call, int, Tokens]]
 
 
 class StreamPool:
-    """One queue for all callers, so that small calls fill each other's batches.
+    """One queue for all callers, so that sequences of several small calls share a batch.
 
     `forward` maps n x length token ids and mask to n x d vectors, and is called by `streams` threads
     at once. The shortest call goes first: a query does not wait for a backfill.
@@ -70,7 +70,7 @@ class StreamPool:
             thread.start()
 
     def run(self, parts: Iterable[Sequence[Tokens]]) -> list[Vectors]:
-        """One vector for each sequence, in order; `parts` is consumed while the first of them are computed."""
+        """Return one vector for each sequence, in order; `parts` is consumed while its first sequences are computed."""
         call = _Call(threading.Condition(self._lock))
         try:
             for part in parts:
@@ -80,7 +80,7 @@ class StreamPool:
                 while not (call.error or call.done == len(call.rows)):
                     call.changed.wait()
         finally:
-            # Also what is left of a call whose caller was interrupted.
+            # Also removes the remaining sequences of an interrupted caller.
             with self._lock:
                 self._drop(call)
         if call.error:
@@ -88,7 +88,7 @@ class StreamPool:
         return [row for row in call.rows if row is not None]
 
     def close(self) -> None:
-        """Fail what waits, finish what runs, end the threads. After a fork, the parent's pool is left alone."""
+        """Fail the waiting calls, finish running batches and end the threads. After a fork, keep the parent's pool."""
         if os.getpid() != self._process:
             return
         with self._lock:
@@ -102,7 +102,7 @@ class StreamPool:
 
     def _add(self, call: _Call, sequences: Sequence[Tokens]) -> None:
         with self._lock:
-            # The caller prepares ahead of the streams, but no further than a window.
+            # The caller prepares sequences in advance, up to one window.
             while not call.error and call.waiting_count + len(sequences) > max(WINDOW, len(sequences)):
                 call.changed.wait()
             if self._closed:
@@ -147,7 +147,7 @@ class StreamPool:
             self._finish(batch, result)
 
     def _take_batch(self) -> _Batch:
-        """The longest sequence of the call whose turn it is, and the next shorter ones of any call."""
+        """The longest sequence of the next call, followed by the next shorter sequences of all calls."""
         waiting = [call for call in self._calls if call.waiting_count]
         self._turn += 1
         first = waiting[0] if self._turn % OLDEST_TURN == 0 else min(waiting, key=attrgetter("waiting_count"))
@@ -156,7 +156,7 @@ class StreamPool:
         share = max(SMALLEST_BATCH_TOKENS, min(BATCH_TOKENS, self._waiting_tokens // self._streams))
         room = max(1, share // width)
         batch: _Batch = []
-        # Not below three quarters of the width: padding costs more there than a batch that is not full.
+        # Stop below three quarters of the width: there the padding costs more than a batch that is not full.
         for candidate in range(width, max(0, width * 3 // 4 - WIDTH_STEP), -WIDTH_STEP):
             for call in calls:
                 while len(batch) < room and (sequences := call.waiting.get(candidate)):

@@ -1,4 +1,4 @@
-"""A model's tokenizer: texts in, token ids out, cut at the model's limit and counted."""
+"""Converts texts to token ids with a model's tokenizer, cuts them at the model's limit and counts them."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigurationError, ProviderInputRejected
 
-# A text longer than this many characters a token is not tokenized whole at first: its beginning has enough.
+# Of a text with more than this many characters per allowed token, only the beginning is tokenized at first.
 FIRST_LOOK = 8
-# Tokens beyond the limit that a beginning must have, so that the word it was cut in does not count.
-# A word piece tokenizer makes no more of a word: longer ones are unknown to it, one token.
+# Tokens beyond the limit that this beginning must have, so that the tokens of a word that was cut in two do not count.
+# No word has more tokens: a word-piece tokenizer turns a longer word into one unknown token.
 WORD_MARGIN = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of each text, special tokens included; how many the model reads, and how many texts were cut."""
+    """Token ids of each text with special tokens; how many tokens the model reads, and how many texts were cut."""
 
     ids: list[NDArray[np.int64]]
     tokens: int
@@ -28,7 +28,7 @@ class Encoded:
 
 
 class TokenEncoder:
-    """Thread-safe.
+    """The tokenizer of a model; thread-safe.
 
     Time is linear in the length the model reads, not in that of the text, for any prose; for text without spaces
     where it holds punctuation or Chinese, or is of ASCII letters and digits under BERT's word pieces. Megabytes of
@@ -41,7 +41,7 @@ class TokenEncoder:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
-            # The library knows one exception for all: a bare Exception.
+            # The library raises only the class Exception itself.
             raise ConfigurationError(f"{path} cannot be read: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
@@ -76,11 +76,12 @@ class TokenEncoder:
 
 
 def _shortener(tokenizer: Any) -> Callable[[str], str]:
-    """What takes the middle out of endless words, where it can be told that the tokens stay the same.
+    """A function that shortens very long words if this certainly leaves the tokens unchanged, else returns the text as
+    it is.
 
     BERT's pre-tokenizer never cuts between ASCII letters and digits, its normalizer keeps each as one character,
-    and a word piece model makes one unknown token of any word that is too long, however long it is. Both ends stay,
-    for what they touch, and an added token is no longer than they are.
+    and a word piece model makes one unknown token of any word that is too long, however long it is. Both ends of the
+    word stay, because they may touch other characters; no added token is longer than an end.
     """
     from tokenizers import models, normalizers, pre_tokenizers
 
@@ -90,7 +91,7 @@ def _shortener(tokenizer: Any) -> Callable[[str], str]:
         isinstance(model, models.WordPiece)
         and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         and isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
-        # One of these would be found in the middle of a word, too.
+        # The tokenizer finds such a token in the middle of a word too.
         and not any(content.isascii() and content.isalnum() for content in added)
     )
     if not exact:

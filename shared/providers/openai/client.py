@@ -1,4 +1,4 @@
-"""Requests to OpenAI or a compatible server with the official SDK, for models that embed and models that chat alike."""
+"""Sends requests to OpenAI or a compatible server with the official SDK, for embedding models and for chat models."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,10 +19,10 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
 class OpenAIClient:
-    """Sends one model's requests, each answered whole within `timeout` seconds, and never retries by itself.
+    """Sends the requests of one model, each within `timeout` seconds in total, and never retries.
 
-    One object serves any number of threads. `purpose` is EMBEDDING or GENERATION, the beginning of the settings that
-    errors name. Raises ConfigurationError for a key that no header can carry.
+    One object serves any number of threads. `purpose` is EMBEDDING or GENERATION; errors name the settings with this
+    prefix. Raises ConfigurationError for a key with a character that a header cannot contain.
     """
 
     def __init__(self, api_key: SecretStr, base_url: str | None, model: str, *, timeout: float, purpose: str) -> None:
@@ -38,9 +38,9 @@ class OpenAIClient:
         self.server = describe_server(self._base_url)
 
     def create(self, resource: str, inputs: Sequence[str], timeout: float | None = None, **parameters: Any) -> Any:
-        """What the SDK returns for `create` of a resource: `embeddings` or `chat.completions`.
+        """Call `create` of a resource (`embeddings` or `chat.completions`) and return the SDK's answer.
 
-        `timeout` is that of this request, where it is less than the client's.
+        A `timeout` below the client's applies to this request.
         Raises a ProviderError that quotes none of the `inputs`.
         """
         sdk = self._sdk
@@ -71,7 +71,7 @@ class OpenAIClient:
         except ImportError as error:
             setting = f"{self._purpose}_PROVIDER=openai"
             raise ConfigurationError(f"{setting} needs the package openai: pip install openai") from error
-        # The package's own default is to follow redirects, and so to send the texts to whatever host an answer names.
+        # By default the package follows redirects, and would send the texts to any host that an answer names.
         http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks=bound_answers(httpx2))
         return openai.OpenAI(
             api_key=self._key.get_secret_value(), base_url=self._base_url, max_retries=0, http_client=http

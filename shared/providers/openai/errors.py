@@ -1,7 +1,7 @@
-"""What each failure of the OpenAI SDK means for us.
+"""Translates every exception of the OpenAI SDK into an error of shared/errors.py.
 
-Works on attributes and class names, so that nothing here imports the SDK: it is slow to import,
-and a test holds the table against the classes of the version installed.
+Uses attributes and class names, because importing the SDK is slow; a test compares the names with the classes of the
+installed version.
 """
 
 import re
@@ -34,7 +34,7 @@ _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_ac
 def translate_openai_error(
     error: Exception, inputs: Sequence[str], *, server: str, model: str, key: str, purpose: str = "EMBEDDING"
 ) -> ProviderError:
-    """The error of our tree for one of the SDK's. `purpose` is EMBEDDING or GENERATION, and names the setting."""
+    """Translate an exception of the SDK. `purpose` is EMBEDDING or GENERATION, the prefix of the named setting."""
     status = getattr(error, "status_code", None)
     names = {base.__name__ for base in type(error).__mro__}
     if not isinstance(status, int) or "APIResponseValidationError" in names:
@@ -68,16 +68,16 @@ def translate_openai_error(
         return ProviderRateLimited(f"{server} asks to slow down (HTTP 429)", retry_after=retry_after)
     if status == 500:
         return ProviderCrashed(f"{server} failed on the request (HTTP 500)", retry_after=retry_after)
-    # 409 is a lock of theirs that could not be had; the SDK's own loop retries it as well.
+    # 409: the server could not get a lock; the SDK's own loop retries it as well.
     if status > 500 or status == 409:
         return ProviderUnavailable(f"{server} is failing (HTTP {status})", retry_after=retry_after)
     return ProviderRejected(f"{server} refused the request (HTTP {status}): check OPENAI_BASE_URL")
 
 
 def _unanswered(error: Exception, names: set[str], server: str) -> ProviderError:
-    """The error for a request that got no answer, or none that can be read; `names` are those of its classes."""
+    """The error for a request without an answer, or with an unreadable one; `names` are the exception's class names."""
     if isinstance(error, RecursionError):
-        return ProviderUnavailable(f"{server} answered what nobody can read: check OPENAI_BASE_URL if it goes on")
+        return ProviderUnavailable(f"{server} sent an unreadable answer; if it goes on, check OPENAI_BASE_URL")
     if "APITimeoutError" in names:
         return ProviderTimeout(f"{server} did not answer in time")
     causes = {type(cause).__name__ for cause in chain_of(error)}

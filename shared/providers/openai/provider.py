@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, and any server that speaks its protocol (OPENAI_BASE_URL)."""
+"""Embeds texts with OpenAI or a compatible server (OPENAI_BASE_URL)."""
 
 import binascii
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class OpenAIProvider(EmbeddingProvider):
     """Embeds through POST /embeddings with the official SDK.
 
     `dimensions` asks a text-embedding-3 model for shorter vectors: another vector space, so the model is stored under
-    another name (`text-embedding-3-small@512`). A model that is not OpenAI's has the width `dimensions` says, or what
-    one probing call returns. Tokens before a call are estimated (see estimate_tokens); after it they are the server's.
+    another name (`text-embedding-3-small@512`). For another vendor's model, `dimensions` or one probing call gives the
+    width. Tokens are estimated before a call (see estimate_tokens) and taken from the server's count after it.
     """
 
     name = "openai"

@@ -10,14 +10,14 @@ MIN_TERMS, MAX_TERMS = 5, 10
 MAX_TRANSLATIONS = 20
 MAX_TERM_LENGTH = 100
 MAX_USAGE_LENGTH = 1000
-# Ten times what a good answer takes.
+# Ten times the length of a good answer.
 MAX_ANSWER_LENGTH = 20_000
 
 _KEYS = ("search_terms", "related_tags", "usage_context", "translations")
 _TERM = {"type": "string"}
 _LANGUAGE = {"type": "array", "items": _TERM, "minItems": 1, "maxItems": 6}
 
-# Uses only what both Ollama and OpenAI's strict mode understand.
+# Uses only features that Ollama and OpenAI's strict mode support.
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -41,7 +41,7 @@ class InvalidAnswer(Exception):
 
 
 def read_synonyms(answer: str, tag_name: str, catalogue: Sequence[str]) -> dict[str, Any]:
-    """The entry in an answer, blanks trimmed. Raises InvalidAnswer.
+    """The synonyms in an answer, with blanks trimmed. Raises InvalidAnswer.
 
     Related tags that are not in the catalogue are left out.
     """
@@ -81,7 +81,7 @@ def read_synonyms(answer: str, tag_name: str, catalogue: Sequence[str]) -> dict[
 
 
 def normalise(term: str) -> str:
-    """A term without case, and with its blanks and letters in one form."""
+    """Normalise a term: lower case, one form of blanks and letters."""
     return " ".join(unicodedata.normalize("NFKC", term).casefold().split())
 
 

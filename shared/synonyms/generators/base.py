@@ -16,11 +16,11 @@ from shared.synonyms.generators.answers import InvalidAnswer, read_synonyms
 
 Message = Mapping[str, str]
 
-# Answers per tag: small models get the form wrong now and then, and correct it when they are given the reason.
+# Answers per tag: small models sometimes break the format, and correct it when they get the reason.
 MAX_ANSWERS = 3
 # Tokens of one answer; a good one takes about 250.
 MAX_TOKENS = 1024
-# An answer takes seconds to minutes: a second try is worth waiting for, a tenth is not.
+# An answer takes seconds to minutes, so only a few tries are worth the wait.
 RETRIES = RetryPolicy(max_attempts=2, max_seconds=300, base_wait=0.5, max_wait=10)
 
 _PROMPT = Path(__file__).with_name("synonyms_prompt.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ class SynonymGenerator(ABC):
     """Writes synonyms for a tag; a subclass writes `_complete`.
 
     One object serves any number of threads. `model` names the provider too (`ollama:llama3.2:1b`): it is stored with
-    what the model wrote.
+    the synonyms.
     """
 
     name: ClassVar[str]
@@ -45,13 +45,13 @@ class SynonymGenerator(ABC):
         return f"{type(self).__name__}(model={self._model!r}, server={self._client.server!r})"
 
     def generate(self, tag: Tag, stop: StopSignal | None = None) -> dict[str, Any]:
-        """Synonyms for the tag, checked: {search_terms, related_tags, usage_context, translations: {fr, en}}.
+        """Return checked synonyms for the tag: {search_terms, related_tags, usage_context, translations: {fr, en}}.
 
         An invalid answer is sent back with the reason, MAX_ANSWERS times in all. Raises ProviderContractError with the
-        last reason, Interrupted where `stop` is set before a retry, or what the calls raise.
+        last reason, Interrupted if `stop` is set before a retry, or the errors of the calls.
         """
         fields = {"tag": tag.name, "type": tag.tag_type, "description": tag.description, "other_tags": tag.related}
-        # JSON: whatever a name holds, it stays a name.
+        # JSON, so that the model cannot read a tag's name as an instruction.
         described = json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
         question = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": described}]
         messages: Sequence[Message] = question
@@ -64,7 +64,7 @@ class SynonymGenerator(ABC):
                 reason = str(problem)
             messages = [
                 *question,
-                # The beginning is enough to show the model what it did.
+                # The beginning is enough to show the model its mistake.
                 {"role": "assistant", "content": answer[:1000] or "{}"},
                 {"role": "user", "content": f"This cannot be used: {reason}. Answer again, with the one JSON object."},
             ]

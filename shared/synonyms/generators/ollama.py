@@ -1,4 +1,4 @@
-"""Synonyms by a chat model of a local Ollama server."""
+"""Generates synonyms with a chat model of an Ollama server."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ DEFAULT_MODEL = "llama3.2:1b"
 
 
 class OllamaGenerator(SynonymGenerator):
-    """Asks through POST /api/chat, with the JSON schema as `format`: the server lets the model write nothing else.
+    """Asks through POST /api/chat, with the JSON schema as `format`: the server makes the model keep to it.
 
     `timeout` is for a whole answer, in seconds: a small computer first loads the model, then writes slowly.
     """

@@ -1,4 +1,4 @@
-"""Synonyms by OpenAI's chat models, or any server that speaks their protocol (OPENAI_BASE_URL)."""
+"""Generates synonyms with a chat model of OpenAI or a compatible server (OPENAI_BASE_URL)."""
 
 from collections.abc import Sequence
 
@@ -47,5 +47,5 @@ class OpenAIGenerator(SynonymGenerator):
         if getattr(message, "refusal", None):
             raise ProviderInputRejected(f"{self._model} refused to write about this tag")
         text = getattr(message, "content", None)
-        # An empty answer is refused by its reader, and the model is asked again.
+        # `read_synonyms` refuses an empty answer, and the model is asked again.
         return text if isinstance(text, str) else ""
