@@ -1,4 +1,4 @@
-"""HTTP: one file a function, each with an `app` and a `handler` for Lambda."""
+"""The HTTP functions: one file for each, with an `app` and a `handler` for Lambda."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""/api/collections: how much is embedded, which rows failed, and what the pending rows will cost."""
+"""/api/collections: coverage, failed rows and cost estimates of the tracked tables."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -32,7 +32,7 @@ class RowFailure(BaseModel):
 
 
 class RunningState(BaseModel):
-    """The runs that are working on the collection: rows `done` by them, rows `remaining` in all. The rate is null at first."""
+    """The active runs of the collection, the rows that they have `done` and all `remaining` rows."""
 
     run_id: str
     started_at: datetime
@@ -49,7 +49,7 @@ class SearchRoute(BaseModel):
 class CollectionCoverage(BaseModel):
     """total = embedded + pending + failed. `models`: vectors by model, more than one while a switch is under way.
 
-    `error` says why the table's rows cannot be read, and what to do; the counts are then those known without reading.
+    `error` says why the table's rows cannot be read, and what to do; the counts then cover only vectors and the queue.
     `search` is null where the table has no search function. `label_column` names a row best (null: use its text);
     `category_columns` have few values.
     """
@@ -92,7 +92,7 @@ class Retried(BaseModel):
 
 
 class CostEstimate(BaseModel):
-    """What embedding the pending rows would take; `cost` is in USD, null where the price is not known."""
+    """The estimated cost of embedding the pending rows; `cost` is in USD, null if the price is not known."""
 
     collection: str
     model: str = Field(examples=["all-MiniLM-L6-v2"])
@@ -105,7 +105,7 @@ class CostEstimate(BaseModel):
 
 @router.get("")
 def collections(services: ServicesOf) -> Collections:
-    """Every tracked table: counts of its rows, the latest failures, and the runs that are working on it."""
+    """List the tracked tables with their row counts, latest failures and active runs."""
     return Collections(collections=[_coverage(status) for status in list_collections(services.database)])
 
 
@@ -113,21 +113,21 @@ def collections(services: ServicesOf) -> Collections:
 def failures(
     collection: CollectionName, services: ServicesOf, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100
 ) -> Failures:
-    """Failed rows and why, latest first."""
+    """List failed rows with the reason, latest first."""
     found, total = list_failures(services.database, collection, limit)
     return Failures.model_validate({"failures": found, "total": total})
 
 
 @router.post("/{collection}/retry")
 def retry(collection: CollectionName, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
-    """Queue failed rows again, with all their attempts; the next run takes them up."""
+    """Queue failed rows again with their attempts reset; the next run embeds them."""
     row_ids = body.row_ids if body else None
     return Retried(retried=Collection(services.database, collection).retry_failed_embeddings(row_ids))
 
 
 @router.get("/{collection}/estimate")
 def estimate(collection: CollectionName, services: ServicesOf) -> CostEstimate:
-    """Rows, tokens and cost of what is pending, without a call to the provider; failed rows are left out."""
+    """Estimate rows, tokens and cost of the pending rows, without a call to the provider; failed rows are left out."""
     # Imported here: it needs numpy, which coverage does not.
     from shared.embedding import estimate as embedding
 

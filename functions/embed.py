@@ -1,4 +1,4 @@
-"""POST /embed: chunks to vectors; stored only where that is asked for."""
+"""POST /embed: embeds chunks of text, and stores them on request."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ MAX_CHUNKS = 256
 class Chunk(Body):
     chunk_id: Annotated[Text, Field(max_length=512, examples=["c1"])]
     content: Annotated[SomeText, Field(examples=["A compressor turns the loud parts down."])]
-    # Kept with the chunk where it is stored, and nothing else.
+    # Stored with the chunk; has no other effect.
     path: Annotated[Text, Field(max_length=1024, examples=["src/mix.py"])] = ""
     language: Annotated[Text, Field(max_length=64, examples=["python"])] | None = None
 
@@ -58,7 +58,7 @@ class EmbedAnswer(BaseModel):
 async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed 1 to 256 chunks."""
     if body.store:
-        # To a thread: the database is waited for.
+        # In a thread, because the call waits for the database.
         await asyncio.to_thread(check_chunks_can_be_stored, services.database)
     texts = [chunk.content for chunk in body.chunks]
     answer = await wait_for(services.embedding.submit(texts, body.input_type, body.batch_id, deadline), deadline)

@@ -1,4 +1,4 @@
-"""GET /health and GET /ready: is it alive, and may it be sent work?"""
+"""GET /health and GET /ready: liveness and readiness of the server."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ PROBE_SECONDS = 1.0
 
 
 class Health(BaseModel):
-    """`embedding_dim` and `model` are null until the model is loaded, where loading is what tells."""
+    """`embedding_dim` and `model` are null while they are unknown, for example until the model is loaded."""
 
     status: Literal["ok", "unavailable"]
     model_loaded: bool
@@ -34,7 +34,7 @@ UNAVAILABLE: dict[int | str, dict[str, object]] = {503: {"model": Health, "descr
 @router.head("/health", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 def health(services: ServicesOf, response: Response) -> Health:
-    """Whether the process lives and reaches its database; 503 where it does not. Loads no model."""
+    """Whether the process runs and reaches its database, else 503. Loads no model."""
     up = services.health.database_is_up()
     response.status_code = 200 if up else 503
     settings = services.settings
@@ -52,11 +52,11 @@ def health(services: ServicesOf, response: Response) -> Health:
 def _loaded_model(services: Services) -> EmbeddingModel | None:
     if not services.provider_is_made:
         return None
-    # Imported here: a probe on Lambda makes no provider.
+    # Imported here, because a probe on Lambda creates no provider.
     from shared.deadline import Deadline
 
     try:
-        # A width that only Ollama knows is asked for once; a server that hangs must not make this hang.
+        # If only Ollama knows the width, ask once, with a time limit: this route must answer although the server hangs.
         return services.embedding.spec(Deadline(PROBE_SECONDS))
     except AppError:
         return None
@@ -65,7 +65,7 @@ def _loaded_model(services: Services) -> EmbeddingModel | None:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=UNAVAILABLE)
 def ready(services: ServicesOf, response: Response) -> Health:
-    """As /health, and 503 too while the provider does not answer: for load balancers. Asked of it now and then."""
+    """For load balancers: like /health, and also 503 if the provider did not answer its latest check."""
     provider = services.provider_check.state()
     answer = health(services, response)
     answer.model_loaded = provider.model is not None

@@ -1,4 +1,4 @@
-"""All functions in one server: python -m functions.local [--host ADDRESS] [--port NUMBER]."""
+"""Serves all functions in one process: python -m functions.local [--host ADDRESS] [--port NUMBER]."""
 
 import argparse
 import gc
@@ -69,21 +69,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _warm_up(services: Services) -> None:
-    """Connect, and begin to load the model. Requests try again what does not work yet."""
+    """Connect, and start to load the model. After a failure, the first request tries again."""
     try:
         services.database.call_scalar("ping_embeddings")
         services.start_schedules()
     except AppError as error:
         log.warning("not ready yet: %s", error.message)
     except Exception:
-        # A server that runs can say why it does not work: /ready and the first request will.
+        # Keep serving after an error, because /ready and the first request can then report it.
         log.exception("not ready yet")
-    # Does not wait for the answer: Ollama may start minutes after this, on the same machine.
+    # Does not wait for the answer, because Ollama may start minutes later.
     services.provider_check.state()
 
 
 def check_host(host: str, settings: Settings) -> None:
-    """Without FUNCTIONS_API_KEY only this machine is served. Raises ConfigurationError."""
+    """Raises ConfigurationError for an address that other machines can reach, if FUNCTIONS_API_KEY is not set."""
     if settings.functions_api_key is None and not is_loopback(f"[{host}]" if ":" in host else host):
         raise ConfigurationError(
             f"FUNCTIONS_API_KEY: is needed to serve {host}; without it only 127.0.0.1 is served, to this machine"
@@ -107,12 +107,12 @@ def _port(text: str) -> int:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket at the address. Bound before anything is started, so that a taken port costs nothing."""
+    """A socket at the address. It is bound before anything is started, so that a used port is reported at once."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-        # Two sockets can be bound to one port; only one of them can listen there.
+        # Binding is not enough to detect a used port: two sockets can be bound to one port, but only one can listen.
         bound.listen(2048)
     except OSError:
         bound.close()
@@ -151,7 +151,7 @@ def main() -> int:
 
 
 def _serve(services: Services, bound: socket.socket) -> int:
-    """Serve until SIGINT or SIGTERM. Tasks begin to end with the signal, everything else when the last request is answered."""
+    """Serve until SIGINT or SIGTERM. The signal stops running tasks; the rest is closed after the last request."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -161,18 +161,18 @@ def _serve(services: Services, bound: socket.socket) -> int:
                 print(_greeting(services, bound), flush=True)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # Giving rows back takes a task some time.
+            # A task needs some time to release its rows.
             services.stop_tasks()
             super().handle_exit(sig, frame)
 
-    # When uvicorn has ended it sends itself the signal once more. SIGTERM then ends the program as Ctrl-C does, which leaves
-    # time to stop an embedded database.
+    # At its end uvicorn raises the signal again. SIGTERM then ends the program like Ctrl-C, with time to stop an
+    # embedded database.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = Server(
         uvicorn.Config(
             create_server(services),
             log_config=None,
-            # RequestMiddleware writes one.
+            # RequestMiddleware writes the access log.
             access_log=False,
             server_header=False,
             ws="none",
@@ -186,14 +186,14 @@ def _serve(services: Services, bound: socket.socket) -> int:
 
 def _greeting(services: Services, bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
-    # A browser cannot open the address that stands for all of a machine's.
+    # A browser cannot open a wildcard address such as 0.0.0.0.
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
     pages = "console, API at /docs" if services.serves_console else "API at /docs"
     return f"Tonnetz is at http://{host}:{port} ({pages}); Ctrl-C ends it"
 
 
 if __name__ == "__main__":
-    # Before the application below, which is for `uvicorn functions.local:app` and Lambda.
+    # Must precede the application below, which is for `uvicorn functions.local:app` and Lambda.
     sys.exit(main())
 
 app = create_server(Services(long_lived=True))

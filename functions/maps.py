@@ -1,4 +1,4 @@
-"""GET /api/collections/{collection}/map: a collection in two dimensions."""
+"""GET /api/collections/{collection}/map: the vectors of a collection in two dimensions."""
 
 from datetime import datetime
 from typing import Annotated
@@ -27,7 +27,7 @@ class MapPoint(BaseModel):
 
 
 class CollectionMap(BaseModel):
-    """`sampled` of `total` vectors of the model that made most of them; `explained`: each axis' share of the variance."""
+    """`sampled` of the `total` vectors of the most used model; `explained`: each axis' share of the variance."""
 
     collection: str
     model: str | None = Field(examples=["all-MiniLM-L6-v2"])

@@ -40,10 +40,10 @@ class ModelNotFound(NotFound):
 
 
 def _check_input(given: object) -> object:
-    """One reason, where a union would report each way in which the input is none of its members."""
+    """Report one reason; Pydantic's union would report one for each of its members."""
     texts: list[Any] = given if isinstance(given, list) else [given]
     if any(isinstance(text, int | list) for text in texts):
-        raise ValueError("arrays of tokens are not read here, send texts")
+        raise ValueError("arrays of tokens are not supported, send texts")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("it must be a text or a list of texts")
     if not 1 <= len(texts) <= MAX_INPUTS:
@@ -110,7 +110,7 @@ async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadl
     """Embed one text or up to 2,048, as documents."""
     service = services.embedding
     texts = [body.input] if isinstance(body.input, str) else body.input
-    # In a thread at first: the provider may have to be made, or asked for the width of its vectors.
+    # In a thread the first time, because this may create the provider or ask it for the width of its vectors.
     spec = service.known_spec
     if spec is None:
         spec = await asyncio.to_thread(service.spec, deadline)
@@ -125,7 +125,7 @@ async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadl
 
 
 def _check_model(body: EmbeddingsRequest, model: str, dimensions: int) -> None:
-    # Vectors of another model under this one's name would be compared with what they cannot be compared with.
+    # The client asked for another model, and vectors of different models must not be compared.
     if body.model.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
         raise ModelNotFound(f"model: {body.model!r} is not served here, {model!r} is")
     if body.dimensions not in (None, dimensions):

@@ -20,8 +20,8 @@ Cost = Annotated[float | None, Field(description="USD; null where the model's pr
 class Run(BaseModel):
     """`collection` is null for a run over all of them, whose parts are listed too, and where `kind` is generation.
 
-    Of its `rows` each was embedded (`reused` of these took the vector of an equal text, at no cost), failed, or was
-    stale (its text changed during the run). crashed: the run has not ended and has not reported for two minutes.
+    Each of its `rows` was embedded (`reused`: with the vector of an equal text, at no cost), failed or stale (its text
+    changed during the run). crashed: the run has not ended and has not reported for two minutes.
     """
 
     run_id: str
@@ -66,7 +66,7 @@ class CostTotal(BaseModel):
 
 
 class Costs(BaseModel):
-    """`total.cost` leaves out what has no known price."""
+    """`total.cost` leaves out models without a known price."""
 
     days: int
     currency: Literal["USD"]
@@ -86,7 +86,7 @@ def runs(
 
 @router.get("/api/costs")
 def costs(services: ServicesOf, days: Annotated[int, Query(ge=1, le=366)] = 30) -> Costs:
-    """Tokens and money by day and model."""
+    """Tokens and cost by day and model."""
     found = list_costs(services.database, days)
     return Costs(
         days=days,

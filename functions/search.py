@@ -1,4 +1,4 @@
-"""/api/search/{collection}: hybrid search of one collection, as the caller may see its rows."""
+"""/api/search/{collection}: hybrid search of one collection with the rights of the caller."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["search"])
 
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["how loud should a finished song be"])]
 MatchCount = Annotated[int, Field(ge=1, le=200)]
-# Options of single collections; the request names them all.
+# Options that only some collections have; one request model contains them all.
 _OPTIONS = {*COMMON_OPTIONS, *(name for names in OPTIONS.values() for name in names)}
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
@@ -56,7 +56,7 @@ class SearchAnswer(BaseModel):
 
 @router.post("/api/search/{collection}", openapi_extra=OPTIONAL_TOKEN)
 def search(collection: CollectionName, body: SearchRequest, services: ServicesOf, caller: CallerOf) -> SearchAnswer:
-    """Search as the caller: a Supabase user's token or the anon key in Authorization, none is anon."""
+    """Search with the rights of the bearer token (a Supabase user's token or the anon key), or else as anon."""
     result = services.search.search(
         collection,
         body.query,
@@ -76,7 +76,7 @@ def search_by_url(
     q: Annotated[Question, Query()],
     limit: Annotated[MatchCount, Query()] = 10,
 ) -> SearchAnswer:
-    """The same with everything at its default: a link that can be shared."""
+    """The same search with all options at their defaults, as a link that can be shared."""
     return _answer(services.search.search(collection, q, match_count=limit, caller=caller))
 
 

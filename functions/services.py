@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from shared.tokens import TokenVerifier
 
 
-# FastAPI runs handlers in 40 threads; a PostgreSQL has 100 connections for all its clients. Requests beyond these wait.
+# Database connections. FastAPI runs handlers in 40 threads, and PostgreSQL allows 100 connections in all; further
+# requests wait.
 SERVER_CONNECTIONS = 16
 LAMBDA_CONNECTIONS = 2
 # Requests that the in-process engine works on at once; more wait.
 CALLERS_IN_PROCESS = 64
 
-# How often to look for tags whose synonyms are to be tried again.
+# Seconds between checks for tags whose synonyms are due for a retry.
 SYNONYM_DRAIN_SECONDS = 60.0
 
 Value = TypeVar("Value")
@@ -50,7 +51,7 @@ Made = TypeVar("Made", bound=Closable)
 
 
 class lazy(cached_property[Value]):
-    """A cached_property that is computed once, whichever thread reads it first. Later reads take no lock."""
+    """A cached_property that is computed once, also if several threads read it first. Later reads take no lock."""
 
     def __init__(self, make: Callable[[Any], Value]) -> None:
         super().__init__(make)
@@ -66,12 +67,12 @@ class lazy(cached_property[Value]):
 
 
 class Services:
-    """Each object is made, and its module imported, at first use: a function pays only for what it uses.
+    """Each object is created, and its module imported, at first use, so that a function loads only what it needs.
 
-    `long_lived`: a server with many callers at once, which joins their texts and runs tasks in threads of its own. Without
-    it each process serves one request at a time, as on Lambda. `open_on_loopback`: without FUNCTIONS_API_KEY answer every
-    request, because only this machine can send one. `console`: serve the console where CONSOLE is unset. Settings, database
-    and provider may be given; then they are not closed here.
+    `long_lived`: a server with many concurrent callers, which joins their texts and runs tasks in its own threads.
+    Otherwise each process serves one request at a time, as on Lambda. `open_on_loopback`: without FUNCTIONS_API_KEY
+    answer every request, because only this machine can send one. `console`: serve the console if CONSOLE is unset.
+    Settings, database and provider that the caller passes are not closed here.
     """
 
     def __init__(
@@ -86,14 +87,14 @@ class Services:
         drain_every: float | None = None,
     ) -> None:
         given = {"settings": settings, "database": database, "provider": provider}
-        # As if they had been made already: a cached_property keeps its value here.
+        # A cached_property stores its value here, so these objects count as created.
         vars(self).update({name: value for name, value in given.items() if value is not None})
         self.long_lived = long_lived
         self.open_on_loopback = open_on_loopback
         self.drain_every = drain_every
         self._console = console
         self._run_queues: list[RunQueue] = []
-        # Workers use the database and the provider, so they are closed before these, whichever was made first.
+        # Workers use the database and the provider, so they are closed first.
         self._workers = ExitStack()
         self._resources = ExitStack()
 
@@ -129,7 +130,7 @@ class Services:
 
     @property
     def provider_is_made(self) -> bool:
-        """Whether the provider was made already; asking does not make it."""
+        """Whether the provider was created already; reading this does not create it."""
         return "provider" in vars(self)
 
     @lazy
@@ -148,14 +149,14 @@ class Services:
 
     @lazy
     def embedding(self) -> EmbeddingService:
-        """Texts to vectors."""
+        """Embeds texts."""
         from shared.embedding.texts import EmbeddingService
         from shared.wiring import WORKERS
 
         in_process = self.settings.embedding_provider == "onnx"
         embedding = EmbeddingService(
             lambda: self.provider,
-            # The in-process engine joins the texts of all threads by itself, so each caller gets one.
+            # The in-process engine joins the texts of all threads by itself, so each caller gets a worker.
             joins=self.long_lived and not in_process,
             workers=CALLERS_IN_PROCESS if in_process else WORKERS[self.settings.embedding_provider],
             observe=self.metrics.observe_batch if self.long_lived else None,
@@ -165,14 +166,14 @@ class Services:
 
     @lazy
     def metrics(self) -> Metrics:
-        """Counts what a long-lived server does."""
+        """The metrics of a long-lived server."""
         from functions.http.metrics import Metrics
 
         return Metrics(self)
 
     @lazy
     def search(self) -> SearchService:
-        """Queries to rows."""
+        """Searches collections."""
         from shared.wiring import get_search
 
         return get_search(self.settings, database=self.database, provider=lambda: self.provider)
@@ -193,20 +194,20 @@ class Services:
 
     @lazy
     def maps(self) -> MapService:
-        """Collections in two dimensions."""
+        """Projects collections to two dimensions."""
         from shared.search.map import MapService
 
         return MapService(self.database)
 
     @property
     def serves_console(self) -> bool:
-        """Whether the console is on: as CONSOLE says, or as this server was made where it is unset."""
+        """Whether the console is on: the value of CONSOLE, or this server's default if it is unset."""
         console = self.settings.console
         return self._console if console is None else console
 
     @property
     def needs_key(self) -> bool:
-        """Whether routes ask for FUNCTIONS_API_KEY; where it is unset, only a server for this machine does not."""
+        """Whether routes require FUNCTIONS_API_KEY. Only a server for this machine without this key does not."""
         return self.settings.functions_api_key is not None or not self.open_on_loopback
 
     @property
@@ -216,14 +217,14 @@ class Services:
 
     @lazy
     def upsert(self) -> RowEmbedder:
-        """Named rows to vectors."""
+        """Embeds rows that a request names."""
         from shared.embedding.rows import RowEmbedder
 
         return RowEmbedder(self.database, self.provider)
 
     @lazy
     def webhooks(self) -> WebhookService:
-        """Written rows to vectors."""
+        """Embeds rows that a webhook reports."""
         from shared.embedding.webhooks import WebhookService
 
         return WebhookService(self.database, self.upsert)
@@ -251,26 +252,26 @@ class Services:
 
     @lazy
     def embedding_queue(self) -> RunQueue:
-        """Embeds pending rows beside the requests of a long-lived server."""
+        """Embeds pending rows in a thread of a long-lived server."""
         from shared.embedding.run_queue import RunQueue
 
         return self._run_queue(RunQueue(self.runs, self.embedding_job, every=self.drain_every))
 
     @lazy
     def worker_function(self) -> Dispatcher:
-        """Hands runs to another function, on Lambda."""
+        """On Lambda, starts runs in the worker function."""
         from functions.http.invoke import WorkerFunction
 
         return WorkerFunction(self.settings.task_function)
 
     @property
     def embedding_dispatcher(self) -> Dispatcher:
-        """Where runs that embed pending rows are dispatched."""
+        """The dispatcher of runs that embed pending rows."""
         return self.embedding_queue if self.long_lived else self.worker_function
 
     @property
     def synonym_dispatcher(self) -> Dispatcher:
-        """Where runs that write synonyms are dispatched."""
+        """The dispatcher of runs that generate synonyms."""
         return self.synonym_queue if self.long_lived else self.worker_function
 
     @lazy
@@ -327,10 +328,10 @@ class Services:
         return queue
 
     def start_schedules(self) -> None:
-        """Make the queues of runs: each then starts a run by itself when work is due."""
+        """Create the queues of runs; each then starts a run when work is due."""
         _ = self.embedding_queue, self.synonym_queue
         if self.has_generator:
-            # So that the first webhook does not wait for their imports.
+            # Import these now, so that the first webhook does not wait for it.
             _ = self.generator, self.upsert, self.synonym_requests
 
     def stop_tasks(self) -> None:
@@ -339,10 +340,10 @@ class Services:
             queue.stop()
 
     def close(self) -> None:
-        """End tasks and workers, then close the provider and the database that were made here."""
+        """End tasks and workers, then close the provider and the database that were created here."""
         with self._resources:
             self._workers.close()
 
 
-# Shared by the functions of one process. Making it reads no setting and opens no connection.
+# Shared by the functions of one process. Creating it reads no settings and opens no connection.
 SERVICES = Services()

@@ -34,7 +34,7 @@ class Translations(Body):
 
 
 class SynonymSet(Body):
-    """The words for a tag. A list holds each term once; upper and lower case count as equal."""
+    """The synonyms of a tag. Each list contains a term only once; case is ignored."""
 
     search_terms: Annotated[list[Term], Field(min_length=1, max_length=50, examples=[["bossa nova", "brazilian jazz"]])]
     related_tags: Annotated[list[Term], Field(max_length=50)] = Field(default_factory=list, examples=[["samba"]])
@@ -59,7 +59,7 @@ class NewSynonyms(Body):
 
 
 class ChangedSynonyms(Body):
-    """Fields that are left out keep their values. With the `updated_at` that was read, a later change by others gives 409."""
+    """Fields that are left out keep their values. With `updated_at`: 409 if the synonyms have changed since."""
 
     synonyms: SynonymSet | None = None
     confidence: Confidence | None = None
@@ -135,7 +135,7 @@ class StoredSynonyms(BaseModel):
 
 
 class GenerateRequest(Body):
-    """No tag_type means both, no tag_ids all. `force` also replaces existing synonyms, even those written by hand."""
+    """The default is all tags of both types. `force` also replaces existing synonyms, even those written by hand."""
 
     tag_type: TagType | None = None
     tag_ids: Annotated[list[TagId], Field(min_length=1, max_length=1000)] | None = None
@@ -158,7 +158,7 @@ class TagFailure(BaseModel):
 
 
 class TagCoverage(BaseModel):
-    """`without`: tags that have no synonyms for their present name. `waiting` and `failed` ones of these are in the queue."""
+    """`without`: tags that have no synonyms for their current name. The queue contains `waiting` and `failed` tags."""
 
     tag_type: TagType
     tags: int
@@ -182,7 +182,7 @@ def search_synonyms(
     tag_type: TagType | None = None,
     limit: Annotated[Limit, Query()] = 10,
 ) -> SynonymAnswer:
-    """Tags by what people call them, in English or French."""
+    """Find tags by the words that people use for them, in English or French."""
     return _answer(q, services.synonyms.search(q, tag_type=tag_type, limit=limit, caller=caller))
 
 
@@ -244,7 +244,7 @@ def deactivate_synonyms(synonyms_id: SynonymsId, services: ServicesOf) -> Stored
     return StoredSynonyms(**services.synonym_store.update_synonyms(synonyms_id, is_active=False))
 
 
-# Declared last, because it matches any path below: a name may contain a slash.
+# Declared last, because a name may contain a slash, so this route matches every path below it.
 @router.get("/api/synonyms/{tag_type}/{tag_name:path}", openapi_extra=OPTIONAL_TOKEN)
 def get_synonyms(tag_type: TagType, tag_name: TagName, services: ServicesOf, caller: CallerOf) -> StoredSynonyms:
     """The synonyms of a tag, by its name in any spelling ("hip hop" for "Hip-Hop")."""

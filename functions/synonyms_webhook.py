@@ -20,13 +20,13 @@ TABLES: dict[str, TagType] = {"genre_tags": "genre", "mood_tags": "mood"}
 
 @router.post("/api/webhooks/synonyms", status_code=202)
 def receive_tag(body: DatabaseWebhook, services: ServicesOf) -> GenerationAccepted:
-    """Generate synonyms for the tag in the background, by its present name; a late or repeated delivery does no harm."""
+    """Generate synonyms for the tag's current name in the background; a late or repeated delivery does no harm."""
     tag_type = TABLES.get(body.table)
     if tag_type is None or body.schema_name != "public":
-        raise InvalidRequest(f"table: synonyms are about public.{' and public.'.join(TABLES)}, not {body.table!r}")
+        raise InvalidRequest(f"table: this webhook is for public.{' and public.'.join(TABLES)}, not {body.table!r}")
     tag_id = (body.record or {}).get("id")
     if body.type == "DELETE":
-        return _skipped("the tag's synonyms went with it")
+        return _skipped("the tag was deleted together with its synonyms")
     if not isinstance(tag_id, int) or isinstance(tag_id, bool):
         raise InvalidRequest("record.id: the tag's key is missing")
     if not services.synonym_requests.has_generator:

@@ -43,7 +43,10 @@ class TaskCounts(BaseModel):
 
 
 class TaskStatus(BaseModel):
-    """`progress` holds the counts so far, `result` the final ones, null before the end. crashed: no report for two minutes."""
+    """`progress` has the counts so far, `result` the final ones (null before the end).
+
+    A task is crashed if it has not reported for two minutes.
+    """
 
     task_name: str
     task_id: UUID
@@ -60,7 +63,7 @@ class TaskStatus(BaseModel):
 
 @router.post("/generate-embeddings", status_code=202)
 def generate_embeddings(services: ServicesOf, body: TaskRequest | None = None) -> TaskAccepted:
-    """Embed what is pending, in the background. Rows are leased, so tasks may overlap."""
+    """Embed pending rows in the background. Rows are leased, so tasks may overlap."""
     wanted = body or TaskRequest()
     task = services.runs.start(services.embedding_dispatcher, wanted.collection, wanted.batch_size)
     return TaskAccepted(

@@ -1,4 +1,4 @@
-"""POST /api/upsert-embeddings: give named rows their vectors."""
+"""POST /api/upsert-embeddings: embeds the rows that the request names."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ MAX_ROWS = 1000
 
 
 class UpsertRow(Body):
-    """`text`, where it is given, must be the row's own: a vector belongs to the text that its row holds."""
+    """`text` is optional and must equal the row's text, because the vector is made from the row's text."""
 
     id: Annotated[Text, Field(min_length=1, max_length=512, examples=["00000000-0000-4000-8000-000000000001"])] | int
     text: SomeText | None = None
@@ -36,7 +36,7 @@ class FailedRow(BaseModel):
 
 
 class UpsertAnswer(BaseModel):
-    """`processed` rows were looked at; `updated` of them have a new vector, the others had theirs or `failed`."""
+    """`processed` rows were checked; `updated` of them have a new vector, the others already had one or `failed`."""
 
     success: bool
     processed: int
@@ -47,13 +47,13 @@ class UpsertAnswer(BaseModel):
 
 @router.post("/api/upsert-embeddings")
 def upsert_embeddings(body: UpsertRequest, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
-    """Embed exactly these rows, now. A row that has its vector already costs nothing."""
+    """Embed these rows before answering. A row that has its vector already costs nothing."""
     rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]
     return upsert_answer(services.upsert.embed_rows(body.collection, rows, request_id.get() or "", deadline=deadline))
 
 
 def upsert_answer(report: RowsReport) -> UpsertAnswer:
-    """The report in the words of this API."""
+    """Convert a report to this route's answer."""
     done = report.processed - len(report.failed)
     return UpsertAnswer(
         success=not report.failed,

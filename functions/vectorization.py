@@ -1,4 +1,4 @@
-"""/api/vectorization: one text to its vector, and what vectors are made with."""
+"""/api/vectorization: embeds one text, and describes the provider and its model."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ class TextVector(BaseModel):
 
 
 class VectorizationStatus(BaseModel):
-    """`waiting` texts were taken and not answered yet."""
+    """`waiting` is the number of accepted texts that are not yet embedded."""
 
     status: str = Field(examples=["ok"])
     provider: str = Field(examples=["onnx"])
@@ -40,7 +40,7 @@ class VectorizationStatus(BaseModel):
 
 @router.post("/embed", response_model=TextVector)
 async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
-    """Embed one text; `input_type` query is for what is searched with."""
+    """Embed one text; set `input_type` to query for a search query."""
     service = services.embedding
     answer = await wait_for(service.submit([body.text], body.input_type, request_id.get() or "", deadline), deadline)
     return JsonBytes(
@@ -50,7 +50,7 @@ async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: Deadline
 
 @router.get("/status")
 def vectorization_status(services: ServicesOf, deadline: DeadlineOf) -> VectorizationStatus:
-    """Provider, model and width; loads the model where that has not been done."""
+    """Provider, model and width; loads the model if it is not loaded."""
     spec = services.embedding.spec(deadline)
     return VectorizationStatus(
         status="ok",

@@ -1,4 +1,4 @@
-"""POST /api/webhooks/embeddings: a database says that a row was written."""
+"""POST /api/webhooks/embeddings: embeds the row that a database webhook reports."""
 
 from fastapi import APIRouter
 from mangum import Mangum
@@ -16,7 +16,7 @@ router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
 
 @router.post("/api/webhooks/embeddings")
 def receive_webhook(body: DatabaseWebhook, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
-    """Embed the row. Safe to deliver twice or late: the row's present text decides."""
+    """Embed the row's current text. A repeated or late delivery does no harm."""
     event = RowEvent(body.type, body.schema_name, body.table, body.record)
     report = services.webhooks.handle(event, request_id.get() or "", deadline=deadline)
     return UpsertAnswer(

@@ -1,4 +1,5 @@
-"""The worker on Lambda: runs the task that another function sent, or, every 30 minutes, the work that is pending.
+"""The worker on Lambda: runs the task that another function sent, and every 30 minutes embeds pending rows and
+generates synonyms.
 
 It has no HTTP app: its events come from the other functions and from the schedule.
 """
@@ -16,7 +17,7 @@ from shared.models import BackfillReport
 
 log = logging.getLogger(__name__)
 
-# Left for ending running requests, releasing leases and recording the run; at most a third of the time limit.
+# Time reserved for open requests, releasing leases and recording the run; at most a third of the time limit.
 MARGIN_SECONDS = 20.0
 
 
@@ -27,19 +28,19 @@ class LambdaContext(Protocol):
 
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Run one task, or what the schedule finds, within Lambda's time limit; returns how it ended."""
+    """Run one task or the scheduled work within Lambda's time limit; returns the outcome."""
     return run(event, context, SERVICES)
 
 
 def run(event: Mapping[str, Any], context: LambdaContext, services: Services) -> dict[str, Any]:
-    """As `handler`, with other services than the process's own. Raises InvalidRequest for an event of another kind."""
+    """Like `handler`, with the given services. Raises InvalidRequest for an event of another kind."""
     task = None if _is_schedule(event) else read_event(event)
     with time_limit(context.get_remaining_time_in_millis() / 1000) as stop:
         return _run_schedule(services, stop) if task is None else _execute(services, task, stop)
 
 
 def _run_schedule(services: Services, stop: threading.Event) -> dict[str, Any]:
-    """Embed rows, then write synonyms in the time that is left. A queue without work makes no provider and records no run."""
+    """Embed rows, then write synonyms in the rest of the time. Without work, creates no provider and records no run."""
     answer = _execute_if_needed(services, services.embedding_job, stop)
     if answer is None:
         answer = _answer(None, Outcome("completed", BackfillReport("", "")))
@@ -48,8 +49,8 @@ def _run_schedule(services: Services, stop: threading.Event) -> dict[str, Any]:
     try:
         written = _execute_if_needed(services, services.synonym_job, stop)
     except AppError as error:
-        # The answer about the rows is given all the same.
-        log.warning("could not look for tags that wait: %s", error.message)
+        # Still return the outcome for the rows.
+        log.warning("could not look for queued tags: %s", error.message)
         written = {"status": "failed", "error": error.message}
     return answer if written is None else {**answer, "synonyms": written}
 
@@ -84,7 +85,7 @@ def _is_schedule(event: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[threading.Event]:
-    """An event that is set MARGIN_SECONDS before the time is up."""
+    """An event that is set MARGIN_SECONDS before Lambda's time limit."""
     stop = threading.Event()
     timer = threading.Timer(max(seconds - min(MARGIN_SECONDS, seconds / 3), 0.0), stop.set)
     timer.daemon = True

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Embed what is pending: rows without a vector, or whose text has changed."""
+"""Embeds the pending rows: rows without a vector, and rows whose text has changed."""
 
 import argparse
 import json
@@ -47,14 +47,14 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     number, flag = partial(add, type=int, metavar="N"), partial(add, action="store_true")
     add("--collection", metavar="NAME", help="only this one (default: every tracked table)")
-    number("--batch-size", default=50, help="rows a claim and a request (default: 50)")
-    number("--workers", help="requests under way at once (default: by provider)")
-    number("--lease-seconds", default=60, help="how long the rows of a killed run stay out of reach (default: 60)")
+    number("--batch-size", default=50, help="rows per claim and per request (default: 50)")
+    number("--workers", help="concurrent requests (default: by provider)")
+    number("--lease-seconds", default=60, help="how long the rows of a killed run stay leased (default: 60)")
     number("--limit", help="stop after N rows")
     flag("--dry-run", help="print rows, tokens and cost; no request, no change")
     add("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
     flag("--retry-failed", help="first queue the failed rows again")
-    flag("--reconcile", help="first queue pending rows that slipped past the triggers")
+    flag("--reconcile", help="first queue pending rows that the triggers did not see")
     flag("--verify", help="afterwards compare every vector with its row's text and model")
     flag("--repair", help="as --verify, and remove the wrong vectors: the next run embeds the rows")
     target = "move the collection to another model, such as ollama:nomic-embed-text; it stays searchable meanwhile"
@@ -71,7 +71,7 @@ def main() -> int:
         settings = settings_for_model(settings, arguments.switch_model)
     if arguments.workers is None:
         arguments.workers = WORKERS[settings.embedding_provider]
-    # Checked before anything is started or loaded.
+    # Check the flags before anything is started or loaded.
     options_for("", arguments)
     with get_database(settings, max_connections=8) as database:
         collections = choose_collections(database, arguments.collection)
@@ -148,7 +148,7 @@ def run_one(
     if arguments.retry_failed:
         say(f"{name}: {work.retry_failed_embeddings():,} failed rows queued again")
     if arguments.reconcile:
-        say(f"{name}: {work.reconcile_embeddings():,} rows had slipped past the triggers")
+        say(f"{name}: {work.reconcile_embeddings():,} rows queued that the triggers had not seen")
     if arguments.switch_model:
         say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
     with progress_bar(name) as show:
@@ -168,7 +168,7 @@ def run_one(
 
 
 def is_broken(database: Database, name: str) -> bool:
-    """Whether no row of the collection can be read; says why."""
+    """Whether the rows of the collection cannot be read; prints the reason."""
     try:
         problem = broken_embedding_collections(database).get(name)
     except AppError:
@@ -179,7 +179,7 @@ def is_broken(database: Database, name: str) -> bool:
 
 
 def explain(work: Collection, outcome: BackfillOutcome) -> int:
-    """Say on stderr what is left and why; return the exit code."""
+    """Print the remaining rows and the reason to stderr; return the exit code."""
     left = outcome.left
     code = 0
     if left.failed or left.waiting or outcome.report.failed:
@@ -195,7 +195,7 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
         say(f"stopped before --max-cost would be passed; {left.pending:,} rows are left")
     if outcome.error is not None:
         code = 1
-        # A database that is gone cannot be asked how many there are.
+        # Without the database, the number of rows is unknown.
         say(f"error: {outcome.error.message}" + (f" ({left.pending:,} rows are left)" if left.pending else ""))
         if isinstance(outcome.error, WRONG_SETTINGS) and not isinstance(outcome.error, ProviderInputRejected):
             code = command.EXIT_CONFIGURATION

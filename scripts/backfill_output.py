@@ -1,4 +1,4 @@
-"""What scripts/backfill.py prints: the report for a person, as JSON, and progress on a terminal."""
+"""Prints the report of scripts/backfill.py as text or JSON, and its progress on a terminal."""
 
 import dataclasses
 import sys
@@ -49,7 +49,7 @@ def describe(report: BackfillReport, price: float) -> str:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Callable[[Progress], None] | None]:
-    """Show rows, rate and time left on a terminal's stderr; yields what draws them, None where nothing is drawn."""
+    """Show rows, rate and time left on a terminal's stderr; yields a function that draws them, or None."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""What all commands share: the project's environment, one line an error without a traceback, exit codes, signals."""
+"""Code that all commands share: the project's environment, one-line errors, exit codes, signals."""
 
 import argparse
 import atexit
@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 
 
 def use_project_environment() -> None:
-    """Where this Python is too old or lacks the packages, run the script with the one in .venv, or say what to do."""
+    """If this Python is too old or lacks the packages, run the script with the Python in .venv, or print what to do."""
     fits = sys.version_info >= (3, 11)
     if fits and find_spec("pydantic_settings") is not None:
         return
@@ -59,7 +59,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output has ended (`| head`). That is no error.
+        # The reader of the output has closed it (`| head`), which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
@@ -71,7 +71,7 @@ def stop_on_signal() -> threading.Event:
 
     def handle(_: int, __: object) -> None:
         if stop.is_set():
-            # A normal exit would wait for the threads that wait for the provider. The embedded server is stopped first.
+            # A normal exit would wait for threads that wait for the provider. Stop the embedded server first.
             atexit._run_exitfuncs()
             os._exit(EXIT_INTERRUPTED)
         stop.set()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set up the database, load sample rows, embed them and search three times."""
+"""Sets up the database, loads sample rows, embeds them and searches three times."""
 
 import sys
 import threading
@@ -51,7 +51,7 @@ def step(name: str) -> Iterator[None]:
 
 def main() -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("--yes", action="store_true", help="write into DATABASE_URL or SUPABASE_URL, where one is set")
+    parser.add_argument("--yes", action="store_true", help="write into DATABASE_URL or SUPABASE_URL, if one is set")
     arguments = parser.parse_args()
     started = time.monotonic()
     console = Console(highlight=False, width=None if Console().is_terminal else 110)

@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def scratch_settings() -> Settings:
-    """The settings. Raises ConfigurationError where they name no server on which a database can be created."""
+    """The settings. Raises ConfigurationError if they name no server on which a database can be created."""
     settings = load_settings()
     if settings.supabase_url is not None and settings.database_url is None:
         raise ConfigurationError("SUPABASE_URL: a scratch database is needed; set DATABASE_URL, or unset SUPABASE_URL")
@@ -133,7 +133,7 @@ def fill_synonyms(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
         for row_id, document in ids.items():
             title, text = (part.replace("\0", "") for part in judged.corpus[document])
             title = title.strip()[:90] or document
-            # Two tags of one name would be one tag.
+            # Makes equal titles different, because two tags cannot have the same name.
             taken[title.lower()] += 1
             name = title if taken[title.lower()] == 1 else f"{title} {'·' * taken[title.lower()]}"
             synonyms = json.dumps({"search_terms": [title], "usage_context": text[:2000]})

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure search quality before, during and after a move to another embedding model.
+"""Measures search quality before, during and after a move to another embedding model.
 
 Loads a judged set in BEIR's layout as evaluate.py does, embeds it with the configured provider, and moves it to
 another model, half of the rows first. Searches run through the real search service during the move; the program counts
@@ -104,7 +104,7 @@ def quality(service: SearchService, judged: JudgedSet, queries: Sequence[str], i
 def searching(
     service: SearchService, judged: JudgedSet, queries: Sequence[str], reader: Any, seen: Searches
 ) -> Iterator[None]:
-    """One search after another, in a thread, until the block ends."""
+    """Run one search after another in a thread until the block ends."""
     stop = threading.Event()
 
     def run() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Load datasets from a CSV file with a header, or from JSONL.
+"""Loads datasets from a CSV file with a header, or from JSONL.
 
 Fields: title (required), id, description, url, tags, published_at (a date or a year), score (0 to 1). Other fields are
 kept as metadata. A row is identified by its id, else its url, else its title, so loading the same file again changes
@@ -32,7 +32,7 @@ class BadRow(Exception):
     """A row that cannot be loaded; the message says why, in one line."""
 
 
-# The number of a row's first line, and its fields or what is wrong with it.
+# The number of a row's first line, and its fields or its error.
 Line = tuple[int, dict[str, Any] | BadRow]
 
 
@@ -71,7 +71,7 @@ def read_csv(path: Path) -> Iterator[Line]:
         if not reader.fieldnames or "title" not in reader.fieldnames:
             raise ConfigurationError(f"{path.name}: the first line must name the columns, title among them")
         while True:
-            # A quoted field may span lines: a row is known by its first.
+            # A quoted field may span several lines: report the first line of the row.
             number = reader.line_num + 1
             try:
                 row = next(reader)
@@ -102,7 +102,7 @@ def read_jsonl(path: Path) -> Iterator[Line]:
 def load(database: Database, lines: Iterator[Line]) -> dict[str, int]:
     """Write the rows in batches; returns how many were inserted, updated, unchanged and bad."""
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "bad": 0}
-    # Within one file too: of two rows with one key the later counts.
+    # If a file contains two rows with the same key, the later one counts.
     batch: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def flush() -> None:
@@ -159,7 +159,7 @@ def read_text(value: Any) -> str:
     text = str(value).strip()
     if "\0" in text:
         raise BadRow("contains a NUL character, which PostgreSQL cannot store")
-    # What cannot be decoded was read as U+FFFD; half a surrogate pair cannot be encoded.
+    # Invalid bytes were read as U+FFFD; half a surrogate pair cannot be encoded.
     if "\ufffd" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise BadRow("is not valid UTF-8")
     return text
@@ -205,7 +205,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def write(database: Database, batch: list[tuple[int, dict[str, Any]]], counts: dict[str, int]) -> None:
-    """Write a batch; where the database refuses it, halve it until the row stands alone."""
+    """Write a batch; if the database refuses it, halve it until the bad row is alone."""
     if not batch:
         return
     try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Bring DATABASE_URL, or the embedded database, up to date. Safe to repeat."""
+"""Applies the missing migrations to DATABASE_URL or the embedded database. Safe to repeat."""
 
 from pathlib import Path
 

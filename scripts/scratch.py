@@ -1,4 +1,4 @@
-"""Scratch databases with the real migrations, for the benchmarks and the evaluation."""
+"""Creates temporary databases with the real migrations for the benchmarks and the evaluation."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SCRATCH = command.ROOT / ".bench"
 
 @contextmanager
 def scratch_database(name: str, server: SecretStr | None = None) -> Iterator[SecretStr]:
-    """An empty, migrated database on `server`, or on an embedded one of the benchmarks' own."""
+    """An empty, migrated database on `server`, or on a separate embedded server."""
     server = server or start_embedded(SCRATCH)
     database = f"{name}_{os.getpid()}"
     drop_database(database, server)

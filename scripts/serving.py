@@ -1,4 +1,4 @@
-"""Starts a server for a script and ends it with the block."""
+"""Starts a server for a script and stops it when the block ends."""
 
 import socket
 import subprocess
@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 
 START_SECONDS = 120.0
-# Ends as soon as it is asked to.
+# Ends as soon as it gets the signal.
 FUNCTIONS = (sys.executable, "-m", "functions.local", "--drain-minutes", "0")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write supabase/migrations from supabase/schemas: the core, then one file for each shipped collection."""
+"""Writes supabase/migrations from supabase/schemas: the core, then one file for each shipped collection."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ def render(schemas: Path = SCHEMAS) -> dict[str, str]:
     for version, name, first, last in PARTS:
         parts = [path for path in sources if first <= int(path.name[:2]) <= last]
         text = "-- Generated from supabase/schemas by `make migrations`; do not edit.\n"
-        # Two programs that migrate at once wait for each other here.
+        # Programs that migrate at the same time wait for each other here.
         text += f"select pg_advisory_xact_lock({LOCK});\n"
         for path in parts:
             text += f"\n-- {path.name}\n\n{path.read_text(encoding='utf-8').strip()}\n"

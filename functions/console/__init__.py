@@ -1,6 +1,6 @@
-"""GET /, /console/{name} and /api/console: the console's page, its files, and what it needs to start.
+"""GET /, /console/{name} and /api/console: the console's page, its files and its start data.
 
-The page calls only routes that are open to every client that has the key.
+The page calls only public routes, with the key that the user enters.
 """
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SUFFIXES = (".html", ".css", ".js", ".svg")
 _FILES = StaticFiles(directory=FOLDER)
-# Some systems name another type, with which browsers refuse to run a module.
+# Set here, because some systems map .js to a type with which browsers refuse to run a module.
 mimetypes.add_type("text/javascript", ".js")
 
 # Everything is loaded from this server, and the page holds no inline script or style.
@@ -48,7 +48,7 @@ class Problem(BaseModel):
 
 
 class ConsoleStart(BaseModel):
-    """What the page needs before it has a key. `model` and `dimensions` are null until the provider has named them."""
+    """Data for the page before it has a key. `model` and `dimensions` are null until the provider has reported them."""
 
     version: str = Field(examples=["0.2.0"])
     needs_key: bool
@@ -72,7 +72,7 @@ router = APIRouter(tags=["console"], dependencies=[Depends(_is_on)], route_class
 
 @router.get("/", response_class=Response, responses={200: {"content": {"text/html": _TEXT}}, 304: _NOT_MODIFIED})
 async def page(request: Request) -> Response:
-    """The console's page. It holds no row and no key: it asks for the key, and fetches rows with it."""
+    """The console's page. It contains no rows and no key: it asks the user for the key and fetches rows with it."""
     return await _serve("index.html", request)
 
 
@@ -102,7 +102,7 @@ async def _serve(name: str, request: Request) -> Response:
 
 @router.get("/api/console")
 def start(request: Request, services: ServicesOf) -> ConsoleStart:
-    """What the page needs to start, and what is missing. It tells nothing about rows."""
+    """The page's start data, and a list of problems. It contains no data of rows."""
     up = services.health.database_is_up()
     state = services.provider_check.state()
     settings = services.settings
@@ -153,7 +153,7 @@ _START_PROVIDER = {
 
 
 def _provider_problem(services: Services, error: AppError) -> Problem:
-    """The problem. Addresses and settings stay out of it unless the server is open to this machine alone."""
+    """Describe the provider's problem. Only a server for this machine alone shows addresses and settings."""
     name = services.settings.embedding_provider
     if isinstance(error, ConfigurationError):
         message = f"The provider {name} is not set up."
@@ -162,9 +162,7 @@ def _provider_problem(services: Services, error: AppError) -> Problem:
         message = f"The provider {name} cannot be reached: search is full-text only, and nothing is embedded."
         fix = _START_PROVIDER[name]
     else:
-        message = (
-            f"The provider {name} does not answer as it should: search is full-text only, and nothing is embedded."
-        )
+        message = f"The provider {name} does not answer correctly: search is full-text only, and nothing is embedded."
         fix = "The server's log has the reason."
     if not services.needs_key:
         fix = f"{fix} The error: {error.message}"

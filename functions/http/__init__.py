@@ -1,1 +1,1 @@
-"""What all functions have in common."""
+"""Code that all functions share: application, keys, errors, limits and metrics."""

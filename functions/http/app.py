@@ -1,4 +1,4 @@
-"""Makes a FastAPI application of one function's routes, or of several."""
+"""Creates a FastAPI application from the routes of one or several functions."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -30,7 +30,7 @@ def create_app(
     lifespan: Lifespan | None = None,
     observe: ObserveRequest | None = None,
 ) -> FastAPI:
-    """An application with these routes. `services`: with other settings, another database or provider than the process's own."""
+    """Create an application with these routes. `services` replaces the services of the process."""
     services = services or SERVICES
     app = _Application(
         title="Tonnetz",
@@ -39,7 +39,7 @@ def create_app(
         # FastAPI's own pages load scripts from other sites; functions/http/docs.py serves /docs.
         docs_url=None,
         redoc_url=None,
-        # A redirect would name the server's address as the server knows it, which is wrong behind a proxy.
+        # A redirect would contain the server's own address, which is wrong behind a proxy.
         redirect_slashes=False,
         lifespan=lifespan,
         responses=errors.ERROR_RESPONSES,

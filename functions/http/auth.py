@@ -23,7 +23,7 @@ _webhook_scheme: SecurityBase = HTTPBearer(
 
 
 def get_services(request: Request) -> Services:
-    """The services that the application was made with."""
+    """The services with which the application was created."""
     services: Services = request.app.state.services
     return services
 

@@ -10,9 +10,9 @@ from functions.http.auth import get_services
 from shared.deadline import Deadline
 from shared.models import Embeddings
 
-# From the request to the answer. The rest of the 30 seconds is for the database.
+# Seconds for the provider. The rest of the 30 seconds is for the database.
 REQUEST_SECONDS = 25.0
-# Of the time that Lambda has left, kept back for giving rows back and for the answer.
+# Reserved from the time that Lambda has left: for releasing rows and for the answer.
 MARGIN_SECONDS = 3.0
 
 
@@ -21,17 +21,17 @@ async def _deadline(request: Request) -> Deadline | None:
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS
         return Deadline(max(min(REQUEST_SECONDS, left), 0.0))
-    # A model in this process cannot be away, and no gateway stands in front of a server of our own.
+    # A model in this process is always reachable, and a server of our own has no gateway with a time limit.
     in_process = get_services(request).settings.embedding_provider == "onnx"
     return None if in_process else Deadline(REQUEST_SECONDS)
 
 
-# None: no bound.
+# None: no limit.
 DeadlineOf = Annotated[Deadline | None, Depends(_deadline)]
 
 
 async def wait_for(answer: "Future[Embeddings]", deadline: Deadline | None) -> Embeddings:
-    """The answer, or ProviderUnavailable after the deadline; a text that still waits to be sent is then cancelled."""
+    """Wait for the answer. After the deadline, raises ProviderUnavailable and cancels texts that were not sent yet."""
     if deadline is None:
         return await asyncio.wrap_future(answer)
     try:

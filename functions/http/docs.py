@@ -40,7 +40,7 @@ router = APIRouter(include_in_schema=False, route_class=CompressedRoute)
 
 @router.get("/docs")
 async def page() -> Response:
-    """The page that lists every route and can call it."""
+    """The page that lists every route and can send requests."""
     return HTMLResponse(PAGE, headers=_POLICY)
 
 

@@ -57,7 +57,7 @@ _BY_STATUS: Mapping[int, type[AppError]] = {404: NotFound, 405: MethodNotAllowed
 
 _FIELD = re.compile(r"(?!body: )(?:body\.)?([a-z_]+): ")
 
-# Where the error names no time. The call was retried already, so the outage may last.
+# Retry-After for an error without its own. The call was retried already, so the outage may last.
 RETRY_AFTER_SECONDS = 5
 
 # OpenAI's error type for a status.
@@ -65,7 +65,7 @@ _OPENAI_TYPES: Mapping[int, str] = {401: "invalid_request_error", 403: "permissi
 
 
 def install(app: FastAPI) -> None:
-    """Handle AppError and FastAPI's own errors. Unexpected errors are RequestMiddleware's."""
+    """Handle AppError and FastAPI's own errors. RequestMiddleware handles unexpected errors."""
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -104,7 +104,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def error_response(error: AppError, path: str, *, status: int | None = None, param: str | None = None) -> Response:
-    """The answer for an error. Messages about the server's own state are written to its log only."""
+    """The answer for an error. A message about the server's own state is only logged, not sent."""
     status = status or error.status
     message = error.message
     if isinstance(error, ConfigurationError) or (isinstance(error, DatabaseError) and status >= 500):

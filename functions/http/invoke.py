@@ -18,7 +18,7 @@ class WorkerFunction:
         self._function = function
 
     def dispatch(self, task: Task) -> None:
-        """Hand the task over. Raises ConfigurationError where the function is not set or cannot be invoked."""
+        """Send the task to the worker. Raises ConfigurationError if the function is not set or cannot be invoked."""
         if self._function is None:
             raise ConfigurationError(
                 "TASK_FUNCTION: is needed to run tasks on Lambda: the name of the function with functions.worker.handler"
@@ -39,5 +39,5 @@ class WorkerFunction:
             ) from None
 
     def waiting(self) -> Task | None:
-        """None: whether the worker has begun is not known here."""
+        """None, because this process does not know whether the worker has started."""
         return None

@@ -18,12 +18,12 @@ SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-# Leave out the second series that says when each one began.
+# Leave out the extra series with the creation time of each metric.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counts what one process does. Requests are counted by the route's template, so that a path makes no new series."""
+    """The metrics of one process. Requests are counted by the route's template, so that paths create no new series."""
 
     def __init__(self, services: Services) -> None:
         registry = CollectorRegistry()
@@ -58,7 +58,7 @@ class Metrics:
         self._cost.labels("request").inc(tokens * self._services.provider.price_per_million_tokens / 1e6)
 
     def observe_run(self, report: BackfillReport) -> None:
-        """Count what a task did."""
+        """Count the rows, tokens and cost of a task."""
         self._tokens.labels("task").inc(report.tokens)
         self._cost.labels("task").inc(report.cost_usd)
         for outcome in ("embedded", "failed", "stale"):
@@ -66,7 +66,7 @@ class Metrics:
 
 
 class _State(Collector):
-    """Values that each request for /metrics reads: waiting texts, rows in the queues."""
+    """Gauges that are read at each request for /metrics: waiting texts, rows in the queues."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -83,10 +83,10 @@ class _State(Collector):
                 for label in ("ready", "leased", "waiting", "failed"):
                     queued.add_metric([name, label], getattr(state, label))
         except AppError:
-            # Leave the series out: a missing number is better than an old one.
+            # Leave the series out, because an old number would be wrong.
             return
         yield queued
 
     def describe(self) -> Iterator[Metric]:
-        """Registering the collector must not ask the database."""
+        """Describes no metric, so that registering the collector does not query the database."""
         return iter(())

@@ -78,7 +78,7 @@ class RequestMiddleware:
     def _prepared(self, scope: Scope) -> ASGIApp:
         """The application within CORS headers, so that an allowed page can read every error.
 
-        Made at the first request: importing a function reads no setting.
+        Created at the first request, because importing a function must not read settings.
         """
         try:
             if "aws.context" in scope:
@@ -103,7 +103,7 @@ class RequestMiddleware:
         )
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application with its limits; every error that leaves it becomes an answer."""
+        """Call the application with its limits, and turn every error into an answer."""
         begun = False
 
         async def watched(message: Message) -> None:
@@ -123,7 +123,7 @@ class RequestMiddleware:
 
     def _error(self, error: BaseException, scope: Scope) -> Response:
         if isinstance(error, asyncio.CancelledError):
-            # uvicorn cancels requests that take longer than it waits for when it ends.
+            # At shutdown uvicorn cancels requests that exceed its time limit.
             error = Overloaded("the server is ending; try again", retry_after=5)
         if isinstance(error, AppError):
             return error_response(error, scope["path"])
@@ -132,7 +132,7 @@ class RequestMiddleware:
         return internal_error(scope["path"])
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """Protect a loopback server that asks for no key from web pages, which reach it through their reader's browser."""
+        """Protect a loopback server without a key from web pages, which could reach it through the user's browser."""
         services = self._services
         if not services.open_on_loopback or services.settings.functions_api_key is not None:
             return
@@ -160,7 +160,7 @@ class RequestMiddleware:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with a port or without, is this machine by a name that no other machine can have."""
+    """Whether a host (with or without a port) can only be this machine."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if name.lower() == "localhost":
         return True
@@ -171,10 +171,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _limited(headers: dict[bytes, bytes], receive: Receive) -> Receive:
-    """`receive`, which fails when the body exceeds the limit. Raises RequestTooLarge where its length says so already."""
+    """Limit the body that `receive` returns. Raises RequestTooLarge at once if Content-Length exceeds the limit."""
     length = headers.get(b"content-length")
     if length is not None:
-        # The server holds the sender to the length that the header names.
+        # The server enforces that the body has the length in the header.
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             raise RequestTooLarge(TOO_LARGE)
         return receive
@@ -185,7 +185,7 @@ def _limited(headers: dict[bytes, bytes], receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
-            # FastAPI passes on this error of a body, and no other.
+            # FastAPI passes on only this kind of error from reading a body.
             raise HTTPException(413, TOO_LARGE)
         return message
 

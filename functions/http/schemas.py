@@ -1,4 +1,4 @@
-"""Parts that the bodies of several routes share."""
+"""Parts of request and response bodies that several routes share."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def check_text(text: str) -> str:
-    """The text. Raises ValueError where database or providers cannot take it."""
+    """Return the text. Raises ValueError if the database or providers cannot accept it."""
     if "\0" in text:
         raise ValueError("a text cannot hold NUL, which PostgreSQL does not store")
     try:
@@ -30,7 +30,7 @@ class Body(BaseModel):
 
 
 class DatabaseWebhook(BaseModel):
-    """What Supabase's database webhooks send. Of `record` only the row's key is read: its text is taken from the table."""
+    """What Supabase's database webhooks send. Only the key in `record` is read; the text comes from the table."""
 
     # Supabase may add fields.
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
@@ -54,7 +54,7 @@ class ScoredHit(BaseModel):
 
 
 class JsonBytes(Response):
-    """JSON by orjson, which writes numpy arrays without a copy to a list: 20 µs for a vector of 384 floats."""
+    """A JSON response by orjson, which writes numpy arrays without a list: 20 µs for a vector of 384 floats."""
 
     media_type = "application/json"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Backfill against what limits it: the bare engine on the same texts, or a provider that answers after 100 ms.
+"""Compares a backfill with its limit: the bare engine on the same texts, or a provider that answers after 100 ms.
 
-Rounds of both sides are interleaved; printed are medians and their ratio.
+Both are measured alternately; prints medians and their ratio.
 """
 
 import os
@@ -108,7 +108,7 @@ def backfill_rate(url: SecretStr, database: Database, provider: EmbeddingProvide
 
 @contextmanager
 def protocol_server(latency_ms: int) -> Iterator[str]:
-    """The server of tests/, in a process of its own, with vectors made beforehand."""
+    """The test server of tests/ in a separate process, with vectors that are computed in advance."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.protocol_server", "--latency-ms", str(latency_ms), "--pool", "256"],
         cwd=command.ROOT,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, texts, medians, tables and environments of other programs."""
+"""Code that the benchmarks share: flags, texts, medians, tables and environments of other programs."""
 
 import argparse
 import json
@@ -47,7 +47,7 @@ def median(values: Iterable[float], digits: int) -> float:
 
 
 def rotated(sides: Sequence[T], number: int) -> list[T]:
-    """The sides with another one first in each round, so that each follows each."""
+    """The compared systems in a rotated order, so that each round starts with another one."""
     first = number % len(sides)
     return [*sides[first:], *sides[:first]]
 
@@ -71,7 +71,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def make_texts(count: int, shortest: int, longest: int) -> list[str]:
-    """Texts of so many words of the sample rows; the same ones every time."""
+    """Texts with the given numbers of words from the sample rows; the same texts every time."""
     words = (ROOT / "supabase" / "seed.sql").read_text(encoding="utf-8").replace("'", " ").split()
     chance = random.Random(7)
     return [" ".join(chance.choices(words, k=chance.randint(shortest, longest))) for _ in range(count)]

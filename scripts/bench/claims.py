@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What claiming and saving cost at 1,000 and at 1,000,000 pending rows, interleaved; medians and their ratio."""
+"""Measures claiming and saving alternately with 1,000 and 1,000,000 pending rows; prints medians and ratio."""
 
 import os
 import time

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Cold starts: a fresh interpreter's time to the first answer of each handler, against a bare FastAPI + Mangum app.
 
-Counted from the first line of the program: imports, settings, connecting, answering. The database is a server that
-runs already (DATABASE_URL, as on Lambda). What a function computes with is shown apart: the model, or numpy for a map.
+The time starts at the first line of the program and includes imports, settings, connecting and answering. The database
+server is already running (DATABASE_URL, as on Lambda). Loading the model, or numpy for a map, is shown separately.
 """
 
 import compileall
@@ -86,7 +86,7 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
     "search": ("POST", "/api/search/music_knowledge", {"query": "a text"}, "model"),
     "upsert_embeddings": ("POST", "/api/upsert-embeddings", {"rows": [{"id": "missing"}]}, "model"),
     "webhooks": ("POST", "/api/webhooks/embeddings", {"type": "DELETE", "table": "music_knowledge"}, "model"),
-    # Not reached over HTTP: its event is the schedule's, and nothing is pending.
+    # Gets the schedule's event instead of HTTP, and nothing is pending.
     "worker": ("", "", SCHEDULE, "model"),
 }
 
@@ -94,7 +94,7 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
 def main() -> int:
     arguments = benchmark.parser(__doc__, rounds=(7, "rounds, the functions in turn")).parse_args()
     environment, task = prepare()
-    # Of each first answer: milliseconds, of them the processor's, and those of the engine apart.
+    # Milliseconds of each first answer, the processor time in them, and separately the time of the engine.
     measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}
     for number in range(arguments.rounds + 1):
         for name in CALLS:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The engine against its peers on the same mixed texts: plain onnxruntime, and sentence-transformers.
+"""Compares the engine with plain onnxruntime and sentence-transformers on the same mixed texts.
 
-The peers run in an environment of their own (.bench/venv, made at the first run), each a process that
-stays up and answers one round after another, so that rounds are interleaved. Printed are medians,
-their ratio, and the cosine of every text's vector to that of plain onnxruntime in float32.
+The compared systems run in a separate environment (.bench/venv, created at the first run), each in a process that
+computes one round after another; the rounds alternate. Prints medians, their ratio, and the smallest cosine of a text's
+vector to that of plain onnxruntime in float32.
 """
 
 import json

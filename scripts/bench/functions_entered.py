@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How many of the project's own functions four typical walks enter, and how many database calls they make.
+"""Counts the project's functions that four typical operations enter, and their database calls.
 
-The walks: a search for a new query, `/embed` with one text, a backfill of one row, and a webhook that ends in
+The operations: a search for a new query, `/embed` with one text, a backfill of one row, and a webhook that ends in
 embedded synonyms. Each program runs under a profile function that notes every code object below functions/, shared/
 and scripts/ it enters; comprehensions and module bodies do not count. `--checkout` counts another version beside
 this one, in the same run.
@@ -25,7 +25,7 @@ from serving import FUNCTIONS, serving
 
 KEY = secrets.token_hex(16)
 
-# Runs a module or a script of the checkout it stands in. SIGUSR1 forgets what was entered so far, SIGUSR2 writes it down.
+# Runs a module or script of the current checkout. SIGUSR1 clears the entered functions, SIGUSR2 writes them to a file.
 TRACER = """
 import atexit, json, os, runpy, signal, sys, threading
 root, output = os.getcwd() + os.sep, sys.argv[1]

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Search at a million rows, through the real RPC: latency, recall and sizes, beside two others in the same database.
+"""Measures search over a million rows with the real RPC: latency, recall and sizes, beside two other methods in the
+same database.
 
 (a) the recipe of Supabase's hybrid search guide, with the words of a query joined by OR (joined by AND, a question finds nothing);
 (b) a bare pgvector query over the same index, at pgvector's own ef_search and at the one that the RPC sets.
 
-The sides are asked in turn, query by query; printed are percentiles, and ratios of medians over the same queries.
+The methods run alternately for each query; prints percentiles, and ratios of medians over the same queries.
 """
 
 import json

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The server under load: 64 clients that post one text at a time, against the bare engine and against infinity-emb.
+"""Compares the server under load (64 clients post one text at a time) with the bare engine and with infinity-emb.
 
-The load comes from a process of its own, on the same machine: connections that are kept open, requests made
-beforehand, answers looked at when all have come. Every vector is then compared with the engine's for its text.
-infinity-emb (torch engine, the same weights) runs in an environment of its own, .bench/infinity, made at the first run.
+A separate process on the same machine makes the load: it keeps connections open, prepares the requests and checks the
+answers at the end. Every vector is then compared with the engine's for its text.
+infinity-emb (torch engine, the same weights) runs in a separate environment, .bench/infinity, which the first run
+creates.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What tracking costs a writer: the same writes into untracked and tracked tables, in turn; medians and their ratios.
+"""Measures the cost of tracking for a writer: the same writes into untracked and tracked tables alternately; prints
+medians and ratios.
 
 Four tables with the same columns, those of the vectors too, and the same primary key. All rows that are updated have
 their vector, and the update changes a column that is not part of the text.
@@ -10,8 +11,8 @@ their vector, and the update changes a column that is not part of the text.
 - tracked, fts by trigger: tracked without a generated column: the text is parsed by a trigger. Compare it with
   `untracked`, and with `bare` for the price of tracking and full-text search together
 
-Beside the time of a statement stands the processor time of its server process, which says more on a busy machine: it
-leaves out the wait for the disk at each commit. (Linux only.)
+It also prints the processor time of the server process, which is more reliable on a busy machine, because it excludes
+the wait for the disk at each commit. (Linux only.)
 """
 
 import os
