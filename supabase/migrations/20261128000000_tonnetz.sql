@@ -771,6 +771,28 @@ comment on function embedding.cleared_reason is 'The error of a row that has no 
 revoke all on function embedding.cleared_reason from public, anon, authenticated, service_role;
 grant execute on function embedding.cleared_reason to service_role;
 
+create function embedding.check_width(source regclass, model text)
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  wanted constant int := (embedding.get_model(model)).dimensions;
+  width int;
+begin
+  -- The type modifier of a vector column is its width, -1 for any.
+  select a.atttypmod into width
+  from pg_attribute a
+  where a.attrelid = source and a.attname = 'embedding' and not a.attisdropped and a.atttypmod > 0;
+  if width <> wanted then
+    raise exception 'the column embedding of table % holds vectors of % dimensions, but model "%" makes % dimensions', source, width, model, wanted
+      using errcode = '55000',
+            hint = format('Use a model of %s dimensions, or let the column hold any width: alter table %s alter column embedding type extensions.vector; (drop an index over the column first).', width, source);
+  end if;
+end;
+$$;
+comment on function embedding.check_width is
+  'Raises an error where the column embedding has a fixed width, such as vector(1536), that is not the width of the model.';
+revoke all on function embedding.check_width from public, anon, authenticated, service_role;
+grant execute on function embedding.check_width to service_role;
+
 create function embedding.check_model(c embedding.tracked_tables, model text)
 returns embedding.tracked_tables
 language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
@@ -778,7 +800,7 @@ declare
   checked embedding.tracked_tables := c;
   others boolean;
 begin
-  perform embedding.get_model(model);
+  perform embedding.check_width(c.source, model);
   if checked.model is null then
     -- The first backfill sets the model. If two start at once, the second one gets the error below.
     update embedding.collections k set model = check_model.model where k.id = c.id and k.model is null;
@@ -1334,25 +1356,41 @@ comment on function embedding.changed_sql is
   'Written rows whose queue entry may have to change, for their state or text has changed. needed: they need a vector.';
 revoke all on function embedding.changed_sql from public, anon, authenticated, service_role;
 
+create function embedding.default_model(source regclass)
+returns text language sql stable set search_path = pg_catalog, pg_temp as $$
+  select replace((regexp_match(pg_get_expr(d.adbin, d.adrelid), '^''((?:[^'']|'''')*)''::'))[1], '''''', '''')
+  from pg_attribute a
+  join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  where a.attrelid = source and a.attname = 'embedding_model' and not a.attisdropped
+$$;
+comment on function embedding.default_model is
+  'The model that track_embeddings was called with, from the default of embedding_model. It made the vectors that are written without a model.';
+revoke all on function embedding.default_model from public, anon, authenticated, service_role;
+
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return format($sql$
     update %2$s s
     set embedding = case when fix.adopted then s.embedding end,
-        embedding_model = case when fix.adopted then s.embedding_model end,
+        embedding_model = case when fix.adopted then coalesce(s.embedding_model, embedding.default_model(%2$L)) end,
         embedding_hash = case when fix.adopted then fix.text_hash end
     from (
       select
         n.%1$I as key,
         t.text_hash,
-        n.embedding is not null and t.text_hash is not null and n.embedding_hash is not distinct from o.embedding_hash
-          and (o.embedding is null or n.embedding operator(extensions.<>) o.embedding
-            or n.embedding_model is distinct from o.embedding_model) as adopted
+        n.embedding is not null and t.text_hash is not null and case
+          when n.embedding_hash is distinct from o.embedding_hash then n.embedding_hash = t.text_hash
+          when o.embedding is null or n.embedding operator(extensions.<>) o.embedding
+            or n.embedding_model is distinct from o.embedding_model then true
+          -- A vector from before the table was tracked.
+          else o.embedding_hash is null and embedding.text_hash(embedding.document_text(row(o.*)::%2$s)) = t.text_hash
+        end as adopted
       from new_rows n
       left join %3$s o on o.%1$I = n.%1$I
       cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
-      where (n.embedding is not null and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash))
+      where (n.embedding is not null
+          and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash or n.embedding_model is null))
          or (n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null))
     ) fix
     where s.%1$I = fix.key
@@ -1404,7 +1442,8 @@ begin
           or extensions.vector_dims(n.embedding) is distinct from $2)), false) as unusual,
         coalesce(bool_or(case
           when n.embedding is null then n.embedding_model is not null or n.embedding_hash is not null
-          else (n.embedding_hash = embedding.text_hash(embedding.document_text(row(n.*)::%1$s))) is not true
+          else n.embedding_model is null
+            or (n.embedding_hash = embedding.text_hash(embedding.document_text(row(n.*)::%1$s))) is not true
         end), false) as stale
       from new_rows n
     $sql$, source) into work using collection.model, collection.dimensions;
@@ -1416,10 +1455,10 @@ begin
       select n.%1$I::text as row_id, n.embedding_model as model, extensions.vector_dims(n.embedding) as width,
         m.dimensions as expected
       from new_rows n
-      left join embedding.models m on m.name = n.embedding_model
+      left join embedding.models m on m.name = coalesce(n.embedding_model, embedding.default_model(%2$L))
       where n.embedding is not null and m.dimensions is distinct from extensions.vector_dims(n.embedding)
       order by 1 limit 1
-    $sql$, collection.key_column) into wrong;
+    $sql$, collection.key_column, source) into wrong;
     if wrong.row_id is not null and wrong.expected is null then
       raise exception 'embedding_model "%" of row "%" in % is not registered', coalesce(wrong.model, '<null>'), wrong.row_id, collection.name
         using errcode = '22023',
@@ -1639,6 +1678,8 @@ begin
     execute format('grant usage on schema %s to service_role', relation.relnamespace::regnamespace);
   end if;
   execute format('grant select, update on %s to service_role', source);
+  -- Where functions are not executable by everybody, as in a hardened project.
+  execute format('grant execute on function embedding.document_text(%s) to service_role', source);
 end;
 $$;
 comment on function embedding.set_privileges is
@@ -1784,7 +1825,8 @@ revoke all on function embedding.adopt_vectors from public, anon, authenticated,
 create function public.track_embeddings(source regclass, model text default null, text_config regconfig default 'english')
 returns text
 -- Security definer, because only the table's owner can add columns, indexes and triggers.
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+-- client_min_messages: "if not exists" would print a notice for everything that the table already has.
+language plpgsql security definer set search_path = pg_catalog, pg_temp set client_min_messages = warning as $$
 declare
   collection embedding.collections;
   config_name text;
@@ -1793,12 +1835,16 @@ begin
   perform embedding.check_session();
   perform embedding.check_table(source);
   if model is not null then
-    perform embedding.get_model(model);
+    perform embedding.check_width(source, model);
   end if;
   config_name := embedding.text_config_name(text_config);
   perform embedding.set_privileges(source);
 
   perform embedding.add_columns(source, config_name);
+  if model is not null then
+    -- A client that writes vectors, such as LangChain, does not know this column.
+    execute format('alter table %s alter column embedding_model set default %L', source, model);
+  end if;
   collection := embedding.add_collection(source, model, config_name);
   perform embedding.adopt_vectors(source, collection.name, model);
   perform embedding.queue_pending_rows(embedding.get_collection(collection.name));
@@ -1825,6 +1871,7 @@ begin
   loop
     execute format('drop trigger %I on %s', trigger_name, tracked.source);
   end loop;
+  execute format('alter table %s alter column embedding_model drop default', tracked.source);
   delete from embedding.collections c where c.id = tracked.id;
 end;
 $$;
@@ -2075,7 +2122,7 @@ returns bigint language plpgsql security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
 begin
-  perform embedding.get_model(set_collection_model.model);
+  perform embedding.check_width(c.source, set_collection_model.model);
   update embedding.collections k
   set model = set_collection_model.model,
       retiring_models = array(
@@ -2885,6 +2932,27 @@ comment on function embedding.query_vectors is
 revoke all on function embedding.query_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.query_vectors to anon, authenticated, service_role;
 
+create function embedding.held_model(source regclass, collection_name text)
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  held text[];
+begin
+  execute format(
+    'select array_agg(m.name order by m.name) from (select distinct s.embedding_model as name from %s s where s.embedding is not null limit 3) m',
+    source) into held;
+  if cardinality(held) > 1 then
+    raise exception 'collection "%" has no model yet, and its rows hold vectors of several models: %', collection_name,
+      array_to_string(held, ', ')
+      using errcode = '22023', hint = 'Name the model of the query: embedding_model => ''...''.';
+  end if;
+  return held[1];
+end;
+$$;
+comment on function embedding.held_model is
+  'The model of the vectors that a table holds, for a collection without a model; several are an error.';
+revoke all on function embedding.held_model from public, anon, authenticated, service_role;
+grant execute on function embedding.held_model to anon, authenticated, service_role;
+
 create function embedding.full_text_candidates(
   source regclass, collection record, query_text text, condition text, depth int, out candidates_sql text, out bm25_sql text,
   out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
@@ -2980,7 +3048,11 @@ begin
       v.model, v.place), '') || ' end', 'null::float8'),
     array_agg(v.vector order by v.place)
   into candidates_sql, cosine_sql, vectors
-  from embedding.query_vectors(collection.name, collection.model, query_embedding, embedding_model, query_embeddings)
+  from embedding.query_vectors(
+    collection.name,
+    case when collection.model is null and query_embedding is not null and embedding_model is null
+      then embedding.held_model(source, collection.name) else collection.model end,
+    query_embedding, embedding_model, query_embeddings)
     with ordinality v (model, dimensions, vector, place);
 end;
 $$;

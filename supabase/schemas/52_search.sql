@@ -62,6 +62,27 @@ comment on function embedding.query_vectors is
 revoke all on function embedding.query_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.query_vectors to anon, authenticated, service_role;
 
+create function embedding.held_model(source regclass, collection_name text)
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  held text[];
+begin
+  execute format(
+    'select array_agg(m.name order by m.name) from (select distinct s.embedding_model as name from %s s where s.embedding is not null limit 3) m',
+    source) into held;
+  if cardinality(held) > 1 then
+    raise exception 'collection "%" has no model yet, and its rows hold vectors of several models: %', collection_name,
+      array_to_string(held, ', ')
+      using errcode = '22023', hint = 'Name the model of the query: embedding_model => ''...''.';
+  end if;
+  return held[1];
+end;
+$$;
+comment on function embedding.held_model is
+  'The model of the vectors that a table holds, for a collection without a model; several are an error.';
+revoke all on function embedding.held_model from public, anon, authenticated, service_role;
+grant execute on function embedding.held_model to anon, authenticated, service_role;
+
 create function embedding.full_text_candidates(
   source regclass, collection record, query_text text, condition text, depth int, out candidates_sql text, out bm25_sql text,
   out matched_weight_sql text, out k_sql text, out total_weight float8, out total_terms int
@@ -157,7 +178,11 @@ begin
       v.model, v.place), '') || ' end', 'null::float8'),
     array_agg(v.vector order by v.place)
   into candidates_sql, cosine_sql, vectors
-  from embedding.query_vectors(collection.name, collection.model, query_embedding, embedding_model, query_embeddings)
+  from embedding.query_vectors(
+    collection.name,
+    case when collection.model is null and query_embedding is not null and embedding_model is null
+      then embedding.held_model(source, collection.name) else collection.model end,
+    query_embedding, embedding_model, query_embeddings)
     with ordinality v (model, dimensions, vector, place);
 end;
 $$;
