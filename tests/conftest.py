@@ -1,4 +1,4 @@
-"""Real servers for the tests: a PostgreSQL of their own, a clone of the migrated database for each test, a PostgREST."""
+"""Fixtures with real servers: a PostgreSQL server, a clone of the migrated database for each test, a PostgREST."""
 
 import logging
 import os
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A `.env` or an exported key of the person who runs the tests must not decide what they see.
+    # A `.env` file or exported variables of the user must not change the tests.
     for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "DATABASE_URL", "TONNETZ_DATA_DIR"):
         os.environ.pop(name, None)
 
@@ -52,7 +52,7 @@ def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:
 
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
-    """A function on Lambda sets up the logs of its process, which here is that of the tests that follow."""
+    """Restore the logs: a Lambda function configures the logs of its process, here the process of later tests."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -62,7 +62,7 @@ def logs_as_they_were() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """An empty PostgreSQL server, this worker's own; gone when the tests end."""
+    """An empty PostgreSQL server for this worker, removed when the tests end."""
     directory = make_directory("tonnetz-tests-")
     try:
         with Cluster(directory) as running:
@@ -80,7 +80,7 @@ def database_url(cluster: Cluster) -> Iterator[SecretStr]:
 
 @pytest.fixture
 def owner(database_url: SecretStr) -> Iterator[Connection]:
-    """A connection of the database's owner, each statement its own transaction."""
+    """An autocommit connection of the database's owner."""
     with psycopg.connect(database_url.get_secret_value(), autocommit=True) as connection:
         yield connection
 
@@ -113,13 +113,13 @@ def database(database_url: SecretStr) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture
 def provider() -> FakeProvider:
-    """A provider under the real base class: deterministic vectors that rank."""
+    """A fake provider with the real base class; its vectors are deterministic and rank texts."""
     return FakeProvider()
 
 
 @pytest.fixture
 def work(database: PostgresDatabase, provider: FakeProvider) -> Collection:
-    """The queue of music_knowledge, its model registered."""
+    """The collection music_knowledge with a registered model."""
     queue = Collection(database, "music_knowledge")
     queue.register_embedding_model(provider.spec)
     return queue
@@ -135,7 +135,7 @@ def jwt_secret() -> str:
 
 @pytest.fixture(scope="session")
 def tokens(jwt_secret: str) -> dict[str, str]:
-    """A signed key for each role, as a Supabase project has them."""
+    """A signed key for each role, as in a Supabase project."""
     return {name: sign_token(jwt_secret, name) for name in ("anon", "authenticated", "service_role")}
 
 
@@ -150,7 +150,7 @@ def postgrest_binary(request: pytest.FixtureRequest) -> Path:
 def rest(
     postgrest_binary: Path, cluster: Cluster, database_url: SecretStr, jwt_secret: str, tokens: dict[str, str]
 ) -> Iterator[Gateway]:
-    """A Supabase project in small: PostgREST on the test's database behind a gateway that adds /rest/v1."""
+    """A small Supabase project: PostgREST on the test's database behind a gateway that adds /rest/v1."""
     with (
         Postgrest(postgrest_binary, cluster.url(database_url, user="authenticator"), jwt_secret) as server,
         Gateway(server.port, keys=set(tokens.values())) as gateway,

@@ -1,4 +1,4 @@
-"""The code blocks of the documents, and the marks that say which of them are not run.
+"""Reads the code blocks of the documents and their marks (`not run`, `run by`).
 
 A block is run as it stands unless the line before it is one of these comments:
 
@@ -37,12 +37,12 @@ class Block:
 
     @property
     def reason(self) -> str | None:
-        """Why the block is not run; None where it is."""
+        """The reason why the block is not run; None if it is run."""
         return self.mark.removeprefix("not run: ") if self.mark.startswith("not run: ") else None
 
     @property
     def test(self) -> str | None:
-        """The test file that runs it, where that is not test_documents.py."""
+        """The test file that runs it, if that is not test_documents.py."""
         return self.mark.removeprefix("run by ") if self.mark.startswith("run by ") else None
 
 

@@ -1,10 +1,9 @@
 """The console in Debian's Chromium, on a real server and database.
 
-The tests that only read share one `python -m functions.local`. A test with settings or rows of its own has its server in
-this process, where it starts in a tenth of the time.
+Tests that only read share one `python -m functions.local`. A test with special settings or rows starts its server in
+this process, which takes a tenth of the time.
 
-The embedding provider is the protocol server: its vectors are near each other where texts share words, and it fails
-on request.
+The embedding provider is the protocol server: texts with common words have similar vectors, and it fails on request.
 """
 
 import os
@@ -42,7 +41,7 @@ INSTALL_AXE = "apt-get install -y npm, then run scripts/install_axe.sh"
 DESK = (1280, 860)
 PHONE = (390, 844)
 API_KEY = f"console-key-{secrets.token_urlsafe(24)}"
-# Of the protocol server, by Ollama's protocol.
+# The model of the protocol server, under Ollama's protocol.
 MODEL = "all-minilm"
 START_SECONDS = 180.0
 # Generous, because other jobs may use the processor.
@@ -51,7 +50,7 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker has the browser, the seeded database and the servers."""
+    """Run these tests in one worker, which has the browser, the seeded database and the servers."""
     for item in items:
         if Path(item.path).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.xdist_group("browser"))
@@ -59,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    # Ended with the module: while Playwright runs, no other test could run an event loop in this thread.
+    # Stopped after the module, because no other test can run an event loop in this thread while Playwright runs.
     if not is_installed():
         missing_tool(request, f"needs Debian's chromium: {INSTALL_CHROMIUM}")
     with open_browser() as running:
@@ -169,7 +168,7 @@ class Tab:
     url: str
     errors: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
-    # Of what Chromium itself writes to the console, for answers that a test provokes.
+    # Messages that Chromium writes to the console for error answers that a test expects.
     expected: list[str] = field(default_factory=list)
 
     def open(self, panel: str = "coverage") -> Page:
@@ -187,7 +186,7 @@ OpenTab = Callable[..., Tab]
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[OpenTab]:
-    """`tab(url, size=DESK, theme="light")`: a fresh browser profile; at the end it must have nothing to complain of."""
+    """`tab(url, size=DESK, theme="light")`: a new browser profile; at the end the page must have reported no error."""
     with ExitStack() as stack:
         opened: list[Tab] = []
 
@@ -220,7 +219,7 @@ def ollama() -> Iterator[ProtocolServer]:
 
 @pytest.fixture(autouse=True)
 def sound_provider(ollama: ProtocolServer) -> Iterator[None]:
-    """Faults and delays end with the test that ordered them."""
+    """Reset faults and delays after the test that set them."""
     yield
     ollama.faults.clear()
     ollama.latency = 0
@@ -250,7 +249,7 @@ StartConsole = Callable[..., ConsoleThread]
 
 @pytest.fixture
 def start(ollama: ProtocolServer) -> Iterator[StartConsole]:
-    """`start(database_url, **settings)`: a server of the test's own."""
+    """`start(database_url, **settings)`: start a server for one test."""
     with ExitStack() as stack:
 
         def make(url: SecretStr, **settings: str) -> ConsoleThread:
@@ -270,7 +269,7 @@ def axe(request: pytest.FixtureRequest) -> str:
 
 
 def add_rows(connection: Connection, number: int, text: str = "take {} of the song") -> None:
-    """Rows of music_knowledge that wait for their vectors."""
+    """Insert pending rows into music_knowledge."""
     connection.execute(
         "insert into public.music_knowledge (topic, category, content) "
         "select 'take ' || n, 'takes', replace(%s, '{}', n::text) from generate_series(1, %s) n",

@@ -1,4 +1,4 @@
-"""Take pictures of the console: every panel, light and dark, wide and narrow, into .screenshots/; one for README."""
+"""Takes pictures of the console's panels, light and dark, wide and narrow, into .screenshots/, and one for README."""
 
 import argparse
 import os
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextmanager
 def serving_samples(scratch: Path) -> Iterator[str]:
-    """A server with an embedded database of its own that holds the sample rows, embedded; yields its URL."""
+    """Run a server with a new embedded database of embedded sample rows; yields its URL."""
     environment = {**os.environ, "TONNETZ_DATA_DIR": str(scratch / "data"), "PYTHONPATH": str(ROOT)}
     for name in ("DATABASE_URL", "SUPABASE_URL", "FUNCTIONS_API_KEY"):
         environment.pop(name, None)
@@ -81,7 +81,7 @@ def shoot(browser: Browser, url: str, folder: Path) -> None:
 
 
 def shoot_for_readme(browser: Browser, url: str) -> None:
-    """Take the picture of README: the first hits of a search, the best one with its score opened."""
+    """Take the picture of README: the first hits of a search, with the details of the best hit's score."""
     page = browser.new_page(viewport={"width": 1280, "height": README_HEIGHT}, color_scheme="light")
     open_panel(page, url, "search")
     page.screenshot(path=README_PICTURE)

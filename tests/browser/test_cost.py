@@ -1,4 +1,4 @@
-"""The cost panel against what the runs recorded."""
+"""Tests that the cost panel shows what the runs recorded."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_tokens_and_money_by_day_and_model_and_what_is_pending(
         page.get_by_role("tab", name="Coverage").click()
         page.get_by_role("button", name="Embed now: music_knowledge").click()
         expect(page.locator('.card[data-collection="music_knowledge"] .chip')).to_have_text("up to date")
-        # The rows are there a moment before the run's record is.
+        # The rows are saved a moment before the run is recorded.
         expect(page.locator('.card[data-collection="music_knowledge"] tbody tr')).to_have_count(2)
         page.get_by_role("tab", name="Cost").click()
         expect(page.locator("#cost")).to_contain_text("Nothing is pending")

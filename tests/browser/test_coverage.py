@@ -1,4 +1,4 @@
-"""The coverage panel: counts, a backfill as it runs, a switch of models, failed rows and their retry."""
+"""Tests the coverage panel: counts, a running backfill, a model switch, failed rows and their retry."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ from tests.fake_provider import FakeProvider
 from tests.protocol_server import ProtocolServer
 
 CARD = '.card[data-collection="music_knowledge"]'
-# How often the page asks while no backfill runs.
+# Seconds between two requests of the page while no backfill runs.
 IDLE_MS = 10_000
 
 
@@ -179,8 +179,8 @@ def test_a_hidden_page_makes_no_requests(reading: Console, tab: OpenTab) -> None
 
 
 def asks_within(page: Page, asked: list[str], milliseconds: int) -> int:
-    """How often the page asks while its clock runs on so far."""
-    # An answer that is on its way may set the next timer.
+    """Count the page's requests while its clock advances by so many seconds."""
+    # A pending answer may set the next timer.
     page.wait_for_timeout(300)
     asked.clear()
     page.clock.run_for(milliseconds)
@@ -205,7 +205,7 @@ def test_an_empty_database_says_what_to_do(database_url: SecretStr, start: Start
 
 
 def test_two_waiting_panels_do_not_block_each_other(reading: Console, tab: OpenTab) -> None:
-    """Tabs may be changed faster than the server answers."""
+    """A user may change tabs before the server answers."""
     page = tab(reading.url).open()
     gate = threading.Event()
     held: list[Route] = []

@@ -1,4 +1,4 @@
-"""Tests the map: what is drawn, what is redrawn, and its list."""
+"""Tests the drawing and redrawing of the map, and its list of rows."""
 
 import re
 
@@ -20,7 +20,7 @@ def draws(page: Page, canvas: str = "points") -> int:
 
 
 def coloured(page: Page) -> int:
-    """How many pixels of the points' canvas are not empty."""
+    """Count the coloured pixels of the points' canvas."""
     return int(
         page.evaluate(
             """() => {
@@ -35,7 +35,7 @@ def coloured(page: Page) -> int:
 
 
 def sweep(page: Page) -> None:
-    """Lead the pointer over the whole map."""
+    """Move the pointer over the whole map."""
     box = page.locator("#map-overlay").bounding_box()
     assert box
     for row in range(12):
@@ -77,7 +77,7 @@ def test_pointing_and_searching_redraw_only_the_overlay(reading: Console, tab: O
 def test_two_thousand_points_are_drawn_once_and_pointing_at_them_draws_nothing_of_them(
     own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Ready-made vectors: where the points lie does not matter here.
+    # Prepared vectors, because the positions of the points do not matter here.
     monkeypatch.setattr(ollama, "pool", 400)
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
         connection.execute(

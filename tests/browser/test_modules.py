@@ -44,7 +44,7 @@ def test_a_ranking_is_called_certain_only_where_no_unlisted_row_could_come_in(re
 
 
 def test_words_are_stemmed_as_the_database_stems_them(reading: Console, tab: OpenTab) -> None:
-    """So a word is marked exactly where full-text search found it."""
+    """The console must mark exactly the words that full-text search matches."""
     texts = [path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("supabase/seed*.sql"))]
     words = sorted({word.lower() for word in re.findall("[A-Za-z]+", " ".join(texts))})
     assert len(words) > 3000

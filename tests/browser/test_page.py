@@ -18,7 +18,7 @@ MOST_BYTES = 100 * 1024
 
 
 def settle(page: Page, panel: str) -> None:
-    """Until the panel shows what it has to show, with something typed where it can be."""
+    """Wait until the panel shows its content, after typing into its search field if it has one."""
     page.get_by_role("tab", name=panel).click()
     match panel:
         case "coverage":
@@ -47,12 +47,12 @@ def settle(page: Page, panel: str) -> None:
 def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
     reading: Console, tab: OpenTab, axe: str, size: tuple[int, int], theme: str
 ) -> None:
-    # axe is put in by the driver; the page's own policy would not let it.
+    # The driver injects axe, because the page's security policy would block it.
     page = tab(reading.url, size=size, theme=theme, bypass_csp=True).open()
     page.evaluate(axe)
     options: dict[str, Any] = {"resultTypes": ["violations"]}
     if theme == "dark":
-        # A theme changes nothing but colours; the other rules run on the light one.
+        # A theme changes only colours, so the other rules run only on the light theme.
         options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
     for panel in PANELS:
         settle(page, panel)
@@ -121,10 +121,10 @@ def test_a_lost_server_is_reported_and_found_again(own_url: SecretStr, start: St
     server.start()
     expect(banner).to_be_empty()
     expect(page.locator("ol.hits > li").first).to_be_visible()
-    # Without a request of the panel's, too.
+    # The panel notices it without a request of its own.
     server.stop()
     expect(banner).to_contain_text("does not answer")
-    # A tab whose module was not loaded yet.
+    # A tab whose module is not loaded yet.
     page.get_by_role("tab", name="Cost").click()
     server.start()
     expect(banner).to_be_empty()
@@ -196,7 +196,7 @@ def test_the_first_load_is_small_and_comes_from_here_alone(reading: Console, tab
 
 
 def files(page: Page, console: Console) -> set[str]:
-    """The page and what it has loaded of itself."""
+    """The page and the files that it has loaded."""
     loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
     return {url for url in loaded if "/console/" in url} | {f"{console.url}/"}
 

@@ -1,4 +1,4 @@
-"""The search panel against the server's own answers."""
+"""Tests that the search panel shows the server's answers."""
 
 import itertools
 import re
@@ -35,7 +35,7 @@ def ask(console: Console, query: str, collection: str = "music_knowledge", **bod
 
 
 def move(page: Page, full_text: float, semantic: float) -> None:
-    """Set both sliders in one step, as far as the page can tell."""
+    """Set both sliders in one step for the page."""
     page.evaluate(
         """([full_text, semantic]) => {
             for (const [name, value] of [["full_text", full_text], ["semantic", semantic]]) {
@@ -53,7 +53,7 @@ def test_results_come_while_typing_with_marked_words_and_both_parts(reading: Con
     page.locator("#query").press_sequentially("vocals boomy", delay=30)
     expect(page.locator("#search ol.hits > li")).to_have_count(10)
     wanted = ask(reading, "vocals boomy")
-    # What was found for "vocals boo" may still stand there.
+    # The hits of "vocals boo" may still be shown.
     for place, hit in enumerate(wanted):
         expect(page.locator("#search ol.hits > li").nth(place)).to_have_attribute("data-id", hit["id"])
     first = page.locator("#search ol.hits > li").first
@@ -94,7 +94,7 @@ def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, co
 
 def test_a_slider_ranks_at_once_without_a_request(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
-    # Nine tags find fewer rows than the answer may hold: every row is known.
+    # Nine tags match fewer rows than the limit of an answer, so the page knows every row.
     expect(page.locator("#search-collection option")).to_have_count(4)
     page.select_option("#search-collection", "datasets")
     page.fill("#query", "drum loops")
@@ -111,7 +111,7 @@ def test_a_slider_ranks_at_once_without_a_request(reading: Console, tab: OpenTab
 
 
 def test_a_weight_of_zero_requests_a_new_search(reading: Console, tab: OpenTab) -> None:
-    """With a weight of zero the server leaves the ranking out, which no re-ranking of another answer can know."""
+    """With a weight of zero the server leaves out a ranking, so no other answer contains these hits."""
     page = tab(reading.url).open("search")
     page.fill("#query", QUESTION)
     expect(page.locator("#search ol.hits > li").first).to_be_visible()
@@ -184,7 +184,7 @@ def test_a_search_without_hits_says_so(reading: Console, tab: OpenTab) -> None:
 def test_markup_in_rows_is_shown_as_text(
     own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab
 ) -> None:
-    """Rows whose every column is markup are shown as they are, in every panel that shows rows."""
+    """Every panel shows rows with markup in all columns as plain text."""
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
         for markup in MARKUP:
             connection.execute(

@@ -1,4 +1,4 @@
-"""Tests the synonyms panel: from looking up a tag to terms that find it."""
+"""Tests the synonyms panel: looking up a tag, editing its synonyms, and finding the tag by them."""
 
 import httpx
 import psycopg

@@ -26,7 +26,7 @@ class Result:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The one line of --json."""
+        """Parse the line that --json prints."""
         (line,) = self.stdout.splitlines()
         found: dict[str, Any] = json.loads(line)
         return found
@@ -75,13 +75,13 @@ class Command:
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of random weights, built in a moment: what is tested here is not the engine."""
+    """A small BERT with random weights, which is built fast; these tests do not test the engine."""
     return write_model(tmp_path_factory.mktemp("model") / "small-bert")
 
 
 @pytest.fixture
 def command_with(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Command]]:
-    """Make a Command for an environment; whatever it started and did not end is killed."""
+    """Make a Command for an environment; processes that still run at the end are killed."""
     made: list[Command] = []
 
     def make(**environment: str) -> Command:
@@ -100,5 +100,5 @@ def command_with(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Co
 
 @pytest.fixture
 def command(command_with: Callable[..., Command], database_url: SecretStr) -> Command:
-    """Against the test's database, over DATABASE_URL."""
+    """Commands on the test's database, over DATABASE_URL."""
     return command_with(DATABASE_URL=database_url.get_secret_value())

@@ -164,7 +164,7 @@ def test_verify_lists_stale_rows(owner: Connection, command: Command) -> None:
     assert result.code == 1
     assert "1 vectors do not belong" in result.stderr
     assert ids[0] in result.stderr
-    # --repair alone compares too.
+    # --repair compares, also without --verify.
     repaired = command("backfill.py", *MUSIC, "--repair")
     assert repaired.code == 1
     assert "1 rows queued" in repaired.stderr
@@ -204,7 +204,7 @@ def test_failed_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Co
 def slow(
     owner: Connection, database_url: SecretStr, command_with: Callable[..., Command]
 ) -> Callable[[], tuple[Command, Connection]]:
-    """300 rows, and a run that takes its time over them: each save waits a little."""
+    """300 rows, and a slow run over them: each save waits a little."""
 
     def make() -> tuple[Command, Connection]:
         add(owner, *texts(300))
@@ -269,10 +269,10 @@ def test_after_a_kill_a_second_run_completes(slow: Callable[[], tuple[Command, C
     wait_for(lambda: embedded(owner) >= 20, process)
     process.kill()
     process.communicate()
-    time.sleep(0.3)  # a save that was under way in the server ends by itself
+    time.sleep(0.3)  # a save that the server was executing ends by itself
     done, leased = embedded(owner), held(owner)
     assert done + len(queued(owner)) == 300, "nothing is lost"
-    # Not to wait for the lease of a minute to run out.
+    # End the lease here instead of waiting a minute.
     owner.execute("update embedding.queue set available_at = now() where leased_at is not null")
     owner.execute("drop trigger slow_down on music_knowledge")
     result = command("backfill.py", *MUSIC, "--json", "--verify")

@@ -1,4 +1,4 @@
-"""scripts/backfill.py with wrong settings and flags, and over each way to the database."""
+"""Tests scripts/backfill.py with wrong settings and flags, and with each kind of database connection."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.protocol_server import ProtocolServer
 
 
 def one_line(result: object, *expected: str) -> None:
-    """Exit 2, and one line on stderr that names the variable or function and the fix."""
+    """Assert exit code 2 and one line on stderr that names the variable or function and the fix."""
     from tests.commands.conftest import Result
 
     assert isinstance(result, Result)

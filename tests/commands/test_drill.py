@@ -1,4 +1,4 @@
-"""Tests `python -m tests.drills`: when a drill has passed, what it passes to the tests, and how a cancelled job cleans up."""
+"""Tests `python -m tests.drills`: verdicts, options for the tests, and clean-up after a cancelled job."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Tests the evaluation commands on a small set that is written here."""
+"""Tests the evaluation commands on a small judged set."""
 
 import json
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ TEXTS = [f"{act} the {instrument}" for act in ACTS for instrument in INSTRUMENTS
 
 
 def write_set(folder: Path, texts: Sequence[str]) -> Path:
-    """Documents in BEIR's layout, each the one answer to a query of its own words."""
+    """Write documents in BEIR's layout; each is the only answer to a query with its words."""
     (folder / "qrels").mkdir(parents=True)
     documents = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(texts)]
     queries = [{"_id": f"q{number}", "text": text} for number, text in enumerate(texts)]
@@ -76,7 +76,7 @@ def judged_set(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_set(tmp_path: Path) -> Path:
-    """Six documents, for what does not depend on their number."""
+    """Six documents, for tests that do not depend on the number."""
     return write_set(tmp_path / "six", TEXTS[:6])
 
 
@@ -87,7 +87,7 @@ def test_full_text_search_finds_the_row_that_holds_the_words(
     assert result.code == 0, result.stderr
     assert result.report["full_text"]["ndcg@10"] == 1.0
     assert result.report["hybrid"]["ndcg@10"] == 1.0
-    # The small engine's weights are random: what it finds is no better than chance.
+    # The small engine has random weights, so its semantic hits are random.
     assert result.report["semantic"]["ndcg@10"] < 0.9
     refused = command("evaluate.py", "--dataset", str(small_set), "--fail-under", "1.01")
     assert refused.code == 1
@@ -108,8 +108,8 @@ def test_a_move_to_another_model_is_judged_before_midway_and_after(
         assert [report[stage]["ndcg@10"] for stage in ("before", "midway", "after")] == [1.0, 1.0, 1.0]
         searches = report["searches"]
         assert (searches["failed"], searches["short"], searches["degraded"]) == (0, 0, 0)
-        # Midway half of the rows are the other model's.
+        # Midway, half of the rows have a vector of the other model.
         assert searches["mixed"] > 0
-        # Nothing is lost here; a loss of less than nothing cannot be kept.
+        # Nothing is lost here, so a negative limit for the loss must fail.
         lossy = command("evaluate_switch.py", "--dataset", str(small_set), *to, "--max-loss", "-0.1", **openai)
         assert lossy.code == 1, lossy.stderr

@@ -32,7 +32,7 @@ with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
 
 @pytest.fixture
 def embedded(small_model: Path) -> Iterator[Command]:
-    """Runs commands on an embedded database of their own, which ends with each of them."""
+    """Runs commands on a separate embedded database, which stops after each command."""
     # Not tmp_path: a unix socket's path may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="tonnetz-migrate-"))
     command = Command(folder, {"TONNETZ_DATA_DIR": str(folder / "data"), "ONNX_MODEL": str(small_model)})
@@ -44,7 +44,7 @@ def embedded(small_model: Path) -> Iterator[Command]:
 def test_a_data_folder_keeps_the_collections_it_was_set_up_with(embedded: Command) -> None:
     result = embedded("migrate.py", "--seed", "--collections", "datasets")
     assert (result.code, result.stdout, result.stderr) == (0, "applied 2 migrations\n", "")
-    # Opened by another command, which migrates by itself.
+    # Another command opens the database and migrates it.
     result = embedded("backfill.py", "--json")
     assert result.code == 0, result.stderr
     assert (result.report["collection"], result.report["embedded"]) == ("datasets", 7)

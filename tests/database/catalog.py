@@ -1,4 +1,4 @@
-"""Describes a database by its catalog: two databases are equal where every query gives equal rows."""
+"""Describes a database by its catalog: two databases are equal if every query returns equal rows."""
 
 from collections.abc import Mapping
 

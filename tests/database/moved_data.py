@@ -1,4 +1,4 @@
-"""A small database with rows in every collection, and what must hold after it has moved to another server."""
+"""A small database with rows in every collection, and the checks after it has moved to another server."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ NOTES = """
     select track_embeddings('public.notes');
     insert into public.notes (body) values ('adding a reverb'), ('a broken string'), ('cleaning the room');
 """
-# Of the newest PostgreSQL, and the shell's.
+# The programs of the newest PostgreSQL, and those of the shell.
 PROGRAMS = f"{client_binaries()}:/usr/bin:/bin"
 COLLECTIONS = {"music_knowledge": 2, "mir_synonyms": 1, "datasets": 1, "code_chunks": 1, "notes": 3}
 
@@ -61,13 +61,13 @@ def embed(database: PostgresDatabase, provider: FakeProvider, collection: str) -
 
 
 def full_text(owner: psycopg.Connection[Any], words: str) -> list[str]:
-    """The notes that full-text search finds."""
+    """Return the notes that full-text search finds."""
     asked = "select n.body from embedding.search_hits('public.notes', %s) h join notes n on n.id::text = h.row_id"
     return [row[0] for row in owner.execute(asked, [words])]
 
 
 def check_moved(url: SecretStr, provider: FakeProvider) -> None:
-    """Nothing has to be paid for again, and everything works: triggers, queue, searches, migrations."""
+    """Assert that no row needs a new vector, and that triggers, queue, searches and migrations work."""
     assert migrate(url) == []
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
         for collection in COLLECTIONS:
@@ -117,7 +117,7 @@ def documented_sql(heading: str) -> list[str]:
 
 
 def run_script(script: str, folder: Path, environment: Mapping[str, object], *, user: str | None = None) -> str:
-    """What a script prints; the first command that fails ends it, and the test."""
+    """Run a script and return its output; the first failing command ends the script and the test."""
     ended = subprocess.run(
         ["/bin/bash", "-euo", "pipefail", "-c", script],
         cwd=folder,

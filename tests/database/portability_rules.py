@@ -1,4 +1,4 @@
-"""What SQL must avoid for PostgreSQL 15 to 18, for pg_upgrade and for a restore by an owner who is no superuser."""
+"""The rules of portable SQL for PostgreSQL 15 to 18, pg_upgrade and a restore by an owner without superuser rights."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule over the catalog: `query` lists what breaks it, `breach` is SQL that must be found."""
+    """A rule over the catalog: `query` lists violations, `breach` is SQL that violates it."""
 
     reason: str
     query: str
@@ -126,7 +126,7 @@ def code(script: str) -> str:
 
 
 def breaches(script: str) -> list[str]:
-    """What in the text of a script is not portable."""
+    """List the parts of a script that are not portable."""
     found = []
     for operator in map(str.strip, _OPERATORS.findall(_QUALIFIED.sub("", code(script)))):
         found.append(f"{operator} is not written operator(extensions.{operator})")

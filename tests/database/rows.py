@@ -37,7 +37,7 @@ def save(work: Collection, provider: FakeProvider, rows: Sequence[ClaimedRow]) -
 
 
 def embed_all(work: Collection, provider: FakeProvider) -> int:
-    """What a backfill does, in one thread. Returns the rows saved."""
+    """Embed all rows in one thread, like a backfill; returns the number of saved rows."""
     total = 0
     while rows := work.claim_embeddings(1000, 60):
         total += save(work, provider, rows)[0]
@@ -69,7 +69,7 @@ def queued(connection: Connection, collection: str = MUSIC) -> set[str]:
 
 
 def entry(connection: Connection, row_id: str) -> dict[str, Any] | None:
-    """A row's place in the queue."""
+    """The queue entry of a row."""
     found = connection.execute(
         "select to_jsonb(q) || jsonb_build_object('wait', extract(epoch from q.available_at - clock_timestamp()))"
         " from embedding.queue q where q.row_id = %s",
@@ -79,19 +79,19 @@ def entry(connection: Connection, row_id: str) -> dict[str, Any] | None:
 
 
 def end_leases(connection: Connection) -> None:
-    """Let every lease expire."""
+    """Make every lease expire."""
     connection.execute(
         "update embedding.queue set available_at = now() - interval '1 second' where leased_at is not null"
     )
 
 
 def end_waits(connection: Connection) -> None:
-    """Let every backoff end."""
+    """Make every backoff end."""
     connection.execute("update embedding.queue set available_at = now() - interval '1 second' where failed_at is null")
 
 
 def wait_until_blocked(connection: Connection, pid: int | None = None) -> None:
-    """Until a backend (that one, or any of this database) waits for another's lock."""
+    """Wait until a backend (the given one, or any of this database) is blocked by a lock."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         waiting = connection.execute(

@@ -74,14 +74,14 @@ def test_each_worker_has_one_request_under_way(
         time.sleep(0.01)
     time.sleep(0.2)
     assert len(provider.wire.requests) == workers
-    # Ahead of them: a batch for each, and room for what is being saved. Not the whole queue.
+    # Besides the sent batches, a run holds one batch for each worker and those being saved, not the whole queue.
     assert held(owner) <= 10 * (2 * workers + 2)
     provider.wire.gate.set()
     assert running.result().report.embedded == 100
 
 
 def test_equal_texts_are_embedded_once(owner: Connection, run: Run, provider: FakeProvider, work: Collection) -> None:
-    """Within a batch, across batches under way at once, and after the first was saved."""
+    """Within a batch, across concurrent batches, and after the first row was saved."""
     add(owner, *["same"] * 35, *texts(20), *["same"] * 40)
     provider.wire.delay = 0.02
     report = run().report

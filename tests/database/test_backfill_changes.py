@@ -31,7 +31,7 @@ def test_a_text_changed_during_its_provider_call_is_embedded_again(
 
 
 class _Between(Database):
-    """A database in which something happens after the first look at the queue, before its caller knows."""
+    """A database that runs a function after the first read of the queue, before the result is returned."""
 
     def __init__(self, database: Database, happen: Callable[[], object]) -> None:
         self._database, self._happen = database, happen
@@ -66,7 +66,7 @@ def test_a_row_released_after_the_run_looked_at_the_queue_is_embedded_in_the_sam
         time.sleep(0.2)
 
     between = _Between(database, come_back)
-    # With a limit the run does not wait for leased rows, which would find the row as well.
+    # A run with a limit does not wait for leased rows; that wait would find the row too.
     outcome = backfill(between, provider, BackfillOptions(MUSIC, workers=1, limit=10))
     assert (outcome.report.stale, outcome.report.embedded, outcome.left.pending) == (1, 1, 0)
 

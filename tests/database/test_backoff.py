@@ -19,7 +19,7 @@ AN_HOUR = 3600
 
 @pytest.fixture
 def work(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Collection:
-    """The queue of a table with one row, which may be tried more often than usual."""
+    """The queue of a table with one row and a higher max_attempts."""
     track(owner, "body text", "t.body")
     owner.execute("insert into songs values (1, 'a text')")
     owner.execute("update embedding.collections set max_attempts = 30 where name = 'songs'")
@@ -29,7 +29,7 @@ def work(owner: Connection, database: PostgresDatabase, provider: FakeProvider) 
 
 
 def waits(owner: Connection, work: Collection, fail: Fail, attempts: int) -> list[float]:
-    """Claim the row and fail it so many times; how long it had to wait after each."""
+    """Claim the row and fail it so many times; returns the wait after each failure."""
     found: list[float] = []
     for _ in range(attempts):
         end_waits(owner)
@@ -46,7 +46,7 @@ def waits(owner: Connection, work: Collection, fail: Fail, attempts: int) -> lis
 
 def test_the_wait_doubles_with_each_reported_failure(owner: Connection, work: Collection) -> None:
     found = waits(owner, work, lambda row: work.fail_embeddings([(row.row_id, "refused", False)]), 4)
-    # A statement may take seconds on a busy machine: the waits are still far apart.
+    # A statement may take seconds on a busy machine; the waits differ by more.
     assert found == pytest.approx(DOUBLING, abs=14)
 
 

@@ -71,7 +71,7 @@ def test_a_cleared_copy_of_a_vector_counts_as_an_attempt(
 def test_claiming_a_row_with_a_cleared_vector_by_key_does_not_pay_again(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """A webhook on each write without a vector asks again because of each save."""
+    """Each save that a trigger clears sends a webhook again, which claims the row again."""
     track(owner, "body text", "t.body")
     owner.execute(
         f"create function clear_vector() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
@@ -119,7 +119,7 @@ def test_an_error_of_every_row_ends_the_run_and_counts_no_attempt(
 
 @pytest.fixture
 def raising(owner: Connection) -> None:
-    """30 rows whose text is looked up elsewhere; for two of them the look-up raises since they were queued."""
+    """30 rows whose text comes from another table; after they were queued, the look-up raises for two of them."""
     owner.execute("create table words (song int primary key, word text)")
     track(owner, "body text", "t.body || (select 100 / w.word::int from public.words w where w.song = t.id)")
     owner.execute("insert into words select n, n from generate_series(1, 30) n")
@@ -259,7 +259,7 @@ def test_one_row_that_names_a_missing_object_does_not_break_the_table(
 def test_a_temporary_database_error_fails_no_row(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """A deadlock or a full disk says nothing about the rows that were being read."""
+    """A deadlock or a full disk is not the fault of the rows that were being read."""
     track(owner, "body text", "case when t.body is not null then embedding.text_hash(t.body)::text end")
     owner.execute("insert into songs values (1, 'one')")
     owner.execute(

@@ -1,7 +1,7 @@
 """Invariant 6: claiming costs the same at a thousand rows and at ten million.
 
-Plans inside plpgsql are not to be seen without auto_explain, which the embedded build lacks. What a plan does is:
-pg_stat_xact_* count, exactly, the tuples that the present transaction read from each table and index.
+Plans inside plpgsql can only be shown with auto_explain, which the embedded build lacks. These tests read
+pg_stat_xact_* instead, which counts the tuples that the current transaction read from each table and index.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Connect = Callable[..., Connection]
 
 
 class Reads:
-    """What was read of a table within a block: tuples by sequential scans, and by each index."""
+    """The tuples of a table that a block read: by sequential scans, and by each index."""
 
     sequential = 0
     by_index: dict[str, int]
@@ -33,7 +33,7 @@ class Reads:
 
 @contextmanager
 def watch(connection: Connection, table: str) -> Iterator[Reads]:
-    """Make the session send its counters, which it does not do within a transaction."""
+    """Make the session send its counters, which it only does outside of a transaction."""
     found = Reads()
     before = _counters(connection, table)
     yield found
@@ -55,9 +55,9 @@ def _counters(connection: Connection, table: str) -> dict[str, int]:
 
 @contextmanager
 def look_ups(connection: Connection, *, at_most: int) -> Iterator[Reads]:
-    """Nothing in this block scans the queue or the table, or reads more than so many of either's index entries.
+    """Assert that the block scans neither the queue nor the table, and reads at most so many of their index entries.
 
-    Some look-ups a row are fair: locking it, writing it, and passing by the versions that the claim left behind.
+    A few look-ups per row are allowed: to lock it, to write it, and to skip versions that the claim left.
     """
     with watch(connection, "embedding.queue") as queue, watch(connection, "music_knowledge") as table:
         yield queue
@@ -68,7 +68,7 @@ def look_ups(connection: Connection, *, at_most: int) -> Iterator[Reads]:
 
 @pytest.fixture(scope="module")  # made once, for each of its tests copied
 def filled(cluster: Cluster) -> Iterator[SecretStr]:
-    """A database with 50,000 pending rows, of which nothing is known to the planner."""
+    """A database with 50,000 pending rows and no planner statistics."""
     with cluster.clone() as url:
         with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
             owner.execute("select register_embedding_model('fake', 'fake', %s)", [DIMENSIONS])
@@ -82,7 +82,7 @@ def filled(cluster: Cluster) -> Iterator[SecretStr]:
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[SecretStr]:
-    """For the tests marked `full`, a copy of that one."""
+    """A copy of the filled database for tests marked `full`."""
     full = request.node.get_closest_marker("usefixtures")
     with cluster.copy(request.getfixturevalue("filled")) if full else cluster.clone() as url:
         yield url
@@ -138,7 +138,7 @@ def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
         rows = claim(worker)
     worker.commit()
     settle_everything(worker, rows)
-    # Nor does it read through rows that wait, to find that none is claimable.
+    # Without a claimable row, a claim does not read the waiting rows either.
     owner.execute("update embedding.queue set leased_at = now(), available_at = now() + interval '1 hour'")
     # The first call marks dead index entries of that update. (A vacuum would invalidate the plans of every session.)
     owner.execute("select * from claim_embeddings('music_knowledge')")
@@ -192,7 +192,7 @@ def test_save_fail_release_and_renew_look_up_their_rows(connect: Connect, owner:
 
 
 def settle_everything(worker: Connection, rows: list[tuple[str, str]]) -> None:
-    """Renew, release, fail and save claimed rows, and look at what was read."""
+    """Renew, release, fail and save claimed rows, and check the reads."""
     ids = [row_id for row_id, _ in rows]
     with look_ups(worker, at_most=6 * BATCH):
         worker.execute("select * from renew_embeddings('music_knowledge', %s)", [ids])

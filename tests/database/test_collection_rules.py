@@ -1,4 +1,4 @@
-"""Tests what the shipped collections refuse, with which error, and the retry rule of their queues."""
+"""Tests the values that the shipped collections refuse, the errors, and the retry rule of their queues."""
 
 from datetime import timedelta
 from typing import Any

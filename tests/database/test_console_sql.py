@@ -17,7 +17,7 @@ from tests.fake_provider import FakeProvider
 
 
 def age(owner: Connection, run_id: str, **columns: str) -> None:
-    """Move the times in these columns back."""
+    """Move the times in these columns into the past."""
     changes = ", ".join(f"{name} = clock_timestamp() - interval '{interval}'" for name, interval in columns.items())
     owner.execute(f"update embedding.runs set {changes} where id = %s", [run_id])
 
@@ -226,7 +226,7 @@ def test_the_label_column_is_the_title_and_categories_have_few_values(
 def test_a_column_of_distinct_texts_is_no_category(owner: Connection, database: PostgresDatabase) -> None:
     add(owner, "one", "two", "three")
     assert columns(database, MUSIC) == ("topic", [])
-    # A table that was dropped is passed over.
+    # A dropped table is skipped.
     owner.execute("drop table music_knowledge cascade")
     assert MUSIC not in [row["collection"] for row in describe_collections(database)]
 
@@ -235,5 +235,5 @@ def test_the_statistics_of_other_tables_are_not_read(owner: Connection, database
     describe_collections(database)  # with the catalogue in memory
     explained = owner.execute("explain (analyze, buffers, format json) select public.list_embedding_collections(true)")
     plan: Any = explained.fetchall()[0][0]
-    # 100,000 where pg_stats is joined by a name that is found as it goes.
+    # 100,000 if pg_stats is joined by a name that the query computes.
     assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 10_000

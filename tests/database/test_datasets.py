@@ -1,4 +1,4 @@
-"""Tests datasets: which are embedded, how they are ranked, and that a score update writes no dataset."""
+"""Tests embedding, ranking and score updates of datasets."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ def datasets(database: PostgresDatabase, provider: FakeProvider) -> Collection:
 def add(
     connection: Connection, title: str, description: str = "", *, score: float | None = None, **columns: Any
 ) -> str:
-    """Insert a dataset that is enriched unless said otherwise; its id."""
+    """Insert a dataset, by default an enriched one; returns its id."""
     values = {"enrichment_status": "enriched", **columns, "title": title, "description": description}
     names = ", ".join(values)
     places = ", ".join(f"%({name})s" for name in values)

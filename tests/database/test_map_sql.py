@@ -1,4 +1,4 @@
-"""The sample that a map is drawn of, and the cache of maps."""
+"""Tests the sample of vectors for a map, and the cache of maps."""
 
 import base64
 from typing import Any
@@ -67,7 +67,7 @@ def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_
     add(owner, *(f"more {number}" for number in range(100)))
     embed_all(work, provider)
     grown = set(sample_of(database, sample_size=100)["ids"])
-    # Of a sample of 100 in 300, a quarter makes place for rows of the hundred that are new.
+    # When 100 rows are added to 300, a quarter of the sample of 100 is replaced by new rows.
     assert 50 < len(grown & set(first["ids"])) < 95
 
 

@@ -33,7 +33,7 @@ def empty(cluster: Cluster) -> Iterator[SecretStr]:
 
 @pytest.fixture
 def virgin() -> Iterator[SecretStr]:
-    """A database on a server of its own, where not even the roles exist: those belong to the whole server."""
+    """A database on a new server without the project's roles, which belong to the whole server."""
     directory = Path(tempfile.mkdtemp(prefix="tonnetz-tests-"))
     with Cluster(directory) as cluster, cluster.empty() as url:
         yield url
@@ -96,7 +96,7 @@ def test_a_later_run_adds_collections_and_never_removes_one(empty: SecretStr) ->
 def test_an_interrupted_setup_is_rolled_back_and_can_be_repeated(
     empty: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the next run would take the database for one that was set up with fewer collections."""
+    """Otherwise the next run would treat the database as one that was set up with fewer collections."""
     for migration in list_migrations():
         shutil.copy(migration.path, tmp_path)
     last = tmp_path / list_migrations()[-1].path.name
@@ -206,9 +206,9 @@ def test_the_migrations_are_generated_from_the_schemas() -> None:
 
 @pytest.fixture
 def hosted(cluster: Cluster) -> Iterator[SecretStr]:
-    """As Supabase hands it over: roles, extensions and auth are there, and `postgres` is no superuser."""
+    """A database as Supabase provides it: roles, extensions and auth exist, and `postgres` is no superuser."""
     with cluster.clone():
-        pass  # the roles, which are the whole server's
+        pass  # the roles, which belong to the whole server
     with cluster.empty() as url:
         name = url.get_secret_value().partition("@/")[2].partition("?")[0]
         with psycopg.connect(url.get_secret_value(), autocommit=True) as admin:
@@ -238,7 +238,7 @@ def hosted(cluster: Cluster) -> Iterator[SecretStr]:
 
 
 def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
-    """Neither for migrations nor for embedding a row, whose SECURITY DEFINER functions run as that owner."""
+    """Migrations and embedding (SECURITY DEFINER functions run as the owner) need no superuser."""
     assert migrate(hosted, seed=True) == VERSIONS
     provider = FakeProvider()
     with PostgresDatabase(hosted) as database:

@@ -82,7 +82,7 @@ def test_searches_return_all_rows_throughout_a_switch(
     database: PostgresDatabase, embedded: None, narrow: FakeProvider, wide: FakeProvider
 ) -> None:
     switch_model(database, wide, MUSIC)
-    # The search has a provider of its own: that of the backfill searches in the middle of each request.
+    # The search has a separate provider, because it runs during each request of the backfill's provider.
     service = search_service(database, FakeProvider("wide", wide.dimensions), narrow)
     found: list[tuple[int, bool]] = []
 

@@ -1,4 +1,4 @@
-"""Invariant 3: NULL is the truth, and the queue follows it."""
+"""Invariant 3: a row with a text and no vector is pending, and the queue follows the table."""
 
 import uuid
 
@@ -71,7 +71,7 @@ def test_a_claim_removes_an_entry_that_needs_no_vector(
         " from embedding.collections c, unnest(%s::text[]) i where c.name = 'music_knowledge'",
         [idle],
     )
-    # Fewer than a whole batch of idle entries does not make a worker think that the queue is empty.
+    # A batch with some entries that need no vector does not look like an empty queue to a worker.
     rows = work.claim_embeddings(5, 60)
     assert [row.row_id for row in rows] == [pending]
     assert queued(owner) == {pending}

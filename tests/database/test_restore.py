@@ -26,7 +26,7 @@ HEADING = "Dump and restore"
 
 @pytest.fixture
 def other_cluster() -> Iterator[Cluster]:
-    """A new server: it has none of the project's roles."""
+    """A new server without the project's roles."""
     directory = make_directory("tonnetz-restore-")
     try:
         with Cluster(directory) as running:
@@ -37,7 +37,7 @@ def other_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def target(other_cluster: Cluster, tmp_path: Path) -> SecretStr:
-    """A database that an administrator prepared with the documented statements, as its owner reaches it."""
+    """The owner's URL of a database that an administrator prepared with the documented statements."""
     in_server, in_database = documented_sql(HEADING)
     for database, statements in (("postgres", in_server), ("tonnetz", in_database)):
         script = tmp_path / f"{database}.sql"
@@ -65,7 +65,7 @@ def test_an_owner_without_special_rights_restores_by_the_documented_commands(
         rights = "select rolsuper, rolcreaterole, rolcreatedb, rolbypassrls from pg_roles where rolname = current_user"
         assert owner.execute(rights).fetchone() == (False, False, False, False)
         assert full_text(owner, "adding") == ["adding a reverb"]
-        # As if the other server had stemmed it in another way.
+        # Simulates lexemes of another stemmer.
         owner.execute("alter table notes disable trigger user")
         owner.execute("update notes set fts = 'ad' where body = 'adding a reverb'")
         owner.execute("alter table notes enable trigger user, enable always trigger touch")
@@ -78,7 +78,7 @@ def test_an_owner_without_special_rights_restores_by_the_documented_commands(
 
 def everything(url: SecretStr) -> list[tuple[str, ...]]:
     """Each function, table, trigger, policy and index with its grants and comments, and rows of two collections."""
-    # The owner is another one, and grants have no order.
+    # The owner is different, and grants have no order.
     grants = """array(select replace(g.entry, current_user || '=', 'owner=')
                 from (select split_part(unnest({})::text, '/', 1)) g (entry) order by 1)::text"""
     with psycopg.connect(url.get_secret_value(), autocommit=True) as connection:
@@ -102,5 +102,5 @@ def everything(url: SecretStr) -> list[tuple[str, ...]]:
             union all
             select 'row', m.id::text, m.embedding::text, m.embedding_model, m.fts::text from public.music_knowledge m
             order by 1, 2, 3""").fetchall()
-        # A dump leaves out brackets that say nothing.
+        # A dump leaves out redundant brackets.
         return [tuple(re.sub("[()]", "", str(value)) for value in row) for row in found]

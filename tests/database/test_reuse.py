@@ -40,7 +40,7 @@ def test_a_row_edited_back_gets_the_vector_of_an_equal_text(
 def test_a_claim_does_not_wait_for_a_row_that_is_locked(
     owner: Connection, connect: Callable[..., Connection], work: Collection, provider: FakeProvider
 ) -> None:
-    """The owner of the lock may next write the row, and then wait for the entry that the claim holds."""
+    """Otherwise a deadlock is possible: the transaction that holds the lock may wait for the claim's queue entry."""
     add(owner, "one")
     embed_all(work, provider)
     free, locked = add(owner, "one", "one")

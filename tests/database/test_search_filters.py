@@ -32,7 +32,7 @@ def test_an_invalid_filter_is_named(notes: Connection, arguments: dict[str, Any]
     assert error.value.sqlstate == state
 
 
-# One column of each kind there is, and the name of the type as PostgreSQL says it.
+# One column of each kind of type, and PostgreSQL's name of the type.
 KINDS = {
     "bool": "boolean", "int2": "smallint", "int4": "integer", "int8": "bigint", "float4": "real",
     "float8": "double precision", "numeric": "numeric", "money": "money", "varchar": "character varying(9)",
@@ -66,7 +66,7 @@ def kinds(owner: Connection) -> Connection:
 
 
 def test_a_filter_value_of_the_wrong_type_is_an_error_of_the_caller(kinds: Connection) -> None:
-    """In class 42 it would read like a database that is not up to date."""
+    """An SQLSTATE of class 42 would be reported as a missing migration."""
     values = (
         "x",
         "'",

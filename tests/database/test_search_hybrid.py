@@ -29,7 +29,7 @@ def test_an_exact_word_ranks_above_semantic_hits(notes: Connection) -> None:
 def test_one_frequent_word_does_not_outweigh_the_semantic_ranking(notes: Connection) -> None:
     chorus(notes, "shoegaze")
     found = hits(notes, "what makes such songs sound so warm and distant to us listeners", EAST, match_count=200)
-    # Every row contains "song", and row 777 little else: full-text search alone ranks it far ahead.
+    # Every row contains "song", and row 777 is short: full-text search alone ranks it first.
     assert found[0]["row_id"] != "777"
     assert max(hit["full_text_trust"] or 0 for hit in found) < 0.05
 
@@ -42,7 +42,7 @@ def test_full_text_trust_grows_with_the_rarity_and_number_of_matched_words(notes
 
     assert trust("shoegaze") > 10 * trust("song")
     assert trust("shoegaze dreampop") > trust("shoegaze zither")
-    # Without vectors the full-text score keeps its full trust.
+    # Without vectors the full-text score has its full weight.
     assert hits(notes, "song")[0]["full_text_trust"] == 1
 
 
@@ -54,7 +54,7 @@ def test_a_row_that_is_not_embedded_yet_is_found_by_full_text_among_rows_that_ar
     add_up(found)
     assert found[0]["row_id"] == "888"
     assert (found[0]["semantic_rank"], found[0]["cosine"]) == (None, None)
-    # Every row contains "song", so the words of row 999 say little: its estimate is the lowest semantic share.
+    # Every row contains "song", so the match of row 999 counts little: its estimate is the lowest semantic share.
     (new,) = [hit for hit in hits(notes, "song", EAST, match_count=200) if hit["row_id"] == "999"]
     worst = min(hit["semantic_score"] for hit in hits(notes, None, EAST, match_count=200))
     assert new["semantic_score"] == pytest.approx(worst, abs=0.01)
@@ -115,7 +115,7 @@ def test_ties_break_by_id_as_a_number(notes: Connection) -> None:
 
 
 def test_a_row_with_rare_and_frequent_words_is_one_hit(notes: Connection) -> None:
-    """More rows than are scored, so that each way of finding candidates is used, and ways overlap."""
+    """There are more rows than the depth, so that every list of candidates is used and lists overlap."""
     add_notes(
         notes,
         *(

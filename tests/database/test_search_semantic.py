@@ -21,7 +21,7 @@ def test_each_row_is_compared_with_the_vector_of_its_own_model(notes: Connection
     assert {hit["row_id"]: hit["cosine"] for hit in found} == {"1": 1, "2": 1, "3": 0}
     assert ids(hits(notes, None, UP)) == [2, 3]
     assert ids(hits(notes, None, UP, embedding_model="other")) == [1]
-    # The vector named for a model wins over the one that is not.
+    # A vector that is given for a model takes precedence over `query_embedding`.
     assert hits(notes, None, NORTH, query_embeddings={"tiny": [1, 0, 0]})[0]["row_id"] == "3"
 
 
@@ -29,7 +29,7 @@ def fill_music(owner: Connection, rows: int = 4000) -> None:
     """music_knowledge with an index over its vectors; every hundredth row is rare, and far from EAST."""
     owner.execute("select register_embedding_model('tiny', 'test', 3), set_collection_model('music_knowledge', 'tiny')")
     owner.execute("select setseed(0.5)")
-    # The columns as an insert of a finished row would have them; the text's hash as the triggers would.
+    # Inserts finished rows, with the hash that the triggers would compute.
     owner.execute(
         r"""
         insert into music_knowledge (topic, category, content, embedding, embedding_model, embedding_hash)
@@ -59,7 +59,8 @@ def test_the_vector_index_returns_a_full_list_for_a_filter_that_one_percent_of_r
     owner: Connection, role: Callable[..., Any], name: str
 ) -> None:
     fill_music(owner)
-    # 4,000 rows of three dimensions are read as quickly without an index. What is asked is whether it can be used.
+    # 4,000 rows of three dimensions are read as quickly without an index. This tests only whether the index can be
+    # used.
     with role(name) as caller, caller.transaction():
         caller.execute("set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off")
         for number, more in enumerate(("", ", query_text => 'tune 7'"), 1):

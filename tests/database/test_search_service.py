@@ -71,7 +71,7 @@ def test_a_failed_call_is_not_cached(service: SearchService, provider: FakeProvi
 
 
 class Maker:
-    """Makes the provider, or says why it cannot."""
+    """Creates the provider, or raises an error."""
 
     def __init__(self, provider: FakeProvider) -> None:
         self.provider = provider

@@ -50,7 +50,7 @@ def test_a_search_leaves_the_settings_of_its_session_as_they_were(music: Connect
 
 
 def test_a_search_that_fails_leaves_the_settings_as_they_were(music: Connection) -> None:
-    # The weighted sum exceeds the largest float8, which is known only while the statement runs.
+    # The weighted sum exceeds the largest float8, so the error occurs while the statement runs.
     failing = f"{HYBRID[:-1]}, full_text_weight => 1.79e308, semantic_weight => 1.79e308)"
     with music.transaction():
         music.execute("set local hnsw.ef_search = 66")

@@ -122,7 +122,7 @@ def test_the_privileges_are_the_ones_on_record(owner: Connection, request: pytes
 
 
 def privileges(owner: Connection) -> str:
-    """Who may do what: of the API's roles and everybody as PostgreSQL answers it, of any role as it is stored."""
+    """The effective privileges of the API's roles and of PUBLIC, and the stored grants of all roles."""
     lines = ["# who may do what; public is everybody", ""]
     functions = owner.execute(
         "select o.oid, o.oid::regprocedure::text from pg_proc o join pg_namespace n on n.oid = o.pronamespace"
@@ -161,7 +161,7 @@ def _may(owner: Connection, check: str, role: str, oid: object, privilege: str) 
     return found and found[0]
 
 
-# Each of these went unnoticed while only tables and functions were looked at.
+# A comparison of tables and functions alone does not find any of these.
 @pytest.mark.parametrize(
     "grant",
     [
@@ -190,7 +190,7 @@ def test_a_privilege_that_is_not_on_record_is_noticed(owner: Connection, grant: 
 
 
 def test_every_function_sets_a_search_path(owner: Connection) -> None:
-    """With an empty path the session's own pg_temp comes first, with this one last: that is for what may run as its owner."""
+    """With an empty path PostgreSQL searches pg_temp first; code that may run as the owner searches it last."""
     wrong = owner.execute(
         f"""select o.oid::regprocedure::text from pg_proc o join pg_namespace n on n.oid = o.pronamespace
         where {OURS} and coalesce('search_path=pg_catalog, pg_temp' = any (o.proconfig), false) is distinct from
@@ -221,7 +221,7 @@ def test_no_function_is_granted_to_public(owner: Connection) -> None:
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
 def test_api_roles_can_only_search(owner: Connection, role: str) -> None:
-    """A search, and what a search calls on its way."""
+    """API roles may call the search functions and the functions that these call."""
     rows = owner.execute(
         f"""select n.nspname || '.' || o.proname, o.prosrc, has_function_privilege(%s, o.oid, 'execute')
         from pg_proc o join pg_namespace n on n.oid = o.pronamespace where {OURS}""",

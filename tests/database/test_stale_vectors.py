@@ -1,4 +1,4 @@
-"""Invariant 1: a vector never survives its text."""
+"""Invariant 1: when a text changes, its vector is removed."""
 
 from collections.abc import Callable
 
@@ -113,7 +113,7 @@ def test_text_changed_between_claim_and_save_drops_the_vector(
     assert save(work, provider, rows) == (1, 1)
     assert vector_of(owner, changed) == GONE
     assert vector_of(owner, kept) != GONE
-    # The stale row is free at once, with all of its attempts.
+    # The stale row can be claimed at once, with all of its attempts.
     again = work.claim_embeddings(10, 60)
     assert [(row.row_id, row.text, row.attempts) for row in again] == [(changed, "another one", 1)]
     assert save(work, provider, again) == (1, 0)

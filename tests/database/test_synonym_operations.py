@@ -18,7 +18,7 @@ from shared.synonyms.store import SynonymStore
 from tests.database.rows import Connection, embed_all
 from tests.fake_provider import FakeProvider
 
-# Words with one stem in both languages, and in no other's name or terms.
+# Words that have the same stem in both languages and occur in no other tag.
 NAMES = ("zouk", "polka", "tango", "salsa")
 WORDS = ("karibik", "drumkit", "flugel", "bongo", "kazoo")
 
@@ -45,7 +45,7 @@ class Operations(RuleBasedStateMachine):
         self.owner.execute("delete from genre_tags")
         self.work = Collection(self.database, "mir_synonyms")
         self.work.register_embedding_model(self.provider.spec)
-        # Registered from the start, because a search reads the models of a collection every two seconds only.
+        # Registered first, because a search reads the models of a collection only every two seconds.
         self.work.register_embedding_model(self.provider.spec, use=True)
         # One service for all operations, as in a server.
         self.store = SynonymStore(self.database)

@@ -76,7 +76,7 @@ def test_columns_may_be_dropped_and_added_on_a_tracked_table(
     assert queued(owner, "wide") == set()
 
 
-# What the aliases of the functions that read rows are called, or were.
+# Present and former aliases in the functions that read rows.
 COLUMNS = ("s", "n", "o", "t", "q", "d", "h", "l", "i", "m", "fix", "key", "document", "text")
 
 
@@ -106,7 +106,7 @@ def test_a_column_of_any_name_is_a_column_and_not_the_row(
     assert own.verify_embeddings() == 0
 
 
-# More words than one row's index of words can hold.
+# More words than a tsvector can contain.
 LONG = " ".join(f"word{number}" for number in range(110_000))
 
 
@@ -168,7 +168,7 @@ def test_fts_is_computed_again_after_a_copy_also_of_long_texts(owner: Connection
     owner.execute("create function embedding.document_text(t long) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('long')")
     owner.execute("insert into long values (1, 'other', %s), (2, 'other', 'a text')", [LONG])
-    # As another server's stemmer would have written them.
+    # Lexemes of another server's stemmer.
     owner.execute("set session_replication_role = replica; update long set fts = 'cut'; reset session_replication_role")
     owner.execute(REFRESH_FULL_TEXT.read_text(encoding="utf-8"))
     assert owner.execute("select fts @@ 'word7', fts @@ 'other' from long where id = 1").fetchone() == (True, False)

@@ -1,4 +1,4 @@
-"""Run the failure drills and print what each did and found. Exit code 1 if one fails."""
+"""Runs the failure drills and prints the result of each. Exit code 1 if one fails."""
 
 import argparse
 import json
@@ -89,7 +89,7 @@ def interrupt(_: int, __: object) -> NoReturn:
 
 
 def run(drill: Drill, length: Length) -> Row:
-    """Run a drill on a server of its own. An exception fails this drill only."""
+    """Run a drill on a new server. An exception fails only this drill."""
     began = time.monotonic()
     try:
         with open_cluster() as cluster:

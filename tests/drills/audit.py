@@ -21,7 +21,7 @@ class Audit:
     orphans: int
 
     def judge(self, finding: Finding) -> None:
-        """Coverage is 100 %, every vector belongs to its text, the queue is empty."""
+        """Expect full coverage, every vector beside its text and an empty queue."""
         finding.expect(self.embedded == self.rows, f"{self.rows - self.embedded} of {self.rows} rows have no vector")
         finding.expect(self.foreign == 0, f"{self.foreign} vectors belong to another text")
         finding.expect(self.unverified == 0, f"verify finds {self.unverified}")
@@ -51,13 +51,13 @@ def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: i
 
 
 def is_vector_of(vector: str, text: str, width: int = WIDTH) -> bool:
-    """Whether a stored vector is the one that the protocol server makes of the text."""
+    """Whether a stored vector is the protocol server's vector of the text."""
     stored = np.fromstring(vector.strip("[]"), dtype=np.float32, sep=",")
     return stored.shape == (width,) and bool(np.allclose(stored, embed(text, width), atol=1e-4))
 
 
 def verify(site: Site, server: ProtocolServer, finding: Finding, **environment: str) -> None:
-    """`backfill.py --verify --json` has nothing to do and finds nothing."""
+    """Expect that `backfill.py --verify --json` embeds nothing and finds no wrong vector."""
     program = site.backfill(server, "--verify", "--json", **environment)
     code = program.finish(60)
     finding.expect(code == 0, f"--verify exits {code}: {program.stderr.strip()[-300:]}")

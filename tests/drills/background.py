@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class Background:
-    """Runs a function over and over in a thread until left; `errors` holds what it raised."""
+    """Runs a function repeatedly in a thread until the block ends; `errors` contains its exceptions."""
 
     def __init__(self, work: Callable[[], None], *, pause: float = 0.0) -> None:
         self.errors: list[str] = []

@@ -1,4 +1,4 @@
-"""kill -9 of a worker at each stage of its work, while others go on."""
+"""Kills workers with kill -9 at each stage of their work, while others continue."""
 
 import random
 import threading
@@ -125,7 +125,7 @@ def _sent_after(saved: list[set[str]], victims: list[ProtocolServer], alive: lis
 
 
 def _keep_pending(site: Site) -> None:
-    """New texts for old rows, so that there is something to claim until the last round."""
+    """Change texts of old rows, so that rows are pending until the last round."""
     with site.connect() as owner:
         owner.execute("set lock_timeout = '2s'")
         ready = owner.execute(
@@ -171,7 +171,7 @@ class _Slaughter:
 
     def __init__(self, site: Site, rounds: int) -> None:
         self._site = site
-        # Every stage in turn, each time at another step, so that a short form covers all; the rest is random.
+        # First every stage in turn, each time at another step, so that a short form covers all; then random stages.
         first = {stage: random.randrange(MOST_PASSING + 1) for stage in STAGES}
         self._plan = [
             (stage, (first[stage] + turn) % (MOST_PASSING + 1))
@@ -203,7 +203,7 @@ class _Slaughter:
             return self._plan.pop() if self._plan and len(self.problems) < 5 else None
 
     def _add(self, server: ProtocolServer) -> int:
-        """The round's number, which is the place of its server."""
+        """Add a round; returns its number, which is the index of its server."""
         with self._lock:
             self.servers.append(server)
             return len(self.servers) - 1

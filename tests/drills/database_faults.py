@@ -30,7 +30,7 @@ from tests.gateway import Gateway
 from tests.postgres_cluster import Cluster
 from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 
-# A server that is back is noticed within so many seconds.
+# A run must notice a restarted server within so many seconds.
 SOON = 20
 
 
@@ -38,7 +38,7 @@ SOON = 20
 
 
 def restart_the_server(cluster: Cluster, length: Length) -> Finding:
-    """The server is stopped at once and started, twice, during a run."""
+    """Stop the server immediately and start it, twice, during a run."""
 
     def strike(finding: Finding, run: Run) -> str:
         log, starts = Log(cluster), {_started(cluster)}
@@ -56,7 +56,7 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
 
 def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
     """The server is down for some seconds, longer than a lease."""
-    # Longer ones fall between two looks of a client that doubles its pauses.
+    # Shorter outages could fall between two tries of a client that doubles its pauses.
     seconds = {Length.SHORT: 3, Length.FULL: 35, Length.LONG: 70}[length]
 
     def strike(finding: Finding, run: Run) -> str:
@@ -86,7 +86,7 @@ def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
 
 
 def cut_the_connections(cluster: Cluster, length: Length) -> Finding:
-    """Every connection of the run is ended from outside, again and again."""
+    """End every connection of the run repeatedly."""
     cuts = {Length.SHORT: 3, Length.FULL: 10, Length.LONG: 30}[length]
 
     def strike(finding: Finding, run: Run) -> str:
@@ -117,7 +117,7 @@ def _stopped(finding: Finding, cluster: Cluster) -> Iterator[None]:
 
 
 def _started(cluster: Cluster) -> datetime.datetime:
-    """When the server that answers now was started."""
+    """The start time of the current server."""
     with cluster.admin() as admin:
         (when,) = admin.execute("select pg_postmaster_start_time()").fetchone() or (None,)
     assert isinstance(when, datetime.datetime)
@@ -133,7 +133,7 @@ def _answers(cluster: Cluster) -> bool:
 
 
 def _terminate(owner: Connection) -> int:
-    """End the run's connections; how many are gone."""
+    """End the run's connections; returns how many."""
     pids = [
         row[0]
         for row in owner.execute(
@@ -241,7 +241,7 @@ def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding
 
 
 def _end_embedded(pid_file: Path) -> None:
-    """Take down the server that a drill which failed, or was interrupted, has left behind."""
+    """Stop a server that a failed or interrupted drill has left running."""
     with suppress(OSError, IndexError, ValueError):
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)
         wait_until(lambda: not pid_file.exists(), 20)

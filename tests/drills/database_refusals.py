@@ -141,7 +141,7 @@ def time_out_a_statement(cluster: Cluster, length: Length) -> Finding:
 
 @contextmanager
 def _hasty_user(site: Site) -> Iterator[str]:
-    """The URL of a user whose statements are cancelled after 300 ms."""
+    """The URL of a user with a statement timeout of 300 ms."""
     role = f"drill_hasty_{secrets.token_hex(4)}"
     name = sql.Identifier(role)
     with site.cluster.admin() as admin:

@@ -10,7 +10,7 @@ from tests.drills.harness import Finding, Gate, Length, Program, Site, open_site
 from tests.postgres_cluster import Cluster
 
 ROWS = {Length.SHORT: 200, Length.FULL: 400, Length.LONG: 400}
-# The longest a run waits for its database before it gives up, with what it needs to say so.
+# The longest time that a run waits for its database before it stops and reports the error.
 PATIENCE = 200
 STEPS = ("--batch-size", "5", "--workers", "2", "--json")
 
@@ -30,7 +30,7 @@ class Run:
 
 @contextmanager
 def under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
-    """Rows, and a run that has saved some of them."""
+    """Insert rows and start a run; returns when it has saved some of them."""
     site.add(rows)
     with Gate(latency=0.2) as server:
         run = Run(site, site.backfill(server, *STEPS, **environment), server, rows)
@@ -40,9 +40,9 @@ def under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
 
 
 def goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Finding, Run], str]) -> Finding:
-    """Strike a run; it has to go on by itself and end as if nothing had been.
+    """Disturb a run; it has to continue by itself and complete.
 
-    `strike` expects of the server's own word that the fault took place, and says what it was.
+    `strike` checks on the server that the fault happened, and returns its description.
     """
     finding = Finding(done)
     with open_site(cluster) as site, under_way(site, ROWS[length]) as run:
@@ -86,6 +86,6 @@ def ends_well(finding: Finding, run: Run, outcome: str) -> None:
 
 
 def until_saving(run: Run) -> None:
-    """Until some more rows are saved: the run works."""
+    """Wait until more rows are saved, which shows that the run works."""
     before = run.embedded()
     wait_until(lambda: run.embedded() > before, 30, program=run.program)

@@ -116,7 +116,7 @@ class Program:
             self.kill()
 
     def finish(self, seconds: float) -> int:
-        """Its exit code; a process that hangs is killed and answers -9."""
+        """Wait for its exit code; a process that hangs is killed and returns -9."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -160,7 +160,7 @@ class Site:
             )
 
     def environment(self, server: ProtocolServer | None, **more: str) -> dict[str, str]:
-        """No `.env` and no exported key of this machine; `<unset>` takes a variable out."""
+        """An environment without this machine's keys and `.env`; the value `<unset>` removes a variable."""
         chosen = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -235,7 +235,7 @@ class FunctionsServer:
 
 @contextmanager
 def open_site(cluster: Cluster, rows: int = 0) -> Iterator[Site]:
-    """A fresh database in the cluster; what was started on it and still runs is killed at the end."""
+    """A new database in the cluster; programs of it that still run are killed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="tonnetz-drill-"))
     try:
         with cluster.clone() as url:
@@ -252,7 +252,7 @@ def open_site(cluster: Cluster, rows: int = 0) -> Iterator[Site]:
 
 @contextmanager
 def open_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server of the drills' own: they crash it."""
+    """A PostgreSQL server for drills only, because they crash it."""
     directory = Path(tempfile.mkdtemp(prefix="tonnetz-drills-"))
     try:
         with Cluster(directory) as cluster:
@@ -265,7 +265,7 @@ def open_cluster() -> Iterator[Cluster]:
 
 
 class Gate(ProtocolServer):
-    """A provider that says when a call has arrived or was answered, and can hold answers back.
+    """A provider that signals when a call has arrived or was answered, and can delay answers.
 
     The first `passing` calls are answered normally. With `holds`, later calls wait for `release`.
     """
@@ -307,7 +307,7 @@ def texts_sent(servers: Iterable[ProtocolServer]) -> Counter[str]:
 
 
 def sent_again(server: ProtocolServer) -> int:
-    """Texts that one provider was sent beyond the first time, calls that it refused left out."""
+    """Texts that were sent again to a provider, without the calls that it refused."""
     sent = Counter(text for call in server.calls if call.status == 200 for text in call.inputs)
     return sum(sent.values()) - len(sent)
 

@@ -13,7 +13,7 @@ from tests.fake_provider import DIMENSIONS
 
 _VECTOR = "[" + ",".join(["0.25"] * DIMENSIONS) + "]"
 
-# What docs/your-own-table.md has a user write around search_hits, with all of its arguments.
+# The search function that docs/your-own-table.md tells a user to write, with all arguments of search_hits.
 _A_USERS_SEARCH = """
 create function public.search_as_a_user(query_text text, query_embedding extensions.vector, match_count int, filter jsonb,
   full_text_weight float8, semantic_weight float8, embedding_model text, query_embeddings jsonb, fusion text)
@@ -91,7 +91,7 @@ class Function:
 
 
 def public_functions(connection: Connection) -> list[Function]:
-    """All of schema public that are no triggers."""
+    """All functions of schema public except trigger functions."""
     found = connection.execute(
         """
         select p.proname, coalesce(array_agg(a.name order by a.place) filter (where a.name is not null), '{}'),
@@ -124,7 +124,7 @@ def write_as_a_user(owner: Connection) -> None:
 
 
 def filled(value: Any, text: str) -> Iterator[Any]:
-    """A valid JSON value, each text in it in turn exchanged for this one."""
+    """Yield a valid JSON value with each of its texts in turn replaced by the given text."""
     if isinstance(value, str):
         yield text
     elif isinstance(value, list):
@@ -135,7 +135,7 @@ def filled(value: Any, text: str) -> Iterator[Any]:
             yield from ({**value, name: new} for new in filled(one, text))
 
 
-# What is valid, by the argument's name, where that says enough.
+# Valid values by the name of the argument.
 _BY_NAME: Mapping[str, object] = {
     "batch_size": 5,
     "collection": MUSIC,
@@ -199,7 +199,7 @@ _BY_NAME: Mapping[str, object] = {
     "url": "https://example.org/hook",
 }
 _REPORT = '{"processed": 2, "embedded": 1, "failed": 1, "tokens": 9, "cost_usd": 0.01, "error": null}'
-# What the rows of a function hold is its own.
+# Valid rows, which differ for each function.
 _BY_FUNCTION: Mapping[tuple[str, str], object] = {
     ("create_synonyms", "tag_id"): 2,
     ("fail_embeddings", "rows"): [{"row_id": LEASED_ID, "error": "no", "final": False}],
@@ -230,7 +230,7 @@ _BY_FUNCTION: Mapping[tuple[str, str], object] = {
 
 
 def valid(function: Function) -> dict[str, object]:
-    """Arguments that the function accepts, as psycopg sends them; a new one's have to be named here once."""
+    """Arguments that the function accepts, as psycopg sends them; add those of a new function here."""
     given: dict[str, object] = {}
     for argument in function.arguments:
         key = (function.name, argument.name)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fake_provider import DIMENSIONS
 
-# Each would do something if it were ever read as SQL, as a format string, as a pattern or as a query of words.
+# Each has an effect if it is interpreted as SQL, as a format string, as a pattern or as a full-text query.
 SQL = (
     "'; drop table public.music_knowledge; --",
     '"; drop table public.music_knowledge; --',
@@ -41,9 +41,9 @@ TEXTS = (
     # Does not compress: an index entry of it would be too large.
     "".join(chr(_NOISE.randrange(0x4E00, 0x9FFF)) for _ in range(20_000)),
 )
-# 10 MB of words that are all different: more than one row's index of words can hold.
+# 10 MB of different words: more than a tsvector can contain.
 HUGE_TEXT = " ".join(f"gain{number:x}" for number in range(1_050_000))
-# What PostgreSQL cannot hold; the adapters have to say so.
+# Values that PostgreSQL cannot store; the adapters have to raise an error.
 UNSTORABLE = ("nul\0inside", "\0", "half \ud800 a pair", "\udfff")
 
 INTEGERS = (-1, 0, 1, -(2**31), 2**31 - 1, 2**31, -(2**63), 2**63 - 1, 2**64, 10**40)
@@ -130,7 +130,7 @@ BY_TYPE: Mapping[str, Sequence[object]] = {
 
 
 def spoiled(value: Any) -> list[object]:
-    """A valid JSON value (rows, a report, synonyms), each field of it in turn exchanged for something hostile."""
+    """Yield a valid JSON value (rows, a report, synonyms) with each field in turn replaced by a hostile value."""
     if isinstance(value, list):
         return [[*value[:index], bad, *value[index + 1 :]] for index, one in enumerate(value) for bad in spoiled(one)]
     if isinstance(value, dict):
@@ -145,7 +145,7 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_text, inner, max_size=4),
     max_leaves=12,
 )
-# Beyond the lists: whatever hypothesis thinks of.
+# Random values of hypothesis, in addition to the lists.
 _DRAWN: Mapping[str, st.SearchStrategy[object]] = {
     "text": _text,
     "integer": st.integers(),

@@ -12,7 +12,7 @@ from tests.drills.inputs_rows import EMBEDDED_ID, LEASED_ID, SYNONYMS
 Json = Any
 Place = tuple[str | int, ...]
 
-# What a reader of the document knows beside it: names of things that are there.
+# Valid names of existing objects, which the document does not contain.
 _KNOWN: Mapping[str, object] = {
     "collection": "music_knowledge",
     "id": EMBEDDED_ID,
@@ -28,7 +28,7 @@ _KNOWN: Mapping[str, object] = {
     # A column to colour the map by: none.
     "category": None,
 }
-# Where the document's own examples would not go together.
+# Operations for which the document's examples do not fit together.
 _BODIES: Mapping[tuple[str, str], Mapping[str, Json]] = {
     ("POST", "/api/search/{collection}"): {"query": "gain staging", "match_count": 5, "filter": {"category": ""}},
     ("POST", "/api/synonyms"): {"tag_type": "genre", "tag_id": 2, "synonyms": json.loads(SYNONYMS), "confidence": 1.0},
@@ -70,7 +70,7 @@ class Operation:
         return path + ("?" + "&".join(query) if query else "")
 
     def fields(self) -> Iterator[Place]:
-        """Where a value stands in the body, containers included."""
+        """The paths of all values in the body, including containers."""
         yield from _places(self.body)
 
     def with_field(self, place: Place, value: Json) -> Json:
@@ -140,5 +140,5 @@ def _example(document: Mapping[str, Json], schema: Mapping[str, Json], name: str
 
 
 def as_json(value: Json) -> bytes:
-    """As a hostile client writes it: NaN, infinities and lone surrogates included."""
+    """Encode as a hostile client does, with NaN, infinities and lone surrogates."""
     return json.dumps(value, allow_nan=True).encode()

@@ -54,7 +54,7 @@ def tables(owner: Connection) -> Iterator[str]:
 
 
 def fingerprint(owner: Connection) -> str:
-    """A digest of every row of every table, and of every table, function, trigger, policy, role and grant there is."""
+    """A digest of all rows, tables, functions, triggers, policies, roles and grants."""
     rows = " union all ".join(
         f"select '{name}', md5(coalesce(string_agg(t::text, '|' order by t::text), '')) from {name} t"
         for name in tables(owner)

@@ -14,12 +14,12 @@ GOLDEN = Path(__file__).resolve().parents[1] / "database/snapshots/privileges.tx
 BARE_ROLE = "role_without_grants"
 ROLES = ("anon", "authenticated", "service_role", BARE_ROLE)
 
-# Statements that need one privilege and touch no row, by what they are tried on.
+# Statements that need one privilege and touch no row, by kind of object.
 _STATEMENTS: Mapping[str, Mapping[str, str]] = {
     "table": {
         "select": "select 1 from {name} where false",
         "insert": "insert into {name} default values",
-        # Each column in turn: one may be open where the table is not.
+        # Each column in turn, because a column may be readable although the table is not.
         "update": "update {name} set {column} = null where false",
         "delete": "delete from {name} where false",
         "truncate": "truncate {name} cascade",
@@ -36,10 +36,10 @@ _OURS = (
 
 
 def golden() -> dict[str, frozenset[str]]:
-    """What the snapshot says: roles by function signature, and by `table privilege` (of a view or sequence as well)."""
+    """The snapshot's roles by function signature, and by `table privilege` (also of views and sequences)."""
     allowed: dict[str, frozenset[str]] = {}
     table, what = "", "table"
-    # Behind it are the grants as they are stored; here it is tried what they come to.
+    # The rest of the file lists the stored grants; these trials test the effective privileges.
     for line in GOLDEN.read_text(encoding="utf-8").partition("\n# grants as they are stored")[0].splitlines():
         if line.startswith("  "):
             role, _, kinds = line.strip().partition(": ")
@@ -57,7 +57,7 @@ def golden() -> dict[str, frozenset[str]]:
 
 
 def trials(owner: Connection) -> Iterator[tuple[str, str, list[str]]]:
-    """(key of the golden file, what is named in a refusal, statements) for every function, table, view and sequence there is."""
+    """(key of the golden file, name in the error, statements) for every function, table, view and sequence."""
     functions = owner.execute(
         f"""select o.oid::regprocedure::text, n.nspname, o.proname, o.provariadic <> 0,
               array(select t::regtype::text from unnest(o.proargtypes::oid[]) with ordinality a (t, place) order by place)
@@ -86,7 +86,7 @@ def trials(owner: Connection) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def permitted(connection: Connection, role: str, name: str, statement: str) -> bool:
-    """Whether the role may, by the object's own grants; raises AssertionError where something within refuses it."""
+    """Whether the object's own grants permit it; raises AssertionError if a nested call refuses it."""
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("set local lock_timeout = '5s'")

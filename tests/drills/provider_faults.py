@@ -1,4 +1,4 @@
-"""Drills with a faulty embedding provider: a table of faults and of the outcome that each must have."""
+"""Drills with a faulty embedding provider: a table of faults and their expected outcomes."""
 
 import datetime
 import ipaddress
@@ -26,7 +26,7 @@ SETTINGS = {"openai": "OPENAI_BASE_URL", "ollama": "OLLAMA_URL"}
 
 @dataclass(frozen=True)
 class Case:
-    """A fault and its outcome: exit code, rows embedded, what the one line names, calls at most, what it never names.
+    """A fault and its outcome: exit code, embedded rows, text of the error line, most calls, forbidden text.
 
     `length`: the shortest form of the drill that has it.
     """
@@ -47,7 +47,7 @@ def _fails(kind: str, **options: object) -> Callable[[ProtocolServer], object]:
 
 
 def _points_elsewhere(status: int) -> Callable[[ProtocolServer], object]:
-    """To another name of the same server: what is sent there is counted as well."""
+    """A redirect to another name of the same server, which counts the requests to it too."""
     return lambda server: server.fail(
         "redirect",
         times=None,
