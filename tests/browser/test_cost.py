@@ -11,7 +11,7 @@ from tests.browser.conftest import OpenTab, StartConsole, add_rows
 PRICE = "2.5"
 
 
-def test_tokens_and_money_by_day_and_model_and_what_is_pending(
+def test_the_panel_shows_tokens_and_cost_by_day_and_model_and_an_estimate_for_pending_rows(
     own_url: SecretStr, start: StartConsole, tab: OpenTab
 ) -> None:
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:

@@ -36,9 +36,7 @@ def rows(own_url: SecretStr) -> Connection:
         yield connection
 
 
-def test_a_card_a_collection_says_how_much_is_embedded_and_what_the_last_run_did(
-    reading: Console, tab: OpenTab
-) -> None:
+def test_each_collection_has_a_card_with_its_coverage_and_last_run(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open()
     expect(page.locator(".card")).to_have_count(4)
     assert figures(page) == {"rows": "80", "embedded": "80", "pending": "0", "failed": "0"}
@@ -49,7 +47,7 @@ def test_a_card_a_collection_says_how_much_is_embedded_and_what_the_last_run_did
     expect(page.locator("#coverage-summary")).to_contain_text("167 rows")
 
 
-def test_a_failed_run_keeps_to_its_card_and_does_not_contradict_a_complete_collection(
+def test_a_failed_run_is_shown_on_its_own_card_beside_a_complete_collection(
     own: Console, rows: Connection, tab: OpenTab
 ) -> None:
     reason = "cannot reach http://127.0.0.1:9/api/embed " * 9
@@ -122,7 +120,7 @@ def test_an_unreadable_table_is_shown_with_the_fix_and_the_others_are_shown(
     expect(page.locator(f"{CARD}").get_by_role("alert")).to_be_hidden()
 
 
-def test_failed_rows_say_why_and_are_tried_again_one_or_all(
+def test_failed_rows_show_the_reason_and_are_retried_alone_or_together(
     own: Console, own_url: SecretStr, rows: Connection, ollama: ProtocolServer, tab: OpenTab
 ) -> None:
     add_rows(rows, 3, "poison {} in the well")
@@ -179,7 +177,7 @@ def test_a_hidden_page_makes_no_requests(reading: Console, tab: OpenTab) -> None
 
 
 def asks_within(page: Page, asked: list[str], milliseconds: int) -> int:
-    """Count the page's requests while its clock advances by so many seconds."""
+    """Count the requests of the page while its clock advances by this time."""
     # A pending answer may set the next timer.
     page.wait_for_timeout(300)
     asked.clear()

@@ -74,7 +74,7 @@ def test_pointing_and_searching_redraw_only_the_overlay(reading: Console, tab: O
     expect(page.locator(DRAWN)).to_have_attribute("data-draws", str(drawn + 1))
 
 
-def test_two_thousand_points_are_drawn_once_and_pointing_at_them_draws_nothing_of_them(
+def test_pointing_at_one_of_two_thousand_points_does_not_redraw_them(
     own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Prepared vectors, because the positions of the points do not matter here.

@@ -35,7 +35,7 @@ RANDOM_RANKING = """async () => {
 }"""
 
 
-def test_a_ranking_is_called_certain_only_where_no_unlisted_row_could_come_in(reading: Console, tab: OpenTab) -> None:
+def test_a_ranking_is_certain_only_if_no_unlisted_row_can_enter_it(reading: Console, tab: OpenTab) -> None:
     counts = tab(reading.url).open().evaluate(RANDOM_RANKING)
     assert counts["wrong"] == 0
     assert counts["different"] > 10, "the rows do not put it to the test"

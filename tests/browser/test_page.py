@@ -106,7 +106,7 @@ def test_search_works_without_a_key(own_url: SecretStr, start: StartConsole, tab
     expect(page.locator("ol.hits > li").first).to_contain_text("tritone substitution")
 
 
-def test_a_lost_server_is_reported_and_found_again(own_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
+def test_the_page_reports_a_lost_server_and_reconnects(own_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
     server = start(own_url)
     opened = tab(server.url)
     opened.expected = ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE"]
@@ -175,7 +175,7 @@ def test_a_missing_database_is_shown_with_the_fix(start: StartConsole, tab: Open
     expect(page.locator("#coverage .note")).to_contain_text("That did not work")
 
 
-def test_the_first_load_is_small_and_comes_from_here_alone(reading: Console, tab: OpenTab) -> None:
+def test_the_first_load_is_small_and_requests_no_other_host(reading: Console, tab: OpenTab) -> None:
     opened = tab(reading.url)
     page = opened.page
     wire = page.context.new_cdp_session(page)
@@ -201,7 +201,7 @@ def files(page: Page, console: Console) -> set[str]:
     return {url for url in loaded if "/console/" in url} | {f"{console.url}/"}
 
 
-def test_nothing_runs_but_its_own_scripts(reading: Console, tab: OpenTab) -> None:
+def test_the_page_runs_only_its_own_scripts(reading: Console, tab: OpenTab) -> None:
     opened = tab(reading.url)
     opened.expected = ["Content Security Policy", "content security policy"]
     page = opened.open()

@@ -48,7 +48,7 @@ def move(page: Page, full_text: float, semantic: float) -> None:
     )
 
 
-def test_results_come_while_typing_with_marked_words_and_both_parts(reading: Console, tab: OpenTab) -> None:
+def test_results_appear_while_typing_with_marked_words_and_both_scores(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     page.locator("#query").press_sequentially("vocals boomy", delay=30)
     expect(page.locator("#search ol.hits > li")).to_have_count(10)
@@ -69,7 +69,7 @@ def test_results_come_while_typing_with_marked_words_and_both_parts(reading: Con
 
 
 @pytest.mark.parametrize("collection", ["music_knowledge", "mir_synonyms", "datasets"])
-def test_the_sliders_rank_as_the_server_would(reading: Console, tab: OpenTab, collection: str) -> None:
+def test_the_sliders_rank_hits_like_the_server(reading: Console, tab: OpenTab, collection: str) -> None:
     opened = tab(reading.url)
     opened.page.clock.install()
     page = opened.open("search")
@@ -122,7 +122,7 @@ def test_a_weight_of_zero_requests_a_new_search(reading: Console, tab: OpenTab) 
     assert hits(page) == [hit["id"] for hit in wanted]
 
 
-def test_full_text_and_semantic_side_by_side(reading: Console, tab: OpenTab) -> None:
+def test_full_text_and_semantic_hits_are_shown_side_by_side(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     page.fill("#query", QUESTION)
     page.get_by_role("button", name="Side by side").click()
@@ -137,7 +137,7 @@ def test_full_text_and_semantic_side_by_side(reading: Console, tab: OpenTab) -> 
     assert hits(page) == [hit["id"] for hit in ask(reading, QUESTION)]
 
 
-def test_an_answer_that_comes_late_is_dropped(reading: Console, tab: OpenTab) -> None:
+def test_a_late_answer_is_ignored(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("search")
     late = []
 

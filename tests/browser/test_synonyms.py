@@ -70,7 +70,7 @@ def test_a_concurrent_change_is_not_overwritten(own: Console, tab: OpenTab) -> N
     expect(page.locator("#terms-search-terms")).to_have_value("techno\ntheirs")
 
 
-def test_one_tag_is_written_again_and_no_other(own: Console, ollama: ProtocolServer, tab: OpenTab) -> None:
+def test_generating_one_tag_again_changes_no_other_tag(own: Console, ollama: ProtocolServer, tab: OpenTab) -> None:
     ollama.vocabulary["techno"] = ["warehouse pulse", "machine drums", "club night", "four on the floor"]
     before = terms(own, "trance")
     page = tab(own.url).open("synonyms")
@@ -81,7 +81,7 @@ def test_one_tag_is_written_again_and_no_other(own: Console, ollama: ProtocolSer
     assert terms(own, "trance") == before
 
 
-def test_a_tag_without_synonyms_is_offered_its_first(own: Console, own_url: SecretStr, tab: OpenTab) -> None:
+def test_a_tag_without_synonyms_can_get_its_first_ones(own: Console, own_url: SecretStr, tab: OpenTab) -> None:
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
         connection.execute("insert into genre_tags (name) values ('zouk')")
     opened = tab(own.url)
@@ -97,7 +97,7 @@ def test_a_tag_without_synonyms_is_offered_its_first(own: Console, own_url: Secr
     expect(page.locator(".tags button").first).to_contain_text("zouk")
 
 
-def test_without_a_generator_the_panel_says_how_to_have_one(reading: Console, tab: OpenTab) -> None:
+def test_without_a_generator_the_panel_says_how_to_configure_one(reading: Console, tab: OpenTab) -> None:
     page = tab(reading.url).open("synonyms")
     expect(page.locator(".synonym-state")).to_contain_text("GENERATION_PROVIDER")
     look_up(page, "bossa nova")

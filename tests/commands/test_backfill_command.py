@@ -27,7 +27,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
-def test_json_has_exactly_its_fields_and_stdout_nothing_else(owner: Connection, command: Command) -> None:
+def test_json_prints_exactly_the_documented_fields_and_nothing_else_to_stdout(
+    owner: Connection, command: Command
+) -> None:
     add(owner, *texts(60), "same", "same")
     result = command("backfill.py", *MUSIC, "--json")
     assert result.code == 0, result.stderr
@@ -57,7 +59,7 @@ def test_json_has_exactly_its_fields_and_stdout_nothing_else(owner: Connection, 
     assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 3
 
 
-def test_for_a_person_it_says_what_was_done(owner: Connection, command: Command) -> None:
+def test_the_text_report_says_what_was_done(owner: Connection, command: Command) -> None:
     add(owner, *texts(5))
     result = command("backfill.py", *MUSIC)
     assert result.code == 0
@@ -65,7 +67,7 @@ def test_for_a_person_it_says_what_was_done(owner: Connection, command: Command)
     assert "5 embedded, 0 failed" in result.stdout
 
 
-def test_every_collection_is_done_where_none_is_named(owner: Connection, command: Command) -> None:
+def test_without_a_named_collection_every_collection_is_embedded(owner: Connection, command: Command) -> None:
     owner.execute("create table notes (id int primary key, body text)")
     owner.execute("create function embedding.document_text(n notes) returns text language sql immutable return n.body")
     owner.execute("select track_embeddings('notes')")
@@ -134,7 +136,7 @@ def test_a_row_whose_text_raises_fails_and_is_listed(owner: Connection, command:
     assert "  3: embedding.document_text: division by zero (SQLSTATE 22012)" in result.stderr
 
 
-def test_a_limit_is_kept(owner: Connection, command: Command) -> None:
+def test_the_run_stops_at_the_limit(owner: Connection, command: Command) -> None:
     add(owner, *texts(30))
     result = command("backfill.py", *MUSIC, "--json", "--limit", "12", "--batch-size", "5", "--workers", "2")
     assert (result.code, result.report["embedded"]) == (0, 12)

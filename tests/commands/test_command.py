@@ -44,7 +44,7 @@ def test_a_python_without_the_packages_runs_the_script_in_the_environment(script
         ((3, 10, 14), "error: Tonnetz needs Python 3.11 or newer; this is "),
     ],
 )
-def test_without_an_environment_one_line_says_what_to_do(
+def test_without_an_environment_the_script_prints_one_line_with_the_fix(
     tmp_path: Path, version: tuple[int, ...] | None, expected: str
 ) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")

@@ -24,7 +24,7 @@ def run_tests(folder: Path, code: str, length: Length = Length.FULL) -> Any:
     return drill.run_tests("it", [str(path)], length)
 
 
-def test_tests_that_pass_are_a_drill_that_passed(tmp_path: Path) -> None:
+def test_a_drill_passes_if_its_tests_pass(tmp_path: Path) -> None:
     row = run_tests(tmp_path, "def test_a(): pass\n")
     assert (row.verdict, row.problems) == (drill.PASSED, [])
     assert row.found.startswith("1 passed")

@@ -19,7 +19,7 @@ def run(command: Command, path: Path) -> tuple[int, dict[str, int], list[str]]:
     return result.code, json.loads(result.stdout), result.stderr.splitlines()
 
 
-def test_ten_thousand_rows_twice_are_ten_thousand_rows_and_no_vector_is_made_again(
+def test_importing_ten_thousand_rows_twice_adds_none_and_embeds_none_again(
     command: Command, tmp_path: Path, owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     path = tmp_path / "big.jsonl"
@@ -72,7 +72,7 @@ def test_a_csv_with_long_and_quoted_fields_is_read(command: Command, tmp_path: P
     )
 
 
-def test_each_bad_row_has_its_line_and_the_others_are_loaded(
+def test_each_bad_row_is_reported_with_its_line_and_the_others_are_loaded(
     command: Command, tmp_path: Path, owner: Connection
 ) -> None:
     lines = [
@@ -102,7 +102,7 @@ def test_each_bad_row_has_its_line_and_the_others_are_loaded(
     assert {row[0] for row in owner.execute("select title from datasets")} == {"Good one", "Good two"}
 
 
-def test_a_year_is_a_date_and_every_fault_of_a_row_is_named(
+def test_a_year_is_accepted_as_a_date_and_every_invalid_field_is_named(
     command: Command, tmp_path: Path, owner: Connection
 ) -> None:
     path = tmp_path / "years.csv"
@@ -120,7 +120,7 @@ def test_a_year_is_a_date_and_every_fault_of_a_row_is_named(
     assert years == [("2023-01-01",)]
 
 
-def test_a_csv_row_of_another_width_is_bad(command: Command, tmp_path: Path) -> None:
+def test_a_csv_row_with_another_number_of_columns_is_refused(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "odd.csv"
     path.write_text('title,description\na,b,c\nd\n"e","f"\n')
     code, counts, said = run(command, path)
@@ -128,7 +128,9 @@ def test_a_csv_row_of_another_width_is_bad(command: Command, tmp_path: Path) -> 
     assert [line.split(":")[0] for line in said] == ["line 2", "line 3"]
 
 
-def test_one_key_twice_in_a_file_is_one_row_the_later(command: Command, tmp_path: Path, owner: Connection) -> None:
+def test_two_rows_of_a_file_with_one_key_become_one_row_with_the_later_values(
+    command: Command, tmp_path: Path, owner: Connection
+) -> None:
     path = tmp_path / "twice.jsonl"
     path.write_text("".join(json.dumps({"id": "x", "title": title}) + "\n" for title in ("first", "second")))
     assert run(command, path)[1] == {"inserted": 1, "updated": 1, "unchanged": 0, "bad": 0}

@@ -55,7 +55,7 @@ def test_a_second_run_makes_no_provider_call(owner: Connection, run: Run, provid
     assert len(provider.wire.requests) == calls
 
 
-def test_a_limit_is_kept_to_the_row(owner: Connection, run: Run) -> None:
+def test_a_run_with_a_limit_claims_exactly_that_many_rows(owner: Connection, run: Run) -> None:
     add(owner, *texts(50))
     outcome = run(limit=23)
     assert (outcome.report.processed, outcome.report.embedded) == (23, 23)

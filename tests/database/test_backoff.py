@@ -64,7 +64,7 @@ def test_the_wait_doubles_each_time_a_trigger_removes_the_vector(
 
 
 @pytest.mark.parametrize("way", ["reported", "not kept"])
-def test_no_wait_is_longer_than_an_hour(owner: Connection, work: Collection, provider: FakeProvider, way: str) -> None:
+def test_a_wait_is_at_most_an_hour(owner: Connection, work: Collection, provider: FakeProvider, way: str) -> None:
     if way == "not kept":
         forget_vectors(owner)
     owner.execute("update embedding.queue set attempts = 15")

@@ -143,7 +143,7 @@ def notes(owner: Connection) -> int:
     return count
 
 
-def test_the_notes_of_changes_stay_few_and_every_change_gives_a_new_version(owner: Connection) -> None:
+def test_old_notes_of_changes_are_removed_and_every_change_gives_a_new_version(owner: Connection) -> None:
     versions = set()
     for number in range(50):
         owner.execute("insert into genre_tags (name) values (%s)", [f"tag {number}"])

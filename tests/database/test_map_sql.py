@@ -54,7 +54,7 @@ def test_the_sample_holds_the_vectors_of_its_rows(
     assert sample_of(database)["categories"] == [None] * 21
 
 
-def test_the_sample_is_the_same_wherever_its_rows_lie_and_stays_so_as_the_table_grows(
+def test_the_sample_is_independent_of_row_positions_and_changes_little_as_the_table_grows(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, work: Collection
 ) -> None:
     fill(owner, provider, work, 300)
@@ -139,7 +139,7 @@ def test_during_a_switch_the_map_shows_the_model_of_most_vectors(
         assert (drawn["model"], drawn["total"]) == (model, count)
 
 
-def test_the_sample_is_bounded_and_its_category_a_column(database: PostgresDatabase) -> None:
+def test_the_sample_has_a_limit_and_its_category_must_be_a_column(database: PostgresDatabase) -> None:
     for size in (0, 2001):
         with pytest.raises(DatabaseRejected, match="between 1 and 2000"):
             sample_of(database, sample_size=size)

@@ -157,7 +157,7 @@ def test_no_lock_outlives_a_transaction(empty: SecretStr) -> None:
         assert statement in migration.path.read_text(encoding="utf-8").splitlines()[:3]
 
 
-def test_the_seed_may_be_loaded_twice(empty: SecretStr) -> None:
+def test_loading_the_seed_twice_changes_nothing(empty: SecretStr) -> None:
     migrate(empty, seed=True)
     with psycopg.connect(empty.get_secret_value(), autocommit=True) as connection:
         count = "select count(*), count(distinct id) from music_knowledge"
@@ -190,7 +190,7 @@ def test_a_checkout_without_migrations_raises_an_error(database_url: SecretStr, 
         migrate(database_url, folder=tmp_path)
 
 
-def test_versions_are_distinct_and_every_file_is_one() -> None:
+def test_every_migration_file_has_a_distinct_version() -> None:
     assert len(set(VERSIONS)) == len(VERSIONS)
     assert len(VERSIONS) == len(list(MIGRATIONS.iterdir())), (
         "a file that is not <14 digits>_<name>.sql is never applied"

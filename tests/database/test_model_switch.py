@@ -154,7 +154,9 @@ def test_an_index_is_built_only_if_there_are_enough_vectors(
     assert work.create_embedding_index(min_rows=ROWS) is None
 
 
-def test_the_registered_prefixes_win_over_the_configured_ones(database: PostgresDatabase, owner: Connection) -> None:
+def test_registered_prefixes_take_precedence_over_configured_ones(
+    database: PostgresDatabase, owner: Connection
+) -> None:
     work = Collection(database, MUSIC)
     work.register_embedding_model(EmbeddingModel("fake", "fake", 16, "passage: ", "query: "))
     add(owner, "a song")

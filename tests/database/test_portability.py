@@ -69,7 +69,7 @@ def test_each_rule_finds_what_breaks_it_in_a_text(script: str, reason: str) -> N
     assert reason in found
 
 
-def test_the_rules_leave_good_sql_alone() -> None:
+def test_the_rules_accept_portable_sql() -> None:
     script = f"""
         -- a <=> b, set hnsw.ef_search = 1
         {HEAD} set search_path = pg_catalog, pg_temp as $body$

@@ -96,7 +96,7 @@ def test_manual_synonyms_need_one_term_and_generated_ones_five_to_ten(owner: Con
     add(owner, "Polka", *"abcd", source="generated")
 
 
-def test_a_tag_has_one_row_and_a_row_has_a_tag(owner: Connection) -> None:
+def test_each_tag_has_at_most_one_row_and_each_row_belongs_to_a_tag(owner: Connection) -> None:
     tag_id = add(owner, "Zouk")
     again = 'insert into mir_synonyms (tag_type, tag_id, synonyms) values (%s, %s, \'{"search_terms": ["a"]}\')'
     with pytest.raises(psycopg.errors.UniqueViolation):

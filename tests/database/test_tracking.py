@@ -11,7 +11,9 @@ from tests.fake_provider import FakeProvider
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_whole_life_of_a_row(owner: Connection, work: Collection, provider: FakeProvider, table: str) -> None:
+def test_a_row_is_tracked_embedded_searched_and_changed(
+    owner: Connection, work: Collection, provider: FakeProvider, table: str
+) -> None:
     name = make(owner, table)
     own = Collection(work.database, name)
     insert(owner, table, "one", "two", "", "one")
@@ -40,7 +42,7 @@ def test_the_whole_life_of_a_row(owner: Connection, work: Collection, provider: 
     owner.execute(f"truncate {table}")
 
 
-def test_rows_that_were_there_before_are_queued(owner: Connection, work: Collection, provider: FakeProvider) -> None:
+def test_tracking_queues_existing_rows(owner: Connection, work: Collection, provider: FakeProvider) -> None:
     owner.execute("create table old (id int primary key, body text)")
     owner.execute("insert into old select n, 'text ' || n from generate_series(1, 10) n")
     owner.execute("create function embedding.document_text(t old) returns text language sql immutable return t.body")

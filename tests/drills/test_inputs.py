@@ -161,7 +161,9 @@ def ask(adapter: Database, function: Function, given: dict[str, object]) -> AppE
 # Both adapters
 
 
-def test_what_postgresql_cannot_hold_is_refused_by_both_adapters(filled: Connection, adapter: Database) -> None:
+def test_values_that_postgresql_cannot_store_are_refused_by_both_adapters(
+    filled: Connection, adapter: Database
+) -> None:
     before = fingerprint(filled)
     problems = []
     for function in public_functions(filled):

@@ -259,7 +259,7 @@ def test_a_role_without_access_to_the_vault_cannot_send_its_secrets(owner: Conne
         service.execute("select create_embedding_webhook('music_knowledge', 'https://a.example', 'other')")
 
 
-def test_rows_of_a_table_stay_open_to_those_who_wrote_them(lured: Connection, role: Role) -> None:
+def test_roles_keep_their_privileges_on_the_rows_of_a_tracked_table(lured: Connection, role: Role) -> None:
     """The privileges that tracking revokes from the API roles do not include those on rows."""
     may = """
         select r, array_agg(p order by p)

@@ -22,7 +22,7 @@ SHORT = [pytest.param(one, id=one.name) for one in DRILLS if one.shortest is Len
 
 @pytest.mark.drill
 @pytest.mark.parametrize("drill", SHORT)
-def test_nothing_is_lost_in_the_short_form(drill: Drill, drilled: Cluster, request: pytest.FixtureRequest) -> None:
+def test_each_drill_passes_in_its_short_form(drill: Drill, drilled: Cluster, request: pytest.FixtureRequest) -> None:
     try:
         finding = drill.run(drilled, Length.SHORT)
     except Skipped as reason:

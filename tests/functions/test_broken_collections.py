@@ -6,7 +6,7 @@ from tests.conftest import Connection
 from tests.database.rows import add
 
 
-def test_the_other_collections_are_answered_and_the_broken_one_says_what_to_do(
+def test_routes_report_a_broken_collection_with_the_fix_and_serve_the_others(
     keyed: httpx.Client, owner: Connection
 ) -> None:
     owner.execute("create table songs (id int primary key, body text)")

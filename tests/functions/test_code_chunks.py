@@ -52,7 +52,7 @@ def test_without_store_nothing_is_stored(client: httpx.Client, owner: Connection
     assert owner.execute("select count(*) from code_chunks").fetchone() == (0,)
 
 
-def test_stored_again_only_what_changed_is_written(
+def test_storing_chunks_again_writes_only_changed_ones(
     client: httpx.Client, owner: Connection, database: PostgresDatabase
 ) -> None:
     embed(client, *CHUNKS)
@@ -64,7 +64,9 @@ def test_stored_again_only_what_changed_is_written(
     assert Collection(database, "code_chunks").verify_embeddings() == 0
 
 
-def test_one_id_twice_in_a_request_is_one_chunk_the_later(client: httpx.Client, owner: Connection) -> None:
+def test_two_chunks_of_a_request_with_one_id_become_one_chunk_with_the_later_text(
+    client: httpx.Client, owner: Connection
+) -> None:
     embed(client, CHUNKS[0], {**CHUNKS[0], "content": "the later"})
     assert owner.execute("select content from code_chunks").fetchall() == [("the later",)]
 

@@ -60,7 +60,7 @@ def test_a_table_without_a_search_function_has_no_search_route(keyed: httpx.Clie
     assert keyed.post("/api/search/notes", json={"query": "text"}).status_code == 404
 
 
-def test_a_run_is_seen_while_it_is_at_work(
+def test_an_active_run_is_listed(
     keyed: httpx.Client, owner: Connection, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "REPORT_SECONDS", 0.1)

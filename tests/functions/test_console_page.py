@@ -28,7 +28,7 @@ NAMES = {path.name for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
 # The page
 
 
-def test_every_file_of_the_page_is_served_as_what_it_is(client: httpx.Client) -> None:
+def test_every_file_of_the_page_has_the_right_content_type(client: httpx.Client) -> None:
     assert {"index.html", "console.css", "icon.svg"} <= NAMES
     for path, name in [("/", "index.html"), *((f"/console/{name}", name) for name in NAMES)]:
         answer = client.get(path)
@@ -101,7 +101,7 @@ def test_unchanged_files_are_not_sent_again(client: httpx.Client, encoding: str)
         "__pycache__",
     ],
 )
-def test_nothing_but_the_files_of_the_page_is_served(client: httpx.Client, name: str) -> None:
+def test_only_files_of_the_page_are_served(client: httpx.Client, name: str) -> None:
     answer = client.get(f"/console/{name}")
     assert answer.status_code in (404, 422), answer.text
     assert set(answer.json()) == {"error"}
@@ -124,7 +124,7 @@ def test_the_console_can_be_switched_off() -> None:
 # Start data
 
 
-def test_the_page_learns_what_it_needs_without_a_key(client: httpx.Client) -> None:
+def test_the_start_data_of_the_page_needs_no_key(client: httpx.Client) -> None:
     assert client.get("/api/console").json() == {
         "version": "0.2.0",
         "needs_key": True,
@@ -186,7 +186,7 @@ def test_problems_are_shown_with_the_fix_and_addresses_only_on_loopback(
     assert error.message in local.json()["problems"][1]["fix"]
 
 
-def test_a_provider_that_cannot_even_be_made_is_no_server_error(
+def test_a_provider_that_cannot_be_created_causes_no_server_error(
     serve: Serve, database: PostgresDatabase, tmp_path: Path
 ) -> None:
     settings = make_settings(onnx_model=str(tmp_path / "nothing-there"), tonnetz_data_dir=tmp_path)

@@ -57,7 +57,7 @@ def test_one_text_and_its_model(keyed: httpx.Client) -> None:
     assert (status["provider"], status["model"], status["dimensions"]) == ("fake", "fake", DIMENSIONS)
 
 
-def test_a_refused_chunk_is_named_and_its_text_is_not(keyed: httpx.Client, provider: FakeProvider) -> None:
+def test_an_error_names_the_refused_chunk_and_does_not_quote_it(keyed: httpx.Client, provider: FakeProvider) -> None:
     provider.wire.refuses.add("poison")
     answer = keyed.post("/embed", json=chunks("a harp", "a poison " + ROW_TEXT))
     assert answer.status_code == 422
@@ -74,7 +74,7 @@ def remote(serve: Serve) -> httpx.Client:
 
 
 @pytest.mark.parametrize("server", ["keyed", "remote"])
-def test_callers_at_once_get_their_own_vectors_and_are_joined_for_a_remote_provider(
+def test_concurrent_callers_get_their_own_vectors_from_joined_requests(
     server: str, provider: FakeProvider, request: pytest.FixtureRequest
 ) -> None:
     client: httpx.Client = request.getfixturevalue(server)
@@ -194,7 +194,9 @@ def test_openai_parameters_without_meaning_here_are_ignored(keyed: httpx.Client)
 @pytest.mark.parametrize(
     ("body", "param"), [("{", None), ('{"model": }', None), ("[]", None), ('{"model": 5, "input": "a"}', "model")]
 )
-def test_a_parameter_is_named_only_where_there_is_one(keyed: httpx.Client, body: str, param: str | None) -> None:
+def test_an_openai_error_names_a_parameter_only_if_one_is_wrong(
+    keyed: httpx.Client, body: str, param: str | None
+) -> None:
     answer = keyed.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 

@@ -115,9 +115,7 @@ def test_present_collections_work_and_absent_ones_are_not_found(make_site: MakeS
         assert client.get(path).status_code == 200, path
 
 
-def test_a_table_of_ones_own_is_embedded_without_any_shipped_collection(
-    make_site: MakeSite, provider: FakeProvider
-) -> None:
+def test_a_users_table_is_embedded_without_any_shipped_collection(make_site: MakeSite, provider: FakeProvider) -> None:
     site = make_site()
     site.execute(
         """create table public.notes (id int primary key, body text);
@@ -134,7 +132,7 @@ def test_a_table_of_ones_own_is_embedded_without_any_shipped_collection(
     assert listed["search"] is None
 
 
-def test_the_schedule_does_not_want_synonyms_where_there_are_none(
+def test_the_schedule_works_without_the_synonyms_collection(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     services = make_site(generation_provider="ollama").services

@@ -72,7 +72,7 @@ def test_a_joined_request_has_the_deadline_of_its_latest_text(engine: Engine) ->
     assert engine.deadlines == [None, last]
 
 
-def test_what_arrives_while_the_engine_works_goes_out_together_and_in_order(engine: Engine) -> None:
+def test_texts_that_arrive_during_a_request_are_sent_together_in_order(engine: Engine) -> None:
     batcher = engine.batcher()
     engine.gate.clear()
     first = batcher.submit("text 0")
@@ -84,7 +84,7 @@ def test_what_arrives_while_the_engine_works_goes_out_together_and_in_order(engi
     assert [text for batch in engine.batches for text in batch] == [f"text {number}" for number in range(300)]
 
 
-def test_equal_texts_are_embedded_once_and_answered_each(engine: Engine) -> None:
+def test_equal_texts_are_embedded_once_and_each_caller_gets_the_vector(engine: Engine) -> None:
     batcher = engine.batcher()
     engine.gate.clear()
     first = batcher.submit("text 0")
@@ -139,7 +139,7 @@ def test_cancelled_texts_are_not_sent(engine: Engine) -> None:
     assert [] not in engine.batches
 
 
-def test_the_bound_is_over_all_requests_and_is_given_back(
+def test_the_limit_counts_texts_of_all_requests_and_is_released_afterwards(
     provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding, "MAX_TEXTS_WAITING", 10)

@@ -212,7 +212,7 @@ def test_a_server_collects_garbage_while_it_serves(serve: Serve) -> None:
         gc.set_threshold(*threshold)
 
 
-def test_a_taken_port_is_one_clear_line_and_starts_nothing(tmp_path: Path) -> None:
+def test_a_used_port_is_reported_in_one_line_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = start("-m", "functions.local", f"--port={port}", TONNETZ_DATA_DIR=str(tmp_path))

@@ -130,7 +130,7 @@ def test_a_retry_after_longer_than_the_request_may_wait_is_returned_at_once(
     assert_free(database, row)
 
 
-def test_a_short_wait_is_waited_for(client: httpx.Client, server: ProtocolServer, insert: Insert) -> None:
+def test_a_short_retry_after_is_respected(client: httpx.Client, server: ProtocolServer, insert: Insert) -> None:
     row = insert("a harp")
     for request in ("openai", "rows"):
         server.fail("rate_limit", retry_after=0.2)
@@ -167,7 +167,7 @@ def test_rows_are_free_at_once_when_the_provider_says_nothing(
     assert_free(database, row)
 
 
-def test_an_unknown_width_is_not_waited_for(
+def test_a_request_does_not_wait_for_an_unknown_width(
     serve: Serve, database: PostgresDatabase, server: ProtocolServer, insert: Insert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0.5)
@@ -179,7 +179,7 @@ def test_an_unknown_width_is_not_waited_for(
     assert_unavailable(client.get("/api/vectorization/status", headers=KEYS), "provider_unavailable")
 
 
-def test_a_search_does_not_wait_for_it_but_answers_with_full_text(
+def test_a_search_with_a_silent_provider_answers_with_full_text(
     hung: httpx.Client,
     insert: Insert,
     provider: FakeProvider,
@@ -204,7 +204,7 @@ def test_the_official_openai_client_reports_the_503(client: httpx.Client, server
     assert int(raised.value.response.headers["retry-after"]) >= 1
 
 
-def test_what_was_saved_before_the_provider_failed_stays(
+def test_rows_saved_before_the_provider_failed_stay_saved(
     client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
 ) -> None:
     rows = [insert(f"text {number}") for number in range(50)] + [insert("one too many")]
@@ -296,7 +296,7 @@ def test_a_failed_batch_writes_an_event(
     assert ended["duration_ms"] > 0
 
 
-def test_synonyms_are_stored_though_their_vector_must_wait(
+def test_synonyms_are_stored_while_the_provider_is_down(
     client: httpx.Client, server: ProtocolServer, owner: Connection
 ) -> None:
     owner.execute("insert into public.genre_tags (name) values ('Zouk')")

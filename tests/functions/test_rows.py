@@ -209,7 +209,7 @@ def webhook(client: httpx.Client, kind: str, record: dict[str, Any] | None, **mo
     return client.post("/api/webhooks/embeddings", json={**payload, **more}, headers=HOOK)
 
 
-def test_a_written_row_is_embedded_once_however_often_it_is_announced(
+def test_repeated_webhooks_embed_a_row_once(
     client: httpx.Client, insert: Insert, provider: FakeProvider, state: Callable[[str], tuple[Any, ...]]
 ) -> None:
     row = insert("a harp")
@@ -321,7 +321,7 @@ create table vault.decrypted_secrets (name text, decrypted_secret text);
 """
 
 
-def test_the_trigger_announces_only_rows_without_a_vector(
+def test_the_trigger_sends_a_webhook_only_for_rows_without_a_vector(
     client: httpx.Client, owner: Connection, insert: Insert, database: PostgresDatabase
 ) -> None:
     owner.execute(NET_AND_VAULT)

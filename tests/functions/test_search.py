@@ -69,7 +69,7 @@ def test_each_caller_finds_only_their_own_rows(
 
 
 @pytest.mark.usefixtures("private")
-def test_the_api_key_reads_what_everyone_may_and_no_more(client: httpx.Client, insert: Insert) -> None:
+def test_a_search_with_the_api_key_finds_only_what_anon_may_read(client: httpx.Client, insert: Insert) -> None:
     insert("a harp solo", category=ANNA)
     everyones = insert("a harp duo", category="public")
     answer = client.post("/api/search/music_knowledge", json={"query": "harp"}, headers=KEYS)
@@ -133,7 +133,7 @@ def test_a_hit_has_the_columns_of_its_row_and_every_part_of_its_score(
     assert answer["took_ms"] > 0
 
 
-def test_a_filter_holds_and_a_link_gives_the_same_hits(
+def test_a_filter_limits_the_hits_and_a_link_returns_the_same_hits(
     client: httpx.Client, insert: Insert, embedded: Callable[[], None]
 ) -> None:
     insert("a harp solo", category="solo")

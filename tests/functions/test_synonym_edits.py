@@ -98,7 +98,7 @@ def test_missing_synonyms_are_not_found(client: httpx.Client) -> None:
     assert client.get("/api/synonyms/tempo/Zouk").status_code == 422
 
 
-def test_a_name_may_hold_a_slash(client: httpx.Client, owner: Connection) -> None:
+def test_a_tag_name_may_contain_a_slash(client: httpx.Client, owner: Connection) -> None:
     add_tag(owner, "R&B/Soul")
     assert write(client, "R&B/Soul").status_code == 201
     assert client.get("/api/synonyms/genre/R%26B%2FSoul").json()["tag_name"] == "R&B/Soul"

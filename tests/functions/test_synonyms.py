@@ -83,7 +83,7 @@ def test_a_renamed_genre_gets_new_synonyms_and_its_old_ones_find_nothing(
     assert by_full_text(writing, "caribbean zouk") == []
 
 
-def test_a_webhook_that_comes_twice_or_late_does_no_harm(
+def test_a_repeated_or_late_webhook_does_no_harm(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection
 ) -> None:
     tag_id = add_tag(owner, "Zouk")
@@ -95,7 +95,9 @@ def test_a_webhook_that_comes_twice_or_late_does_no_harm(
     assert len(chat.calls) == 1
 
 
-def test_moods_have_synonyms_of_their_own(writing: httpx.Client, chat: ProtocolServer, owner: Connection) -> None:
+def test_a_mood_and_a_genre_of_one_name_have_separate_synonyms(
+    writing: httpx.Client, chat: ProtocolServer, owner: Connection
+) -> None:
     chat.vocabulary["Jolly"] = ["merry", "gleeful", "sunny side", "laughing"]
     tag_id = add_tag(owner, "Jolly", "mood_tags")
     wait_for(writing, deliver(writing, "INSERT", tag_id, "Jolly", table="mood_tags")["task_id"], "completed")
@@ -137,7 +139,7 @@ def test_a_tag_with_only_invalid_answers_is_failed_and_the_others_get_synonyms(
     assert writing.post("/api/synonyms/generate", headers=KEYS).json()["status"] == "skipped"
 
 
-def test_one_tag_is_written_again_and_its_neighbours_are_not(
+def test_synonyms_of_one_tag_are_generated_again_and_other_tags_keep_theirs(
     writing: httpx.Client, chat: ProtocolServer, owner: Connection
 ) -> None:
     zouk, polka = add_tag(owner, "Zouk"), add_tag(owner, "Polka")
@@ -247,7 +249,7 @@ class _Context:
 # On Lambda
 
 
-def test_on_lambda_the_worker_writes_them(
+def test_on_lambda_the_worker_generates_synonyms(
     database: PostgresDatabase, provider: FakeProvider, chat: ProtocolServer, owner: Connection
 ) -> None:
     settings = make_settings(generation_provider="ollama", ollama_url=chat.url)

@@ -70,7 +70,7 @@ def test_a_task_is_answered_at_once_and_embeds_everything(
     assert "refused" in collection["failures"][0]["error"]
 
 
-def test_a_task_for_an_untracked_collection_is_not_taken(client: httpx.Client, owner: Connection) -> None:
+def test_a_task_for_an_untracked_collection_is_refused(client: httpx.Client, owner: Connection) -> None:
     answer = client.post("/api/tasks/generate-embeddings", json={"collection": "nothing"}, headers=KEYS)
     assert answer.status_code == 404
     assert owner.execute("select count(*) from embedding.runs").fetchone() == (0,)
@@ -146,7 +146,7 @@ def test_a_server_that_stops_ends_its_tasks_cleanly(
 
 
 @pytest.mark.parametrize("collection", [None, "music_knowledge"])
-def test_a_task_that_waits_for_longer_than_the_silence_of_a_crash_is_still_queued(
+def test_a_task_that_waits_longer_than_two_minutes_is_not_shown_as_crashed(
     database: PostgresDatabase,
     provider: FakeProvider,
     insert: Insert,
@@ -363,7 +363,7 @@ def test_a_task_that_cannot_be_dispatched_is_recorded_as_failed(
     assert any("TASK_FUNCTION" in line for line in output.lines), "the log names the setting"
 
 
-def test_a_task_is_a_run_under_its_own_id(
+def test_a_task_and_its_run_have_the_same_id(
     database_url: SecretStr, insert: Insert, client: httpx.Client, owner: Connection
 ) -> None:
     insert("a harp")

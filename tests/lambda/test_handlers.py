@@ -136,7 +136,7 @@ def test_search_runs_as_the_caller(start: Start, owner: Connection) -> None:
     assert (status, [hit["topic"] for hit in body["hits"]]) == (200, ["harp"])
 
 
-def test_rows_webhooks_coverage_and_health(start: Start, owner: Connection) -> None:
+def test_the_upsert_webhook_coverage_and_health_handlers_answer(start: Start, owner: Connection) -> None:
     row = owner.execute("insert into public.music_knowledge (topic) values ('harp') returning id::text").fetchone()
     assert row is not None
     named = {"rows": [{"id": row[0]}]}
@@ -159,7 +159,7 @@ def test_rows_webhooks_coverage_and_health(start: Start, owner: Connection) -> N
     assert (health[0], health[1]["database"], health[1]["model_loaded"]) == (200, "ok", False)
 
 
-def test_the_openai_route_and_a_single_text(start: Start) -> None:
+def test_the_openai_and_vectorization_handlers_embed_a_text(start: Start) -> None:
     body = {"model": "text-embedding-3-small", "input": ["a", "b"], "encoding_format": "base64"}
     status, answer = answered(start("openai_embeddings").invoke(http_event("POST", "/v1/embeddings", body, KEYS)))
     assert status == 200

@@ -25,7 +25,7 @@ def wait_for_synonyms(owner: Connection, name: str) -> None:
     owner.execute("select public.request_synonyms()")
 
 
-def test_the_schedule_has_waiting_synonyms_written_after_the_rows(
+def test_the_schedule_generates_queued_synonyms_after_the_rows(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     worker = start("worker", GENERATION_PROVIDER="openai")

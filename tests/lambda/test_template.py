@@ -77,7 +77,7 @@ def test_every_route_of_a_function_is_routed_to_it(functions: dict[str, Any]) ->
     assert not missing
 
 
-def test_secrets_are_named_and_never_held(template: dict[str, Any], functions: dict[str, Any]) -> None:
+def test_the_template_names_secrets_and_contains_none(template: dict[str, Any], functions: dict[str, Any]) -> None:
     from pydantic import SecretStr
 
     from shared.settings import Settings
@@ -97,7 +97,7 @@ def _types(annotation: Any) -> tuple[Any, ...]:
     return (annotation, *getattr(annotation, "__args__", ()))
 
 
-def test_a_function_may_read_the_secret_and_only_who_needs_it_may_do_more(functions: dict[str, Any]) -> None:
+def test_every_function_may_read_the_secret_and_only_some_may_invoke_the_worker(functions: dict[str, Any]) -> None:
     for name, properties in functions.items():
         allowed = {key for policy in properties["Policies"] for key in policy}
         assert "AWSSecretsManagerGetSecretValuePolicy" in allowed, name

@@ -34,7 +34,9 @@ pytestmark = pytest.mark.postgrest
 # Values
 
 
-def test_the_whole_life_of_rows(owner: Connection, database: Database, provider: FakeProvider) -> None:
+def test_rows_are_claimed_saved_failed_retried_and_counted(
+    owner: Connection, database: Database, provider: FakeProvider
+) -> None:
     work = Collection(database, MUSIC)
     assert work.register_embedding_model(provider.spec) == provider.spec
     assert work.register_embedding_model(EmbeddingModel("n", "o", 768, "d: ", "q: ", 2048)).max_tokens == 2048
@@ -90,7 +92,7 @@ def test_the_whole_life_of_rows(owner: Connection, database: Database, provider:
     )
 
 
-def test_scalars_tables_and_nothing_look_alike(database: Database) -> None:
+def test_scalars_tables_and_void_have_the_same_form_in_both_adapters(database: Database) -> None:
     assert database.call("verify_embeddings", {"collection": MUSIC}) == [0]
     assert database.call_scalar("verify_embeddings", {"collection": MUSIC}) == 0
     assert database.call("claim_embeddings", {"collection": MUSIC}) == []
@@ -153,7 +155,9 @@ def test_a_claim_of_a_thousand_rows_arrives_whole(owner: Connection, database: D
         work.claim_embeddings(1001, 60)
 
 
-def test_a_backfill_runs_the_same_way(owner: Connection, database: Database, provider: FakeProvider) -> None:
+def test_a_backfill_gives_the_same_result_with_both_adapters(
+    owner: Connection, database: Database, provider: FakeProvider
+) -> None:
     add(owner, *(f"text {number}" for number in range(90)), *["same"] * 10, "poison")
     provider.wire.refuses = {"poison"}
     outcome = backfill(database, provider, BackfillOptions(MUSIC, batch_size=10, workers=3))

@@ -25,7 +25,7 @@ from tests.postgrest_server import sign_token
 pytestmark = pytest.mark.postgrest
 
 
-def test_a_database_out_of_reach(tokens: dict[str, str]) -> None:
+def test_an_unreachable_database_is_reported(tokens: dict[str, str]) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"no server listens.*DATABASE_URL"):
         PostgresDatabase(SecretStr("postgresql://user:hunter2@127.0.0.1:1/tonnetz"))
     with (
@@ -91,7 +91,7 @@ def test_a_gateways_page_is_unavailable_and_its_body_is_not_shown(
         (Fault(540, '{"message":"Project paused"}', "application/json"), DatabaseUnavailable),
     ],
 )
-def test_other_answers_of_a_gateway(
+def test_each_gateway_error_is_translated(
     rest: Gateway, supabase_database: SupabaseDatabase, fault: Fault, expected: type[AppError]
 ) -> None:
     rest.fault = fault

@@ -34,7 +34,9 @@ def adapter(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator
         yield made
 
 
-def test_a_tag_from_request_to_search(adapter: Database, owner: Connection, provider: FakeProvider) -> None:
+def test_synonyms_of_a_tag_are_requested_generated_and_found(
+    adapter: Database, owner: Connection, provider: FakeProvider
+) -> None:
     owner.execute("insert into genre_tags (name, description) values ('Zouk', 'dance'), ('Salsa', '')")
     store = SynonymStore(adapter)
     assert store.request_synonyms("genre", [1]) == 1

@@ -45,7 +45,7 @@ def test_a_text_that_crashes_the_server_is_found(kind: str, server: ProtocolServ
     assert list(result.errors) == [20]
 
 
-def test_ollamas_500_for_nan_is_the_texts_fault(server: ProtocolServer, connect: Connect) -> None:
+def test_ollamas_500_for_nan_fails_only_the_text(server: ProtocolServer, connect: Connect) -> None:
     server.fail("nan_refused", times=None, containing="SICK")
     result = connect("ollama").embed(["good", "SICK", "fine"], isolate=True)
     assert list(result.errors) == [1]

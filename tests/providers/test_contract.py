@@ -33,7 +33,7 @@ def test_more_texts_than_a_request_takes_keep_their_order(provider: EmbeddingPro
     assert np.einsum("ij,ij->i", result.vectors[-3:], last).min() > 0.99
 
 
-def test_near_texts_are_nearer_than_far_ones(provider: EmbeddingProvider) -> None:
+def test_similar_texts_have_more_similar_vectors(provider: EmbeddingProvider) -> None:
     query = provider.embed_query("slow jazz ballad, brushed drums")
     near, far = provider.embed_documents([TRIO, TAX]) @ query
     assert near > far
@@ -52,7 +52,7 @@ def test_tokens_and_calls_are_counted(provider: EmbeddingProvider) -> None:
     assert 20 <= result.tokens <= 60
 
 
-def test_the_estimate_before_a_call_is_not_far_from_the_count_after(provider: EmbeddingProvider) -> None:
+def test_the_estimate_before_a_call_is_close_to_the_count_after_it(provider: EmbeddingProvider) -> None:
     assert 0.5 <= sum(provider.count_tokens([BALLAD, TAX])) / provider.embed([BALLAD, TAX]).tokens <= 3
 
 
@@ -78,7 +78,7 @@ def test_emoji_and_other_scripts_are_embedded(provider: EmbeddingProvider) -> No
     assert provider.embed_documents(["🎹🎻", "琴の音", "música électronique", "a\x00b\tc"]).shape[0] == 4
 
 
-def test_eight_threads_get_what_one_gets(provider: EmbeddingProvider) -> None:
+def test_eight_threads_get_the_same_vectors_as_one(provider: EmbeddingProvider) -> None:
     texts = [f"a song in {beats}/4 time, number {beats}" for beats in range(8)]
     one = provider.embed_documents(texts)
     with ThreadPoolExecutor(8) as pool:

@@ -64,7 +64,7 @@ def test_a_temporary_failure_is_retried(
         ("status", {"status": 408}, ProviderTimeout),
     ],
 )
-def test_a_lasting_failure_is_named_after_the_last_attempt(
+def test_a_lasting_failure_is_reported_after_the_last_attempt(
     kind: str, fault: str, options: dict[str, Any], error: type[ProviderError], server: ProtocolServer, connect: Connect
 ) -> None:
     server.fail(fault, times=None, **options)
@@ -108,7 +108,7 @@ def test_a_retry_after_delays_every_worker(
 
 
 @both
-def test_the_check_for_calls_too_soon_catches_workers_that_share_nothing(
+def test_workers_without_a_shared_retrier_ignore_the_retry_after(
     kind: str, server: ProtocolServer, connect: Connect
 ) -> None:
     server.latency = 0.15

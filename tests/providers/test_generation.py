@@ -125,7 +125,7 @@ def test_related_tags_that_the_catalogue_does_not_have_are_left_out() -> None:
     assert written["related_tags"] == ["Salsa", "Reggae"], "and spelt as the catalogue spells them"
 
 
-def test_a_name_in_another_spelling_is_the_tag_itself() -> None:
+def test_the_tags_own_name_counts_in_another_spelling() -> None:
     assert read_synonyms(json.dumps(entry(search_terms=["zOUK ", "a", "b", "c", "d"])), "Zouk", ())
 
 

@@ -50,7 +50,7 @@ def test_a_web_page_as_answer_names_the_address(
         connect(kind).embed(["a"])
 
 
-def test_a_model_that_ollama_lacks_comes_with_the_command_to_pull_it(connect: Connect) -> None:
+def test_a_model_that_ollama_lacks_names_the_pull_command(connect: Connect) -> None:
     with pytest.raises(ProviderRejected, match="`ollama pull snowflake-arctic-embed`"):
         connect("ollama", model="snowflake-arctic-embed").embed(texts(50), isolate=True)
 
@@ -60,7 +60,7 @@ def test_a_model_that_openai_lacks_names_the_setting(connect: Connect) -> None:
         connect("openai", model="text-embedding-9", dimensions=64).embed(["a"])
 
 
-def test_a_wrong_key_names_the_setting_and_shows_in_nothing(
+def test_a_wrong_key_names_the_setting_and_appears_in_no_output(
     connect: Connect, server: ProtocolServer, api_key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

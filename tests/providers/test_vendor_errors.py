@@ -79,14 +79,14 @@ def build(cls: type) -> Exception:
 
 
 @pytest.mark.parametrize("cls", openai_classes(), ids=lambda cls: cls.__name__)
-def test_every_openai_exception_has_a_meaning_here(cls: type) -> None:
+def test_every_openai_exception_is_translated(cls: type) -> None:
     assert cls.__name__ in OPENAI, "the SDK has a new exception: decide what it means"
     translated = translate_openai_error(build(cls), [], server="http://host", model="m", key="k")
     assert type(translated) is OPENAI[cls.__name__]
     assert "upstream words" not in str(translated)
 
 
-def test_any_other_exception_of_the_sdk_is_at_least_one_of_ours() -> None:
+def test_an_unknown_exception_of_the_sdk_becomes_a_provider_error() -> None:
     for cls in descendants(openai.OpenAIError):
         translated = translate_openai_error(build(cls), [], server="http://host", model="m", key="k")
         assert isinstance(translated, ProviderError)
@@ -137,7 +137,7 @@ def test_openais_count_of_a_long_text_is_read() -> None:
     ("headers", "seconds"),
     [({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250", "retry-after": "1"}, 0.25), ({}, None)],
 )
-def test_openais_wait_is_read(headers: dict[str, str], seconds: float | None) -> None:
+def test_openais_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
     translated = translate_openai_error(status_error(429, headers=headers), [], server="s", model="m", key="k")
     assert isinstance(translated, ProviderRateLimited)
     assert translated.retry_after == seconds
@@ -165,7 +165,7 @@ HTTPX = [cls for cls in descendants(httpx.HTTPError) if cls is not httpx.HTTPSta
     [*HTTPX, httpx.InvalidURL, httpx.CookieConflict, *descendants(httpx.StreamError)],
     ids=lambda cls: cls.__name__,
 )
-def test_every_httpx_exception_has_a_meaning_here(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_httpx_exception_is_translated(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
     error = cls.__new__(cls)
     error.args = ("upstream words",)
     provider = OllamaProvider()

@@ -9,7 +9,7 @@ from shared.synonyms.service import cache_key
 from tests.unit.test_query_cache import redis_url  # noqa: F401 - a fixture
 
 
-def test_an_answer_is_found_again_under_its_key_alone() -> None:
+def test_a_cached_answer_is_found_only_under_its_key() -> None:
     cache = Cache()
     cache.put(cache_key("v1", ANON, "search", "sad"), {"hits": [1]})
     assert cache.get(cache_key("v1", ANON, "search", "sad")) == {"hits": [1]}

@@ -26,7 +26,7 @@ def run(graph: bytes, sequences: list[list[int]] = SEQUENCES) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_the_graph_computes_what_bert_is_defined_to_compute(pooling: str) -> None:
+def test_the_graph_computes_the_same_as_bert_in_numpy(pooling: str) -> None:
     weights = random_weights()
     vectors = run(build_graph(CONFIG, weights, pooling))
     expected = [reference(weights, sequence, pooling) for sequence in SEQUENCES]
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "model.safetensors")
 
 
-def test_eight_bit_products_stay_near_and_are_not_the_same() -> None:
+def test_eight_bit_products_are_close_to_float32() -> None:
     config = CONFIG | {"hidden_size": 192, "intermediate_size": 256}
     graph = build_graph(config, random_weights(config), "mean")
     small = quantize_graph(graph)
@@ -85,6 +85,6 @@ def test_eight_bit_products_stay_near_and_are_not_the_same() -> None:
     assert len(small) < 0.8 * len(graph)
 
 
-def test_a_product_whose_rows_do_not_fill_a_tile_stays_in_float32() -> None:
+def test_a_product_with_a_row_length_that_is_no_multiple_of_64_stays_in_float32() -> None:
     graph = build_graph(CONFIG, random_weights(), "mean")
     np.testing.assert_array_equal(run(quantize_graph(graph)), run(graph))

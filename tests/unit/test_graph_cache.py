@@ -60,7 +60,7 @@ def test_changed_weights_build_a_new_graph_and_delete_the_old_one(tmp_path: Path
     assert len(graphs(cache)) == 1
 
 
-def test_builders_that_start_together_do_not_disturb_each_other(folder: Path, tmp_path: Path) -> None:
+def test_concurrent_builders_do_not_affect_each_other(folder: Path, tmp_path: Path) -> None:
     expected = vector_of(folder, tmp_path / "alone")
     with ThreadPoolExecutor(4) as starters:
         for vector in starters.map(lambda _: vector_of(folder, tmp_path / "shared"), range(8)):
@@ -68,7 +68,7 @@ def test_builders_that_start_together_do_not_disturb_each_other(folder: Path, tm
     assert len(graphs(tmp_path / "shared")) == 1
 
 
-def test_where_nothing_can_be_written_the_graph_stays_in_memory(folder: Path, tmp_path: Path) -> None:
+def test_without_a_writable_folder_the_graph_stays_in_memory(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a directory")
     expected = vector_of(folder, tmp_path / "cache")
     np.testing.assert_array_equal(vector_of(folder, tmp_path / "file" / "cache"), expected)

@@ -11,7 +11,7 @@ def row(row_id: str, text: str = "a text") -> ClaimedRow:
     return ClaimedRow(row_id, text, f"hash of {text}", 1)
 
 
-def test_rows_are_held_until_they_are_settled() -> None:
+def test_rows_are_held_until_they_are_saved_or_failed() -> None:
     in_flight = InFlight()
     in_flight.add([row("1"), row("2", "other")])
     in_flight.settle([row("2"), row("never held")])
@@ -27,7 +27,7 @@ def test_equal_texts_follow_the_first() -> None:
     assert in_flight.settle([first]) == [[second, third]]
 
 
-def test_a_text_is_followed_until_it_has_no_followers() -> None:
+def test_later_rows_wait_for_a_text_until_no_row_waits_for_it() -> None:
     """While the followers are being saved, an equal text follows them too."""
     in_flight = InFlight()
     first, second, third = row("1"), row("2"), row("3")
@@ -53,7 +53,7 @@ def test_money_is_reserved_before_it_is_spent() -> None:
     assert tally.reserve(["one"], lambda _: [1]) is None
 
 
-def test_where_nothing_is_paid_no_token_is_counted() -> None:
+def test_a_free_provider_reserves_no_tokens() -> None:
     for price, max_cost in ((0, 1), (1, None)):
         tally = Tally(BackfillReport("c", "m"), price, max_cost)
         assert tally.reserve(["a text"], lambda _: 1 / 0) == 0  # type: ignore[arg-type, return-value]

@@ -127,7 +127,7 @@ def test_without_openvino_the_same_model_runs_on_plain_onnxruntime(
     assert cosines.min() >= LOSSLESS
 
 
-def test_where_openvino_cannot_be_set_up_the_engine_says_what_runs_instead(
+def test_without_a_working_openvino_the_engine_reports_onnxruntime(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
@@ -162,7 +162,7 @@ def test_equal_texts_have_equal_vectors_in_any_batch(packaged: OnnxProvider) -> 
         assert (together * alone).sum(axis=1).min() >= LOSSLESS
 
 
-def test_several_workers_get_what_one_call_gets(small: OnnxProvider) -> None:
+def test_several_workers_get_the_same_vectors_as_one_call(small: OnnxProvider) -> None:
     texts = phrases(1000)
     expected = small.embed_documents(texts)
     parts = [texts[start : start + 50] for start in range(0, len(texts), 50)]

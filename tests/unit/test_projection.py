@@ -71,7 +71,7 @@ def test_it_is_the_same_for_the_same_vectors_in_another_order() -> None:
     [np.empty((0, 0)), np.ones((1, 8)), np.ones((9, 8)), np.zeros((4, 3))],
     ids=["none", "one", "equal", "zero"],
 )
-def test_where_nothing_differs_everything_is_in_the_middle(vectors: NDArray[np.float64]) -> None:
+def test_equal_vectors_are_placed_in_the_middle(vectors: NDArray[np.float64]) -> None:
     positions, explained, _ = project(vectors)
     assert positions.tolist() == [[0.0, 0.0]] * len(vectors)
     assert explained == (0.0, 0.0)
@@ -85,7 +85,7 @@ def test_two_rows_lie_on_one_axis() -> None:
     assert project(np.array([[1.0], [-1.0], [0.5]]))[0].shape == (3, 2)
 
 
-def test_half_floats_are_read_high_byte_first_past_line_breaks() -> None:
+def test_base64_with_line_breaks_is_read_as_big_endian_half_floats() -> None:
     text = base64.encodebytes(np.arange(96, dtype=">f2").tobytes()).decode()
     assert "\n" in text[:-1]
     assert decode_vectors(text, 2).tolist() == [list(range(48)), list(range(48, 96))]

@@ -139,7 +139,7 @@ def test_many_threads_share_one_provider() -> None:
         assert all(pool.map(work, range(8)))
 
 
-def test_a_call_may_bring_its_own_policy_and_shares_the_cooldown() -> None:
+def test_a_call_with_its_own_policy_shares_the_cooldown() -> None:
     toy = Toy()
     toy.failures = [ProviderUnavailable(retry_after=0.2)]
     with pytest.raises(ProviderUnavailable):
@@ -158,7 +158,7 @@ class Slow(Toy):
         raise ProviderTimeout
 
 
-def test_a_deadline_bounds_the_request_and_its_retries_and_says_when_to_come_back() -> None:
+def test_a_deadline_limits_a_request_with_its_retries_and_sets_retry_after() -> None:
     slow = Slow()
     begun = time.monotonic()
     with pytest.raises(ProviderUnavailable, match="did not answer within 0 s") as raised:
@@ -169,7 +169,7 @@ def test_a_deadline_bounds_the_request_and_its_retries_and_says_when_to_come_bac
     assert not slow.retrier.cooldown, "the provider did not ask for a pause"
 
 
-def test_beyond_the_deadline_nothing_is_sent() -> None:
+def test_after_the_deadline_nothing_is_sent() -> None:
     toy = Toy()
     with pytest.raises(ProviderUnavailable):
         toy.embed(["a"], deadline=Deadline(0))

@@ -135,7 +135,7 @@ def test_a_server_that_dies_during_isolation_fails_no_row() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
-def test_a_useless_row_costs_one_call_more_and_no_good_row(value: float) -> None:
+def test_an_invalid_vector_costs_one_more_call_and_fails_only_its_row(value: float) -> None:
     sick = Spoiling()
     sick.value = value
     result = sick.embed(texts(50, at9="SICK"), isolate=True)
@@ -145,7 +145,7 @@ def test_a_useless_row_costs_one_call_more_and_no_good_row(value: float) -> None
     assert not result.vectors[9].any()
 
 
-def test_a_row_that_is_good_when_asked_again_is_kept() -> None:
+def test_a_vector_that_is_valid_at_the_second_try_is_kept() -> None:
     sick = Spoiling()
     sick.sick = 1
     result = sick.embed(texts(10, at3="SICK"), isolate=True)
@@ -153,6 +153,6 @@ def test_a_row_that_is_good_when_asked_again_is_kept() -> None:
     np.testing.assert_allclose(result.vectors[3], expected("SICK"), atol=1e-6)
 
 
-def test_without_isolation_a_useless_row_raises() -> None:
+def test_without_isolation_an_invalid_vector_raises() -> None:
     with pytest.raises(ProviderContractError, match="1 of 10"):
         Spoiling().embed(texts(10, at3="SICK"))

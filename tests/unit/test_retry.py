@@ -148,7 +148,7 @@ def test_a_rate_limit_without_retry_after_delays_the_other_calls(clock: Time) ->
     assert shared.cooldown == 3
 
 
-def test_a_plain_failure_holds_no_other_call_back(clock: Time) -> None:
+def test_a_failure_without_retry_after_does_not_delay_other_calls(clock: Time) -> None:
     shared = retrier()
     shared.call(Failing(ProviderUnavailable()))
     assert shared.cooldown == 0
@@ -161,7 +161,7 @@ def test_a_shorter_cooldown_does_not_end_a_longer_one(clock: Time) -> None:
     assert shared.cooldown == 10
 
 
-def test_no_wait_begins_that_would_pass_the_deadline(clock: Time) -> None:
+def test_no_wait_starts_that_would_exceed_the_deadline(clock: Time) -> None:
     with pytest.raises(ProviderUnavailable, match="gone"):
         retrier(max_attempts=99, base_wait=4, max_wait=4).call(
             Failing(*[ProviderUnavailable("gone")] * 99), deadline=Deadline(10)

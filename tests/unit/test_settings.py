@@ -23,7 +23,7 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_nothing_needs_to_be_set() -> None:
+def test_every_setting_is_optional() -> None:
     settings = load_settings()
     assert settings.embedding_provider == "onnx"
     assert settings.tonnetz_data_dir == Path(".tonnetz")
@@ -77,7 +77,7 @@ def test_each_problem_is_one_line_that_says_what_to_write(monkeypatch: pytest.Mo
     ],
 )
 @pytest.mark.parametrize("place", ["environment", ".env"])
-def test_a_misspelt_variable_is_warned_of_once_and_never_by_its_value(
+def test_a_misspelt_variable_causes_one_warning_without_its_value(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

@@ -102,7 +102,7 @@ def test_a_sequence_longer_than_the_budget_is_computed_alone(forward: Forward) -
     assert (1, BATCH_TOKENS * 2) in forward.shapes
 
 
-def test_nothing_to_do_is_an_empty_answer(forward: Forward) -> None:
+def test_no_sequences_give_an_empty_answer(forward: Forward) -> None:
     pool = StreamPool(forward, 1)
     assert pool.run([]) == []
     assert pool.run([[]]) == []
@@ -124,7 +124,7 @@ def test_small_calls_that_wait_together_share_batches(forward: Forward) -> None:
     assert forward.shapes[1:] == [(8, 8)]
 
 
-def test_a_query_goes_before_a_bulk_load_that_is_under_way(forward: Forward) -> None:
+def test_a_query_is_computed_before_the_rest_of_a_running_bulk_load(forward: Forward) -> None:
     forward.gate.clear()
     pool = StreamPool(forward, 1)
     with ThreadPoolExecutor(2) as callers:
@@ -193,7 +193,7 @@ def test_an_error_reaches_the_callers_of_that_batch_and_the_pool_lives_on(forwar
     pool.close()
 
 
-def test_texts_that_cannot_be_prepared_leave_nothing_behind(forward: Forward) -> None:
+def test_a_tokenizer_error_leaves_no_sequences_in_the_queue(forward: Forward) -> None:
     forward.gate.clear()
     pool = StreamPool(forward, 1)
 
@@ -209,7 +209,7 @@ def test_texts_that_cannot_be_prepared_leave_nothing_behind(forward: Forward) ->
     pool.close()
 
 
-def test_closing_fails_those_who_wait_and_ends_the_threads(forward: Forward) -> None:
+def test_closing_fails_waiting_calls_and_ends_the_threads(forward: Forward) -> None:
     forward.gate.clear()
     pool = StreamPool(forward, 2)
     with ThreadPoolExecutor(2) as callers:

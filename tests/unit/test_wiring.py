@@ -36,7 +36,7 @@ def test_a_width_that_the_model_cannot_have_is_refused_in_one_line(
     ("provider", "model", "width"),
     [("onnx", None, 384), ("openai", None, 512), ("openai", "another-one", 3), ("ollama", None, 256)],
 )
-def test_a_width_that_the_model_can_have_is_taken(tmp_path: Path, provider: str, model: str | None, width: int) -> None:
+def test_a_width_that_the_model_supports_is_used(tmp_path: Path, provider: str, model: str | None, width: int) -> None:
     settings = settings_with(tmp_path, embedding_provider=provider, embedding_model=model, embedding_dimensions=width)
     made = get_provider(settings)
     assert made.dimensions == width
