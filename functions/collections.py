@@ -5,10 +5,9 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import Body, CollectionName, Text
 from shared.embedding.collection import Collection
@@ -144,5 +143,4 @@ def _coverage(status: CollectionStatus) -> CollectionCoverage:
     return CollectionCoverage(**coverage, **fields, search=search)
 
 
-app = create_app("collections", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("collections", router)

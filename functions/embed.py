@@ -4,10 +4,9 @@ import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from mangum import Mangum
 from pydantic import BaseModel, Field, model_validator
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import Body, JsonBytes, SomeText, Text
@@ -74,5 +73,4 @@ async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf) 
     return JsonBytes(answered)
 
 
-app = create_app("embed", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("embed", router)

@@ -3,10 +3,9 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import ServicesOf
 from functions.services import Services
 from shared.errors import AppError
@@ -75,5 +74,4 @@ def ready(services: ServicesOf, response: Response) -> Health:
     return answer
 
 
-app = create_app("health", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("health", router)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 from fastapi import FastAPI
 from mangum import Mangum
@@ -46,16 +47,9 @@ FUNCTIONS = (
 def create_server(services: Services) -> FastAPI:
     """The application that serves every route, with /metrics and /docs."""
     routers = [import_module(f"functions.{name}").router for name in FUNCTIONS]
-    metrics = services.metrics
-    return create_app(
-        "local",
-        *routers,
-        metrics.router,
-        docs.router,
-        services=services,
-        lifespan=_lifespan,
-        observe=metrics.observe_request,
-    )
+    routers += services.metrics.router, docs.router
+    observe = services.metrics.observe_request
+    return create_app("local", *routers, services=services, lifespan=_lifespan, observe=observe)
 
 
 @asynccontextmanager
@@ -106,20 +100,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A socket at the address. It is bound before anything is started, so that a used port is reported at once."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-        # Binding is not enough to detect a used port: two sockets can be bound to one port, but only one can listen.
-        bound.listen(2048)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
 def main() -> int:
     arguments = parse_arguments()
     host, port = arguments.host, arguments.port
@@ -130,24 +110,19 @@ def main() -> int:
         print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
         return 2
     try:
-        bound = _bind(host, port)
+        # Before anything is started, so that a used port is reported at once.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        print(
-            f"error: cannot listen on {host}:{port}: {error.strerror}; choose another with --port, or make serve PORT=N",
-            file=sys.stderr,
-        )
+        # Python appends the address to the message of the system.
+        reason = str(error.strerror).partition(" (while")[0]
+        advice = "choose another with --port, or make serve PORT=N"
+        print(f"error: cannot listen on {host}:{port}: {reason}; {advice}", file=sys.stderr)
         return 3
     configure_logs(settings.log_level, settings.secrets())
-    return _serve(
-        Services(
-            settings,
-            long_lived=True,
-            open_on_loopback=True,
-            console=True,
-            drain_every=arguments.drain_minutes * 60 or None,
-        ),
-        bound,
-    )
+    drain_every = arguments.drain_minutes * 60 or None
+    services = Services(settings, long_lived=True, open_on_loopback=True, console=True, drain_every=drain_every)
+    return _serve(services, bound)
 
 
 def _serve(services: Services, bound: socket.socket) -> int:
@@ -168,17 +143,9 @@ def _serve(services: Services, bound: socket.socket) -> int:
     # At its end uvicorn raises the signal again. SIGTERM then ends the program like Ctrl-C, with time to stop an
     # embedded database.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = Server(
-        uvicorn.Config(
-            create_server(services),
-            log_config=None,
-            # RequestMiddleware writes the access log.
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=20,
-        )
-    )
+    # RequestMiddleware writes the access log.
+    options: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
+    server = Server(uvicorn.Config(create_server(services), timeout_graceful_shutdown=20, **options))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[bound])
     return 0 if server.started else 3

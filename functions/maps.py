@@ -4,10 +4,9 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import CompressedRoute, create_app
+from functions.http.app import CompressedRoute, create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import CollectionName, JsonBytes, Text
 
@@ -51,5 +50,4 @@ def collection_map(
     return JsonBytes(services.maps.get(collection, limit=limit, category=category, refresh=refresh))
 
 
-app = create_app("maps", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("maps", router)

@@ -5,10 +5,9 @@ import base64
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from mangum import Mangum
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import JsonBytes, Text, check_text
@@ -55,6 +54,10 @@ def _check_input(given: object) -> object:
     return given
 
 
+# Its text is checked in _check_input, once.
+_Input = Annotated[str, Field(min_length=1)]
+
+
 class EmbeddingsRequest(BaseModel):
     """As OpenAI's; fields that mean nothing here (`user`) are ignored, as its own server does."""
 
@@ -62,22 +65,9 @@ class EmbeddingsRequest(BaseModel):
 
     model: Annotated[Text, Field(min_length=1, max_length=255, examples=["all-MiniLM-L6-v2"])]
     input: Annotated[
-        str | list[str],
+        _Input | Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS)],
         BeforeValidator(_check_input),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "string", "minLength": 1},
-                    {
-                        "type": "array",
-                        "items": {"type": "string", "minLength": 1},
-                        "minItems": 1,
-                        "maxItems": MAX_INPUTS,
-                    },
-                ],
-                "examples": ["How loud should a master be?"],
-            }
-        ),
+        Field(examples=["How loud should a master be?"]),
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
@@ -137,5 +127,4 @@ def _encoded(row: Any, encoding_format: str) -> Any:
     return row if encoding_format == "float" else base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
-app = create_app("openai_embeddings", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("openai_embeddings", router)

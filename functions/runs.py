@@ -4,10 +4,9 @@ from datetime import date, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import CollectionName
 from shared.embedding.run_history import list_costs, list_runs
@@ -96,5 +95,4 @@ def costs(services: ServicesOf, days: Annotated[int, Query(ge=1, le=366)] = 30) 
     )
 
 
-app = create_app("runs", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("runs", router)

@@ -3,10 +3,9 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ServicesOf
 from functions.http.schemas import Body, CollectionName, ScoredHit, SomeText, Text
 from shared.models import SearchResult
@@ -85,5 +84,4 @@ def _answer(result: SearchResult) -> SearchAnswer:
     return SearchAnswer(hits=hits, degraded=result.degraded, took_ms=result.took_ms)
 
 
-app = create_app("search", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("search", router)

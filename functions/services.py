@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from functions.http.metrics import Metrics
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
     from shared.embedding.provider_check import ProviderCheck
     from shared.embedding.rows import RowEmbedder
     from shared.embedding.run_queue import RunQueue
-    from shared.embedding.runs import Dispatcher, Runs
+    from shared.embedding.runs import Dispatcher, Job, Runs
     from shared.embedding.texts import EmbeddingService
-    from shared.embedding.webhooks import WebhookService
     from shared.providers.base import EmbeddingProvider
     from shared.search.map import MapService
     from shared.search.search import SearchService
@@ -43,27 +41,20 @@ SYNONYM_DRAIN_SECONDS = 60.0
 Value = TypeVar("Value")
 
 
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-Made = TypeVar("Made", bound=Closable)
-
-
-class lazy(cached_property[Value]):
-    """A cached_property that is computed once, also if several threads read it first. Later reads take no lock."""
+class lazy(Generic[Value]):
+    """A property that is computed once, also if several threads read it first. Later reads take no lock."""
 
     def __init__(self, make: Callable[[Any], Value]) -> None:
-        super().__init__(make)
+        self._make = make
         self._making = threading.RLock()
 
-    @overload
-    def __get__(self, instance: None, owner: type[Any] | None = None) -> lazy[Value]: ...
-    @overload
-    def __get__(self, instance: object, owner: type[Any] | None = None) -> Value: ...
-    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+    def __get__(self, instance: object, owner: type[Any]) -> Value:
+        made, name = vars(instance), self._make.__name__
         with self._making:
-            return super().__get__(instance, owner)
+            if name not in made:
+                made[name] = self._make(instance)
+        value: Value = made[name]
+        return value
 
 
 class Services:
@@ -87,7 +78,7 @@ class Services:
         drain_every: float | None = None,
     ) -> None:
         given = {"settings": settings, "database": database, "provider": provider}
-        # A cached_property stores its value here, so these objects count as created.
+        # A lazy property stores its value here, so these objects count as created.
         vars(self).update({name: value for name, value in given.items() if value is not None})
         self.long_lived = long_lived
         self.open_on_loopback = open_on_loopback
@@ -119,14 +110,14 @@ class Services:
         from shared.wiring import get_database
 
         connections = SERVER_CONNECTIONS if self.long_lived else LAMBDA_CONNECTIONS
-        return self._resource(get_database(self.settings, max_connections=connections))
+        return self._resources.enter_context(closing(get_database(self.settings, max_connections=connections)))
 
     @lazy
     def provider(self) -> EmbeddingProvider:
         """The embedding provider."""
         from shared.wiring import get_provider
 
-        return self._resource(get_provider(self.settings))
+        return self._resources.enter_context(closing(get_provider(self.settings)))
 
     @property
     def provider_is_made(self) -> bool:
@@ -161,8 +152,7 @@ class Services:
             workers=CALLERS_IN_PROCESS if in_process else WORKERS[self.settings.embedding_provider],
             observe=self.metrics.observe_batch if self.long_lived else None,
         )
-        self._workers.callback(embedding.close)
-        return embedding
+        return self._workers.enter_context(closing(embedding))
 
     @lazy
     def metrics(self) -> Metrics:
@@ -223,13 +213,6 @@ class Services:
         return RowEmbedder(self.database, self.provider)
 
     @lazy
-    def webhooks(self) -> WebhookService:
-        """Embeds rows that a webhook reports."""
-        from shared.embedding.webhooks import WebhookService
-
-        return WebhookService(self.database, self.upsert)
-
-    @lazy
     def runs(self) -> Runs:
         """Starts runs, executes them and keeps their records."""
         from shared.embedding.runs import Runs
@@ -253,9 +236,7 @@ class Services:
     @lazy
     def embedding_queue(self) -> RunQueue:
         """Embeds pending rows in a thread of a long-lived server."""
-        from shared.embedding.run_queue import RunQueue
-
-        return self._run_queue(RunQueue(self.runs, self.embedding_job, every=self.drain_every))
+        return self._run_queue(self.embedding_job, self.drain_every)
 
     @lazy
     def worker_function(self) -> Dispatcher:
@@ -279,7 +260,7 @@ class Services:
         """The model that writes synonyms; raises ConfigurationError where none is configured."""
         from shared.wiring import get_generator
 
-        return self._resource(get_generator(self.settings))
+        return self._resources.enter_context(closing(get_generator(self.settings)))
 
     @lazy
     def synonyms(self) -> SynonymService:
@@ -313,18 +294,13 @@ class Services:
     @lazy
     def synonym_queue(self) -> RunQueue:
         """Generates synonyms in a thread of its own, so that embedding never waits for it."""
+        return self._run_queue(self.synonym_job, SYNONYM_DRAIN_SECONDS if self.has_generator else None)
+
+    def _run_queue(self, job: Job, every: float | None) -> RunQueue:
         from shared.embedding.run_queue import RunQueue
 
-        every = SYNONYM_DRAIN_SECONDS if self.has_generator else None
-        return self._run_queue(RunQueue(self.runs, self.synonym_job, every=every))
-
-    def _resource(self, made: Made) -> Made:
-        self._resources.callback(made.close)
-        return made
-
-    def _run_queue(self, queue: RunQueue) -> RunQueue:
+        queue = self._workers.enter_context(closing(RunQueue(self.runs, job, every=every)))
         self._run_queues.append(queue)
-        self._workers.callback(queue.close)
         return queue
 
     def start_schedules(self) -> None:

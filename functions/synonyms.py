@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from mangum import Mangum
-from pydantic import BaseModel, Field, computed_field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ServicesOf
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from functions.http.synonym_schemas import GenerationAccepted, accepted
@@ -73,39 +72,29 @@ class SynonymSearch(Body):
     limit: Limit = 10
 
 
-class SynonymHit(ScoredHit):
-    """score = 0.3 × full_text_score + 0.7 × semantic_score.
-
-    `fts_*`, `vector_*` and `hybrid_score` repeat the scores under the names that older clients read.
-    """
+class TagSynonyms(BaseModel):
+    """Synonyms and their tag."""
 
     id: int
     tag_id: int
     tag_type: TagType
     tag_name: str
     synonyms: dict[str, Any]
-    source: str
+    source: str = Field(examples=["manual"])
     confidence: float
 
-    @computed_field
-    def fts_score(self) -> float | None:
-        return self.full_text_score
 
-    @computed_field
-    def fts_rank(self) -> int | None:
-        return self.full_text_rank
+class SynonymHit(ScoredHit, TagSynonyms):
+    """score = 0.3 × full_text_score + 0.7 × semantic_score.
 
-    @computed_field
-    def vector_score(self) -> float | None:
-        return self.semantic_score
+    `fts_*`, `vector_*` and `hybrid_score` repeat the scores under the names that older clients read.
+    """
 
-    @computed_field
-    def vector_rank(self) -> int | None:
-        return self.semantic_rank
-
-    @computed_field
-    def hybrid_score(self) -> float:
-        return self.score
+    fts_score: float | None = Field(validation_alias="full_text_score")
+    fts_rank: int | None = Field(validation_alias="full_text_rank")
+    vector_score: float | None = Field(validation_alias="semantic_score")
+    vector_rank: int | None = Field(validation_alias="semantic_rank")
+    hybrid_score: float = Field(validation_alias="score")
 
 
 class SynonymAnswer(BaseModel):
@@ -119,14 +108,7 @@ class SynonymAnswer(BaseModel):
     took_ms: float
 
 
-class StoredSynonyms(BaseModel):
-    id: int
-    tag_id: int
-    tag_type: TagType
-    tag_name: str
-    synonyms: dict[str, Any]
-    source: str = Field(examples=["manual"])
-    confidence: float
+class StoredSynonyms(TagSynonyms):
     is_active: bool = True
     renamed_from: str | None = Field(
         None, description="The tag's former name, for which the synonyms were made, if it was renamed."
@@ -251,5 +233,4 @@ def get_synonyms(tag_type: TagType, tag_name: TagName, services: ServicesOf, cal
     return StoredSynonyms(**services.synonyms.get(tag_type, tag_name, caller))
 
 
-app = create_app("synonyms", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("synonyms", router)

@@ -1,15 +1,11 @@
 """POST /api/webhooks/synonyms: generates synonyms when a tag was inserted or renamed."""
 
-from typing import Literal
-
 from fastapi import APIRouter
-from mangum import Mangum
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
 from functions.http.schemas import DatabaseWebhook
-from functions.http.synonym_schemas import GenerationAccepted, accepted
-from shared.embedding.runs import SYNONYMS_TASK_NAME
+from functions.http.synonym_schemas import GenerationAccepted, accepted, skipped
 from shared.errors import InvalidRequest
 from shared.synonyms.store import TagType
 
@@ -26,18 +22,12 @@ def receive_tag(body: DatabaseWebhook, services: ServicesOf) -> GenerationAccept
         raise InvalidRequest(f"table: this webhook is for public.{' and public.'.join(TABLES)}, not {body.table!r}")
     tag_id = (body.record or {}).get("id")
     if body.type == "DELETE":
-        return _skipped("the tag was deleted together with its synonyms")
+        return skipped("the tag was deleted together with its synonyms")
     if not isinstance(tag_id, int) or isinstance(tag_id, bool):
         raise InvalidRequest("record.id: the tag's key is missing")
     if not services.synonym_requests.has_generator:
-        return _skipped("no generator is set up; write its synonyms with POST /api/synonyms")
+        return skipped("no generator is set up; write its synonyms with POST /api/synonyms")
     return accepted(*services.synonym_requests.start(tag_type, [tag_id]))
 
 
-def _skipped(message: str) -> GenerationAccepted:
-    status: Literal["skipped"] = "skipped"
-    return GenerationAccepted(task_name=SYNONYMS_TASK_NAME, task_id=None, status=status, message=message)
-
-
-app = create_app("synonyms_webhook", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("synonyms_webhook", router)

@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.schemas import Body, CollectionName
 from shared.embedding.runs import TASK_NAME
@@ -81,5 +80,4 @@ def get_task(task_id: UUID, services: ServicesOf) -> TaskStatus:
     return TaskStatus.model_validate({**row, "progress": row, "result": row if row["finished_at"] else None})
 
 
-app = create_app("tasks", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("tasks", router)

@@ -3,14 +3,14 @@
 from typing import Annotated
 
 from fastapi import APIRouter
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf
 from functions.http.schemas import Body, CollectionName, SomeText, Text
 from shared.embedding.rows import RowsReport, RowToEmbed
+from shared.embedding.webhooks import EventReport
 from shared.logs import request_id
 
 router = APIRouter(tags=["rows"], dependencies=[NeedsKey])
@@ -49,20 +49,20 @@ class UpsertAnswer(BaseModel):
 def upsert_embeddings(body: UpsertRequest, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed these rows before answering. A row that has its vector already costs nothing."""
     rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]
-    return upsert_answer(services.upsert.embed_rows(body.collection, rows, request_id.get() or "", deadline=deadline))
-
-
-def upsert_answer(report: RowsReport) -> UpsertAnswer:
-    """Convert a report to this route's answer."""
+    report = services.upsert.embed_rows(body.collection, rows, request_id.get() or "", deadline=deadline)
     done = report.processed - len(report.failed)
+    return upsert_answer(report, f"{done} of {report.processed} rows have their vector, {report.updated} of them new")
+
+
+def upsert_answer(report: RowsReport | EventReport, message: str) -> UpsertAnswer:
+    """Convert a report to this route's answer."""
     return UpsertAnswer(
         success=not report.failed,
         processed=report.processed,
         updated=report.updated,
         failed=[FailedRow(id=row_id, error=error) for row_id, error in report.failed],
-        message=f"{done} of {report.processed} rows have their vector, {report.updated} of them new",
+        message=message,
     )
 
 
-app = create_app("upsert_embeddings", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("upsert_embeddings", router)

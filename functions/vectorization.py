@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter
-from mangum import Mangum
 from pydantic import BaseModel, Field
 
-from functions.http.app import create_app
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import Body, JsonBytes, SomeText
@@ -62,5 +61,4 @@ def vectorization_status(services: ServicesOf, deadline: DeadlineOf) -> Vectoriz
     )
 
 
-app = create_app("vectorization", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("vectorization", router)

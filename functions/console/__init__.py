@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as PathParameter
-from mangum import Mangum
 from pydantic import BaseModel, Field
 from starlette.staticfiles import StaticFiles
 
-from functions.http.app import CompressedRoute, create_app
+from functions.http.app import CompressedRoute, create_function
 from functions.http.auth import ServicesOf
 from functions.http.schemas import Text
 from functions.services import Services
@@ -169,5 +168,4 @@ def _provider_problem(services: Services, error: AppError) -> Problem:
     return Problem(code=error.code, message=message, fix=fix)
 
 
-app = create_app("console", router)
-handler = Mangum(app, lifespan="off")
+app, handler = create_function("console", router)

@@ -68,11 +68,12 @@ export const post = (path, body, options) => call(path, { method: "POST", body, 
 /** A path of segments, each escaped. */
 export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/")}`;
 
-/** The newest of several calls: a call aborts the one before it, whose answer then never comes. */
+/** The newest of several calls: a call, or `stop`, aborts the one before it, whose answer then never comes. */
 export function newest() {
   let running = null;
-  return async (make) => {
-    running?.abort();
+  const stop = () => running?.abort();
+  const latest = async (make) => {
+    stop();
     const mine = (running = new AbortController());
     try {
       const answer = await make(mine.signal);
@@ -82,4 +83,5 @@ export function newest() {
       throw error;
     }
   };
+  return Object.assign(latest, { stop });
 }

@@ -4,14 +4,6 @@ import { alive, call, forgetKey, hasKey, on, tell } from "./api.js";
 import { el, say } from "./dom.js";
 import { command } from "./states.js";
 
-// A panel's module is loaded when the panel is first opened.
-const LOAD = {
-  coverage: async () => (await import("./coverage.js")).mountCoverage,
-  search: async () => (await import("./search.js")).mountSearch,
-  map: async () => (await import("./map.js")).mountMap,
-  synonyms: async () => (await import("./synonyms.js")).mountSynonyms,
-  cost: async () => (await import("./cost.js")).mountCost,
-};
 const RETRY_MS = 2000;
 const PROBLEM_MS = 10_000;
 const ALIVE_MS = 3000;
@@ -21,6 +13,7 @@ const allTabs = [...document.querySelectorAll("[role=tab]")];
 /** Those that are shown: a database may have no synonyms. */
 let tabs = allTabs;
 const nameOf = (tab) => tab.getAttribute("aria-controls");
+const isShown = (name) => tabs.some((tab) => nameOf(tab) === name);
 
 /** What the panels share: the server's answer to /api/console, and when it is there. */
 const shared = { server: null, ready: null };
@@ -28,7 +21,7 @@ const panels = {};
 let current = null;
 
 async function open(name, focus = false) {
-  if (!(name in LOAD) || byId(`tab-${name}`).hidden) return;
+  if (!isShown(name)) return;
   for (const tab of allTabs) {
     const chosen = nameOf(tab) === name;
     tab.setAttribute("aria-selected", chosen);
@@ -37,20 +30,18 @@ async function open(name, focus = false) {
     if (chosen && focus) tab.focus();
   }
   if (current === name) return;
-  panels[current]?.hide();
+  panels[current]?.hide?.();
   current = name;
   document.title = `${name[0].toUpperCase()}${name.slice(1)} · Tonnetz`;
   if (!panels[name]) {
-    let mount;
-    try {
-      mount = await LOAD[name]();
-    } catch {
+    // A panel's module is loaded when the panel is first opened.
+    const module = await import(`./${name}.js`).catch(() => null);
+    if (!module) {
       // The server went away before the module came: with it back, the next look at the tab tries again.
       if (current === name) current = null;
-      tell("gone");
-      return;
+      return tell("gone");
     }
-    panels[name] ??= mount(byId(name), shared);
+    panels[name] ??= module.mount(byId(name), shared);
   }
   if (current === name) panels[name].show();
 }
@@ -70,7 +61,7 @@ for (const tab of allTabs) {
 // `#/search`, and not `#search`: an address that names an element would move the focus there.
 function shownTab() {
   const name = location.hash.slice(2);
-  return name in LOAD && !byId(`tab-${name}`).hidden ? name : "coverage";
+  return isShown(name) ? name : "coverage";
 }
 addEventListener("hashchange", () => open(location.hash.slice(2)));
 
@@ -85,14 +76,11 @@ byId("theme").addEventListener("click", (event) => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
 
 byId("forget").addEventListener("click", forgetKey);
+const reload = () => Object.entries(panels).forEach(([name, panel]) => panel.reset(name === current));
 on("key", () => {
   byId("forget").hidden = !hasKey();
   reload();
 });
-
-function reload() {
-  for (const [name, panel] of Object.entries(panels)) panel.reset(name === current);
-}
 
 // The server is asked once at the start, and again while it reports a problem or does not answer.
 let timer = null;
@@ -117,7 +105,8 @@ function showServer() {
   synonyms.hidden = !server.searchable.includes("mir_synonyms");
   tabs = allTabs.filter((tab) => !tab.hidden);
   if (synonyms.hidden && current === "synonyms") open("coverage");
-  const model = [server.provider, server.model, server.dimensions && `${server.dimensions} dimensions`].filter(Boolean).join(" · ");
+  const width = server.dimensions && `${server.dimensions} dimensions`;
+  const model = [server.provider, server.model, width].filter(Boolean).join(" · ");
   byId("server").replaceChildren(
     el("span", { class: `dot ${server.problems.length ? "warn" : "ok"}` }),
     el("span", null, model || "no provider"),
@@ -127,9 +116,8 @@ function showServer() {
 }
 
 function notice(message, fix) {
-  const line = el("div", { class: "notice" }, el("p", null, message));
-  if (fix) line.append(/^[\w./-]+( \S+)*$/.test(fix) && fix.length < 80 && !fix.endsWith(".") ? command(fix) : el("p", null, fix));
-  return line;
+  const isCommand = fix && /^[\w./-]+( \S+)*$/.test(fix) && fix.length < 80 && !fix.endsWith(".");
+  return el("div", { class: "notice" }, el("p", null, message), fix && (isCommand ? command(fix) : el("p", null, fix)));
 }
 
 function notices(nodes) {
@@ -143,7 +131,8 @@ on("gone", () => {
   byId("server").replaceChildren(el("span", { class: "dot bad" }), el("span", null, "no answer"));
   const here = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
   const port = location.port === "8000" ? "" : ` PORT=${location.port || 80}`;
-  notices([notice(`The server does not answer. This page tries again every two seconds.${here ? " If the server is not running, start it:" : ""}`, here && `make serve${port}`)]);
+  const message = "The server does not answer. This page tries again every two seconds.";
+  notices([here ? notice(`${message} If the server is not running, start it:`, `make serve${port}`) : notice(message)]);
   clearTimeout(timer);
   timer = setTimeout(greet, RETRY_MS);
 });
@@ -156,7 +145,7 @@ on("back", () => {
 });
 // An idle panel asks the server rarely.
 setInterval(() => document.hidden || lost || alive(), ALIVE_MS);
-document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]());
+document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]?.());
 
 shared.ready = greet();
 // Whether the database has synonyms is known with the server's answer.

@@ -1,7 +1,7 @@
 // How much of each collection is embedded, running backfills, failed rows and the latest runs.
 
-import { call, path, post } from "./api.js";
-import { button, count, duration, el, money, percent, plural, say, timeOf, working } from "./dom.js";
+import { call, newest, path, post } from "./api.js";
+import { arrange, button, changing, count, duration, el, figures, fold, money, numbers, percent, plural, say, sum, table, timeOf, working } from "./dom.js";
 import { failure, loading, note } from "./states.js";
 
 const RUNNING_MS = 2000;
@@ -10,7 +10,7 @@ const IDLE_MS = 10_000;
 const EXPECTED_MS = 20_000;
 const RUNS_SHOWN = 5;
 
-export function mountCoverage(panel) {
+export function mount(panel) {
   const summary = el("p", { class: "dim", id: "coverage-summary" });
   const everything = button("Embed all pending", working(() => embed(null)), { hidden: true });
   const said = el("p", { class: "sr", role: "status" });
@@ -19,22 +19,22 @@ export function mountCoverage(panel) {
   panel.append(el("div", { class: "head" }, el("h2", null, "Coverage"), summary, everything), said, problem, cards);
 
   const shown = new Map();
+  const latest = newest();
   let timer = null;
   let visible = false;
   let expectedUntil = 0;
-  let asking = 0;
 
   async function refresh() {
     clearTimeout(timer);
-    const mine = ++asking;
     let busy = false;
     try {
-      const [{ collections }, { runs }] = await Promise.all([call("/api/collections"), call("/api/runs?limit=100")]);
-      if (mine !== asking) return;
+      const asked = ["/api/collections", "/api/runs?limit=100"];
+      const answers = await latest((signal) => Promise.all(asked.map((route) => call(route, { signal }))));
+      if (!answers) return;
+      const [{ collections }, { runs }] = answers;
       render(collections, runs);
       busy = collections.some((collection) => collection.running) || Date.now() < expectedUntil;
     } catch (error) {
-      if (mine !== asking) return;
       shown.clear();
       everything.hidden = true;
       say(summary, "");
@@ -46,33 +46,25 @@ export function mountCoverage(panel) {
   }
 
   function render(collections, runs) {
-    const total = sum(collections, "total");
-    const pending = sum(collections, "pending");
-    const failed = sum(collections, "failed");
-    const parts = [plural(total, "row"), `${percent(sum(collections, "embedded"), total)} embedded`];
+    const [total, embedded, pending, failed] = ["total", "embedded", "pending", "failed"].map((field) => sum(collections, field));
+    const parts = [plural(total, "row"), `${percent(embedded, total)} embedded`];
     if (pending) parts.push(`${count(pending)} pending`);
     if (failed) parts.push(`${count(failed)} failed`);
     say(summary, total ? parts.join(" · ") : "");
     everything.hidden = !pending || collections.length < 2;
     if (!total && !collections.some((collection) => collection.error)) {
       shown.clear();
-      cards.replaceChildren(...empty(collections));
+      cards.replaceChildren(empty(collections));
       return;
     }
-    if (!shown.size) cards.replaceChildren();
     for (const collection of collections) {
-      let card = shown.get(collection.collection);
-      if (!card) {
-        shown.set(collection.collection, (card = makeCard(collection.collection, { embed, refresh, announce })));
-        cards.append(card.node);
-      }
-      card.update(collection, runs.filter((run) => run.collection === collection.collection).slice(0, RUNS_SHOWN));
+      const name = collection.collection;
+      if (!shown.has(name)) shown.set(name, makeCard(name, { embed, refresh, announce }));
+      shown.get(name).update(collection, runs.filter((run) => run.collection === name).slice(0, RUNS_SHOWN));
     }
-    for (const [name, card] of shown) {
-      if (collections.some((collection) => collection.collection === name)) continue;
-      card.node.remove();
-      shown.delete(name);
-    }
+    const names = new Set(collections.map((collection) => collection.collection));
+    for (const name of shown.keys()) if (!names.has(name)) shown.delete(name);
+    arrange(cards, [...shown.values()].map((card) => card.node));
   }
 
   function announce(text) {
@@ -109,42 +101,33 @@ export function mountCoverage(panel) {
 }
 
 function empty(collections) {
-  const own = el("p", null, "A table of your own takes two statements; docs/your-own-table.md has them.");
-  const title = collections.length ? "The collections are empty" : "No table is tracked yet";
-  const text = collections.length
-    ? `${collections.map((collection) => collection.collection).join(", ")} hold no rows. Load the sample rows and embed them, or write rows of your own: they show up here.`
-    : "Add a shipped collection with its sample rows, or track a table of your own.";
-  const first = note(title, text, collections.length ? "make demo" : ".venv/bin/python scripts/migrate.py --seed --collections music_knowledge");
-  first.append(own);
-  return [first];
+  const names = collections.map((collection) => collection.collection).join(", ");
+  const step = names
+    ? note("The collections are empty", `${names} hold no rows. Load the sample rows and embed them, or write rows of your own: they show up here.`, "make demo")
+    : note("No table is tracked yet", "Add a shipped collection with its sample rows, or track a table of your own.", ".venv/bin/python scripts/migrate.py --seed --collections music_knowledge");
+  step.append(el("p", null, "A table of your own takes two statements; docs/your-own-table.md has them."));
+  return step;
 }
 
 function makeCard(name, { embed, refresh, announce }) {
   const model = el("span", { class: "dim" });
   const state = el("span", { class: "chip" });
   const start = button("Embed now", working(() => embed(name)), { "aria-label": `Embed now: ${name}` });
-  const figures = Object.fromEntries(["rows", "embedded", "pending", "failed"].map((label) => [label, el("dd", null)]));
+  const values = Object.fromEntries(["rows", "embedded", "pending", "failed"].map((label) => [label, el("dd", null)]));
   const bar = el("div", { class: "bar-track", role: "img" });
   const legend = el("ul", { class: "legend" });
   const wrong = el("p", { class: "bad", role: "alert", hidden: true });
-  const live = el("div", { class: "live", hidden: true });
-  const failures = el("details", { class: "fold failed", hidden: true });
-  const runs = el("details", { class: "fold" });
+  const live = el("div", { class: "live", hidden: true }, el("span"));
+  const failures = makeFailures(name, { refresh, announce });
+  const runs = makeRuns();
   const node = el(
     "article",
     { class: "card", "aria-labelledby": `card-${name}`, "data-collection": name },
     el("div", { class: "card-head" }, el("div", null, el("h3", { id: `card-${name}` }, name), model), state, start),
     wrong,
-    el("dl", { class: "figures" }, Object.entries(figures).map(([label, value]) => el("div", null, el("dt", null, label), value))),
-    bar,
-    legend,
-    live,
-    failures,
-    runs,
+    el("dl", { class: "figures" }, figures(Object.entries(values))),
+    [bar, legend, live, failures.node, runs.node],
   );
-  const progress = makeProgress(live);
-  const showFailures = makeFailures(failures, name, { refresh, announce });
-  const showRuns = makeRuns(runs);
 
   return {
     node,
@@ -153,165 +136,140 @@ function makeCard(name, { embed, refresh, announce }) {
       say(wrong, error ?? "");
       wrong.hidden = !error;
       say(model, collection.model ?? "no model yet: the first backfill sets it");
-      say(figures.rows, count(total));
-      say(figures.embedded, count(embedded));
-      say(figures.pending, count(pending));
-      say(figures.failed, count(failed));
-      figures.failed.classList.toggle("bad", failed > 0);
-      const [text, kind] = error
-        ? ["cannot be read", "bad"]
-        : running
-          ? ["embedding", "run"]
-          : failed
-            ? [`${count(failed)} failed`, "bad"]
-            : pending
-              ? [`${count(pending)} pending`, "wait"]
-              : total
-                ? ["up to date", "ok"]
-                : ["empty", ""];
+      for (const [label, number] of Object.entries({ rows: total, embedded, pending, failed })) say(values[label], count(number));
+      values.failed.classList.toggle("bad", failed > 0);
+      const [text, kind] = stateOf(collection);
       say(state, text);
       state.className = `chip ${kind}`;
       start.hidden = Boolean(running) || Boolean(error) || !pending;
       drawBar(bar, legend, collection);
-      progress(running);
-      showFailures(collection);
-      showRuns(latest, total > 0 && !pending && !failed && !error);
+      live.hidden = !running;
+      if (running) say(live.firstChild, speed(running));
+      failures.update(collection);
+      runs.update(latest, total > 0 && !pending && !failed && !error);
     },
   };
+}
+
+/** What the chip says, and its colour. */
+function stateOf({ total, pending, failed, running, error }) {
+  if (error) return ["cannot be read", "bad"];
+  if (running) return ["embedding", "run"];
+  if (failed) return [`${count(failed)} failed`, "bad"];
+  if (pending) return [`${count(pending)} pending`, "wait"];
+  return total ? ["up to date", "ok"] : ["empty", ""];
 }
 
 /** The stacked bar: the collection's model first, then others (during a switch), then what has no vector. */
 function drawBar(bar, legend, { collection, model, models, total, pending, failed }) {
   const others = Object.keys(models).filter((name) => name !== model).sort();
-  const vectors = Object.values(models).reduce((all, part) => all + part, 0);
+  const bare = Math.max(0, total - Object.values(models).reduce((all, part) => all + part, 0));
   const parts = [
     [model, models[model] ?? 0, "m0"],
     ...others.map((name, place) => [name || "unknown model", models[name], `m${1 + (place % 3)}`]),
     // Rows of another model are pending too: they are drawn once, as what they hold.
-    ["no vector", Math.max(0, total - vectors - failed), "none"],
-    ["failed", Math.min(failed, Math.max(0, total - vectors)), "bad"],
+    ["no vector", Math.max(0, bare - failed), "none"],
+    ["failed", Math.min(failed, bare), "bad"],
   ].filter(([, rows]) => rows);
-  for (const [place, [, rows, kind]] of parts.entries()) {
-    const part = bar.children[place] ?? bar.appendChild(el("span"));
-    part.className = kind;
-    part.style.setProperty("--share", total ? rows / total : 0);
-  }
-  while (bar.children.length > parts.length) bar.lastChild.remove();
-  const shares = parts.map(([name, rows]) => `${name} ${percent(rows, total)}`);
-  bar.setAttribute("aria-label", total ? `${collection}: ${shares.join(", ")}` : `${collection}: no rows`);
+  arrange(bar, parts.map((_, place) => bar.children[place] ?? el("span")));
+  arrange(legend, parts.map((_, place) => legend.children[place] ?? el("li", null, el("i"), el("span"), el("b"))));
   for (const [place, [name, rows, kind]] of parts.entries()) {
-    const line = legend.children[place] ?? legend.appendChild(el("li", null, el("i"), el("span"), el("b")));
-    line.children[0].className = kind;
-    say(line.children[1], name);
-    say(line.children[2], percent(rows, total));
+    bar.children[place].className = kind;
+    bar.children[place].style.setProperty("--share", total ? rows / total : 0);
+    const [mark, label, share] = legend.children[place].children;
+    mark.className = kind;
+    say(label, name);
+    say(share, percent(rows, total));
   }
-  while (legend.children.length > parts.length) legend.lastChild.remove();
+  const shares = parts.map(([name, rows]) => `${name} ${percent(rows, total)}`);
+  bar.setAttribute("aria-label", `${collection}: ${total ? shares.join(", ") : "no rows"}`);
 }
 
 /** The speed of a running backfill and the time left. The figures and the bar above show how far it is. */
-function makeProgress(place) {
-  const text = place.appendChild(el("span", null));
-  return (running) => {
-    place.hidden = !running;
-    if (!running) return;
-    const rate = running.rows_per_second;
-    const parts = [];
-    if (rate) parts.push(`${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} rows/s`);
-    if (running.seconds_left !== null) parts.push(`${duration(running.seconds_left)} left`);
-    say(text, parts.join(" · ") || "starting");
-  };
+function speed({ rows_per_second: rate, seconds_left: left }) {
+  const parts = [rate && `${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} rows/s`, left !== null && `${duration(left)} left`];
+  return parts.filter(Boolean).join(" · ") || "starting";
 }
 
-function makeFailures(place, name, { refresh, announce }) {
-  const title = el("summary", null);
+function makeFailures(name, { refresh, announce }) {
   const list = el("ul", { class: "failures" });
   const problem = el("p", { class: "bad", role: "alert" });
-  const all = button("Retry all", working(() => retry()), { "aria-label": `Retry all failed rows of ${name}` });
-  place.append(title, el("div", { class: "fold-body" }, el("div", { class: "row" }, all, problem), list));
-  let seen = "";
-  let known = 0;
+  const wrong = (error) => (problem.textContent = error.message);
+  const retrying = (wanted) => working(() => retry(wanted), wrong);
+  const all = button("Retry all", retrying({}), { "aria-label": `Retry all failed rows of ${name}` });
+  const node = fold("", [el("div", { class: "row" }, all, problem), list], { class: "fold failed", hidden: true, ontoggle: load });
+  const isNewList = changing();
+  const isNewState = changing();
   let listed = null;
 
-  async function retry(rowIds) {
+  async function retry(wanted) {
     problem.textContent = "";
-    try {
-      const { retried } = await post(path("collections", name, "retry"), rowIds ? { row_ids: rowIds } : {});
-      announce(`${plural(retried, "row")} of ${name} will be tried again`);
-    } catch (error) {
-      problem.textContent = error.message;
-      return;
-    }
+    const { retried } = await post(path("collections", name, "retry"), wanted);
+    announce(`${plural(retried, "row")} of ${name} will be tried again`);
     await refresh();
     await listed;
     // The button that was pressed has gone with its row.
-    if (!place.hidden && document.activeElement === document.body) title.focus();
+    if (!node.hidden && document.activeElement === document.body) node.firstChild.focus();
   }
 
   async function load() {
-    if (!place.open) return;
+    if (!node.open) return;
     try {
       const { failures, total } = await call(path("collections", name, "failures"));
-      render(failures, total);
+      if (!isNewList(failures)) return;
+      const more = total - failures.length;
+      list.replaceChildren(...failures.map(line), more > 0 ? el("li", { class: "dim" }, `and ${count(more)} more`) : "");
     } catch (error) {
-      problem.textContent = error.message;
+      wrong(error);
     }
   }
 
-  function render(failures, total) {
-    const state = JSON.stringify(failures);
-    if (state === seen) return;
-    seen = state;
-    list.replaceChildren(
-      ...failures.map((row) =>
-        el(
-          "li",
-          null,
-          el("div", null, el("code", null, row.row_id), el("p", null, row.error ?? "no reason was given")),
-          el("span", { class: "dim" }, `${plural(row.attempts, "attempt")}, ${timeOf(row.failed_at)}`),
-          button("Retry", working(() => retry([row.row_id])), { "aria-label": `Retry row ${row.row_id}` }),
-        ),
-      ),
-      total > failures.length ? el("li", { class: "dim" }, `and ${count(total - failures.length)} more`) : "",
+  const line = ({ row_id: id, error, attempts, failed_at: at }) =>
+    el(
+      "li",
+      null,
+      el("div", null, el("code", null, id), el("p", null, error ?? "no reason was given")),
+      el("span", { class: "dim" }, `${plural(attempts, "attempt")}, ${timeOf(at)}`),
+      button("Retry", retrying({ row_ids: [id] }), { "aria-label": `Retry row ${id}` }),
     );
-  }
 
-  place.addEventListener("toggle", load);
-  return ({ failed, failures }) => {
-    place.hidden = !failed;
-    say(title, `${plural(failed, "failed row")}, with the reasons`);
-    const signature = failed + JSON.stringify(failures);
-    if (signature !== known) listed = load();
-    known = signature;
+  return {
+    node,
+    update({ failed, failures }) {
+      node.hidden = !failed;
+      say(node.firstChild, `${plural(failed, "failed row")}, with the reasons`);
+      if (isNewState([failed, failures])) listed = load();
+    },
   };
 }
 
-function makeRuns(place) {
-  const title = el("summary", null);
+function makeRuns() {
   const body = el("tbody");
-  const heads = ["started", "state", "took", "embedded", "tokens", "cost"];
-  const table = el("table", { class: "runs" }, el("thead", null, el("tr", null, heads.map((head) => el("th", { scope: "col" }, head)))), body);
-  place.append(title, el("div", { class: "fold-body" }, table));
-  let seen = "";
-  return (runs, complete) => {
-    const state = JSON.stringify([runs, complete]);
-    if (state === seen) return;
-    seen = state;
-    place.hidden = !runs.length;
-    if (!runs.length) return;
-    // The card shows a run at work above; an old failure matters no more once every row is embedded.
-    const last = runs.find((run) => !["queued", "running"].includes(run.state));
-    const result = last && (complete && last.state !== "finished" ? "every row is embedded now" : `${plural(last.embedded, "row")} in ${duration(last.seconds)}, ${money(last.cost)}`);
-    say(title, last ? `Last run ${last.state}, ${timeOf(last.started_at)}: ${result}` : "Runs");
-    body.replaceChildren(...runs.flatMap(runLine));
+  const node = fold("", runsTable(body));
+  const isNew = changing();
+  return {
+    node,
+    update(runs, complete) {
+      if (!isNew([runs, complete])) return;
+      node.hidden = !runs.length;
+      // The card shows a run at work above; an old failure matters no more once every row is embedded.
+      const last = runs.find((run) => !["queued", "running"].includes(run.state));
+      if (last) {
+        const result = `${plural(last.embedded, "row")} in ${duration(last.seconds)}, ${money(last.cost)}`;
+        const mended = complete && last.state !== "finished";
+        say(node.firstChild, `Last run ${last.state}, ${timeOf(last.started_at)}: ${mended ? "every row is embedded now" : result}`);
+      } else say(node.firstChild, "Runs");
+      body.replaceChildren(...runs.flatMap(runLine));
+    },
   };
 }
+
+export const runsTable = (rows) => table("runs", ["started", "state", "took", "embedded", "tokens", "cost"], rows);
 
 /** A run as a row of the table, and its error as a row below. */
 export function runLine(run) {
-  const cells = [timeOf(run.started_at), run.state, duration(run.seconds), count(run.embedded), count(run.tokens), money(run.cost)];
   const kind = { failed: "bad", crashed: "bad", running: "run" }[run.state] ?? "";
-  const line = el("tr", null, cells.map((text, place) => el("td", { class: place === 1 ? kind : place > 1 && "number" }, text)));
-  return run.error ? [line, el("tr", null, el("td", { colspan: cells.length, class: "reason" }, run.error))] : [line];
+  const cells = numbers([duration(run.seconds), count(run.embedded), count(run.tokens), money(run.cost)]);
+  const line = el("tr", null, el("td", null, timeOf(run.started_at)), el("td", { class: kind }, run.state), cells);
+  return run.error ? [line, el("tr", null, el("td", { colspan: line.children.length, class: "reason" }, run.error))] : [line];
 }
-
-const sum = (rows, field) => rows.reduce((all, row) => all + row[field], 0);

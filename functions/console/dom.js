@@ -1,17 +1,19 @@
 // Elements and figures. Text goes into the page as text nodes: nothing here, or anywhere else, parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
+const TYPING_MS = 150;
+const LEFT_OUT = [null, undefined, false];
 
 /** An element. `on…` adds a listener, `vars` sets CSS properties; null and false attributes and children are left out. */
 export function el(tag, attributes, ...children) {
   const node = tag.startsWith("svg:") ? document.createElementNS(SVG, tag.slice(4)) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if (LEFT_OUT.includes(value)) continue;
     if (name === "vars") for (const [property, set] of Object.entries(value)) node.style.setProperty(property, set);
     else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat().filter((child) => !LEFT_OUT.includes(child)));
   return node;
 }
 
@@ -25,31 +27,95 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Run a button's action with the button switched off meanwhile; focus stays on it. */
-export function working(action) {
+/** Make `nodes` the elements of a place; those that are there already are not touched. */
+export function arrange(place, nodes) {
+  for (const child of [...place.children]) if (!nodes.includes(child)) child.remove();
+  nodes.forEach((node, index) => node === place.children[index] || place.insertBefore(node, place.children[index] ?? null));
+}
+
+/** Run a button's action with the button switched off meanwhile; focus stays on it. `failed` is given the error. */
+export function working(action, failed) {
   return async (event) => {
     const pressed = event.currentTarget;
     if (pressed.getAttribute("aria-disabled") === "true") return;
     pressed.setAttribute("aria-disabled", "true");
     try {
       await action(event);
+    } catch (error) {
+      if (!failed) throw error;
+      failed(error);
     } finally {
       pressed.removeAttribute("aria-disabled");
     }
   };
 }
 
+/** Buttons of which one is pressed: [[value, text]]. `press` is called with the value of a button that was clicked. */
+export function segments(label, pairs, chosen, press) {
+  const buttons = pairs.map(([value, text]) =>
+    button(text, (event) => {
+      for (const one of buttons) one.setAttribute("aria-pressed", one === event.currentTarget);
+      press(value);
+    }, { "aria-pressed": String(value === chosen) }),
+  );
+  return el("div", { class: "segments", role: "group", "aria-label": label }, buttons);
+}
+
+/** A field whose label only a screen reader reads. */
+export const labelled = (text, field, kind) => el("label", { class: kind }, el("span", { class: "sr" }, text), field);
+
+/** A form around a search box and its selects; Enter searches. */
+export const searchbar = (search, ...fields) =>
+  el("form", { class: "searchbar", role: "search", onsubmit: (event) => (event.preventDefault(), search()) }, fields);
+
+/** A part that opens under its title. */
+export const fold = (title, body, attributes) =>
+  el("details", { class: "fold", ...attributes }, el("summary", null, title), el("div", { class: "fold-body" }, body));
+
+/** Figures with their labels: [[label, text or <dd>]]. */
+export const figures = (pairs) =>
+  pairs.map(([label, value]) => el("div", null, el("dt", null, label), value instanceof Node ? value : el("dd", null, value)));
+
+/** A table whose rows `rows` has, or comes to have. */
+export function table(kind, heads, rows) {
+  const head = el("tr", null, heads.map((text) => el("th", { scope: "col" }, text)));
+  return el("table", { class: kind }, el("thead", null, head), rows instanceof Node ? rows : el("tbody", null, rows));
+}
+
+/** A row of a table: its name, then figures. */
+export const figureRow = (name, cells) => el("tr", null, el("th", { scope: "row" }, name), numbers(cells));
+export const numbers = (cells) => cells.map((cell) => el("td", { class: "number" }, cell));
+
+/** Choices of a select: [[value, label]]. */
+export const choices = (pairs) => pairs.map(([value, label]) => el("option", { value }, label));
+
+export const sum = (rows, field) => rows.reduce((all, row) => all + row[field], 0);
+
+/** Whether a value differs from that of the call before. */
+export function changing() {
+  let seen;
+  return (value) => seen !== (seen = JSON.stringify(value));
+}
+
+/** `later` runs an action when nothing was typed for a moment, `cancel` does not. */
+export function afterTyping(action) {
+  let timer = null;
+  const cancel = () => clearTimeout(timer);
+  const later = () => {
+    cancel();
+    timer = setTimeout(action, TYPING_MS);
+  };
+  return { later, cancel };
+}
+
 /** A function that runs an action at the next frame, once however often it is called before. */
 export function oncePerFrame(action) {
-  let waiting = false;
-  return () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      action();
-    });
+  let frame = null;
+  const run = () => {
+    frame = null;
+    action();
   };
+  return () => (frame ??= requestAnimationFrame(run));
 }
 
 const whole = new Intl.NumberFormat("en");

@@ -1,7 +1,7 @@
 // The results of a search: one hit with its score in parts, and the hits of one ranking beside another.
 
-import { el, say } from "./dom.js";
-import { parts } from "./rank.js";
+import { el, figureRow, fold, say, table } from "./dom.js";
+import { parts, total } from "./rank.js";
 import { excerpt, marked } from "./words.js";
 
 export const NAMES = { full_text: "Full text", semantic: "Semantic" };
@@ -19,49 +19,22 @@ function textOf(value) {
   return String(value);
 }
 
-export const total = ({ full_text, semantic, rest }) => full_text + semantic + rest;
-
 /** One result. Its texts never change, its place and its score do. */
 export function makeHit(hit, wanted) {
-  const place = el("span", { class: "place" });
   const bars = Object.fromEntries(["full_text", "semantic", "rest"].map((name) => [name, el("i", { class: name })]));
-  const value = el("b", { class: "score" });
   const bar = el("div", { class: "split", role: "img" }, Object.values(bars));
-  const table = el("tbody");
+  const rows = el("tbody");
   const text = textOf(hit[BODIES.find((name) => hit[name])]);
   const chips = CHIPS.filter((name) => hit[name]).map((name) => el("span", { class: "chip" }, textOf(hit[name])));
   const whole = el("p", { class: "body" });
-  const fold = el(
-    "details",
-    { class: "why" },
-    el("summary", null, "Score and text"),
-    el(
-      "div",
-      { class: "fold-body" },
-      el(
-        "table",
-        { class: "numbers" },
-        el("thead", null, el("tr", null, ["part", "rank", "score", "weight", "weighted"].map((head) => el("th", { scope: "col" }, head)))),
-        table,
-      ),
-      whole,
-      el("p", { class: "dim" }, "id ", el("code", null, hit.id)),
-    ),
-  );
-  fold.addEventListener("toggle", () => fold.open && !whole.hasChildNodes() && whole.append(...marked(text, wanted)));
-  const node = el(
-    "li",
-    { "data-id": hit.id },
-    place,
-    el(
-      "div",
-      { class: "found" },
-      el("h3", null, marked(labelOf(hit), wanted), " ", chips),
-      el("p", { class: "snippet" }, marked(excerpt(text, wanted), wanted)),
-      fold,
-    ),
-    el("div", { class: "scored" }, value, bar),
-  );
+  const showText = () => why.open && !whole.hasChildNodes() && whole.append(...marked(text, wanted));
+  const scores = table("numbers", ["part", "rank", "score", "weight", "weighted"], rows);
+  const id = el("p", { class: "dim" }, "id ", el("code", null, hit.id));
+  const why = fold("Score and text", [scores, whole, id], { class: "why", ontoggle: showText });
+  const title = el("h3", null, marked(labelOf(hit), wanted), " ", chips);
+  const found = [title, el("p", { class: "snippet" }, marked(excerpt(text, wanted), wanted)), why];
+  const node = line(hit, found, bar);
+  const [place, , { firstChild: value }] = node.children;
 
   return {
     node,
@@ -70,46 +43,39 @@ export function makeHit(hit, wanted) {
       say(place, String(number));
       say(value, total(now).toFixed(3));
       for (const [name, part] of Object.entries(bars)) part.style.setProperty("--share", Math.max(0, now[name]) / top);
-      bar.setAttribute("aria-label", `full text ${now.full_text.toFixed(3)}, semantic ${now.semantic.toFixed(3)}${now.rest ? `, other ${now.rest.toFixed(3)}` : ""}`);
-      const rows = [
-        [NAMES.full_text, changed.full_text_rank, changed.full_text_score, weights.full_text, now.full_text],
-        [NAMES.semantic, changed.semantic_rank, changed.semantic_score, weights.semantic, now.semantic],
-      ];
-      if (now.rest) rows.push(["Age and static score", null, now.rest, 1, now.rest]);
-      table.replaceChildren(
-        ...rows.map(([name, rank, score, weight, weighted]) =>
-          el(
-            "tr",
-            null,
-            el("th", { scope: "row" }, name),
-            [rank === null ? "–" : `#${rank}`, score === null ? "–" : score.toFixed(4), weight.toFixed(2), weighted.toFixed(4)].map((cell) => el("td", { class: "number" }, cell)),
-          ),
-        ),
+      const other = now.rest ? `, other ${now.rest.toFixed(3)}` : "";
+      bar.setAttribute("aria-label", `full text ${now.full_text.toFixed(3)}, semantic ${now.semantic.toFixed(3)}${other}`);
+      const row = (name, rank, score, weight, weighted) =>
+        figureRow(name, [rank === null ? "–" : `#${rank}`, score === null ? "–" : score.toFixed(4), weight.toFixed(2), weighted.toFixed(4)]);
+      rows.replaceChildren(
+        ...["full_text", "semantic"].map((name) => row(NAMES[name], changed[`${name}_rank`], changed[`${name}_score`], weights[name], now[name])),
+        now.rest ? row("Age and static score", null, now.rest, 1, now.rest) : "",
       );
     },
   };
 }
 
+/** A hit in a list: its place, what it says, its score above its bar. */
+const line = (hit, found, bar, place, score) =>
+  el(
+    "li",
+    { "data-id": hit.id },
+    el("span", { class: "place" }, place),
+    el("div", { class: "found" }, found),
+    el("div", { class: "scored" }, el("b", { class: "score" }, score), bar),
+  );
+
 /** The hits of one ranking; each says at which place the other ranking has it. */
 export function column(name, own, otherName, other, wanted, shown) {
   const ranks = new Map(other.hits.map((hit, place) => [hit.id, place + 1]));
   const title = `${NAMES[name]} only`;
-  const score = `${name}_score`;
-  const elsewhere = (place) => (place ? `#${place} in ${NAMES[otherName].toLowerCase()}` : `not in ${NAMES[otherName].toLowerCase()}`);
   const lines = own.hits.slice(0, shown).map((hit, place) => {
-    const bar = el("div", { class: "split", "aria-hidden": "true" }, el("i", { class: name, vars: { "--share": hit[score] ?? 0 } }));
-    return el(
-      "li",
-      { "data-id": hit.id },
-      el("span", { class: "place" }, String(place + 1)),
-      el("div", { class: "found" }, el("h4", null, marked(labelOf(hit), wanted)), el("p", { class: "dim" }, elsewhere(ranks.get(hit.id)))),
-      el("div", { class: "scored" }, el("b", { class: "score" }, (hit[score] ?? 0).toFixed(3)), bar),
-    );
+    const score = hit[`${name}_score`] ?? 0;
+    const bar = el("div", { class: "split", "aria-hidden": "true" }, el("i", { class: name, vars: { "--share": score } }));
+    const elsewhere = `${ranks.has(hit.id) ? `#${ranks.get(hit.id)}` : "not"} in ${NAMES[otherName].toLowerCase()}`;
+    const found = [el("h4", null, marked(labelOf(hit), wanted)), el("p", { class: "dim" }, elsewhere)];
+    return line(hit, found, bar, String(place + 1), score.toFixed(3));
   });
-  return el(
-    "section",
-    { "aria-label": title },
-    el("h3", null, title),
-    lines.length ? el("ol", { class: "hits" }, lines) : el("p", { class: "dim" }, "nothing found"),
-  );
+  const list = lines.length ? el("ol", { class: "hits" }, lines) : el("p", { class: "dim" }, "nothing found");
+  return el("section", { "aria-label": title }, el("h3", null, title), list);
 }

@@ -1,6 +1,6 @@
 // The rows of the map as a list, for keyboards and screen readers.
 
-import { button, el } from "./dom.js";
+import { button, el, fold } from "./dom.js";
 import { swatch } from "./shapes.js";
 
 const LISTED = 60;
@@ -12,8 +12,8 @@ export function makeList(choose) {
   let limit = LISTED;
   const narrow = el("input", { type: "search", "aria-label": "Narrow the list", placeholder: "narrow the list", oninput: draw });
   const items = el("ul", { class: "rows" });
-  const foot = el("p", null);
-  const node = el("details", { class: "fold", ontoggle: draw }, el("summary", null, "The rows as a list"), el("div", { class: "fold-body" }, narrow, items, foot));
+  const foot = el("p");
+  const node = fold("The rows as a list", [narrow, items, foot], { ontoggle: draw });
 
   function draw() {
     if (!node.open) return;

@@ -10,10 +10,8 @@ export function parts(hit, weights) {
   };
 }
 
-export const score = (hit, weights) => {
-  const { full_text, semantic, rest } = parts(hit, weights);
-  return full_text + semantic + rest;
-};
+export const total = ({ full_text, semantic, rest }) => full_text + semantic + rest;
+const score = (hit, weights) => total(parts(hit, weights));
 
 /** The hits by their score with other weights, best first; ties by id, as the server breaks them. */
 export function rerank(hits, weights) {
@@ -44,20 +42,16 @@ export function isCertain(answer, weights, shown) {
 }
 
 function mostUnlisted({ hits, weights: asked }, weights) {
-  const last = Math.min(...hits.map((hit) => score(hit, asked)));
   // The rest weighs the same in both, and is not bounded by 1 but by all that the last row has.
-  const items = [
-    [asked.full_text, weights.full_text],
-    [asked.semantic, weights.semantic],
-  ];
-  let left = last;
+  const hasRest = "hybrid_score" in hits[0];
+  let left = Math.min(...hits.map((hit) => score(hit, asked)));
   let most = 0;
-  const gain = ([cost, value]) => (cost ? value / cost : Infinity);
-  for (const [cost, value] of items.sort((a, b) => gain(b) - gain(a))) {
-    if (gain([cost, value]) < 1 && "hybrid_score" in hits[0]) break;
-    const share = cost ? Math.min(1, left / cost) : 1;
-    most += share * value;
-    left -= share * cost;
+  const gain = (name) => (asked[name] ? weights[name] / asked[name] : Infinity);
+  for (const name of ["full_text", "semantic"].sort((a, b) => gain(b) - gain(a))) {
+    if (hasRest && gain(name) < 1) break;
+    const share = asked[name] ? Math.min(1, left / asked[name]) : 1;
+    most += share * weights[name];
+    left -= share * asked[name];
   }
-  return most + ("hybrid_score" in hits[0] ? left : 0);
+  return most + (hasRest ? left : 0);
 }

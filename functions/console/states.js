@@ -1,7 +1,7 @@
 // What a panel says when it has nothing to show: empty, locked, failed. Each names the next step.
 
 import { ApiError, ServerGone, hasKey, useKey } from "./api.js";
-import { button, el } from "./dom.js";
+import { button, el, labelled } from "./dom.js";
 
 /** Said where a search could not embed its query. */
 export const DEGRADED = "The embedding provider does not answer, so only full-text search was used.";
@@ -17,10 +17,8 @@ export const nothingToSearch = () =>
 
 /** A line to be typed into a shell. */
 export function command(text) {
-  const copy = button("Copy", () => navigator.clipboard?.writeText(text).then(() => (copy.textContent = "Copied")), {
-    class: "quiet",
-    "aria-label": `Copy ${text}`,
-  });
+  const write = () => navigator.clipboard?.writeText(text).then(() => (copy.textContent = "Copied"));
+  const copy = button("Copy", write, { class: "quiet", "aria-label": `Copy ${text}` });
   return el("div", { class: "command" }, el("code", null, text), copy);
 }
 
@@ -32,35 +30,28 @@ export function failure(error) {
   if (error instanceof ServerGone) return note("The server does not answer", "This panel comes back with it.");
   if (error instanceof ApiError && error.status === 401) return locked();
   if (!(error instanceof ApiError)) throw error;
-  const trace = error.requestId ? `Request ${error.requestId} in the server's log.` : "";
   const node = note("That did not work", error.message);
   node.setAttribute("role", "alert");
-  if (trace) node.append(el("p", { class: "dim" }, trace));
+  if (error.requestId) node.append(el("p", { class: "dim" }, `Request ${error.requestId} in the server's log.`));
   return node;
 }
 
 /** Asks for the key. */
 export function locked() {
-  const refused = hasKey();
-  const field = el("input", {
-    type: "password",
-    name: "key",
-    autocomplete: "off",
-    spellcheck: "false",
-    required: true,
-    "aria-describedby": "key-hint",
-  });
+  const typed = { autocomplete: "off", spellcheck: "false", required: true };
+  const field = el("input", { type: "password", name: "key", "aria-describedby": "key-hint", ...typed });
   const submit = (event) => {
     event.preventDefault();
     if (field.value.trim()) useKey(field.value.trim());
     field.value = "";
   };
+  const hint = "It is FUNCTIONS_API_KEY of the server's environment. It stays in the memory of this tab and is gone when you close it.";
   return el(
     "form",
     { class: "note", onsubmit: submit, autocomplete: "off" },
-    el("h3", null, refused ? "The server refused this key" : "This server asks for its key"),
-    el("p", { id: "key-hint" }, "It is FUNCTIONS_API_KEY of the server's environment. It stays in the memory of this tab and is gone when you close it."),
-    el("div", { class: "row" }, el("label", null, el("span", { class: "sr" }, "Key"), field), el("button", { class: "primary" }, "Use key")),
+    el("h3", null, hasKey() ? "The server refused this key" : "This server asks for its key"),
+    el("p", { id: "key-hint" }, hint),
+    el("div", { class: "row" }, labelled("Key", field), el("button", { class: "primary" }, "Use key")),
   );
 }
 
@@ -69,7 +60,7 @@ export async function fill(place, load) {
   if (!place.hasChildNodes()) place.replaceChildren(loading());
   try {
     const nodes = await load();
-    if (nodes) place.replaceChildren(...[nodes].flat());
+    if (nodes) place.replaceChildren(...[nodes].flat().filter(Boolean));
     return true;
   } catch (error) {
     place.replaceChildren(failure(error));

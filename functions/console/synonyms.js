@@ -1,17 +1,20 @@
 // Synonyms of genres and moods: look up, read, edit, generate again, remove from search.
 
 import { ApiError, call, newest, path, post } from "./api.js";
-import { button, count, el, plural, say, timeOf, working } from "./dom.js";
+import { afterTyping, button, choices, count, el, figureRow, labelled, plural, say, searchbar, sum, table, timeOf, working } from "./dom.js";
 import { DEGRADED, failure, fill, note } from "./states.js";
 
-const TYPING_MS = 150;
 const TASK_MS = 1000;
 const FOUND = 8;
 const ENDED = ["completed", "failed", "interrupted", "crashed"];
+const NO_GENERATOR =
+  "No model is set up to write synonyms: set GENERATION_PROVIDER to ollama or openai in the server's environment. You can still write them by hand.";
+const TYPES = [["", "genres and moods"], ["genre", "genres"], ["mood", "moods"]];
 
-export function mountSynonyms(panel) {
-  const box = el("input", { type: "search", id: "tag-query", placeholder: "bossa nova, musique douce, rainy evening …", autocomplete: "off", maxlength: 100 });
-  const type = el("select", { id: "tag-type" }, [["", "genres and moods"], ["genre", "genres"], ["mood", "moods"]].map(([value, label]) => el("option", { value }, label)));
+export function mount(panel) {
+  const placeholder = "bossa nova, musique douce, rainy evening …";
+  const box = el("input", { type: "search", id: "tag-query", placeholder, autocomplete: "off", maxlength: 100 });
+  const type = el("select", { id: "tag-type" }, choices(TYPES));
   const state = el("div", { class: "synonym-state" });
   const found = el("ul", { class: "tags", "aria-label": "Tags found" });
   const status = el("p", { class: "dim status", role: "status" });
@@ -19,47 +22,38 @@ export function mountSynonyms(panel) {
   const editor = el("div", { class: "editor" });
   panel.append(
     el("h2", { class: "sr" }, "Synonyms"),
-    el(
-      "form",
-      { class: "searchbar", role: "search", onsubmit: (event) => (event.preventDefault(), lookUp()) },
-      el("label", { class: "grow" }, el("span", { class: "sr" }, "Look up a tag"), box),
-      el("label", null, el("span", { class: "sr" }, "of the type"), type),
-    ),
+    searchbar(lookUp, labelled("Look up a tag", box, "grow"), labelled("of the type", type)),
     el("div", { class: "row" }, status),
     warning,
     el("div", { class: "synonyms" }, el("div", null, found, state), editor),
   );
   const latest = newest();
-  let timer = null;
+  const typing = afterTyping(find);
   let watch = null;
   let open = null;
   let generator = false;
   let unsaved = false;
 
   addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
-
-  box.addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(find, TYPING_MS);
-  });
+  box.addEventListener("input", typing.later);
   type.addEventListener("change", find);
   welcome();
 
   function welcome() {
-    editor.replaceChildren(note("Look up a tag", "By its name or by a synonym, in English or French. Edit its terms here, or have the model write them again."));
+    const text = "By its name or by a synonym, in English or French. Edit its terms here, or have the model write them again.";
+    editor.replaceChildren(note("Look up a tag", text));
   }
 
   async function find() {
-    clearTimeout(timer);
+    typing.cancel();
     const query = box.value.trim();
     if (!query) {
-      latest(async () => null);
+      latest.stop();
       found.replaceChildren();
       say(status, "");
       return [];
     }
-    const wanted = new URLSearchParams({ q: query, limit: FOUND });
-    if (type.value) wanted.set("tag_type", type.value);
+    const wanted = new URLSearchParams({ q: query, limit: FOUND, ...(type.value && { tag_type: type.value }) });
     try {
       const answer = await latest((signal) => call(`/api/synonyms/search?${wanted}`, { signal, keyed: false }));
       if (!answer) return [];
@@ -74,9 +68,11 @@ export function mountSynonyms(panel) {
   }
 
   function tagLine(tag) {
-    const line = button("", () => read(tag.tag_type, tag.tag_name), { "aria-current": open && open.id === tag.id ? "true" : null, "data-tag": tag.tag_name });
-    line.append(el("b", null, tag.tag_name), el("span", { class: "chip" }, tag.tag_type), el("span", { class: "number dim" }, tag.score.toFixed(3)));
-    line.append(el("span", { class: "terms dim" }, (tag.synonyms.search_terms ?? []).slice(0, 4).join(", ")));
+    const { tag_name: name, tag_type: kind } = tag;
+    const terms = (tag.synonyms.search_terms ?? []).slice(0, 4).join(", ");
+    const line = button("", () => read(kind, name), { "aria-current": open?.id === tag.id && "true", "data-tag": name });
+    const score = el("span", { class: "number dim" }, tag.score.toFixed(3));
+    line.append(el("b", null, name), el("span", { class: "chip" }, kind), score, el("span", { class: "terms dim" }, terms));
     return el("li", null, line);
   }
 
@@ -106,103 +102,79 @@ export function mountSynonyms(panel) {
   function missing(types, name) {
     open = null;
     const problem = el("p", { class: "bad", role: "alert" });
-    const write = (tagType) => working(async () => {
-      try {
-        edit(await post("/api/synonyms", { tag_type: tagType, tag_name: name, synonyms: { search_terms: [name] } }));
-        find();
-      } catch (error) {
-        if (error.status === 401) editor.replaceChildren(failure(error));
-        else problem.textContent = error.message;
-      }
-    });
-    editor.replaceChildren(
-      el(
-        "div",
-        { class: "note" },
-        el("h3", null, `“${name}” has no active synonyms`),
-        el("p", null, `If there is a ${types.join(" or a ")} of that name, begin with its own name as the first term.`),
-        el("div", { class: "row" }, types.map((tagType) => button(`Write synonyms for the ${tagType}`, write(tagType)))),
-        problem,
-      ),
+    const write = async (tagType) => {
+      edit(await post("/api/synonyms", { tag_type: tagType, tag_name: name, synonyms: { search_terms: [name] } }));
+      find();
+    };
+    const refused = (error) => {
+      if (error.status === 401) editor.replaceChildren(failure(error));
+      else problem.textContent = error.message;
+    };
+    const writeFor = (tagType) => button(`Write synonyms for the ${tagType}`, working(() => write(tagType), refused));
+    const step = note(
+      `“${name}” has no active synonyms`,
+      `If there is a ${types.join(" or a ")} of that name, begin with its own name as the first term.`,
     );
+    step.append(el("div", { class: "row" }, types.map(writeFor)), problem);
+    editor.replaceChildren(step);
   }
 
-  function edit(tag) {
+  function edit(tag, news = "") {
     const another = open?.id !== tag.id;
     open = tag;
     unsaved = false;
     for (const line of found.querySelectorAll("button")) line.toggleAttribute("aria-current", line.dataset.tag === tag.tag_name);
-    const { synonyms } = tag;
-    const areas = {
-      search_terms: area("Search terms", synonyms.search_terms, "one a line; the first is the name"),
-      related_tags: area("Related tags", synonyms.related_tags, "one a line"),
-      fr: area("In French", synonyms.translations?.fr, "one a line"),
-      en: area("In English", synonyms.translations?.en, "one a line"),
-    };
-    const context = el("textarea", { rows: 3, maxlength: 2000, id: "usage-context" });
-    context.value = synonyms.usage_context ?? "";
-    const confidence = el("input", { type: "number", min: 0, max: 1, step: 0.05, value: tag.confidence, id: "tag-confidence" });
+    const form = makeForm(tag.synonyms, tag.confidence);
     const said = el("p", { class: "status", role: "status" });
     const report = (text, bad = false) => {
       said.textContent = text;
       said.classList.toggle("bad", bad);
     };
-    const attempt = (action) =>
-      working(async () => {
-        report("");
-        try {
-          await action(report);
-        } catch (error) {
-          if (error instanceof ApiError && error.status === 401) editor.append(failure(error));
-          else if (error instanceof ApiError && error.status === 409) {
-            report(`${error.message}. Nothing was overwritten. `, true);
-            said.append(button("Read it again", () => ((unsaved = false), read(tag.tag_type, tag.tag_name))));
-          } else report(error.message, true);
-        }
+    const reread = () => {
+      unsaved = false;
+      read(tag.tag_type, tag.tag_name);
+    };
+    const failed = (error) => {
+      if (error.status === 401) editor.append(failure(error));
+      else if (error.status === 409) {
+        report(`${error.message}. Nothing was overwritten. `, true);
+        said.append(button("Read it again", reread));
+      } else report(error.message, true);
+    };
+    const attempt = (action) => working(() => (report(""), action()), failed);
+    const change = (method, body, saved) =>
+      attempt(async () => {
+        edit(await call(path("synonyms", tag.id), { method, body: body?.() }), saved);
+        find();
       });
-    const save = attempt(async () => {
-      const written = {
-        search_terms: areas.search_terms.lines(),
-        related_tags: areas.related_tags.lines(),
-        usage_context: context.value.trim(),
-        translations: { fr: areas.fr.lines(), en: areas.en.lines() },
-      };
-      const body = { synonyms: written, confidence: Number(confidence.value), updated_at: tag.updated_at };
-      edit(await call(path("synonyms", tag.id), { method: "PUT", body }));
-      editor.querySelector("[role=status]").textContent = "Saved. Search uses it now.";
-      find();
-    });
-    const switchOff = attempt(async () => {
-      edit(await call(path("synonyms", tag.id), { method: "DELETE" }));
-      editor.querySelector("[role=status]").textContent = "Removed: searches no longer find this tag. Its terms are kept.";
-      find();
-    });
-    const revive = attempt(async () => {
-      edit(await call(path("synonyms", tag.id), { method: "PUT", body: { is_active: true } }));
-      editor.querySelector("[role=status]").textContent = "Searches find this tag again.";
-      find();
-    });
-    const again = attempt(async (tell) => {
+    const save = change("PUT", () => ({ ...form.values(), updated_at: tag.updated_at }), "Saved. Search uses it now.");
+    const switchOff = change("DELETE", null, "Removed: searches no longer find this tag. Its terms are kept.");
+    const revive = change("PUT", () => ({ is_active: true }), "Searches find this tag again.");
+    const again = attempt(async () => {
       const task = await post("/api/synonyms/generate", { tag_type: tag.tag_type, tag_ids: [tag.tag_id], force: true });
-      if (!task.task_id) return tell(task.message);
-      tell("The model is writing …");
-      await follow(task.task_id, tell);
+      if (!task.task_id) return report(task.message);
+      report("The model is writing …");
+      await follow(task.task_id, report);
       if (open === tag) await read(tag.tag_type, tag.tag_name);
       find();
     });
+    const author = tag.source === "manual" ? "hand" : tag.source;
+    const origin = el("span", { class: "dim" }, `${tag.tag_type} · written by ${author} · ${timeOf(tag.updated_at)}`);
+    const state = el("span", { class: `chip ${tag.is_active ? "ok" : "wait"}` }, tag.is_active ? "active" : "not searched");
+    const onsubmit = (event) => {
+      event.preventDefault();
+      save({ currentTarget: event.submitter ?? event.target });
+    };
+    const oninput = () => {
+      unsaved = true;
+      report("Unsaved changes");
+    };
     editor.replaceChildren(
       el(
         "form",
-        { class: "card", oninput: () => ((unsaved = true), report("Unsaved changes")), onsubmit: (event) => (event.preventDefault(), save({ currentTarget: event.submitter ?? event.target })) },
-        el(
-          "div",
-          { class: "card-head" },
-          el("div", null, el("h3", null, tag.tag_name), el("span", { class: "dim" }, `${tag.tag_type} · written by ${tag.source === "manual" ? "hand" : tag.source} · ${timeOf(tag.updated_at)}`)),
-          el("span", { class: `chip ${tag.is_active ? "ok" : "wait"}` }, tag.is_active ? "active" : "not searched"),
-        ),
-        el("div", { class: "fields" }, Object.values(areas).map(({ node }) => node)),
-        el("label", { class: "field", for: "usage-context" }, el("span", null, "Used for"), context),
-        el("label", { class: "field narrow", for: "tag-confidence" }, el("span", null, "Confidence"), confidence),
+        { class: "card", oninput, onsubmit },
+        el("div", { class: "card-head" }, el("div", null, el("h3", null, tag.tag_name), origin), state),
+        form.nodes,
         el(
           "div",
           { class: "row" },
@@ -213,18 +185,9 @@ export function mountSynonyms(panel) {
         ),
       ),
     );
+    report(news);
     // On a phone it lies below the tags that were found.
     if (another && matchMedia("(max-width: 860px)").matches) editor.scrollIntoView({ block: "start" });
-  }
-
-  function area(label, lines, hint) {
-    const id = `terms-${label.toLowerCase().replaceAll(" ", "-")}`;
-    const input = el("textarea", { rows: 6, id, spellcheck: "false" });
-    input.value = (lines ?? []).join("\n");
-    return {
-      node: el("label", { class: "field", for: id }, el("span", null, label, " ", el("small", { class: "dim" }, hint)), input),
-      lines: () => input.value.split("\n").map((line) => line.trim()).filter(Boolean),
-    };
   }
 
   /** Until the task has ended. */
@@ -245,28 +208,27 @@ export function mountSynonyms(panel) {
     await fill(state, async () => {
       const { generator: there, coverage, failures } = await call("/api/synonyms/generation");
       generator = there;
-      const without = coverage.reduce((all, row) => all + row.without, 0);
+      const without = sum(coverage, "without");
       const said = el("p", { class: "dim", role: "status" });
       const tell = (text) => (said.textContent = text);
-      const write = working(async () => {
-        try {
-          const task = await post("/api/synonyms/generate", {});
-          tell(task.message);
-          if (!task.task_id) return;
-          await follow(task.task_id, tell);
-          showState();
-        } catch (error) {
-          tell(error.message);
-        }
-      });
+      const write = async () => {
+        const task = await post("/api/synonyms/generate", {});
+        tell(task.message);
+        if (!task.task_id) return;
+        await follow(task.task_id, tell);
+        showState();
+      };
+      const writeAll = working(write, (error) => tell(error.message));
+      const step = generator
+        ? without > 0 && el("div", { class: "row" }, button(`Write synonyms for ${plural(without, "tag")}`, writeAll), said)
+        : el("p", { class: "dim" }, NO_GENERATOR);
+      const rows = coverage.map((row) => figureRow(row.tag_type, [row.tags, row.active, row.without, row.failed].map(count)));
       return [
         el("h3", null, "Tags"),
-        el("table", { class: "numbers" }, el("thead", null, el("tr", null, ["type", "tags", "written", "missing", "failed"].map((head) => el("th", { scope: "col" }, head)))), el("tbody", null, coverage.map((row) => el("tr", null, el("th", { scope: "row" }, row.tag_type), [row.tags, row.active, row.without, row.failed].map((number) => el("td", { class: "number" }, count(number))))))),
-        generator
-          ? without > 0 && el("div", { class: "row" }, button(`Write synonyms for ${plural(without, "tag")}`, write), said)
-          : el("p", { class: "dim" }, "No model is set up to write synonyms: set GENERATION_PROVIDER to ollama or openai in the server's environment. You can still write them by hand."),
-        failures.length > 0 && el("ul", { class: "failures" }, failures.map((row) => el("li", null, el("div", null, el("b", null, row.tag_name), el("p", null, row.error ?? "no reason was given")), el("span", { class: "dim" }, plural(row.attempts, "attempt"))))),
-      ].filter(Boolean);
+        table("numbers", ["type", "tags", "written", "missing", "failed"], rows),
+        step,
+        failures.length > 0 && el("ul", { class: "failures" }, failures.map(failedTag)),
+      ];
     });
   }
 
@@ -279,4 +241,42 @@ export function mountSynonyms(panel) {
       if (now) showState();
     },
   };
+}
+
+/** The fields of a tag's synonyms, and what they hold. */
+function makeForm(synonyms, confidence) {
+  const area = (label, lines, hint = "one a line") => {
+    const id = `terms-${label.toLowerCase().replaceAll(" ", "-")}`;
+    const input = el("textarea", { rows: 6, id, spellcheck: "false" }, (lines ?? []).join("\n"));
+    const name = el("span", null, label, " ", el("small", { class: "dim" }, hint));
+    const read = () => input.value.split("\n").map((line) => line.trim()).filter(Boolean);
+    return { node: el("label", { class: "field", for: id }, name, input), read };
+  };
+  const terms = area("Search terms", synonyms.search_terms, "one a line; the first is the name");
+  const related = area("Related tags", synonyms.related_tags);
+  const fr = area("In French", synonyms.translations?.fr);
+  const en = area("In English", synonyms.translations?.en);
+  const context = el("textarea", { rows: 3, maxlength: 2000, id: "usage-context" }, synonyms.usage_context);
+  const sure = el("input", { type: "number", min: 0, max: 1, step: 0.05, value: confidence, id: "tag-confidence" });
+  return {
+    nodes: [
+      el("div", { class: "fields" }, [terms, related, fr, en].map(({ node }) => node)),
+      el("label", { class: "field", for: "usage-context" }, el("span", null, "Used for"), context),
+      el("label", { class: "field narrow", for: "tag-confidence" }, el("span", null, "Confidence"), sure),
+    ],
+    values: () => ({
+      synonyms: {
+        search_terms: terms.read(),
+        related_tags: related.read(),
+        usage_context: context.value.trim(),
+        translations: { fr: fr.read(), en: en.read() },
+      },
+      confidence: Number(sure.value),
+    }),
+  };
+}
+
+function failedTag({ tag_name: name, error, attempts }) {
+  const reason = el("div", null, el("b", null, name), el("p", null, error ?? "no reason was given"));
+  return el("li", null, reason, el("span", { class: "dim" }, plural(attempts, "attempt")));
 }

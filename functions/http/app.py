@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from mangum import Mangum
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
@@ -50,6 +51,12 @@ def create_app(
     errors.install(app)
     app.add_middleware(RequestMiddleware, function=function, services=services, observe=observe)
     return app
+
+
+def create_function(name: str, router: APIRouter) -> tuple[FastAPI, Mangum]:
+    """The application of one function, and its handler on Lambda. Mangum would run a lifespan at every invocation."""
+    app = create_app(name, router)
+    return app, Mangum(app, lifespan="off")
 
 
 class CompressedRoute(APIRoute):

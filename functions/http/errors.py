@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -46,14 +46,9 @@ ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
 }
 
 
-class MethodNotAllowed(AppError):
+class MethodNotAllowed(AppError, code="method_not_allowed", status=405):
     """The path does not take this method."""
 
-    code = "method_not_allowed"
-    status = 405
-
-
-_BY_STATUS: Mapping[int, type[AppError]] = {404: NotFound, 405: MethodNotAllowed, 413: RequestTooLarge}
 
 _FIELD = re.compile(r"(?!body: )(?:body\.)?([a-z_]+): ")
 
@@ -90,16 +85,14 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    known = _BY_STATUS.get(error.status_code)
-    if known is not None:
-        # RequestMiddleware's text names the limit; the others are Starlette's.
-        response = error_response(known(error.detail) if error.status_code == 413 else known(), request.url.path)
+    status = error.status_code
+    if status == 413:
+        known: AppError = RequestTooLarge(error.detail)
     else:
-        # FastAPI reports a body that it could not read.
-        invalid = InvalidRequest("body: it cannot be read")
-        response = error_response(invalid, request.url.path, status=error.status_code)
-    for name, value in (error.headers or {}).items():
-        response.headers[name] = value
+        # Of the rest FastAPI reports a body that it could not read.
+        known = {404: NotFound(), 405: MethodNotAllowed()}.get(status, InvalidRequest("body: it cannot be read"))
+    response = error_response(known, request.url.path, status=status)
+    response.headers.update(error.headers or {})
     return response
 
 
@@ -111,14 +104,14 @@ def error_response(error: AppError, path: str, *, status: int | None = None, par
         log.error("%s: %s", error.code, message)
         message = type(error)().message
     headers = {}
-    retry_after: float | None = getattr(error, "retry_after", None)
+    retry_after = error.retry_after
     if retry_after is None and error.retryable and status in (503, 504):
         retry_after = RETRY_AFTER_SECONDS
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    body: dict[str, object]
+    body: dict[str, object] = {"code": error.code, "message": message, "request_id": request_id.get()}
     if path.startswith("/v1/"):
         # OpenAI's clients raise BadRequestError for 400; 422 is not a status of that API.
         status = 400 if status == 422 else status
@@ -127,14 +120,7 @@ def error_response(error: AppError, path: str, *, status: int | None = None, par
         # Messages about a field begin with its name.
         named = _FIELD.match(message)
         body = {"message": message, "type": kind, "param": param or (named[1] if named else None), "code": code}
-    else:
-        body = {"code": error.code, "message": message, "request_id": request_id.get()}
     return Response(orjson.dumps({"error": body}), status, headers, "application/json")
-
-
-def internal_error(path: str) -> Response:
-    """The answer to an unexpected error; its cause is in the log."""
-    return error_response(AppError("internal error"), path)
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
@@ -143,5 +129,5 @@ def _describe(problem: Mapping[str, Any]) -> str:
     return f"{_name(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-def _name(location: tuple[object, ...] | list[object]) -> str:
+def _name(location: Sequence[object]) -> str:
     return ".".join(str(part) for part in location)

@@ -22,7 +22,7 @@ TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one process. Requests are counted by the route's template, so that paths create no new series."""
 
     def __init__(self, services: Services) -> None:
@@ -37,7 +37,7 @@ class Metrics:
         self._tokens = Counter("tonnetz_tokens", "Tokens embedded.", ["source"], registry=registry)
         self._cost = Counter("tonnetz_cost_usd", "Cost of the tokens embedded.", ["source"], registry=registry)
         self._rows = Counter("tonnetz_rows", "Rows of tasks.", ["outcome"], registry=registry)
-        registry.register(_State(services))
+        registry.register(self)
         self._services = services
         self.router = APIRouter(tags=["metrics"], dependencies=[NeedsKey])
 
@@ -64,14 +64,8 @@ class Metrics:
         for outcome in ("embedded", "failed", "stale"):
             self._rows.labels(outcome).inc(getattr(report, outcome))
 
-
-class _State(Collector):
-    """Gauges that are read at each request for /metrics: waiting texts, rows in the queues."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
     def collect(self) -> Iterator[Metric]:
+        """Gauges that are read at each request for /metrics: waiting texts, rows in the queues."""
         waiting = GaugeMetricFamily("tonnetz_waiting_texts", "Texts taken and not answered yet.")
         waiting.add_metric([], self._services.embedding.waiting)
         yield waiting

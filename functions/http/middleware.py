@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.http.errors import error_response, internal_error
+from functions.http.errors import error_response
 from functions.services import Services
 from shared.errors import AppError, Forbidden, Overloaded, RequestTooLarge
 from shared.logs import request_id
@@ -125,11 +125,11 @@ class RequestMiddleware:
         if isinstance(error, asyncio.CancelledError):
             # At shutdown uvicorn cancels requests that exceed its time limit.
             error = Overloaded("the server is ending; try again", retry_after=5)
-        if isinstance(error, AppError):
-            return error_response(error, scope["path"])
-        fields = {"function": self._function, "path": scope["path"]}
-        log.error("unexpected error", exc_info=error, extra={"fields": fields})
-        return internal_error(scope["path"])
+        if not isinstance(error, AppError):
+            fields = {"function": self._function, "path": scope["path"]}
+            log.error("unexpected error", exc_info=error, extra={"fields": fields})
+            error = AppError("internal error")
+        return error_response(error, scope["path"])
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Protect a loopback server without a key from web pages, which could reach it through the user's browser."""
@@ -147,14 +147,8 @@ class RequestMiddleware:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         """Write the access log and count the request."""
         if log.isEnabledFor(logging.INFO):
-            fields = {
-                "function": self._function,
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "duration_ms": round(seconds * 1000, 2),
-            }
-            log.info("request", extra={"fields": fields})
+            fields = {"function": self._function, "method": scope["method"], "path": scope["path"], "status": status}
+            log.info("request", extra={"fields": {**fields, "duration_ms": round(seconds * 1000, 2)}})
         if self._observe is not None:
             self._observe(scope["method"], getattr(scope.get("route"), "path", "other"), status, seconds)
 

@@ -19,9 +19,12 @@ class GenerationAccepted(BaseModel):
 
 def accepted(task_id: str | None, requested: int) -> GenerationAccepted:
     """The answer to a request for synonyms."""
-    return GenerationAccepted(
-        task_name=SYNONYMS_TASK_NAME,
-        task_id=UUID(task_id) if task_id else None,
-        status="queued" if task_id else "skipped",
-        message=f"{requested} tags queued; see GET /api/tasks/{task_id}" if task_id else "no tag needs synonyms",
-    )
+    if task_id is None:
+        return skipped("no tag needs synonyms")
+    message = f"{requested} tags queued; see GET /api/tasks/{task_id}"
+    return GenerationAccepted(task_name=SYNONYMS_TASK_NAME, task_id=UUID(task_id), status="queued", message=message)
+
+
+def skipped(message: str) -> GenerationAccepted:
+    """The answer to a request that started no run."""
+    return GenerationAccepted(task_name=SYNONYMS_TASK_NAME, task_id=None, status="skipped", message=message)

@@ -30,34 +30,30 @@ class EventReport:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookService:
-    """Embeds the row of an event. A repeated or late event does no harm, because the row's current text is embedded."""
+def embed_event(
+    database: Database, embedder: RowEmbedder, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None
+) -> EventReport:
+    """Embed the row of an event if it is still pending.
 
-    database: Database
-    row_embedder: RowEmbedder
-
-    def handle(self, event: RowEvent, batch_id: str, *, deadline: Deadline | None = None) -> EventReport:
-        """Embed the row if it is still pending.
-
-        Raises InvalidRequest for a table that is not tracked, and the errors of RowEmbedder.embed_rows.
-        """
-        collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
-        collections = list_embedding_collections(self.database)
-        if collection not in collections:
-            raise InvalidRequest(
-                f"table: {collection!r} is not tracked; track it with select track_embeddings('{collection}')"
-            )
-        if event.kind == "DELETE":
-            return EventReport(0, 0, [], "the row was deleted, and its vector with it")
-        key = collections[collection]
-        row_id = (event.record or {}).get(key)
-        if not isinstance(row_id, str | int) or isinstance(row_id, bool):
-            raise InvalidRequest(f"record.{key}: the row's key is missing")
-        report = self.row_embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
-        # The row was deleted, has no text, or is leased to another worker: a second delivery would not help.
-        failed = [(row, text) for row, text in report.failed if row in report.refused]
-        message = "the row has a new vector" if report.updated else "the row had its vector already"
-        for row, text in report.failed:
-            message = f"the row is not embedded: {text}" if row in report.refused else text
-        return EventReport(report.processed, report.updated, failed, message)
+    A repeated or late event does no harm, because the row's current text is embedded. Raises InvalidRequest for a table
+    that is not tracked, and the errors of RowEmbedder.embed_rows.
+    """
+    collection = event.table if event.schema == "public" else f"{event.schema}.{event.table}"
+    collections = list_embedding_collections(database)
+    if collection not in collections:
+        raise InvalidRequest(
+            f"table: {collection!r} is not tracked; track it with select track_embeddings('{collection}')"
+        )
+    if event.kind == "DELETE":
+        return EventReport(0, 0, [], "the row was deleted, and its vector with it")
+    key = collections[collection]
+    row_id = (event.record or {}).get(key)
+    if not isinstance(row_id, str | int) or isinstance(row_id, bool):
+        raise InvalidRequest(f"record.{key}: the row's key is missing")
+    report = embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
+    # The row was deleted, has no text, or is leased to another worker: a second delivery would not help.
+    failed = [(row, text) for row, text in report.failed if row in report.refused]
+    message = "the row has a new vector" if report.updated else "the row had its vector already"
+    for row, text in report.failed:
+        message = f"the row is not embedded: {text}" if row in report.refused else text
+    return EventReport(report.processed, report.updated, failed, message)
