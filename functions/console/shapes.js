@@ -18,19 +18,16 @@ export function swatch(kind) {
 const shapeOf = (kind) => (kind + Math.floor(kind / COLOURS)) % SHAPES;
 const SVG_SHAPES = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M0-5.800L5.800 0L0 5.800L-5.800 0Z", "M-4.500-4.500h9v9h-9Z", "M0-5.500L5.500 4.300H-5.500Z"];
 
+// The same on a canvas, as corners; the first shape is a circle.
+const DIAMOND = [[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]];
+const SQUARE = [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]];
+const TRIANGLE = [[0, -1.2], [1.15, 0.9], [-1.15, 0.9]];
+const CORNERS = [[[1, 0]], DIAMOND, SQUARE, TRIANGLE];
+
 export function trace(context, kind, x, y, radius) {
   const shape = shapeOf(kind);
-  if (shape === 0) {
-    context.moveTo(x + radius, y);
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    return;
-  }
-  if (shape === 2) {
-    context.rect(x - radius * 0.9, y - radius * 0.9, radius * 1.8, radius * 1.8);
-    return;
-  }
-  const corners = shape === 1 ? [[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]] : [[0, -1.2], [1.15, 0.9], [-1.15, 0.9]];
-  for (const [index, [dx, dy]] of corners.entries()) context[index ? "lineTo" : "moveTo"](x + dx * radius, y + dy * radius);
+  for (const [index, [dx, dy]] of CORNERS[shape].entries()) context[index ? "lineTo" : "moveTo"](x + dx * radius, y + dy * radius);
+  if (shape === 0) context.arc(x, y, radius, 0, 2 * Math.PI);
   context.closePath();
 }
 

@@ -100,12 +100,7 @@ export function marked(text, wanted) {
 /** About `length` characters of the text around its first word that the query asks for. */
 export function excerpt(text, wanted, length = 240) {
   if (text.length <= length) return text;
-  let first = 0;
-  for (const match of text.matchAll(WORD)) {
-    if (!wanted.has(stem(match[0]))) continue;
-    first = match.index;
-    break;
-  }
+  const first = [...text.matchAll(WORD)].find((match) => wanted.has(stem(match[0])))?.index ?? 0;
   let start = Math.max(0, Math.min(first - length / 3, text.length - length));
   start = start === 0 ? 0 : text.indexOf(" ", start) + 1;
   const cut = text.slice(start, start + length);
