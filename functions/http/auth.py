@@ -22,19 +22,14 @@ _webhook_scheme: SecurityBase = HTTPBearer(
 )
 
 
-def get_services(request: Request) -> Services:
-    """The services with which the application was created."""
+async def _services(request: Request) -> Services:
+    # `async`, because FastAPI runs a plain function in a thread.
     services: Services = request.app.state.services
     return services
 
 
-async def _services(request: Request) -> Services:
-    # `async`, because FastAPI runs a plain function in a thread.
-    return get_services(request)
-
-
 async def _require_key(request: Request, _: Annotated[object, Security(_key_scheme)]) -> None:
-    services = get_services(request)
+    services: Services = request.app.state.services
     key = services.settings.functions_api_key
     if key is None:
         if services.open_on_loopback:
@@ -46,7 +41,7 @@ async def _require_key(request: Request, _: Annotated[object, Security(_key_sche
 
 
 async def _require_webhook_secret(request: Request, _: Annotated[object, Security(_webhook_scheme)]) -> None:
-    services = get_services(request)
+    services: Services = request.app.state.services
     secret = services.settings.webhook_secret
     if secret is None:
         if services.open_on_loopback and services.settings.functions_api_key is None:
@@ -58,7 +53,8 @@ async def _require_webhook_secret(request: Request, _: Annotated[object, Securit
 
 
 async def _caller(request: Request) -> Caller:
-    return get_services(request).callers.resolve(bearer_token(request))
+    services: Services = request.app.state.services
+    return services.callers.resolve(bearer_token(request))
 
 
 def bearer_token(request: Request) -> str | None:

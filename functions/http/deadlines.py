@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from functions.http.auth import get_services
 from shared.deadline import Deadline
 from shared.models import Embeddings
 
@@ -22,7 +21,7 @@ async def _deadline(request: Request) -> Deadline | None:
         left = context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS
         return Deadline(max(min(REQUEST_SECONDS, left), 0.0))
     # A model in this process is always reachable, and a server of our own has no gateway with a time limit.
-    in_process = get_services(request).settings.embedding_provider == "onnx"
+    in_process = request.app.state.services.settings.embedding_provider == "onnx"
     return None if in_process else Deadline(REQUEST_SECONDS)
 
 

@@ -70,7 +70,8 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._prepared(scope)(scope, receive, answer)
+            inside = self._inside or self._prepared(scope)
+            await inside(scope, receive, answer)
         finally:
             self._note(scope, status, time.perf_counter() - started)
             request_id.reset(token)
@@ -83,8 +84,7 @@ class RequestMiddleware:
         try:
             if "aws.context" in scope:
                 _ = self._services.lambda_logs
-            if self._inside is None:
-                self._inside = self._with_cors(self._services.settings.allowed_origins)
+            self._inside = self._with_cors(self._services.settings.allowed_origins)
             return self._inside
         except AppError as error:
             return self._error(error, scope)
