@@ -84,7 +84,7 @@ class TagSynonyms(BaseModel):
     confidence: float
 
 
-class SynonymHit(ScoredHit, TagSynonyms):
+class SynonymHit(TagSynonyms, ScoredHit):
     """score = 0.3 × full_text_score + 0.7 × semantic_score.
 
     `fts_*`, `vector_*` and `hybrid_score` repeat the scores under the names that older clients read.
