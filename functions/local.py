@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from types import FrameType
-from typing import Any
 
 from fastapi import FastAPI
 from mangum import Mangum
@@ -112,7 +111,9 @@ def main() -> int:
     try:
         # Before anything is started, so that a used port is reported at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family, backlog=2048)
+        # An IPv6 address takes IPv4 too, where the system allows it.
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        bound = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         # Python appends the address to the message of the system.
         reason = str(error.strerror).partition(" (while")[0]
@@ -144,8 +145,11 @@ def _serve(services: Services, bound: socket.socket) -> int:
     # embedded database.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # RequestMiddleware writes the access log.
-    options: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
-    server = Server(uvicorn.Config(create_server(services), timeout_graceful_shutdown=20, **options))
+    app = create_server(services)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=20
+    )
+    server = Server(config)
     with suppress(KeyboardInterrupt):
         server.run(sockets=[bound])
     return 0 if server.started else 3
