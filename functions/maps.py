@@ -46,7 +46,7 @@ def collection_map(
     category: Column | None = None,
     refresh: bool = False,
 ) -> JsonBytes:
-    """Principal components of a sample of the vectors; computed again when rows change, after ten minutes, or on `refresh`."""
+    """Project a sample of the vectors to two dimensions. The map is cached for ten minutes or until rows change."""
     return JsonBytes(services.maps.get(collection, limit=limit, category=category, refresh=refresh))
 
 

@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--retry-failed", help="first queue the failed rows again")
     flag("--reconcile", help="first queue pending rows that the triggers did not see")
     flag("--verify", help="afterwards compare every vector with its row's text and model")
-    flag("--repair", help="as --verify, and remove the wrong vectors: the next run embeds the rows")
+    flag("--repair", help="like --verify, and also remove the wrong vectors: the next run embeds the rows")
     target = "move the collection to another model, such as ollama:nomic-embed-text; it stays searchable meanwhile"
     add("--switch-model", metavar="PROVIDER:MODEL", help=target)
     return parser.parse_args()

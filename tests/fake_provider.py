@@ -21,7 +21,7 @@ class Wire:
     """The simulated server of one provider: what it received and how it behaves."""
 
     requests: list[list[str]] = field(default_factory=list)
-    # Texts that hold one of these are refused, whatever else is in the request.
+    # Texts that contain one of these are refused, alone or with other texts.
     refuses: set[str] = field(default_factory=set)
     # Texts that hold one of these get a vector of NaN.
     makes_invalid: set[str] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Wire:
 
 
 class FakeProvider(EmbeddingProvider):
-    """Vectors are sums of hashed tokens, so that texts with common words are near each other."""
+    """Vectors are sums of hashed tokens, so that texts with common words have similar vectors."""
 
     name = "fake"
     max_inputs = 100

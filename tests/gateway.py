@@ -1,4 +1,4 @@
-"""A gateway before PostgREST, as at Supabase: adds /rest/v1, checks the project's keys, and can fail."""
+"""A gateway in front of PostgREST like Supabase's: adds /rest/v1, checks the project's keys, and can fail."""
 
 import http.client
 import threading
@@ -12,7 +12,7 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 @dataclass(frozen=True)
 class Fault:
-    """An answer of the gateway's own."""
+    """An error answer of the gateway itself."""
 
     status: int
     body: str
@@ -29,9 +29,9 @@ INVALID_KEY = Fault(
 
 
 class Gateway:
-    """A context manager. `fault`: answer this instead of asking PostgREST. `functions`: what was called.
+    """A context manager. `fault`: the answer that replaces PostgREST's. `functions`: the called functions.
 
-    `unreachable`: how often PostgREST was not there, and 502 was the answer.
+    `unreachable`: how often PostgREST was down and the answer was 502.
     """
 
     def __init__(self, upstream_port: int, *, keys: set[str]) -> None:
@@ -119,4 +119,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet: pytest's output is the tests'."""
+        """Do not log requests into pytest's output."""

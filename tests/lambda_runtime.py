@@ -1,4 +1,4 @@
-"""Lambda's Runtime API in small, and a function run under the real awslambdaric client against it."""
+"""A small Lambda Runtime API, and a function that runs under the real awslambdaric client with it."""
 
 import json
 import os
@@ -28,14 +28,14 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the function answered, or the error it ended with."""
+    """The function's answer, or the error with which it ended."""
 
     answer: Any = None
     error: Any = None
 
 
 class RuntimeApi:
-    """Hands events to the client and takes its answers. A context manager."""
+    """Sends events to the client and receives its answers. A context manager."""
 
     def __init__(self) -> None:
         self.invocations: queue.Queue[Invocation] = queue.Queue()
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.api  # type: ignore[attr-defined,no-any-return]
 
     def log_message(self, *_: object) -> None:
-        """Quiet: pytest's output is the tests'."""
+        """Do not log requests into pytest's output."""
 
 
 Start = Callable[..., "LambdaFunction"]
@@ -174,7 +174,7 @@ class LambdaFunction:
         raise AssertionError(f"the function did not answer:\n{self.output}")
 
     def printed(self, text: str, times: int = 1) -> bool:
-        """Whether the function wrote a text that often; output comes by another way than answers, a moment later."""
+        """Whether the function printed a text so many times; output arrives a moment later than answers."""
         deadline = time.monotonic() + 5
         while self.output.count(text) < times and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -27,9 +27,9 @@ _TEMPLATE = "migrated"
 
 
 def remove(directory: Path) -> None:
-    """Delete the directory of a server that was stopped, or that was interrupted while it was made.
+    """Delete the directory of a server that was stopped, or was interrupted during its creation.
 
-    Then what initdb had started lives on for a moment, and writes files where some have just been deleted.
+    After an interruption, processes of initdb may still write files for a moment.
     """
     deadline = time.monotonic() + 10
     while directory.exists() and time.monotonic() < deadline:
@@ -38,7 +38,7 @@ def remove(directory: Path) -> None:
 
 
 def make_directory(prefix: str) -> Path:
-    """A folder for a server: in memory where there is room, because initdb and pg_upgrade wait for the disk.
+    """A folder for a server: in memory if there is space, because initdb and pg_upgrade wait for the disk.
 
     Not pytest's tmp_path: the path of a unix socket may have 107 characters.
     """
@@ -92,16 +92,16 @@ class Cluster:
 
     @contextmanager
     def empty(self) -> Iterator[SecretStr]:
-        """A database in which nothing was created yet."""
+        """Create an empty database."""
         with self._database("template1") as url:
             yield url
 
     @contextmanager
     def clone(self) -> Iterator[SecretStr]:
-        """A database that is up to date; the migrations run for the first one only."""
+        """Create a migrated database; the migrations run only for the first one."""
         if not self._migrated:
             with self.admin() as connection:
-                # One may be there whose migration failed.
+                # A database whose migration failed may exist.
                 connection.execute(f"drop database if exists {_TEMPLATE} with (force)")
                 connection.execute(f"create database {_TEMPLATE}")
             migrate(SecretStr(self.url(_TEMPLATE)))
@@ -127,12 +127,12 @@ class Cluster:
                 connection.execute(f"drop database if exists {name} with (force)")
 
     def restart(self, mode: str = "immediate") -> None:
-        """Stop the server as a crash would (or `fast`), and start it again; one that is stopped is started."""
+        """Stop the server like a crash (or `fast`) and start it again; also starts a stopped server."""
         self._control("restart", mode)
         self._server.ensure_postgres_running()
 
     def stop(self, mode: str = "immediate") -> None:
-        """Stop the server as a crash would (or `fast`), until it is restarted."""
+        """Stop the server like a crash (or `fast`), until it is restarted."""
         self._control("stop", mode)
 
     def _control(self, action: str, mode: str) -> None:
@@ -153,12 +153,12 @@ class Cluster:
 
     @property
     def pid(self) -> int:
-        """The process that all others of the server descend from."""
+        """The id of the server's main process."""
         return int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
 
     @property
     def system_user(self) -> str | None:
-        """The user of this machine that the server runs as, where that is another than ours."""
+        """The system user of the server, if it is not the current user."""
         name: str | None = self._server.system_user
         return name
 

@@ -18,12 +18,12 @@ INSTALL = "apt-get install -y npm, then run scripts/install_postgrest.sh"
 
 
 def sign_token(secret: str, role: str, **claims: object) -> str:
-    """A key as Supabase makes them: a token that names its role, here for an hour."""
+    """A key like Supabase's: a token that names its role and is valid for an hour."""
     return jwt.encode({"iss": "supabase", "role": role, "exp": int(time.time()) + 3600, **claims}, secret, "HS256")
 
 
 class Postgrest:
-    """Runs the server on a free port of 127.0.0.1, with what Supabase configures. A context manager."""
+    """Runs the server on a free port of 127.0.0.1 with Supabase's configuration. A context manager."""
 
     def __init__(self, binary: Path, database_url: str, jwt_secret: str, **settings: str) -> None:
         self.port, self._admin_port = _free_ports(2)
@@ -67,7 +67,7 @@ class Postgrest:
         return False
 
     def kill(self) -> None:
-        """End it as a crash would; entered again, it starts on the same ports."""
+        """End it like a crash; when it is entered again, it starts on the same ports."""
         self._process.kill()
         self._process.wait()
         self._log.close()

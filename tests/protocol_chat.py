@@ -11,12 +11,12 @@ OPENAI_CHAT_MODELS = ("gpt-4o-mini", "gpt-4o")
 
 
 def read_messages(body: dict[str, Any]) -> list[str]:
-    """What was said, as texts that a fault can look for."""
+    """The messages as texts, in which a fault can look for a word."""
     return [str(message.get("content")) for message in body.get("messages", [])]
 
 
 def admit(path: str, body: dict[str, Any]) -> None:
-    """Refuse what the real servers refuse, and what would show that no structure is asked for."""
+    """Refuse requests that the real servers refuse, and requests without a schema for the answer."""
     model = str(body.get("model"))
     if path == "/api/chat":
         if model not in OLLAMA_CHAT_MODELS:
@@ -33,7 +33,7 @@ def admit(path: str, body: dict[str, Any]) -> None:
 
 
 def answer(path: str, body: dict[str, Any], fault: Fault | None, vocabulary: dict[str, list[str]]) -> str:
-    """An answer in the shape of the protocol. A fault `chat` says `content`; `refusal` declines."""
+    """An answer in the form of the protocol. The fault `chat` answers `content`, `refusal` refuses."""
     content: str | None = json.dumps(synonyms(_tag(body), vocabulary))
     refusal = None
     if fault is not None and fault.kind == "chat":
@@ -59,7 +59,7 @@ def answer(path: str, body: dict[str, Any], fault: Fault | None, vocabulary: dic
 
 
 def synonyms(name: str, vocabulary: dict[str, list[str]]) -> dict[str, Any]:
-    """A valid entry for a tag: the words of `vocabulary`, or some made from its name."""
+    """Valid synonyms for a tag: the words of `vocabulary`, or words made from its name."""
     words = vocabulary.get(name) or [f"{name} {word}" for word in ("music", "songs", "sound", "style")]
     return {
         "search_terms": [name, *words],
@@ -70,7 +70,7 @@ def synonyms(name: str, vocabulary: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def _tag(body: dict[str, Any]) -> str:
-    """The tag of the first user's message; what follows is talk about the answer."""
+    """The tag in the first user message; later messages are about the answer."""
     asked = next(message for message in body["messages"] if message["role"] == "user")
     return str(json.loads(asked["content"])["tag"])
 

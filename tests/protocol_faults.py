@@ -69,7 +69,7 @@ class Fault:
             case "deep":
                 depth = int(self.options.get("depth", 100_000))
                 deep = "[" * depth + "]" * depth
-                # Wherever a client looks.
+                # In all fields that a client may read.
                 names = ("data", "embeddings", "choices", "message")
                 body = "{" + ", ".join(f'"{name}": {deep}' for name in names) + "}"
                 return Refusal(200, body, {"content-type": "application/json"})
@@ -89,7 +89,7 @@ class Fault:
         return {"retry-after": formatdate(until, usegmt=True)}
 
     def alter(self, vectors: list[Any], inputs: Sequence[str]) -> list[Any]:
-        """The answer's vectors after this fault: of the texts it is about, or the last one."""
+        """Change the answer's vectors: those of the fault's texts, or the last one."""
         about = [i for i, text in enumerate(inputs) if self.containing and self.containing in text] or [-1]
         match self.kind:
             case "wrong_width":

@@ -26,7 +26,7 @@ from tests.protocol_faults import Fault, Refusal, ollama_error, openai_error
 from tests.protocol_vectors import embed, encode, pooled_json, tokenize
 
 OPENAI_MODELS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
-# house-model stands for a model that is in none of our tables.
+# house-model represents an unknown model.
 OLLAMA_MODELS = {"nomic-embed-text": 768, "all-minilm": 384, "house-model": 96}
 OLLAMA_CONTEXT = {"nomic-embed-text": 2048, "all-minilm": 256, "house-model": 128}
 
@@ -52,14 +52,14 @@ class Call:
 class ProtocolServer:
     """Serves on 127.0.0.1 from a thread; `calls` holds every embedding request in order of arrival.
 
-    `latency` is in seconds. `pool` answers from so many ready-made vectors, for benches in which
-    making them would be measured instead of the client.
+    `latency` is in seconds. `pool` answers with so many prepared vectors, for benchmarks that must not measure their
+    computation.
     """
 
     def __init__(self, *, api_key: str | None = None, latency: float = 0.0, port: int = 0, pool: int = 0) -> None:
         self.api_key = api_key
         self.latency = latency
-        # Each answer waits here, if it is set to one that is closed.
+        # Each answer waits for this event.
         self.gate: threading.Event | None = None
         self.pool = pool
         self.calls: list[Call] = []
@@ -82,7 +82,7 @@ class ProtocolServer:
         self._thread.join()
 
     def wrap(self, context: ssl.SSLContext) -> None:
-        """Serve over TLS; before it starts."""
+        """Serve over TLS; call it before the start."""
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
 
     @property
@@ -111,7 +111,7 @@ class ProtocolServer:
         return sum(call.too_soon for call in self.calls)
 
     def report(self) -> dict[str, int]:
-        """What was asked of this server so far."""
+        """Counts of the requests so far."""
         return {
             "calls": len(self.calls),
             "answered": sum(call.status == 200 for call in self.calls),
@@ -123,7 +123,7 @@ class ProtocolServer:
     def fail(
         self, kind: str, *, times: int | None = 1, every: int = 1, containing: str | None = None, **options: Any
     ) -> Fault:
-        """Order a fault; see `Fault` for the kinds and their options."""
+        """Set a fault; see `Fault` for the kinds and their options."""
         fault = Fault(kind, times, every, containing, options)
         self.faults.append(fault)
         return fault
@@ -136,7 +136,7 @@ class ProtocolServer:
             return next((fault for fault in self.faults if fault.strikes(call.inputs)), None)
 
     def answered(self, call: Call) -> None:
-        """Called when the whole answer to a call is on its way; for drills that strike at this moment."""
+        """Called when the whole answer to a call was sent; drills override it to act at this moment."""
 
     def hold(self, seconds: float) -> None:
         """From now on, calls within `seconds` are too soon."""
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Http
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent: pytest's output is not an access log."""
+        """Do not log requests into pytest's output."""
 
     def do_GET(self) -> None:
         answers: dict[str, dict[str, Any]] = {
@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         try:
-            # The key first, as the real ones do: a fault is for those who may come in.
+            # Check the key first, like the real servers; only calls with a valid key get a fault.
             dimensions, texts = self._admit(call)
             if fault and (refusal := fault.refusal(call.path, owner.hold)):
                 raise refusal
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(400, openai_error(f"Invalid 'input': array too long, at most {MAX_INPUTS} items."))
         longest = max(len(tokenize(text)) for text in call.inputs)
         if longest > MAX_INPUT_TOKENS:
-            # Both wordings are OpenAI's; the second is the one of 2026.
+            # Both texts are OpenAI's; the second is from 2026.
             counted = f"This model's maximum context length is {MAX_INPUT_TOKENS} tokens, however you requested "
             counted += f"{longest} tokens ({longest} in your prompt; 0 for the completion). Please reduce your prompt."
             terse = f"Invalid 'input': maximum context length is {MAX_INPUT_TOKENS} tokens."
@@ -296,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or half
 
     def _drag(self, octets: bytes, fault: Fault) -> None:
-        """An answer that never ends: byte by byte, or blanks as fast as they are read."""
+        """Send an answer that never ends: byte by byte, or blanks as fast as the client reads."""
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.end_headers()

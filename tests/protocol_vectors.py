@@ -1,4 +1,4 @@
-"""The vectors of the protocol server: deterministic, and near each other where texts share words."""
+"""Computes the vectors of the protocol server: deterministic, and similar for texts with common words."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @lru_cache(maxsize=5_000)
 def tokenize(text: str) -> tuple[str, ...]:
-    """Words and signs, lower case: what the server counts and embeds."""
+    """Split a text into lower-case words and signs, the tokens that the server counts and embeds."""
     return tuple(re.findall(r"\w+|[^\w\s]", text.lower()))
 
 
@@ -23,24 +23,24 @@ def _direction(token: str, dimensions: int) -> NDArray[np.float64]:
 
 
 def embed(text: str, dimensions: int) -> NDArray[np.float32]:
-    """A unit vector: the sum of the directions that the text's tokens hash to."""
+    """A unit vector: the sum of hashed directions of the text's tokens."""
     total = np.sum([_direction(token, dimensions) for token in tokenize(text) or ("",)], axis=0)
     unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
     return unit
 
 
 def encode(row: NDArray[np.float32] | list[Any] | None, encoding: str) -> str | list[Any] | None:
-    """A vector as it goes into the answer: a list of numbers, or base64 of float32."""
+    """Encode a vector for the answer: a list of numbers, or base64 of float32."""
     if not isinstance(row, np.ndarray):
         return row
     if encoding == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode()
-    # By way of text, which has the nine digits that servers send, not the seventeen of a double.
+    # Rounded to the nine digits that servers send.
     numbers: list[Any] = row.astype(str).astype(np.float64).tolist()
     return numbers
 
 
 @lru_cache(maxsize=20_000)
 def pooled_json(text: str, dimensions: int, encoding: str) -> str:
-    """The JSON of a vector, made once: a bench is to measure the client, not this server."""
+    """The JSON of a vector, computed once, so that a benchmark measures the client and not this server."""
     return json.dumps(encode(embed(text, dimensions), encoding))

@@ -1,4 +1,4 @@
-// Every call to the server. The key lives in this variable and nowhere else: it is gone with the tab.
+// Every call to the server. The key is stored only in this variable and is lost when the tab is closed.
 
 let key = null;
 const events = new EventTarget();
@@ -20,14 +20,14 @@ export class ServerGone extends Error {
   }
 }
 
-/** `key` (it was set or forgotten), `gone` and `back` (the server). */
+/** Events: `key` (the key was set or removed), `gone` and `back` (the server was lost or answers again). */
 export const on = (name, listener) => events.addEventListener(name, listener);
 export const tell = (name) => events.dispatchEvent(new Event(name));
 
 let gone = false;
 on("gone", () => (gone = true));
 
-/** Fetch a small file, only to notice that the server is gone. */
+/** Fetch a small file to check whether the server answers. */
 export const alive = () => fetch("/console/icon.svg", { cache: "no-cache" }).catch(() => gone || tell("gone"));
 
 export function useKey(value) {
@@ -37,7 +37,7 @@ export function useKey(value) {
 export const forgetKey = () => useKey(null);
 export const hasKey = () => key !== null;
 
-/** The JSON answer of a route. With `keyed: false` no key is sent: the route answers everyone. */
+/** The JSON answer of a route. With `keyed: false` no key is sent, because the route is public. */
 export async function call(path, { method = "GET", body, signal, keyed = true } = {}) {
   const headers = {};
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -68,7 +68,7 @@ export const post = (path, body, options) => call(path, { method: "POST", body, 
 /** A path of segments, each escaped. */
 export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/")}`;
 
-/** The newest of several calls: a call, or `stop`, aborts the one before it, whose answer then never comes. */
+/** Keeps only the latest of several calls: a call, or `stop`, aborts the previous one, whose promise never resolves. */
 export function newest() {
   let running = null;
   const stop = () => running?.abort();

@@ -10,12 +10,12 @@ const ALIVE_MS = 3000;
 
 const byId = (id) => document.getElementById(id);
 const allTabs = [...document.querySelectorAll("[role=tab]")];
-/** Those that are shown: a database may have no synonyms. */
+/** The visible tabs: a database may have no synonyms. */
 let tabs = allTabs;
 const nameOf = (tab) => tab.getAttribute("aria-controls");
 const isShown = (name) => tabs.some((tab) => nameOf(tab) === name);
 
-/** What the panels share: the server's answer to /api/console, and when it is there. */
+/** State that the panels share: the server's answer to /api/console, and a promise of it. */
 const shared = { server: null, ready: null };
 const panels = {};
 let current = null;
@@ -37,7 +37,7 @@ async function open(name, focus = false) {
     // A panel's module is loaded when the panel is first opened.
     const module = await import(`./${name}.js`).catch(() => null);
     if (!module) {
-      // The server went away before the module came: with it back, the next look at the tab tries again.
+      // The server was lost before the module was loaded: the next visit of the tab tries again.
       if (current === name) current = null;
       return tell("gone");
     }
@@ -65,7 +65,7 @@ function shownTab() {
 }
 addEventListener("hashchange", () => open(location.hash.slice(2)));
 
-// Theme: the system's until the button chooses another; the choice is not stored.
+// The theme is the system's until the user chooses another one; the choice is not stored.
 const themes = ["auto", "light", "dark"];
 byId("theme").addEventListener("click", (event) => {
   const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % themes.length];
@@ -148,6 +148,6 @@ setInterval(() => document.hidden || lost || alive(), ALIVE_MS);
 document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]?.());
 
 shared.ready = greet();
-// Whether the database has synonyms is known with the server's answer.
+// The server's answer says whether the database has synonyms.
 if (shownTab() === "synonyms") shared.ready.then(() => open(shownTab()));
 else open(shownTab());

@@ -1,4 +1,4 @@
-// Tokens and money by day and by model, what the pending rows would cost, and the runs that were paid.
+// Shows tokens and cost by day and model, an estimate for the pending rows, and the latest runs.
 
 import { call, path } from "./api.js";
 import { compact, count, dayOf, el, figureRow, figures, fold, money, numbers, plural, segments, sum, table } from "./dom.js";
@@ -26,7 +26,7 @@ export function mount(panel) {
   panel.append(
     el("div", { class: "head" }, el("h2", null, "Cost"), spans, units),
     el("div", { class: "card" }, totals, chart),
-    el("div", { class: "cards" }, card("What is pending would cost", estimates), card("Latest runs", runs)),
+    el("div", { class: "cards" }, card("Estimated cost of pending rows", estimates), card("Latest runs", runs)),
   );
   let drawn = 0;
   new ResizeObserver(() => answer && chart.clientWidth !== drawn && draw()).observe(chart);
@@ -61,7 +61,7 @@ export function mount(panel) {
   async function showEstimates() {
     const { collections } = await call("/api/collections");
     const pending = collections.filter((collection) => collection.pending > 0);
-    if (!pending.length) return el("p", { class: "dim" }, "Nothing is pending: everything that can be embedded is.");
+    if (!pending.length) return el("p", { class: "dim" }, "No row is pending: every row that can be embedded is embedded.");
     const found = await Promise.all(pending.map((collection) => call(path("collections", collection.collection, "estimate"))));
     const rows = found.map((one) =>
       figureRow(one.collection, [count(one.rows), `${one.counted === "estimated" ? "≈ " : ""}${count(one.tokens)}`, money(one.cost)]),
@@ -123,7 +123,7 @@ function bars(entries, models, days, unit, width) {
       const shape = { x: x + wide * 0.15, y, width: wide * 0.7, height: Math.max(height, 0.5), rx: 1.5 };
       nodes.push(el("svg:rect", { ...shape, class: `m${models.indexOf(entry.model) % 4}` }, title));
     }
-    // Counted from today backwards, so that the last day has its name.
+    // Labels are placed backwards from today, so that today has a label.
     if ((days - 1 - index) % apart === 0 && index * wide > 12) {
       const last = index === days - 1;
       nodes.push(el("svg:text", { x: last ? width : x + wide / 2, y: HEIGHT - 6, "text-anchor": last ? "end" : "middle" }, dayOf(date)));
@@ -142,7 +142,7 @@ function dayTable(entries) {
   return table("figures-table", ["day", "model", "runs", "embedded", "tokens", "cost"], rows);
 }
 
-/** The last days as the server names them: in UTC. */
+/** The last days in UTC, like the server's. */
 function lastDays(number) {
   return [...Array(number).keys()].map((back) => new Date(Date.now() - (number - 1 - back) * 86_400_000).toISOString().slice(0, 10));
 }

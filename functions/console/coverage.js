@@ -1,4 +1,4 @@
-// How much of each collection is embedded, running backfills, failed rows and the latest runs.
+// Shows the coverage of each collection, running backfills, failed rows and the latest runs.
 
 import { call, newest, path, post } from "./api.js";
 import { arrange, button, changing, count, duration, el, figures, fold, money, numbers, percent, plural, say, sum, table, timeOf, working } from "./dom.js";
@@ -39,7 +39,7 @@ export function mount(panel) {
       everything.hidden = true;
       say(summary, "");
       cards.replaceChildren(failure(error));
-      // The frame calls reset() once there is a key, or the server is back.
+      // The frame calls reset() after the key was set, or when the server answers again.
       if (error.status === 401) return;
     }
     if (visible) timer = setTimeout(refresh, busy ? RUNNING_MS : IDLE_MS);
@@ -79,7 +79,7 @@ export function mount(panel) {
       return;
     }
     problem.replaceChildren();
-    announce(`Embedding ${collection ?? "every collection"} was asked for`);
+    announce(`Requested embedding of ${collection ?? "every collection"}`);
     expectedUntil = Date.now() + EXPECTED_MS;
     await refresh();
   }
@@ -105,7 +105,7 @@ function empty(collections) {
   const step = names
     ? note("The collections are empty", `${names} hold no rows. Load the sample rows and embed them, or write rows of your own: they show up here.`, "make demo")
     : note("No table is tracked yet", "Add a shipped collection with its sample rows, or track a table of your own.", ".venv/bin/python scripts/migrate.py --seed --collections music_knowledge");
-  step.append(el("p", null, "A table of your own takes two statements; docs/your-own-table.md has them."));
+  step.append(el("p", null, "To track your own table, run the two statements in docs/your-own-table.md."));
   return step;
 }
 
@@ -160,14 +160,14 @@ function stateOf({ total, pending, failed, running, error }) {
   return total ? ["up to date", "ok"] : ["empty", ""];
 }
 
-/** The stacked bar: the collection's model first, then others (during a switch), then what has no vector. */
+/** The stacked bar: rows of the collection's model first, then of other models (during a switch), then rows without a vector. */
 function drawBar(bar, legend, { collection, model, models, total, pending, failed }) {
   const others = Object.keys(models).filter((name) => name !== model).sort();
   const bare = Math.max(0, total - Object.values(models).reduce((all, part) => all + part, 0));
   const parts = [
     [model, models[model] ?? 0, "m0"],
     ...others.map((name, place) => [name || "unknown model", models[name], `m${1 + (place % 3)}`]),
-    // Rows of another model are pending too: they are drawn once, as what they hold.
+    // Rows of another model are pending too: draw them only once, in the part of their model.
     ["no vector", Math.max(0, bare - failed), "none"],
     ["failed", Math.min(failed, bare), "bad"],
   ].filter(([, rows]) => rows);
@@ -185,7 +185,7 @@ function drawBar(bar, legend, { collection, model, models, total, pending, faile
   bar.setAttribute("aria-label", `${collection}: ${total ? shares.join(", ") : "no rows"}`);
 }
 
-/** The speed of a running backfill and the time left. The figures and the bar above show how far it is. */
+/** The speed of a running backfill and the time left. The figures and the bar above show its progress. */
 function speed({ rows_per_second: rate, seconds_left: left }) {
   const parts = [rate && `${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} rows/s`, left !== null && `${duration(left)} left`];
   return parts.filter(Boolean).join(" · ") || "starting";
@@ -208,7 +208,7 @@ function makeFailures(name, { refresh, announce }) {
     announce(`${plural(retried, "row")} of ${name} will be tried again`);
     await refresh();
     await listed;
-    // The button that was pressed has gone with its row.
+    // The pressed button was removed together with its row.
     if (!node.hidden && document.activeElement === document.body) node.firstChild.focus();
   }
 
@@ -252,7 +252,7 @@ function makeRuns() {
     update(runs, complete) {
       if (!isNew([runs, complete])) return;
       node.hidden = !runs.length;
-      // The card shows a run at work above; an old failure matters no more once every row is embedded.
+      // The card shows an active run above; an old failure is not shown when every row is embedded.
       const last = runs.find((run) => !["queued", "running"].includes(run.state));
       if (last) {
         const result = `${plural(last.embedded, "row")} in ${duration(last.seconds)}, ${money(last.cost)}`;
@@ -266,7 +266,7 @@ function makeRuns() {
 
 export const runsTable = (rows) => table("runs", ["started", "state", "took", "embedded", "tokens", "cost"], rows);
 
-/** A run as a row of the table, and its error as a row below. */
+/** A table row for a run, and a second row for its error. */
 export function runLine(run) {
   const kind = { failed: "bad", crashed: "bad", running: "run" }[run.state] ?? "";
   const cells = numbers([duration(run.seconds), count(run.embedded), count(run.tokens), money(run.cost)]);

@@ -1,4 +1,4 @@
-// Elements and figures. Text goes into the page as text nodes: nothing here, or anywhere else, parses markup.
+// Creates elements and formats figures. All text becomes text nodes: no code of the console parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 const TYPING_MS = 150;
@@ -33,7 +33,7 @@ export function arrange(place, nodes) {
   nodes.forEach((node, index) => node === place.children[index] || place.insertBefore(node, place.children[index] ?? null));
 }
 
-/** Run a button's action with the button switched off meanwhile; focus stays on it. `failed` is given the error. */
+/** Run a button's action; the button is disabled until it ends, and keeps the focus. `failed` is given the error. */
 export function working(action, failed) {
   return async (event) => {
     const pressed = event.currentTarget;
@@ -108,7 +108,7 @@ export function afterTyping(action) {
   return { later, cancel };
 }
 
-/** A function that runs an action at the next frame, once however often it is called before. */
+/** A function that runs an action once at the next frame, even if it is called several times. */
 export function oncePerFrame(action) {
   let frame = null;
   const run = () => {
@@ -129,14 +129,14 @@ export const plural = (number, one, many = `${one}s`) => `${count(number)} ${num
 export const dayOf = (iso) => day.format(new Date(`${iso}T00:00:00`));
 export const timeOf = (iso) => moment.format(new Date(iso));
 
-/** USD, with digits enough to tell small sums from nothing; – where the price is not known. */
+/** USD with enough digits for small sums; – if the price is not known. */
 export function money(cost) {
   if (cost === null) return "–";
   if (cost === 0) return "$0";
   return `$${cost >= 1 ? cost.toFixed(2) : cost >= 0.01 ? cost.toFixed(3) : Number(cost.toPrecision(2))}`;
 }
 
-/** A share in percent; what is not nothing and not all is never rounded to it. */
+/** A share in percent; it is rounded to 0 or 100 only if it is exactly that. */
 export function percent(part, total) {
   if (!part) return "0\u00a0%";
   if (part === total) return "100\u00a0%";

@@ -1,11 +1,11 @@
-// The results of a search: one hit with its score in parts, and the hits of one ranking beside another.
+// Shows the hits of a search with the parts of their scores, and two rankings side by side.
 
 import { el, figureRow, fold, say, table } from "./dom.js";
 import { parts, total } from "./rank.js";
 import { excerpt, marked } from "./words.js";
 
 export const NAMES = { full_text: "Full text", semantic: "Semantic" };
-// Where a row's name and its text are, by the columns that collections commonly have.
+// Common columns for a row's name and its text.
 const LABELS = ["topic", "title", "tag_name", "name", "path"];
 const BODIES = ["content", "description", "text", "body", "synonyms"];
 const CHIPS = ["category", "tag_type", "language", "tags", "source"];
@@ -19,7 +19,7 @@ function textOf(value) {
   return String(value);
 }
 
-/** One result. Its texts never change, its place and its score do. */
+/** One hit. Its texts never change, only its position and its score. */
 export function makeHit(hit, wanted) {
   const bars = Object.fromEntries(["full_text", "semantic", "rest"].map((name) => [name, el("i", { class: name })]));
   const bar = el("div", { class: "split", role: "img" }, Object.values(bars));
@@ -65,7 +65,7 @@ const line = (hit, found, bar, place, score) =>
     el("div", { class: "scored" }, el("b", { class: "score" }, score), bar),
   );
 
-/** The hits of one ranking; each says at which place the other ranking has it. */
+/** The hits of one ranking; each shows its position in the other ranking. */
 export function column(name, own, otherName, other, wanted, shown) {
   const ranks = new Map(other.hits.map((hit, place) => [hit.id, place + 1]));
   const title = `${NAMES[name]} only`;

@@ -1,4 +1,4 @@
-// A collection in two dimensions. The points are drawn once; hovering and searching draw on a second canvas above them.
+// Shows a collection in two dimensions. The points are drawn once; hovering and searching draw on a second canvas above them.
 
 import { call, newest, path } from "./api.js";
 import { afterTyping, button, choices, count, el, labelled, oncePerFrame, percent, plural, say, searchbar } from "./dom.js";
@@ -12,7 +12,7 @@ const REACH = 14;
 const MARGIN = 24;
 const MOST_ZOOM = 12;
 const WHOLE = { zoom: 1, x: 0, y: 0 };
-// A category keeps its colour while the page is open, whatever a backfill adds.
+// A category keeps its colour while the page is open, also when a backfill adds rows.
 const kinds = {};
 
 export function mount(panel, shared) {
@@ -73,7 +73,7 @@ export function mount(panel, shared) {
     if (!points.length) place.replaceChildren(loading());
     try {
       const columns = await columnsOf(collection);
-      // Coloured by the first column with few values, until another is chosen; "" is none.
+      // The points are coloured by the first column with few values until the user chooses another; "" is none.
       const by = category ?? columns[0] ?? "";
       const query = new URLSearchParams({ limit: 2000, ...(by && { category: by }) });
       const map = await latestMap((signal) => call(`${path("collections", collection, "map")}?${query}`, { signal }));
@@ -102,7 +102,7 @@ export function mount(panel, shared) {
     chosen = null;
     view = { ...WHOLE };
     if (!points.length) {
-      const text = `${map.collection} shows up here once rows of it are embedded: Coverage, “Embed now”.`;
+      const text = `The map appears when rows of ${map.collection} are embedded: open Coverage, choose “Embed now”.`;
       say(status, "");
       place.replaceChildren(note("No vectors to draw yet", text));
       return;
@@ -130,7 +130,7 @@ export function mount(panel, shared) {
     legend.replaceChildren(...ordered.map(line));
   }
 
-  // Drawing. `base` is drawn when the data, the size, the theme or the view changes; `over` whenever something is pointed at.
+  // Drawing. `base` is drawn when the data, the size, the theme or the view changes; `over` also when the pointer moves.
 
   function draw() {
     size = stage.getBoundingClientRect();
@@ -150,7 +150,7 @@ export function mount(panel, shared) {
     }
     grid = grouped(points, ({ px, py }) => cellOf(px, py));
     context.globalAlpha = 0.85;
-    // One path a kind: 2,000 points are a few fills.
+    // One path for each kind, so that 2,000 points need only a few fills.
     for (const some of grouped(points, (point) => point.kind).values()) paint(context, some, radiusOf());
     base.dataset.points = points.length;
     base.dataset.draws = Number(base.dataset.draws ?? 0) + 1;
@@ -181,7 +181,7 @@ export function mount(panel, shared) {
       context.fillStyle = getComputedStyle(stage).backgroundColor;
       context.fillRect(0, 0, size.width, size.height);
       context.globalAlpha = 1;
-      // The best are the largest.
+      // The best hits have the largest points.
       for (const point of lit) paint(context, [point], radius * (1 + 0.9 / Math.sqrt(hits.get(point.id))) + 1);
     }
     if (chosen) {
@@ -253,7 +253,7 @@ export function mount(panel, shared) {
     });
     for (const end of ["pointerup", "pointercancel"]) over.addEventListener(end, () => (dragged = null));
     const onwheel = (event) => {
-      // A plain wheel scrolls the page; with Ctrl, as a pinch on a touchpad sends it, it zooms.
+      // The wheel scrolls the page. With Ctrl, or a pinch on a touchpad (sent as Ctrl), it zooms.
       if (!event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
       zoomBy(Math.exp(-event.deltaY / 200), event);
@@ -272,7 +272,7 @@ export function mount(panel, shared) {
   function zoomBy(factor, event) {
     const zoom = Math.max(1, Math.min(MOST_ZOOM, view.zoom * factor));
     if (event) {
-      // What is under the pointer stays there.
+      // The point under the pointer stays there.
       const [x, y] = within(event);
       const [wide, high] = reach(1);
       const change = 1 / view.zoom - 1 / zoom;

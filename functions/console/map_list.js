@@ -1,4 +1,4 @@
-// The rows of the map as a list, for keyboards and screen readers.
+// Shows the rows of the map as a list, for keyboards and screen readers.
 
 import { button, el, fold } from "./dom.js";
 import { swatch } from "./shapes.js";

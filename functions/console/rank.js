@@ -1,7 +1,7 @@
-// The fused score, as search_* forms it: full_text_weight × full_text_score + semantic_weight × semantic_score + rest.
-// A pure module: what is computed here must be what the server would answer.
+// Computes the hybrid score like search_*: full_text_weight × full_text_score + semantic_weight × semantic_score + rest.
+// A pure module; its results must be equal to the server's.
 
-/** The three parts of a hit's score. `rest` is what a collection adds to the hybrid score (datasets: its static score and its age). */
+/** The three parts of a hit's score. `rest` is the part that a collection adds to the hybrid score (datasets: static score and age). */
 export function parts(hit, weights) {
   return {
     full_text: weights.full_text * (hit.full_text_score ?? 0),
@@ -13,7 +13,7 @@ export function parts(hit, weights) {
 export const total = ({ full_text, semantic, rest }) => full_text + semantic + rest;
 const score = (hit, weights) => total(parts(hit, weights));
 
-/** The hits by their score with other weights, best first; ties by id, as the server breaks them. */
+/** The hits ordered by their score with other weights, best first; ties by id, like the server. */
 export function rerank(hits, weights) {
   const scores = new Map(hits.map((hit) => [hit, score(hit, weights)]));
   return [...hits].sort((a, b) => scores.get(b) - scores.get(a) || byId(a.id, b.id));
@@ -27,9 +27,9 @@ function byId(a, b) {
 /**
  * Whether the first `shown` hits of `rerank` are certainly those of the server.
  *
- * A row that the answer does not list scored at most as much as its last one, under the weights that were asked. The
- * most such a row can score under the new ones, its parts being between 0 and 1, is a fractional knapsack. A weight of
- * zero needs a new request: the server then leaves that ranking out and scales the other one differently.
+ * With the requested weights, a row that the answer does not list has at most the score of the last listed row. Its
+ * highest possible score with the new weights, with parts between 0 and 1, is a fractional knapsack problem. A weight
+ * of zero needs a new request, because the server then leaves out that ranking and scales the other one differently.
  */
 export function isCertain(answer, weights, shown) {
   const { hits, weights: asked, wanted } = answer;
@@ -42,7 +42,7 @@ export function isCertain(answer, weights, shown) {
 }
 
 function mostUnlisted({ hits, weights: asked }, weights) {
-  // The rest weighs the same in both, and is not bounded by 1 but by all that the last row has.
+  // The rest has the same weight in both; its limit is not 1 but the whole score of the last row.
   const hasRest = "hybrid_score" in hits[0];
   let left = Math.min(...hits.map((hit) => score(hit, asked)));
   let most = 0;

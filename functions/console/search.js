@@ -1,4 +1,4 @@
-// Search while typing. An answer holds both parts of every score, so the sliders re-rank it without a new request.
+// Searches while the user types. An answer contains both parts of every score, so the sliders re-rank it without a request.
 
 import { newest, path, post } from "./api.js";
 import { afterTyping, button, choices, el, labelled, plural, say, searchbar, segments } from "./dom.js";
@@ -18,7 +18,7 @@ export async function ask(collection, query, weights, signal, wanted = WANTED) {
   return { ...answer, collection, query, weights: { ...weights }, wanted };
 }
 
-/** A select of the collections that can be searched, filled when the server has said which. */
+/** A select of the searchable collections, filled from the server's answer. */
 export function collectionSelect(shared, attributes, preferred) {
   const select = el("select", attributes);
   const names = async () => {
@@ -129,7 +129,7 @@ export function mount(panel, shared) {
           limit = SHOWN;
           items = new Map();
         }
-        // The sliders may have moved while the answer was on its way.
+        // The sliders may have moved since the request.
         answer = fresh;
         showHybrid();
         if (!isCertain(answer, weights, limit)) typing.later();
@@ -193,7 +193,7 @@ export function mount(panel, shared) {
   return {
     show() {
       names().then(() => (shared.server ? box.value.trim() || welcome() : run()));
-      // Only when opened by its address: with the keyboard on the tabs, the focus stays there.
+      // Only if the panel was opened by its address: a user who moves along the tabs by keyboard keeps the focus there.
       if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) box.focus();
     },
     reset() {
@@ -203,7 +203,7 @@ export function mount(panel, shared) {
   };
 }
 
-/** Put the items into the list in this order; each glides from where it was. */
+/** Order the items of the list; each moves from its old position with an animation. */
 function glide(list, wanted) {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const before = still ? null : new Map([...list.children].map((item) => [item, item.offsetTop]));

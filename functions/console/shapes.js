@@ -1,11 +1,11 @@
-// How the map draws a category: one of eight colours, and one of four shapes.
+// Assigns a colour (of eight) and a shape (of four) to each category of the map.
 
 import { el } from "./dom.js";
 
 export const COLOURS = 8;
 const SHAPES = 4;
 
-/** The colours as the theme has them now. */
+/** The colours of the current theme. */
 export const palette = () => [...Array(COLOURS).keys()].map((index) => getComputedStyle(probe(index)).color);
 
 /** A legend's mark: the shape and the colour of a kind. */
@@ -14,7 +14,7 @@ export function swatch(kind) {
   return el("svg:svg", { class: `swatch c${kind % COLOURS}`, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape);
 }
 
-// Colour alone tells eight kinds apart to most eyes; the shape tells them apart to all, and more of them.
+// Shapes make the kinds distinguishable for colour-blind users, and allow more than eight kinds.
 const shapeOf = (kind) => (kind + Math.floor(kind / COLOURS)) % SHAPES;
 const SVG_SHAPES = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M0-5.800L5.800 0L0 5.800L-5.800 0Z", "M-4.500-4.500h9v9h-9Z", "M0-5.500L5.500 4.300H-5.500Z"];
 
@@ -31,7 +31,7 @@ export function trace(context, kind, x, y, radius) {
   context.closePath();
 }
 
-/** An element that has the colour of a kind, to read what the theme makes of it. */
+/** An element with the colour of a kind, from which the theme's value is read. */
 function probe(index) {
   const id = `probe-${index}`;
   return document.getElementById(id) ?? document.body.appendChild(el("i", { id, class: `probe c${index}`, hidden: true }));

@@ -1,21 +1,21 @@
-// What a panel says when it has nothing to show: empty, locked, failed. Each names the next step.
+// Shows messages in a panel without content (empty, locked, failed), each with the next step.
 
 import { ApiError, ServerGone, hasKey, useKey } from "./api.js";
 import { button, el, labelled } from "./dom.js";
 
-/** Said where a search could not embed its query. */
+/** Shown if a query could not be embedded. */
 export const DEGRADED = "The embedding provider does not answer, so only full-text search was used.";
 
-/** A titled note with the commands that lead on. */
+/** A titled note with the commands of the next step. */
 export function note(title, text, ...commands) {
   return el("div", { class: "note" }, el("h3", null, title), text && el("p", null, text), commands.map(command));
 }
 
-/** What search and map show in a database that was set up without the shipped collections. */
+/** The message of search and map in a database without the shipped collections. */
 export const nothingToSearch = () =>
   note("No collection to search", "This database was set up without the shipped collections. Add one of them:", "scripts/migrate.py --collections music_knowledge");
 
-/** A line to be typed into a shell. */
+/** A shell command. */
 export function command(text) {
   const write = () => navigator.clipboard?.writeText(text).then(() => (copy.textContent = "Copied"));
   const copy = button("Copy", write, { class: "quiet", "aria-label": `Copy ${text}` });
@@ -25,9 +25,9 @@ export function command(text) {
 export const loading = () =>
   el("div", { class: "loading", role: "status" }, el("span", { class: "sr" }, "Loading"), [1, 2, 3].map(() => el("i")));
 
-/** What to show for an error. */
+/** The message for an error. */
 export function failure(error) {
-  if (error instanceof ServerGone) return note("The server does not answer", "This panel comes back with it.");
+  if (error instanceof ServerGone) return note("The server does not answer", "This panel is loaded again when the server answers.");
   if (error instanceof ApiError && error.status === 401) return locked();
   if (!(error instanceof ApiError)) throw error;
   const node = note("That did not work", error.message);
@@ -55,7 +55,7 @@ export function locked() {
   );
 }
 
-/** Show what `load` makes in `place`: a skeleton first where it is empty, and what went wrong where something did. */
+/** Show the result of `load` in `place`: a skeleton first if it is empty, and a message after an error. */
 export async function fill(place, load) {
   if (!place.hasChildNodes()) place.replaceChildren(loading());
   try {

@@ -76,7 +76,7 @@ export function mount(panel) {
     return el("li", null, line);
   }
 
-  /** Enter opens the tag of that name. Tags that are only similar are listed, not opened. */
+  /** Enter opens the tag with that name. Similar tags are only listed. */
   async function lookUp() {
     const name = box.value.trim();
     if (!name) return;
@@ -85,7 +85,7 @@ export function mount(panel) {
     else read(type.value || "genre", name, type.value ? [] : ["mood"]);
   }
 
-  /** Open a tag's synonyms; where there are none, those of the same name among the other types. */
+  /** Open a tag's synonyms; if it has none, those of a tag of another type with the same name. */
   async function read(tagType, name, others = [], asked = []) {
     if (unsaved && !confirm("Discard the unsaved changes?")) return;
     unsaved = false;
@@ -186,11 +186,11 @@ export function mount(panel) {
       ),
     );
     report(news);
-    // On a phone it lies below the tags that were found.
+    // On a phone the editor is below the list of tags.
     if (another && matchMedia("(max-width: 860px)").matches) editor.scrollIntoView({ block: "start" });
   }
 
-  /** Until the task has ended. */
+  /** Wait until the task has ended. */
   async function follow(taskId, tell) {
     for (;;) {
       const task = await call(path("tasks", taskId));

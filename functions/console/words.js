@@ -27,15 +27,15 @@ const STEP2 = { tional: "tion", enci: "ence", anci: "ance", abli: "able", entli:
 const STEP3 = { tional: "tion", ational: "ate", alize: "al", icate: "ic", iciti: "ic", ical: "ic", ful: "", ness: "" };
 const STEP4 = "al ance ence er ic able ible ant ement ment ent ism ate iti ous ive ize".split(" ");
 
-/** The longest of the endings that a word has. */
+/** The longest ending of a word in the list. */
 const ending = (word, endings) => endings.filter((one) => word.endsWith(one)).sort((a, b) => b.length - a.length)[0];
 
-/** The stem of a word as PostgreSQL's dictionary english_stem has it: Porter's second stemmer. */
+/** The stem of a word in PostgreSQL's dictionary english_stem (Porter's second stemmer). */
 export function stem(text) {
   let word = text.toLowerCase();
   if (word.length < 3) return word;
   if (UNCHANGED.has(word)) return UNCHANGED.get(word);
-  // A y that stands for a consonant.
+  // A y that is a consonant.
   word = word.replace(/^y|(?<=[aeiouy])y/g, "Y");
   const region = (whole) => whole.length - (R.exec(whole)?.[1].length ?? 0);
   const special = /^(gener|commun|arsen|past|univers|later|emerg|organ)/.exec(word);
@@ -85,7 +85,7 @@ export function stems(query) {
   return new Set(words.filter((word) => !STOP.has(word.toLowerCase())).map(stem).filter((word) => !COMMON.has(word)));
 }
 
-/** The text as nodes, words of the query within <mark>. */
+/** The text as nodes, with the query's words in <mark>. */
 export function marked(text, wanted) {
   const nodes = [];
   let end = 0;
@@ -97,7 +97,7 @@ export function marked(text, wanted) {
   return [...nodes, text.slice(end)];
 }
 
-/** About `length` characters of the text around its first word that the query asks for. */
+/** About `length` characters of the text around the first word of the query. */
 export function excerpt(text, wanted, length = 240) {
   if (text.length <= length) return text;
   const first = [...text.matchAll(WORD)].find((match) => wanted.has(stem(match[0])))?.index ?? 0;

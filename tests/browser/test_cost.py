@@ -31,7 +31,7 @@ def test_the_panel_shows_tokens_and_cost_by_day_and_model_and_an_estimate_for_pe
         # The rows are saved a moment before the run is recorded.
         expect(page.locator('.card[data-collection="music_knowledge"] tbody tr')).to_have_count(2)
         page.get_by_role("tab", name="Cost").click()
-        expect(page.locator("#cost")).to_contain_text("Nothing is pending")
+        expect(page.locator("#cost")).to_contain_text("No row is pending")
         tokens, cost, rows = connection.execute(
             "select sum(tokens), sum(cost_usd), sum(embedded) from embedding.runs where finished_at is not null"
         ).fetchone() or (0, 0, 0)

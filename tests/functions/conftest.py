@@ -45,7 +45,7 @@ class Output:
     printed: str = ""
 
     def stdout(self) -> str:
-        """What was printed so far."""
+        """The text that was printed so far."""
         out, err = self.capture.readouterr()
         self.printed += out
         self.lines.append(err)
@@ -58,7 +58,7 @@ class Output:
 
 
 class _Recorder(logging.Handler):
-    """Keeps each record twice: as our formatter writes it, without its own net, and as Python's would."""
+    """Keeps each record twice: from our formatter without its removal of secrets, and from Python's formatter."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Recorder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(("httpx", "httpcore")):
-            # The test's own client, which writes down what it asks for.
+            # The test's own client, which logs its requests.
             return
         self._lines.append(self._json.format(record))
         self._lines.append(self._plain.format(record))
@@ -90,7 +90,7 @@ def output(capfd: pytest.CaptureFixture[str]) -> Iterator[Output]:
 
 
 def make_settings(**overrides: Any) -> Settings:
-    """Settings with all keys, from nothing but these arguments."""
+    """Settings with all keys, from these arguments only."""
     given: dict[str, Any] = {
         "functions_api_key": API_KEY,
         "webhook_secret": WEBHOOK_SECRET,
@@ -103,7 +103,7 @@ def make_settings(**overrides: Any) -> Settings:
 
 @contextmanager
 def serving(services: Services, port: int = 0) -> Iterator[str]:
-    """Serve all functions, on a free port where none is given; the URL."""
+    """Serve all functions on this port or a free one; yields the URL."""
     config = uvicorn.Config(
         create_server(services),
         host="127.0.0.1",
@@ -159,7 +159,7 @@ def serve(database: PostgresDatabase, provider: FakeProvider, output: Output) ->
 
 @pytest.fixture
 def client(serve: Serve) -> httpx.Client:
-    """A client without a key, of a server that has all of them."""
+    """A client without a key, of a server that requires keys."""
     return serve()
 
 

@@ -1,4 +1,4 @@
-"""Tags over HTTP: add, deliver the webhook, search, write by hand."""
+"""Helpers for tags over HTTP: add a tag, deliver its webhook, search, write synonyms."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def add_tag(owner: Connection, name: str, table: str = "genre_tags") -> int:
 def deliver(
     client: httpx.Client, kind: str, tag_id: int, name: str, *, old: str | None = None, table: str = "genre_tags"
 ) -> Any:
-    """As Supabase's database webhook would."""
+    """Deliver the tag like Supabase's database webhook."""
     record = {"id": tag_id, "name": name, "description": "", "created_at": "2026-11-21T00:00:00+00:00"}
     old_record = {**record, "name": old} if old else None
     body = {"type": kind, "table": table, "schema": "public", "record": record, "old_record": old_record}
@@ -36,7 +36,7 @@ def search(client: httpx.Client, query: str, **body: Any) -> list[dict[str, Any]
 
 
 def by_full_text(client: httpx.Client, query: str, **body: Any) -> list[str]:
-    """The names of tags that full-text search finds."""
+    """Return the names of the tags that full-text search finds."""
     return [hit["tag_name"] for hit in search(client, query, **body) if hit["full_text_rank"] is not None]
 
 

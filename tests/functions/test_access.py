@@ -166,7 +166,7 @@ def test_a_token_cannot_choose_its_algorithm(client: httpx.Client, algorithm: st
     assert answer.status_code == 401
 
 
-# Searches as the caller: two cached ones and one uncached.
+# Searches with the caller's rights: two cached ones and an uncached one.
 READ = [
     ("POST", "/api/mir/synonyms/search", {"query": "bolero"}),
     ("GET", "/api/synonyms/search?q=bolero", None),
@@ -189,7 +189,7 @@ def test_a_forged_token_gets_no_cached_answer(each_adapter: httpx.Client) -> Non
         assert again.json().get("cached", True), f"{route}: nothing was cached, so nothing was tested"
 
 
-# Valid JSON, all of it.
+# All of these are valid JSON.
 CLAIMS = {
     "2**70": '"x":1180591620717411303424',
     "4,001 digits": f'"x":1{"0" * 4000}',
@@ -203,7 +203,7 @@ CLAIMS = {
 
 
 def sign(payload: str, key: str) -> str:
-    """A token of this very payload."""
+    """A token with exactly this payload."""
 
     def encode(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""Tests what the routes answer about a broken table and about the others."""
+"""Tests the routes with a broken table beside working ones."""
 
 import httpx
 

@@ -17,7 +17,7 @@ MUSIC = "/api/collections/music_knowledge"
 
 
 def wait_for(client: httpx.Client, task: httpx.Response) -> dict[str, Any]:
-    """The task as it ended."""
+    """Wait until the task has ended; returns its state."""
     assert task.status_code == 202, task.text
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

@@ -151,7 +151,7 @@ def test_a_server_without_a_key_says_that_its_routes_are_closed(serve: Serve) ->
 
 
 def broken(error: Exception, *, loopback: bool = False, **settings: Any) -> Services:
-    """Services whose database is gone and whose provider fails so."""
+    """Services with an unreachable database and a provider that raises this error."""
     provider = FakeProvider()
     provider.wire.down = error  # type: ignore[assignment]
     return Services(

@@ -1,4 +1,4 @@
-"""The code blocks of README and docs, run as they are printed: each page on a database and a server of its own."""
+"""Runs the code blocks of README and docs as printed, each page on a new database and server."""
 
 import json
 import os
@@ -28,27 +28,27 @@ from tests.functions.conftest import Serve, make_settings, serving
 from tests.postgres_cluster import Cluster
 
 ADDRESS = "localhost:8000"
-# Where the blocks begin with a project that has tables and no Tonnetz.
+# Pages whose blocks start with a project that has tables and no Tonnetz.
 EXISTING_PROJECT = """
     create table public.articles (id bigint generated always as identity primary key, title text not null, body text not null);
     insert into articles (title, body) values
       ('Bread', 'Flour, water, salt and time.'), ('Tuning a guitar', 'Turn the pegs until the fifth fret matches.');
 """
 EMPTY = {"README.md"}
-# What depends on the machine.
+# Fields that depend on the machine.
 TIMES = {"seconds", "took_ms"}
 
 
 @dataclass
 class Place:
-    """Where the blocks of a page are run."""
+    """The environment in which the blocks of a page are run."""
 
     url: SecretStr
     environment: dict[str, str]
     address: str | None
 
     def run(self, block: Block) -> str:
-        """Run a block; what it printed."""
+        """Run a block and return its output."""
         if block.language == "sql":
             with psycopg.connect(self.url.get_secret_value(), autocommit=True) as owner:
                 owner.execute(block.text)
@@ -78,7 +78,7 @@ def engine(cache: Path) -> Iterator[OnnxProvider]:
 
 @contextmanager
 def place_for(page: Path, cluster: Cluster, engine: OnnxProvider, cache: Path) -> Iterator[Place]:
-    """A database with the sample rows, embedded, and a server; or a project that does not know Tonnetz yet."""
+    """A database with embedded sample rows and a server, or a project without Tonnetz."""
     with ExitStack() as stack:
         empty = page.name in EMPTY
         url = stack.enter_context(cluster.empty() if empty else cluster.clone())
@@ -123,7 +123,7 @@ def test_every_block_runs_and_prints_what_the_page_shows(
 
 
 def documents(printed: str) -> list[dict[str, Any]]:
-    """The JSON documents that were printed one after the other."""
+    """Parse the JSON documents that were printed one after the other."""
     found, rest = [], printed.strip()
     while rest:
         document, end = json.JSONDecoder().raw_decode(rest)
@@ -133,11 +133,11 @@ def documents(printed: str) -> list[dict[str, Any]]:
 
 
 def compare(block: Block, answer: dict[str, Any]) -> None:
-    """A search's answer is compared by its first hit, and by the fields that the page shows."""
+    """Compare answers; of a search only the first hit and the fields that the page shows."""
     shown = json.loads(block.text)
     found = next(iter(answer.get("hits") or answer.get("results") or [answer]))
-    # The last digit depends on what the CPU computes in.
-    # `collections` of a report repeats its numbers, times among them.
+    # The last digit depends on the CPU's precision.
+    # `collections` of a report repeats its numbers, including times.
     expected = {name: value for name, value in shown.items() if name not in {*TIMES, "collections"}}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01), block.place
 

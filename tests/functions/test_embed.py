@@ -1,4 +1,4 @@
-"""The three routes that turn texts into vectors."""
+"""Tests the three routes that turn texts into vectors."""
 
 import base64
 import json
@@ -67,7 +67,7 @@ def test_an_error_names_the_refused_chunk_and_does_not_quote_it(keyed: httpx.Cli
 
 @pytest.fixture
 def remote(serve: Serve) -> httpx.Client:
-    """Of a server whose provider is not in its process, with the key."""
+    """A client with the key, of a server whose provider is not in its process."""
     client = serve(embedding_provider="ollama")
     client.headers.update(KEYS)
     return client

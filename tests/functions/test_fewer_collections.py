@@ -1,4 +1,4 @@
-"""A server over a database that was set up with some of the shipped collections, or with none."""
+"""Tests a server over a database with some of the shipped collections, or none."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -80,7 +80,7 @@ def test_a_server_starts_without_its_database_and_says_that_it_is_not_ready(
 
 def test_each_request_is_one_line_of_json_without_its_query(client: httpx.Client, output: Output) -> None:
     client.get("/api/search/music_knowledge?q=something-private", headers={"X-Request-Id": "r-1"})
-    # The line is written after the answer, so the client may be faster.
+    # The line is written after the answer, so wait for it.
     deadline = time.monotonic() + 10
     while not (
         lines := [line for line in output.lines if line.startswith("{") and '"request"' in line and "r-1" in line]
@@ -280,7 +280,7 @@ HEAVY = {
 FUNCTIONS = sorted({path.stem for path in (ROOT / "functions").glob("*.py")} - {"__init__", "local"} | {"console"})
 
 
-# Each function in a process of its own, forked from one that has only imported what all of them need.
+# Each function runs in a process that is forked from one with only the common imports.
 IMPORT_EACH = """
 import fastapi, mangum, os, sys
 functions, heavy = map(str.split, sys.argv[1:])

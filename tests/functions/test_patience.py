@@ -77,7 +77,7 @@ def requests(row: str, model: str) -> dict[str, tuple[str, dict[str, Any], dict[
 
 
 def asked(server: ProtocolServer) -> int:
-    """Calls, but for the word that a server embeds when it starts."""
+    """The calls without the word that a server embeds when it starts."""
     return sum(call.inputs != [PROBE] for call in server.calls)
 
 
@@ -99,7 +99,7 @@ def assert_unavailable(answer: httpx.Response, *codes: str) -> None:
 
 
 def assert_free(database: Database, row: str) -> None:
-    """The next worker gets the row at once, with no attempt counted."""
+    """Assert that the row can be claimed at once and no attempt was counted."""
     (claimed,) = Collection(database, "music_knowledge").claim_embeddings(10, 60)
     assert (claimed.row_id, claimed.attempts) == (row, 1)
     Collection(database, "music_knowledge").release_embeddings([row])
@@ -215,7 +215,7 @@ def test_rows_saved_before_the_provider_failed_stay_saved(
 
 
 class _Failing(Database):
-    """A database of which one function fails."""
+    """A database with one failing function."""
 
     def __init__(self, database: Database, function: str, error: Exception) -> None:
         self._database, self._function, self._error = database, function, error

@@ -67,7 +67,7 @@ def test_a_row_that_has_its_vector_costs_nothing(keyed: httpx.Client, insert: In
     upsert(keyed, {"id": row})
     calls = len(provider.wire.requests)
     assert upsert(keyed, {"id": row})["updated"] == 0
-    # An equal text elsewhere is paid for already, too.
+    # The vector of an equal text in another row costs nothing either.
     assert upsert(keyed, {"id": insert("a harp")})["updated"] == 1
     assert len(provider.wire.requests) == calls
 
@@ -108,7 +108,7 @@ def test_a_given_text_must_be_the_rows_text(
     assert [row["id"] for row in answer["failed"]] == [theirs]
     assert "another" not in answer["failed"][0]["error"]
     assert state(mine) == DONE
-    # Not embedded, and the next worker can claim it.
+    # The row is not embedded, and the next worker can claim it.
     assert state(theirs) == PENDING
     assert not any("another" in text or "theirs" in text for text in provider.wire.texts)
 
@@ -309,7 +309,7 @@ def test_the_secret_is_taken_from_either_header_and_nothing_else(client: httpx.C
     assert client.post(path, json=body, headers={"Authorization": f"Bearer {WEBHOOK_SECRET}"}).status_code == 200
 
 
-# The trigger that sends them. pg_net and the vault are Supabase's: here stand tables that take what they are given.
+# The trigger that sends webhooks. Tables replace pg_net and the vault, which only Supabase has.
 
 NET_AND_VAULT = """
 create schema net;

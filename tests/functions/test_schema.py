@@ -1,4 +1,4 @@
-"""The OpenAPI document, held against the running server by schemathesis."""
+"""Compares the OpenAPI document with the running server, using schemathesis."""
 
 import re
 from typing import Any
@@ -28,7 +28,7 @@ CHECKS = [
 
 
 def hold(operation: Any, base_url: str, secret: str, examples: int) -> None:
-    """Make requests of all kinds to one operation, valid and not, and check each answer."""
+    """Send valid and invalid requests to one operation and check each answer."""
 
     @hypothesis.settings(
         max_examples=examples,

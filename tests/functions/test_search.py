@@ -1,4 +1,4 @@
-"""Search over HTTP, as the caller, on both adapters."""
+"""Tests search over HTTP with the caller's rights, on both adapters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def _complete(database: PostgresDatabase, provider: FakeProvider) -> None:
 
 @pytest.fixture
 def private(owner: Connection) -> None:
-    """Each user sees the rows whose category is their id; anon sees what is public."""
+    """Each user sees the rows whose category is their id; anon sees public rows."""
     owner.execute(
         """
         drop policy "everyone reads" on public.music_knowledge;

@@ -1,4 +1,4 @@
-"""Synonyms written by hand, over real HTTP."""
+"""Tests editing synonyms over HTTP."""
 
 from typing import Any
 

@@ -132,7 +132,7 @@ def test_a_tag_with_only_invalid_answers_is_failed_and_the_others_get_synonyms(
     assert reason in failure["error"]
     assert state["coverage"] == [{"tag_type": "genre", "tags": 2, "active": 1, "without": 1, "waiting": 0, "failed": 1}]
 
-    # Requested again, it has 0 attempts again.
+    # A new request resets the attempts to 0.
     chat.faults.clear()
     wait_for(writing, writing.post("/api/synonyms/generate", headers=KEYS).json()["task_id"], "completed")
     assert writing.get("/api/synonyms/genre/Bad").status_code == 200
@@ -152,7 +152,7 @@ def test_synonyms_of_one_tag_are_generated_again_and_other_tags_keep_theirs(
     assert by_full_text(writing, "new") == ["Zouk"]
     assert writing.get("/api/synonyms/genre/Polka").json()["tag_id"] == polka
 
-    # An id alone names no tag: genres and moods have their own.
+    # An id alone does not identify a tag: genres and moods are numbered separately.
     refused = writing.post("/api/synonyms/generate", json={"tag_ids": [zouk], "force": True}, headers=KEYS)
     assert refused.status_code == 422
     assert "tag_type" in refused.json()["error"]["message"]

@@ -275,7 +275,7 @@ def test_a_schedule_that_finds_nothing_leaves_no_record(
 
 
 class Context:
-    """A function that has that many seconds left."""
+    """Lambda's context with so many seconds left."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Fixtures that run the handlers under Lambda's own client."""
+"""Fixtures that run the handlers under Lambda's runtime client."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -205,7 +205,7 @@ def test_a_function_answers_and_releases_its_rows_before_its_time_is_up(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
     embed, upsert = start("embed"), start("upsert_embeddings")
-    # Warm: how long a start takes does not count below.
+    # Start the function first, so that its start is not part of the measured time.
     assert answered(embed.invoke(http_event("POST", "/embed", EMBED, KEYS)))[0] == 200
     assert answered(upsert.invoke(upsert_event(insert_row(owner, "oboe"))))[0] == 200
     openai_server.calls.clear()
@@ -217,7 +217,7 @@ def test_a_function_answers_and_releases_its_rows_before_its_time_is_up(
 
 
 class LambdaService:
-    """The API that a function invokes another with; keeps what it was sent."""
+    """Lambda's Invoke API; records the received invocations."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, Any]] = []
@@ -265,7 +265,7 @@ def aws() -> Iterator[LambdaService]:
     thread.join()
 
 
-# Tasks: one function takes them, another does them.
+# Tasks: one function accepts them, another one runs them.
 
 
 def test_a_task_is_run_by_the_worker_function(

@@ -20,7 +20,7 @@ def test_the_schedule_drains_the_queue_cold_and_warm(start: Start, owner: Connec
 
 
 def wait_for_synonyms(owner: Connection, name: str) -> None:
-    """A tag that waits for synonyms."""
+    """Insert a tag that waits for synonyms."""
     owner.execute("insert into public.genre_tags (name) values (%s)", [name])
     owner.execute("select public.request_synonyms()")
 

@@ -1,6 +1,6 @@
-"""One contract, two adapters: psycopg, and the real supabase client through a real PostgREST behind a gateway.
+"""Runs the same tests with both adapters: psycopg, and the real supabase client through PostgREST behind a gateway.
 
-Every SQL function the project calls gives equal values and equal error classes whichever way it is called.
+Every SQL function that the project calls returns the same values and error classes with both.
 """
 
 import json
@@ -146,7 +146,7 @@ def test_a_search_returns_every_part_of_the_score(
 
 
 def test_a_claim_of_a_thousand_rows_arrives_whole(owner: Connection, database: Database) -> None:
-    """Supabase returns at most 1,000 rows of a call: what is leased beyond that would be lost until its lease ends."""
+    """Supabase returns at most 1,000 rows of a call: further leased rows would be lost until their lease expires."""
     owner.execute("insert into music_knowledge (topic) select 'row ' || n from generate_series(1, 1500) n")
     work = Collection(database, MUSIC)
     assert len(work.claim_embeddings(1000, 60)) == 1000
@@ -164,7 +164,7 @@ def test_a_backfill_gives_the_same_result_with_both_adapters(
     report = outcome.report
     assert (report.processed, report.embedded, report.reused, report.failed) == (101, 100, 9, 1)
     assert outcome.left.failed == 1
-    # Paid once: a request that held the refused text was not answered, and was sent again in halves.
+    # Each text is paid once: a request with the refused text got no answer and was sent again in halves.
     answered = [text for request in provider.wire.requests if "poison" not in request for text in request]
     assert answered.count("same") == 1
     assert Collection(database, MUSIC).verify_embeddings() == 0

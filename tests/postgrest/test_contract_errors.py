@@ -40,7 +40,7 @@ def test_both_adapters_return_the_same_to_the_console(
     assert list_runs(database, None, 10) == []
     assert list_costs(database, 30).entries == []
     assert MapService(database).get(MUSIC)["points"] == []
-    # More than the thousand rows that Supabase returns of a call.
+    # More than the 1,000 rows that Supabase returns for a call.
     add(owner, *(f"text {number}" for number in range(1200)))
     backfill(database, provider, BackfillOptions(MUSIC, batch_size=400, workers=2))
     (run,) = list_runs(database, MUSIC, 10)
@@ -110,7 +110,7 @@ def test_a_text_that_postgresql_cannot_hold_is_rejected(database: Database, text
 
 @pytest.fixture
 def impatient(owner: Connection) -> None:
-    """The API's roles may take a second and a half for a statement. Before the adapters connect."""
+    """Set a statement timeout of 1.5 s for the API's roles, before the adapters connect."""
     owner.execute("create function public.sleep() returns void language sql as 'select pg_sleep(5)'")
     owner.execute(f"alter database {owner.info.dbname} set statement_timeout = '1500ms'")
 
@@ -121,7 +121,7 @@ def test_a_statement_timeout_is_a_timeout(impatient: None, database: Database) -
 
 
 def test_a_lock_timeout_is_retryable(owner: Connection, database: Database, rest_reload: Callable[[], None]) -> None:
-    # A serialization failure PostgREST tries again by itself, for as long as it takes.
+    # PostgREST itself retries a serialization failure without a limit.
     codes = {"deadlocked": "40P01", "no_lock": "55P03"}
     for name, code in codes.items():
         body = f"begin raise exception 'x' using errcode = '{code}'; end"
@@ -148,7 +148,7 @@ def test_error_details_that_quote_a_row_are_removed(
 
 @pytest.fixture
 def rest_reload(request: pytest.FixtureRequest, database: Database, owner: Connection) -> Callable[[], None]:
-    """Let PostgREST see what was just created."""
+    """Make PostgREST read the schema again."""
 
     def reload() -> None:
         if not isinstance(database, SupabaseDatabase):

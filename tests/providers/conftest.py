@@ -17,7 +17,7 @@ from tests.protocol_server import ProtocolServer
 Connect = Callable[..., EmbeddingProvider]
 
 SIMULATED = ["openai", "ollama"]
-# What each live run needs in the environment; the rest is the providers' own defaults.
+# The environment variables that each live run needs; all others keep their defaults.
 LIVE = {"openai-live": "OPENAI_API_KEY", "ollama-live": "OLLAMA_URL"}
 
 FAST = RetryPolicy(max_attempts=6, max_seconds=20, base_wait=0.005, max_wait=0.02)
@@ -43,7 +43,7 @@ def server(api_key: str) -> Iterator[ProtocolServer]:
 
 @pytest.fixture
 def connect(server: ProtocolServer, api_key: str) -> Iterator[Connect]:
-    """Makes a provider of a kind over the protocol server; closes all that were made."""
+    """Creates providers over the protocol server, and closes them at the end."""
     made: list[EmbeddingProvider] = []
 
     def make(kind: str, **options: Any) -> EmbeddingProvider:
@@ -66,7 +66,7 @@ def connect(server: ProtocolServer, api_key: str) -> Iterator[Connect]:
 
 @pytest.fixture
 def provider(request: pytest.FixtureRequest, connect: Connect) -> Iterator[EmbeddingProvider]:
-    """Each provider in turn, as it is by default."""
+    """Each provider in turn, with its defaults."""
     kind: str = request.param
     if kind in SIMULATED:
         yield connect(kind)

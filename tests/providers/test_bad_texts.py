@@ -1,4 +1,4 @@
-"""Texts that a server refuses or crashes on are found, and the others are embedded."""
+"""Tests that texts that a server refuses or crashes on are found, and the others are embedded."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every exception of the vendors' libraries is translated; a new one fails here first."""
+"""Tests that every exception of the vendors' libraries is translated; a new exception fails this test."""
 
 import ssl
 import subprocess
@@ -28,7 +28,7 @@ from shared.providers.openai.errors import translate_openai_error
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/embeddings")
 
-# Class name of the SDK's exception: the error of ours.
+# By class name of the SDK's exception: our error class.
 OPENAI = {
     "OpenAIError": ProviderRejected,
     "APIError": ProviderRejected,
@@ -63,7 +63,7 @@ def descendants(base: type) -> Iterator[type]:
 
 
 def openai_classes() -> list[type]:
-    """What a call may raise; the SDK's other parts (agents, azure) keep their own exceptions to themselves."""
+    """The exceptions that a call may raise; the SDK's other parts (agents, azure) are not used."""
     defined = [value for value in vars(openai._exceptions).values() if isinstance(value, type)]
     return [cls for cls in defined if issubclass(cls, Exception)]
 

@@ -1,4 +1,4 @@
-"""A BERT of two layers with random weights, as a folder the provider reads, and its mathematics in numpy."""
+"""A BERT of two layers with random weights, written as a model folder, and its computation in numpy."""
 
 import json
 import math
@@ -75,7 +75,7 @@ def random_weights(config: dict[str, Any] = CONFIG, seed: int = 3) -> Weights:
 
 
 def reference(weights: Weights, ids: list[int], pooling: str, config: dict[str, Any] = CONFIG) -> Floats:
-    """The sentence vector of one sequence, in float64, straight from the paper."""
+    """The sentence vector of one sequence, computed in float64 as in the BERT paper."""
     tensors = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
     heads = config["num_attention_heads"]
 
@@ -120,7 +120,7 @@ def small_tokenizer() -> Tokenizer:
 def write_model(
     directory: Path, *, pooling: str = "mean_tokens", weights: Weights | None = None, **config: Any
 ) -> Path:
-    """A folder as sentence-transformers saves one; `config` changes the encoder's."""
+    """Write a model folder in the format of sentence-transformers; `config` changes the encoder's configuration."""
     (directory / "1_Pooling").mkdir(parents=True, exist_ok=True)
     save_file(weights or random_weights(), directory / "model.safetensors")
     small_tokenizer().save(str(directory / "tokenizer.json"))

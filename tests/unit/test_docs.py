@@ -9,7 +9,7 @@ from shared.settings import Settings
 from tests.documents import OUTPUT, PAGES, ROOT, RUN, blocks
 
 README = ROOT / "README.md"
-# The lines that were broken for a drill are on record as they were then.
+# drills.md quotes lines and names of former versions.
 DOCUMENTS = [page for page in PAGES if page.name != "drills.md"]
 
 # Former names of full-text search, semantic search and failed rows.
@@ -23,11 +23,11 @@ HARD_WORDS = re.compile(
     r"|whom|thereby|wherein)\b",
     re.IGNORECASE,
 )
-PLAIN = ("functions", "shared", "scripts", "supabase/schemas", "tests")
+PLAIN = ("functions", "shared", "scripts", "supabase/schemas", "tests", "docs")
 
 
 def targets() -> dict[str, str]:
-    """The Makefile's targets and what `make help` says of each."""
+    """The Makefile's targets, each with its line of `make help`."""
     found = re.findall(
         r"^([a-z][a-z-]*):[^#\n]*(?:## (.*))?$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -73,11 +73,11 @@ def test_no_file_uses_a_former_name() -> None:
 
 
 def test_plain_files_use_no_hard_words() -> None:
-    files = [path for folder in PLAIN for path in (ROOT / folder).rglob("*")]
+    files = [*ROOT.glob("*.md"), *(path for folder in PLAIN for path in (ROOT / folder).rglob("*"))]
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in files
-        if path.suffix in {".py", ".sql"} and path != Path(__file__)
+        if path.suffix in {".py", ".sql", ".md", ".html", ".css"} and path != Path(__file__)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if HARD_WORDS.search(line)
     ]

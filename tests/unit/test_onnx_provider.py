@@ -1,4 +1,4 @@
-"""Tests the in-process engine on the real onnxruntime, from its settings to its end."""
+"""Tests the in-process engine on the real onnxruntime: settings, loading and closing."""
 
 import gc
 import json

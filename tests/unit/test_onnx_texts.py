@@ -60,7 +60,7 @@ def test_a_text_of_100_kilobytes_has_the_tokens_of_its_beginning(packaged: OnnxP
 
 
 def test_a_word_cut_by_the_first_pass_is_not_counted(folder: Path) -> None:
-    # Whole, the long word is unknown: one token. Its beginning alone would be taken for many.
+    # The whole word is one unknown token; only its beginning would be split into many tokens.
     text = "bass " * 12 + "bass" + "s" * 120 + " jazz" * 100
     encoder = TokenEncoder(folder / "tokenizer.json", MAX_TOKENS)
     assert encoder.encode([text]).ids[0].tolist() == ids_of(text)
@@ -98,7 +98,7 @@ def test_an_endless_word_is_not_tokenized_whole(
     assert found.truncated == 0
 
 
-# What stands in and around endless words: their ends meet marks, other scripts, punctuation, tokens of the model.
+# Characters in and around very long words: marks, other scripts, punctuation, tokens of the model.
 AROUND = ["", " ", "-", "_", "é", "\u0301", "ß", "中", "[UNK]", "[", "]", "SEP]", "\u200d", "\0", "²", "東a", "word "]
 
 
@@ -130,7 +130,7 @@ def test_words_without_their_middle_have_the_same_tokens(
 
 
 def test_another_kind_of_tokenizer_gets_every_word_whole(folder: Path, tmp_path: Path) -> None:
-    """Its words may be cut anywhere, and a token of its own be found in the middle of one."""
+    """Such a tokenizer may split a word anywhere, and find an added token inside a word."""
     endless = "x" * 5000
     own = json.loads((folder / "tokenizer.json").read_text())
     token = {"id": 900, "content": "xyx", "single_word": False, "lstrip": False, "rstrip": False}

@@ -61,13 +61,13 @@ def test_an_onnx_file_that_answers_token_states_is_pooled_here(tmp_path: Path, p
         helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "length"])
         for name in ("input_ids", "attention_mask", "token_type_ids")
     ]
-    # The other inputs must be fed, so they take part.
+    # The output depends on the other inputs, so they must be set.
     nodes = [
         helper.make_node("Add", ["input_ids", "token_type_ids"], ["ids"]),
         helper.make_node("Gather", ["table", "ids"], ["states"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
-        # Padding is made loud, so that pooling over it would be noticed.
+        # Padding gets large values, so that pooling over it would change the result.
         helper.make_node("Sub", ["states", "column"], ["last_hidden_state"]),
     ]
     output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["n", "length", 24])
@@ -134,7 +134,7 @@ def test_without_a_working_openvino_the_engine_reports_onnxruntime(
 
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["OpenVINOExecutionProvider"])
-    # As onnxruntime does it: another provider than the one asked for, and not a word.
+    # Like onnxruntime: use another provider than the requested one, without an error.
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",

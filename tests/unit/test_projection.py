@@ -10,7 +10,7 @@ from shared.search.map import decode_vectors, project
 
 
 def cloud(count: int, dimensions: int, seed: int = 1) -> NDArray[np.float64]:
-    """Unit vectors around a few centres, as texts of a few subjects have them."""
+    """Unit vectors around a few centres, like those of texts on a few subjects."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((5, dimensions))
     vectors = centres[random.integers(0, 5, count)] + 0.5 * random.standard_normal((count, dimensions))

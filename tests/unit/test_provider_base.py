@@ -1,4 +1,4 @@
-"""Tests what the provider base class does around a call."""
+"""Tests the provider base class: prefixes, batches, retries, checks and deadlines."""
 
 import math
 import threading
@@ -149,7 +149,7 @@ def test_a_call_with_its_own_policy_shares_the_cooldown() -> None:
 
 
 class Slow(Toy):
-    """Takes as long as it may; says how long that was."""
+    """Takes the whole time limit of each request and records it."""
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
         self.sent.append(list(inputs))

@@ -1,4 +1,4 @@
-"""The base class finds the texts that a provider refuses, and embeds the others."""
+"""Tests that the base class finds the texts that a provider refuses, and embeds the others."""
 
 import math
 from collections.abc import Sequence

@@ -43,7 +43,7 @@ def test_a_text_over_the_limit_is_cut_until_it_fits_and_counted(provider: type[S
     assert result.truncated == 2
     assert result.calls == len(short.sent)
     assert np.linalg.norm(result.vectors, axis=1) == pytest.approx(1, abs=1e-5)
-    # The others were not asked for twice: long texts travel alone.
+    # The other texts were sent once, because long texts are sent alone.
     assert sum("d: fits" in inputs for inputs in short.sent) == 1
 
 

@@ -1,4 +1,4 @@
-"""A repeated query costs no provider call, in this process and, with Redis, in any."""
+"""Tests that a repeated query costs no provider call, in this process or, with Redis, in another."""
 
 import shutil
 import subprocess

@@ -23,7 +23,7 @@ from shared.retry import Retrier, RetryPolicy, parse_retry_after
 
 
 class Time:
-    """A clock that only sleeping moves."""
+    """A clock that advances only during a sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0

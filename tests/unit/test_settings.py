@@ -16,7 +16,7 @@ NAMES = [name.upper() for name in Settings.model_fields]
 
 @pytest.fixture(autouse=True)
 def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable of this machine's, no `.env` of this checkout's."""
+    """Remove this machine's variables and ignore this checkout's `.env`."""
     for name in list(os.environ):
         if name.upper() in NAMES:
             monkeypatch.delenv(name)
@@ -103,7 +103,7 @@ def test_variables_of_other_programs_are_not_warned_of(
     names = ("SUPABASE_ACCESS_TOKEN", "SUPABASE_DB_PASSWORD", "OPENAI_ORG_ID", "OLLAMA_HOST", "DATABASE_URI", "LANG_X")
     for name in names:
         monkeypatch.setenv(name, "x")
-    # A second address beside DATABASE_URL is another program's.
+    # A second database address beside DATABASE_URL is ignored.
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1/db")
     load_settings()
     assert caplog.records == []
@@ -208,7 +208,7 @@ def test_env_example_as_it_stands_sets_nothing_that_is_not_valid(tmp_path: Path)
 
 
 class FakeSecrets:
-    """The client of Secrets Manager, answering one text."""
+    """A fake client of Secrets Manager that returns one text."""
 
     def __init__(self, text: str | None) -> None:
         self._text = text

@@ -140,7 +140,7 @@ def test_a_query_is_computed_before_the_rest_of_a_running_bulk_load(forward: For
 
 
 def test_a_stream_of_queries_does_not_starve_a_bulk_load(forward: Forward) -> None:
-    # Slow enough that one of the queries is waiting whenever a batch is taken.
+    # Slow enough that a query is always waiting when a batch is taken.
     forward.seconds = 0.005
     pool = StreamPool(forward, 1)
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""What the settings choose: widths that a model can have, one Redis client, names of shortened models."""
+"""Tests the objects that the settings choose: valid widths, one Redis client, names of shortened models."""
 
 from pathlib import Path
 

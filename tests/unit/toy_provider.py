@@ -47,7 +47,7 @@ class Toy(EmbeddingProvider):
 
 
 class Short(Toy):
-    """A model that reads 100 letters; its server refuses more, and says so or not."""
+    """A model with a limit of 100 letters; its server refuses longer texts, with or without the limit in the error."""
 
     max_request_tokens = 400
     shortens_long_texts = True

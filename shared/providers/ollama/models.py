@@ -1,8 +1,8 @@
 """Width, token limit and prefixes of the embedding models in Ollama's library, as their makers document them.
 
 Widths and prefixes: the model cards (nomic-ai, mixedbread.ai, Snowflake, BAAI, sentence-transformers).
-Lengths: the context window that ollama.com/library and the model files state. nomic-embed-text asks for
-8192 in its parameters, but the server cuts at the 2048 of its weights.
+Lengths: the context window that ollama.com/library and the model files state. nomic-embed-text declares 8192 tokens in
+its parameters, but its weights read 2048, and the server cuts there.
 """
 
 from shared.models import EmbeddingModel
