@@ -1,4 +1,4 @@
-"""Quotes a server in our errors: its address and its message, without keys and without the texts that were sent."""
+"""Prepares a server's address and message for our error messages: removes keys and the texts that were sent."""
 
 import re
 import ssl

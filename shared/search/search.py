@@ -68,8 +68,8 @@ class SearchService:
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
-        If a provider fails or cannot be built, the search uses full text only (and semantic search over rows of another
-        model), and the result is `degraded`. A collection that has no model yet is searched by full text alone.
+        If a provider fails or cannot be built, rows of its model are found by full text only, and the result is
+        `degraded`. A collection without a model is searched by full text only.
         With a `caller` the rows are read as this caller, under row level security. `options` are those of `filters.py`.
         Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
         """
@@ -91,7 +91,7 @@ class SearchService:
         with needs_collection(self._database, collection):
             models = self._collection_models(collection)
             rows, degraded = self._ask(database, collection, models, query, arguments, deadline)
-            # The list of models may be a few seconds old: rows of a new model may be missing from these.
+            # The list of models may be a few seconds old, so rows of a new model may be missing from the hits.
             if len(rows) < match_count and (latest := self._collection_models(collection, ask_again=True)) != models:
                 rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
         hits = [

@@ -98,7 +98,8 @@ grant execute on function embedding.lock_tag to service_role;
 
 -- 71_synonyms.sql
 
--- What people call a genre or a mood, in English and French. Each tag has at most one row, which holds all its synonyms.
+-- The words that people use for a genre or a mood, in English and French. Each tag has at most one row, which holds all
+-- its synonyms.
 --
 -- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create function embedding.are_terms(terms jsonb, fewest int, most int)
@@ -199,7 +200,7 @@ revoke all on sequence public.mir_synonyms_id_seq from public, anon, authenticat
 
 -- 73_synonyms_document_text.sql
 
--- What is embedded for synonyms, and what full-text search finds them by: the same text.
+-- The text of synonyms, which embeddings and full-text search both use.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
@@ -440,7 +441,7 @@ grant execute on function public.update_synonyms to service_role;
 
 -- 77_synonyms_generation.sql
 
--- Tags that wait for a generator to write their synonyms, leased and tried again like rows that wait for their vectors.
+-- The queue of tags whose synonyms are to be generated. Leases and retries work as in embedding.queue.
 -- The queue only lists work: the claim decides whether a tag still needs synonyms, and storing them checks that its
 -- name is the same.
 create table embedding.synonym_queue (

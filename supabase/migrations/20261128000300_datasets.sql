@@ -39,7 +39,7 @@ grant select, insert, update, delete on public.datasets to service_role;
 
 -- 81_datasets_document_text.sql
 
--- What is embedded for datasets, and what full-text search finds them by: the title, twice, and the description.
+-- The text of datasets for embeddings and full-text search: the title twice, and the description.
 create function embedding.dataset_text(title text, description text, enrichment_status text, is_active boolean)
 returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end

@@ -1,4 +1,4 @@
--- What is embedded for music_knowledge, and what full-text search finds it by: topic, category and content.
+-- The text of music_knowledge for embeddings and full-text search: topic, category and content.
 create function embedding.document_text(document public.music_knowledge)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')

@@ -1,4 +1,4 @@
--- What is embedded for synonyms, and what full-text search finds them by: the same text.
+-- The text of synonyms, which embeddings and full-text search both use.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.

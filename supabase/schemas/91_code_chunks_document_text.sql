@@ -1,4 +1,5 @@
--- What is embedded for code, its content, and what full-text search finds it by: path and content, names split into their parts.
+-- The text of code: embeddings use the content; full-text search uses path and content, with names split into their
+-- parts.
 create function embedding.document_text(document public.code_chunks)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   -- The content alone: it is what /embed was given, so its vectors can be stored here.

@@ -73,5 +73,6 @@ class OllamaClient:
         except ImportError as error:
             setting = f"{self._purpose}_PROVIDER=ollama"
             raise ConfigurationError(f"{setting} needs the package httpx: pip install httpx") from error
-        # The default, stated on purpose: a redirect would send the texts to any host that an answer names.
+        # False is also the default. Set it here, because a redirect would send the texts to any host that an answer
+        # names.
         return httpx.Client(follow_redirects=False, event_hooks=bound_answers(httpx))
