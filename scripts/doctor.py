@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Check an installation from end to end: settings, database, provider, and a scratch row that is embedded and found.
+"""Checks an installation from end to end: settings, database, provider, and a scratch row that is embedded and found.
 
-One line for each step says what works, or what is wrong and what to do. Nothing of the scratch row stays in the database.
+Prints one line for each step: the result, or the error and the fix. The scratch row does not stay in the database.
 """
 
 import json

@@ -89,7 +89,7 @@ Found = dict[str, Any]
 def main() -> int:
     parser = benchmark.parser(__doc__)
     parser.add_argument("--checkout", type=Path, help="another checkout to count beside this one, with its own .venv")
-    parser.add_argument("--names", action="store_true", help="also list the functions of each walk")
+    parser.add_argument("--names", action="store_true", help="also list the functions of each operation")
     arguments = parser.parse_args()
     results = {"here": count(command.ROOT)}
     if arguments.checkout is not None:
@@ -114,7 +114,7 @@ def main() -> int:
 
 
 def count(root: Path) -> dict[str, Found]:
-    """The four walks in one checkout."""
+    """Count the four operations in one checkout."""
     from tests.protocol_server import ProtocolServer
 
     with tempfile.TemporaryDirectory(prefix="tonnetz-walks-") as folder, ProtocolServer() as chat:

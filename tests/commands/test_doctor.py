@@ -1,4 +1,4 @@
-"""scripts/doctor.py against real servers: what it proves, what it says of each failure, and that nothing stays."""
+"""Tests scripts/doctor.py on real servers: its checks, its message for each failure, and that no scratch row stays."""
 
 import signal
 import tempfile
