@@ -49,7 +49,7 @@ class CollectionCoverage(BaseModel):
     """total = embedded + pending + failed. `models`: vectors by model, more than one while a switch is under way.
 
     `error` says why the table's rows cannot be read, and what to do; the counts then cover only vectors and the queue.
-    `search` is null where the table has no search function. `label_column` names a row best (null: use its text);
+    `search` is null if the table has no search function. `label_column` names a row best (null: use its text);
     `category_columns` have few values.
     """
 

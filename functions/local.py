@@ -111,7 +111,7 @@ def main() -> int:
     try:
         # Before anything is started, so that a used port is reported at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # An IPv6 address takes IPv4 too, where the system allows it.
+        # An IPv6 address takes IPv4 too, if the system allows it.
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         bound = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:

@@ -13,7 +13,7 @@ from shared.embedding.run_history import list_costs, list_runs
 
 router = APIRouter(tags=["runs"], dependencies=[NeedsKey])
 
-Cost = Annotated[float | None, Field(description="USD; null where the model's price is not known", examples=[0.0021])]
+Cost = Annotated[float | None, Field(description="USD; null if the model's price is not known", examples=[0.0021])]
 
 
 class Run(BaseModel):

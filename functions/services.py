@@ -257,7 +257,7 @@ class Services:
 
     @lazy
     def generator(self) -> SynonymGenerator:
-        """The model that writes synonyms; raises ConfigurationError where none is configured."""
+        """The model that writes synonyms; raises ConfigurationError if none is configured."""
         from shared.wiring import get_generator
 
         return self._resources.enter_context(closing(get_generator(self.settings)))

@@ -35,7 +35,7 @@ exit code: 0 all embedded; 1 some rows failed, --verify found wrong vectors, or 
 --json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
 cost_usd and seconds are of the whole run, and `collections` holds the same of each collection. With --dry-run
 they are collection, model, rows, texts, tokens and cost_usd (null: the price is not known). collection and model
-are null where the collections differ.
+are null if the collections differ.
 """
 # Errors that end every run until the configuration is changed.
 WRONG_SETTINGS = (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError)

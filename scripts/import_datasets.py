@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def open_file(path: Path) -> Iterator[Line]:
-    """The file's rows. Raises ConfigurationError where it cannot be read at all."""
+    """The file's rows. Raises ConfigurationError if it cannot be read at all."""
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}")
     if path.suffix.lower() == ".csv":

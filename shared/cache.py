@@ -1,4 +1,4 @@
-"""Caches values in this process and, where REDIS_URL is set, in Redis for all processes."""
+"""Caches values in this process and, if REDIS_URL is set, in Redis for all processes."""
 
 import logging
 import time
@@ -42,7 +42,7 @@ class RedisCache:
         return "RedisCache()"
 
     def get(self, key: str) -> str | None:
-        """The text, None where there is none or Redis cannot be reached."""
+        """The text, None if there is none or Redis cannot be reached."""
         value = self._ask("get", key)
         return value if isinstance(value, str) else None
 
@@ -76,7 +76,7 @@ class Cache:
         self._lock = Lock()
 
     def get(self, key: str) -> Any:
-        """The value, None where there is none."""
+        """The value, None if there is none."""
         with self._lock:
             text = self._local.get(key)
         if text is None and self._shared is not None and (text := self._shared.get(key)):

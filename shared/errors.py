@@ -42,7 +42,7 @@ class AppError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
-    # Seconds after which another try makes sense; None where the server that failed did not say.
+    # Seconds after which another try makes sense; None if the server that failed did not say.
     retry_after: float | None = None
 
     def __init_subclass__(
@@ -133,7 +133,7 @@ class ProviderInputRejected(ProviderRejected, code="provider_input_rejected", st
 class ProviderInputTooLong(ProviderInputRejected, code="provider_input_too_long"):
     """The text is longer than the provider accepts.
 
-    `tokens` is the length the provider counted and `limit` what it accepts, None where it did not say.
+    `tokens` is the length the provider counted and `limit` what it accepts, None if it did not say.
     """
 
     def __init__(self, message: str | None = None, *, tokens: int | None = None, limit: int | None = None) -> None:

@@ -54,7 +54,7 @@ class Embeddings:
     """The answer to one `embed`: row i of `vectors` belongs to text i.
 
     `vectors` is n x dimensions, float32, unit length. `tokens` is what the provider counted (or
-    our tokenizer, where it reports nothing), `truncated` the number of texts longer than the
+    our tokenizer, if it reports nothing), `truncated` the number of texts longer than the
     model reads, `calls` the requests made, retries included. `errors` maps a text's index to the
     reason it has no vector; its row in `vectors` is zero and must not be stored.
     """

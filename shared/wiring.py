@@ -30,7 +30,7 @@ WORKERS = {"onnx": 4, "ollama": 2, "openai": 8}
 def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
     """The embedding provider that EMBEDDING_PROVIDER names.
 
-    Raises ConfigurationError where a package, a model or a key is missing.
+    Raises ConfigurationError if a package, a model or a key is missing.
     """
     settings = settings or load_settings()
     price = settings.embedding_price_per_million
@@ -192,7 +192,7 @@ def get_answer_cache(settings: Settings) -> Cache:
 
 
 def get_generator(settings: Settings | None = None) -> SynonymGenerator:
-    """The language model that writes synonyms. Raises ConfigurationError where GENERATION_PROVIDER is unset."""
+    """The language model that writes synonyms. Raises ConfigurationError if GENERATION_PROVIDER is unset."""
     settings = settings or load_settings()
     if settings.generation_provider == "ollama":
         from shared.synonyms.generators.ollama import DEFAULT_MODEL as OLLAMA_CHAT

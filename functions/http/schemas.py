@@ -44,7 +44,7 @@ class DatabaseWebhook(BaseModel):
 
 
 class ScoredHit(BaseModel):
-    """A hit's score and its two parts. A rank is null where that ranking does not contain the row."""
+    """A hit's score and its two parts. A rank is null if that ranking does not contain the row."""
 
     score: float
     full_text_score: float | None

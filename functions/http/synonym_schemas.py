@@ -9,7 +9,7 @@ from shared.embedding.runs import SYNONYMS_TASK_NAME
 
 
 class GenerationAccepted(BaseModel):
-    """`task_id` is null where no tag needs synonyms."""
+    """`task_id` is null if no tag needs synonyms."""
 
     task_name: str = Field(examples=[SYNONYMS_TASK_NAME])
     task_id: UUID | None

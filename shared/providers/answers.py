@@ -16,7 +16,7 @@ UNIT_TOLERANCE = 1e-3
 class WireAnswer:
     """What one request returned, before any check: vectors in the order of the inputs.
 
-    `tokens` and `truncated` are None where the server reports nothing; the base class then counts.
+    `tokens` and `truncated` are None if the server reports nothing; the base class then counts.
     """
 
     vectors: Vectors

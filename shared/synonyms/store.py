@@ -19,7 +19,7 @@ _OF_A_TAG = itemgetter("tag_type", "tag_id", "tag_name", "description", "related
 class SynonymStore:
     """Synonyms as service_role reads and writes them, and the queue of tags that wait for the generator.
 
-    Every call raises NotFound where the database was set up without mir_synonyms.
+    Every call raises NotFound if the database was set up without mir_synonyms.
     """
 
     database: Database
@@ -38,7 +38,7 @@ class SynonymStore:
     def update_synonyms(self, synonyms_id: int, **changes: Any) -> dict[str, Any]:
         """Change what is not None of `changes`: synonyms, confidence and is_active.
 
-        Raises NotFound, and Conflict where they were changed after `expected_updated_at`.
+        Raises NotFound, and Conflict if they were changed after `expected_updated_at`.
         """
         return dict(self._call("update_synonyms", synonyms_id=synonyms_id, **changes)[0])
 
