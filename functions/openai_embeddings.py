@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: OpenAI's API, so that its clients work against this server."""
+"""POST /v1/embeddings: embeds texts in the format of OpenAI's API, so that clients of OpenAI can use this server."""
 
 import asyncio
 import base64

@@ -235,7 +235,7 @@ class Installation:
 
 
 def check_versions(server: int, vector: str | None, schema: str | None) -> None:
-    """Raise DatabaseContractError with what to do where PostgreSQL or pgvector does not fit."""
+    """Raise DatabaseContractError with the fix if the version of PostgreSQL or pgvector is not supported."""
     if not 150_000 <= server < 190_000:
         raise DatabaseContractError(f"the server is PostgreSQL {server // 10_000}; use one of 15 to 18")
     if vector is None:

@@ -32,7 +32,7 @@ def scratch_database(name: str, server: SecretStr | None = None) -> Iterator[Sec
 
 
 def open_database(name: str, server: SecretStr) -> SecretStr:
-    """A database up to date with the migrations, created where it does not exist."""
+    """Open a database with all migrations; it is created if it does not exist."""
     with connect(server) as owner:
         if owner.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
             owner.execute(f'create database "{name}"')

@@ -1,4 +1,4 @@
-"""The moment by which a caller must have an answer."""
+"""The time limit of an interactive request."""
 
 import time
 

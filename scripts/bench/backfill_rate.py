@@ -29,7 +29,7 @@ from shared.providers.openai.provider import OpenAIProvider
 def main() -> int:
     parser = benchmark.parser(
         __doc__,
-        rows=(2_000, "texts for the engine, where --texts gives none"),
+        rows=(2_000, "texts for the engine, without --texts"),
         rounds=(3, "rounds, both sides in turn"),
         remote_rows=(20_000, "rows for the remote provider"),
         latency_ms=(100, "its time to answer"),

@@ -132,7 +132,7 @@ def print_result(result: dict[str, Any]) -> None:
     line("server", f"{result['texts_per_second']:8,.0f} texts/s  ({result['share_of_engine']:.0%})")
     line("latency p50 / p99", f"{result['p50_ms']:.0f} / {result['p99_ms']:.0f} ms")
     line("one client alone", f"{result['single_ms']:.1f} ms  (p99 is {result['p99_against_single']:.1f} times that)")
-    same = f"{result['clients_200_against_one_same_text']:.1f} times where all send the same text"
+    same = f"{result['clients_200_against_one_same_text']:.1f} times if all send the same text"
     line("200 clients against one", f"{result['clients_200_against_one']:.1f} times the throughput, {same}")
     checked = f"{result['requests']:,}, {result['wrong']} wrong, cosine at least {result['cosine_min']}"
     line("vectors checked", checked)

@@ -23,7 +23,7 @@ class Collection:
     def register_embedding_model(self, spec: EmbeddingModel, *, use: bool = False) -> EmbeddingModel:
         """Register the model, or read the registered one, whose prefixes win. Another width is refused.
 
-        With `use` the collection is set to the model if it has none; raises where it has another.
+        With `use` the collection is set to the model if it has none; raises if it has another one.
         """
         arguments = {**asdict(spec), "collection": self.collection if use else None}
         return _spec(self.database.call("register_embedding_model", arguments)[0])

@@ -1,4 +1,4 @@
-"""Hybrid search: rows ranked by full text and by semantic similarity."""
+"""Searches a collection: embeds the query and ranks rows by full text and semantic similarity."""
 
 import logging
 import time

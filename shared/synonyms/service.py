@@ -97,8 +97,8 @@ def cache_key(version: str, caller: Caller, *question: object) -> str:
     After a change of tags or synonyms the version is another one, so an older answer is never found again, in any
     process.
     """
-    # Row level security may show each caller something else. The token is part of the key because claims alone prove
-    # nothing where the database verifies the token: the same claims under a forged signature must not find the answer.
+    # Row level security may show each caller something else. The token is part of the key because the database may be
+    # the one that verifies it: a token with the same claims and a forged signature must not find the answer.
     token = None if caller.token is None else hashlib.sha256(caller.token.encode("utf-8", "surrogatepass")).hexdigest()
     who = [caller.role, dict(caller.claims), token]
     parts = orjson.dumps([version, who, list(question)], option=orjson.OPT_SORT_KEYS, default=str)

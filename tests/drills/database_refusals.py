@@ -19,7 +19,7 @@ from tests.postgres_cluster import Cluster
 
 
 def read_only(cluster: Cluster, length: Length) -> Finding:
-    """default_transaction_read_only on the whole server, as some hosts set it where the disk is nearly full."""
+    """Set default_transaction_read_only on the whole server, as some hosts do when the disk is nearly full."""
 
     def strike(finding: Finding, run: Run) -> str:
         log = Log(cluster)

@@ -60,7 +60,7 @@ OWN_TABLE = """
 
 
 def write_something(owner: Connection, step: str, provider: FakeProvider) -> None:
-    """Rows in every table there is by now; of each collection one saved and one failed, where the functions are there."""
+    """Write rows into every existing table; save one row of each collection and fail one, if the functions exist."""
     present = "select proname from pg_proc where pronamespace = 'public'::regnamespace"
     there = {name for (name,) in owner.execute(present)}
     if "track_embeddings" in there and owner.execute("select to_regclass('public.articles')").fetchone() == (None,):

@@ -24,7 +24,7 @@ HUB_FILES = ["*.json", "1_Pooling/*", "onnx/model.onnx", "model.onnx", "model.sa
 class OnnxModel:
     """A model on disk. `source` is its model.onnx, or the model.safetensors from which the graph is built.
 
-    `dimensions` is 0 where the configuration does not say.
+    `dimensions` is 0 if the configuration does not say.
     """
 
     name: str

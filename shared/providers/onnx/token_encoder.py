@@ -30,9 +30,9 @@ class Encoded:
 class TokenEncoder:
     """The tokenizer of a model; thread-safe.
 
-    Time is linear in the length the model reads, not in that of the text, for any prose; for text without spaces
-    where it holds punctuation or Chinese, or is of ASCII letters and digits under BERT's word pieces. Megabytes of
-    another script without either are tokenized whole.
+    For prose, the time depends on the length that the model reads and not on the length of the text. The same is true
+    for text without spaces if it contains punctuation or Chinese, or consists of ASCII letters and digits and the model
+    uses BERT's word pieces. Any other text without spaces is tokenized whole.
     """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
