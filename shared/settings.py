@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     console: bool | None = None
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     task_function: str | None = None
+    api_base_path: str | None = None
     secrets_arn: str | None = None
 
     @classmethod
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "supabase_url", "ollama_url", "openai_base_url", "database_url", "functions_api_key", "webhook_secret",
-        "allowed_origins", mode="before",
+        "allowed_origins", "api_base_path", mode="before",
     )  # fmt: skip
     @classmethod
     def _has_its_form(cls, value: Any, info: ValidationInfo) -> Any:
@@ -125,6 +126,8 @@ class Settings(BaseSettings):
             return value
         if info.field_name == "allowed_origins":
             return tuple(part.strip() for part in text.split(",") if part.strip())
+        if info.field_name == "api_base_path":
+            return f"/{text.strip('/')}" if text.strip("/") else None
         if info.field_name in ("functions_api_key", "webhook_secret"):
             if len(text) < MIN_KEY_LENGTH or not text.isprintable() or " " in text:
                 raise ValueError(

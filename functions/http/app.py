@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from mangum import Mangum
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
 from functions.http import errors
+from functions.http.events import LambdaHandler
 from functions.http.middleware import ObserveRequest, RequestMiddleware
 from functions.services import SERVICES, Services
 from shared import __version__
@@ -53,10 +53,10 @@ def create_app(
     return app
 
 
-def create_function(name: str, router: APIRouter) -> tuple[FastAPI, Mangum]:
-    """The application of one function, and its handler on Lambda. Mangum would run a lifespan at every invocation."""
+def create_function(name: str, router: APIRouter) -> tuple[FastAPI, LambdaHandler]:
+    """The application of one function, and its handler on Lambda."""
     app = create_app(name, router)
-    return app, Mangum(app, lifespan="off")
+    return app, LambdaHandler(app)
 
 
 class CompressedRoute(APIRoute):

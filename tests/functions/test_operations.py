@@ -306,13 +306,14 @@ def test_every_function_has_an_app_and_a_handler() -> None:
     import importlib
 
     from fastapi import FastAPI
-    from mangum import Mangum
+
+    from functions.http.events import LambdaHandler
 
     for name in {*FUNCTIONS, "local"} - {"worker", "services"}:
         module = importlib.import_module(f"functions.{name}")
         assert isinstance(module.app, FastAPI), name
-        assert isinstance(module.handler, Mangum), name
-        assert module.handler.lifespan == "off"
+        assert isinstance(module.handler, LambdaHandler), name
+        assert module.handler._mangum.lifespan == "off"
 
 
 def test_two_threads_that_ask_first_get_one_database(database_url: SecretStr) -> None:

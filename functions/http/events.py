@@ -1,0 +1,115 @@
+"""Answers the events of Lambda: REST and HTTP APIs, load balancers, function URLs, and warm-up calls."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from mangum import Mangum
+
+from functions.http.errors import error_response
+from shared.errors import AppError, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+# Lambda refuses an answer above 6,291,556 bytes after the work is done, and the caller sees a 502. The rest is for headers.
+MAX_ANSWER_BYTES = 5_500_000
+# Below this a body is within the limit, however many characters JSON escapes.
+_SURELY_FITS = MAX_ANSWER_BYTES // 6
+# The list of an answer that grows, and the field of the request that bounds it.
+_BOUNDED_BY = {"hits": "match_count", "data": "input", "vectors": "chunks", "embeddings": "texts"}
+
+
+class AnswerTooLarge(InvalidRequest, code="answer_too_large", status=413):
+    """The answer is larger than Lambda can carry."""
+
+
+class LambdaHandler:
+    """The handler of one function. Importing it reads no setting."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        # Mangum would run a lifespan at every invocation.
+        self._mangum = Mangum(app, lifespan="off")
+
+    def __call__(self, event: Any, context: Any) -> dict[str, Any]:
+        """Answer an HTTP event; a warm-up, scheduled or empty event gets 200. Raises InvalidRequest for any other event."""
+        if not event or (
+            any(name in event for name in ("source", "warmer", "warmup")) and "requestContext" not in event
+        ):
+            return {"statusCode": 200, "headers": {"content-type": "application/json"}, "body": "{}"}
+        request = event.get("requestContext")
+        if not isinstance(request, Mapping) or not ("http" in request or "httpMethod" in event):
+            raise InvalidRequest("this function answers HTTP events; functions.worker takes tasks and the schedule")
+        event = _with_route(event, self._base_path())
+        return _bounded(event, self._mangum(event, context))
+
+    def _base_path(self) -> str:
+        try:
+            return self._app.state.services.settings.api_base_path or ""
+        except AppError:
+            # RequestMiddleware answers what is wrong with the settings.
+            return ""
+
+
+def _with_route(event: Mapping[str, Any], base_path: str) -> dict[str, Any]:
+    """The event with the path of the route: without a named stage, and without API_BASE_PATH."""
+    request = event["requestContext"]
+    if "http" not in request:
+        return {**event, "path": _without(base_path, event["path"] or "/")}
+    path = request["http"]["path"]
+    # A domain of one's own has no stage in its paths.
+    if request.get("stage", "$default") != "$default" and ".execute-api." in request.get("domainName", ""):
+        path = _without(f"/{request['stage']}", path)
+    path = _without(base_path, path)
+    return {**event, "rawPath": path, "requestContext": {**request, "http": {**request["http"], "path": path}}}
+
+
+def _without(prefix: str, path: str) -> str:
+    if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+        return path[len(prefix) :] or "/"
+    return path
+
+
+def _bounded(event: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, or an error that says how much to ask for where Lambda could not carry it."""
+    body = answer.get("body") or ""
+    size = len(body) if len(body) < _SURELY_FITS else len(orjson.dumps(body))
+    if size <= MAX_ANSWER_BYTES:
+        return answer
+    request = event["requestContext"]
+    path = request["http"]["path"] if "http" in request else event["path"]
+    method = request["http"]["method"] if "http" in request else event["httpMethod"]
+    error = AnswerTooLarge(_advice(answer, body, size, method))
+    log.warning("%s: %s", path, error.message)
+    refused = error_response(error, path)
+    headers = {"content-type": "application/json"}
+    for name in ("x-request-id", "access-control-allow-origin"):
+        if value := (answer.get("headers") or {}).get(name):
+            headers[name] = value
+    replaced = {**answer, "statusCode": refused.status_code, "body": bytes(refused.body).decode()}
+    replaced["isBase64Encoded"] = False
+    if "headers" in answer:
+        replaced["headers"] = headers
+    if "multiValueHeaders" in answer:
+        # A load balancer reads either these or the others, a REST API both.
+        replaced["multiValueHeaders"] = (
+            {} if "headers" in answer else {name: [value] for name, value in headers.items()}
+        )
+    return replaced
+
+
+def _advice(answer: Mapping[str, Any], body: str, size: int, method: str) -> str:
+    too_large = f"the answer has {size / 1e6:.1f} MB, and Lambda carries {MAX_ANSWER_BYTES / 1e6:.1f}"
+    found = {} if answer.get("isBase64Encoded") else orjson.loads(body)
+    if isinstance(found, dict):
+        for name, field in _BOUNDED_BY.items():
+            items = found.get(name)
+            if isinstance(items, list) and len(items) > 1:
+                asked = "limit" if name == "hits" and method == "GET" else field
+                # The largest items may come first.
+                largest = max(len(orjson.dumps(orjson.dumps(item).decode())) for item in items)
+                fits = max(1, MAX_ANSWER_BYTES // (largest + 1))
+                return f"{asked}: {too_large}; ask for at most {min(fits, len(items) - 1)}"
+    return f"{too_large}; ask for less"
