@@ -51,7 +51,7 @@ MIGRATE = "run scripts/migrate.py"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step found; `status` is ok, failed or skipped."""
+    """The result of a step; `status` is ok, failed or skipped."""
 
     name: str
     status: str
@@ -60,7 +60,7 @@ class Step:
 
 @dataclass(slots=True)
 class Report:
-    """The steps so far; printed as they come unless they are to be printed as JSON."""
+    """The finished steps. Each is printed when it ends, unless --json is set."""
 
     as_json: bool
     steps: list[Step] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Report:
             print(f"{status:<8}{name:<18}" + message.replace("\n", f"\n{'':<26}"), flush=True)
 
     def check(self, name: str, check: Callable[[], str]) -> bool:
-        """Run a check, which returns what it found or raises what is wrong; returns whether it works."""
+        """Run a check, which returns its result or raises an error; returns whether it succeeded."""
         try:
             self.add(name, "ok", check())
         except AppError as error:
@@ -86,14 +86,14 @@ class Report:
         return True
 
     def skip(self, names: Sequence[str], needed: str) -> None:
-        """Record steps that cannot be tried."""
+        """Record steps as skipped."""
         for name in names:
             self.add(name, "skipped", f"needs: {needed}")
 
 
 @dataclass(slots=True)
 class Installation:
-    """What the steps find and later steps need."""
+    """Results of earlier steps that later steps need."""
 
     settings: Settings
     stack: ExitStack
@@ -115,7 +115,7 @@ class Installation:
         if settings.supabase_url is not None:
             self.database = self.stack.enter_context(get_database(settings))
             self.facts = self.database.call_scalar("describe_installation")
-            # By name: a project that copied the files into its own migrations has given them other versions.
+            # Compare names, because a project that copies the files into its own migrations gives them other versions.
             core = {one.name for one in list_migrations() if one.collection is None}
             self.lacking = sorted(core - set(self.facts["migrations"]))
             found = "through the project's API" + (", and by DATABASE_URL" if settings.database_url else "")
@@ -168,7 +168,7 @@ class Installation:
         return "tracked: " + ", ".join(self.collections)
 
     def check_anon(self) -> str:
-        """Whether anon is let in, and kept from what only service_role may do."""
+        """Check that anon can connect and cannot call the functions of service_role."""
         assert self.database is not None
         try:
             self.database.as_caller(ANON).call("ping_embeddings")
@@ -180,7 +180,7 @@ class Installation:
         )
 
     def check_provider(self) -> str:
-        """Embed a text and a query, and compare their width with what the collections hold."""
+        """Embed a text and a query, and compare their width with the models of the collections."""
         made = self.provider = self.stack.enter_context(closing(get_provider(self.settings)))
         price, is_set = made.price_per_million_tokens, self.settings.embedding_price_per_million is not None
         if price or (made.name == "openai" and not is_set):
@@ -280,7 +280,7 @@ def examine(report: Report) -> None:
 
 
 def describe(settings: Settings) -> str:
-    """Which database and provider the settings choose, without a value that may be secret."""
+    """Name the configured database and provider, without secret values."""
     if settings.supabase_url:
         database = "a Supabase project (SUPABASE_URL)"
     elif settings.database_url:

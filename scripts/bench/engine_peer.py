@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A peer of the engine, for engine.py; runs in the environment of the peers, which has none of the project's packages.
+"""One of the systems that engine.py compares with the engine. It runs in an environment without the project's packages.
 
-It answers `ready` on stdout once it is warm. Then each line on stdin is a path to which it writes the vectors of all
-texts; it answers with the seconds that they took.
+It prints `ready` on stdout after a warm-up. Then it reads paths from stdin, one per line: for each it embeds all texts,
+writes the vectors to the path and prints the seconds.
 """
 
 import json

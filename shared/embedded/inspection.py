@@ -1,4 +1,5 @@
-"""Looks at a server as the owner of the database sees it, before and after the migrations, and changes nothing."""
+"""Reads versions, migrations and roles of a server as the owner of the database. It needs no migration and changes
+nothing."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class Inspection:
 
 
 def inspect(url: SecretStr) -> Inspection:
-    """Connect and look. Raises DatabaseError, which contains no address and no value."""
+    """Connect and read. Raises DatabaseError, whose message contains no address and no value."""
     try:
         with connect(url, application_name="tonnetz-doctor") as owner:
             owner.prepare_threshold = None
@@ -42,7 +43,7 @@ def inspect(url: SecretStr) -> Inspection:
                 server_version=owner.info.server_version,
                 vector=row[1],
                 vector_schema=row[2],
-                # A pooler gives its clients a process id of its own.
+                # Through a pooler, the client gets another process id than the server's.
                 direct=row[0] == owner.info.backend_pid,
                 lacking=lacking,
                 facts=facts[0] if facts else {},

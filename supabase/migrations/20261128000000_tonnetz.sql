@@ -2601,8 +2601,8 @@ grant execute on function public.ping_embeddings to service_role;
 
 -- 47_installation_check.sql
 
--- Proves an installation from inside the database, for scripts/doctor.py. The proof needs a table of its own. Everything
--- happens in a subtransaction that always rolls back, so nothing stays after a failure, an interrupt or a lost connection.
+-- Checks an installation from inside the database, for scripts/doctor.py, with a scratch table. Everything happens in a
+-- subtransaction that is always rolled back, so nothing stays after a failure, an interrupt or a lost connection.
 create function public.describe_installation()
 returns jsonb language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -2677,7 +2677,7 @@ begin
     cross join lateral public.save_embeddings(scratch, check_installation.model, jsonb_build_array(
       jsonb_build_object('row_id', c.row_id, 'text_hash', c.text_hash, 'embedding', document_embedding::text))) s;
     if counted is distinct from 1 then
-      raise exception 'the queue did not give the row out, or its vector was not kept'
+      raise exception 'the row could not be claimed, or its vector was not saved'
         using hint = 'Grant service_role the attribute BYPASSRLS: alter role service_role bypassrls;';
     end if;
     passed := 2;
@@ -2708,7 +2708,7 @@ begin
     when others then
       get stacked diagnostics problem = message_text, hint = pg_exception_hint;
       problem := concat_ws('. ', rtrim(problem, '.'), coalesce(nullif(hint, ''),
-        'A function, grant or setting of the database was changed: restore what supabase/schemas says of it.'));
+        'A function, grant or setting of the database was changed: restore it as in supabase/schemas.'));
   end;
   return query
   select s.name, case when s.number > passed then problem end
