@@ -2,7 +2,7 @@
 # Says at once which programs the tests lack and how to install them. TONNETZ_SKIP_TOOLS=1 skips the tests that need them.
 set -eu
 missing=()
-# Program, and Debian's package that brings it.
+# Program, and Debian's package that brings it. npm brings PostgREST, axe-core and the Supabase CLI.
 while read -r program package; do
   command -v "$program" >/dev/null || missing+=("$package")
 done <<'PROGRAMS'

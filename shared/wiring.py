@@ -16,6 +16,7 @@ from shared.settings import Settings, load_settings
 if TYPE_CHECKING:
     from shared.cache import Cache, RedisCache
     from shared.database.base import Database
+    from shared.embedded.requirements import Lack
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
     from shared.search.query_cache import QueryCache
@@ -127,11 +128,7 @@ def migrate_database(
     settings = settings or load_settings()
     if source is not None and (settings.supabase_url is not None or settings.database_url is not None):
         raise ConfigurationError("--from fills the embedded database: leave DATABASE_URL and SUPABASE_URL unset")
-    if settings.supabase_url is not None and settings.database_url is None:
-        raise ConfigurationError(
-            "SUPABASE_URL: migrations need the database itself; run `supabase db push`, "
-            "or set DATABASE_URL to the project's connection string"
-        )
+    _check_migratable(settings)
     from shared.embedded.migrations import migrate
 
     url = get_database_url(settings)
@@ -140,6 +137,28 @@ def migrate_database(
 
         transfer(source, url)
     return migrate(url, collections=collections, seed=seed)
+
+
+def check_database(settings: Settings | None = None) -> list[Lack]:
+    """What DATABASE_URL or the embedded database lacks before it can be migrated. Writes nothing.
+
+    Raises ConfigurationError for a Supabase project without DATABASE_URL, DatabaseError if the database cannot be reached.
+    """
+    settings = settings or load_settings()
+    _check_migratable(settings)
+    from shared.database.postgres import connect
+    from shared.embedded.requirements import list_lacks
+
+    with connect(get_database_url(settings), application_name="tonnetz-check") as connection:
+        return list_lacks(connection)
+
+
+def _check_migratable(settings: Settings) -> None:
+    if settings.supabase_url is not None and settings.database_url is None:
+        raise ConfigurationError(
+            "SUPABASE_URL: migrations need the database itself; run `supabase db push`, "
+            "or set DATABASE_URL to the project's connection string"
+        )
 
 
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:

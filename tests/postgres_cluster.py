@@ -105,6 +105,11 @@ class Cluster:
                 connection.execute(f"drop database if exists {_TEMPLATE} with (force)")
                 connection.execute(f"create database {_TEMPLATE}")
             migrate(SecretStr(self.url(_TEMPLATE)))
+            with self.admin() as connection:
+                if not connection.execute("select from pg_roles where rolname = 'authenticator'").fetchone():
+                    # PostgREST logs in as this role. Tonnetz makes no role that can log in.
+                    connection.execute("create role authenticator login noinherit")
+                    connection.execute("grant anon, authenticated, service_role to authenticator")
             self._migrated = True
         with self._database(_TEMPLATE) as url:
             yield url

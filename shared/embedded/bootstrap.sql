@@ -1,39 +1,31 @@
 -- Creates in any PostgreSQL what a Supabase project has before its first migration. It is safe to repeat, and changes nothing
--- on Supabase itself.
+-- on Supabase itself. It makes no role that can log in, and leaves default privileges alone: they are the owner's.
 
 do $$
+declare
+  me constant record := (select r from pg_roles r where r.rolname = current_user);
+  since_16 constant boolean := current_setting('server_version_num')::int >= 160000;
+  role text;
 begin
-  if not exists (select from pg_roles where rolname = 'anon') then
-    create role anon nologin noinherit;
-  end if;
-  if not exists (select from pg_roles where rolname = 'authenticated') then
-    create role authenticated nologin noinherit;
-  end if;
-  if not exists (select from pg_roles where rolname = 'service_role') then
-    create role service_role nologin noinherit bypassrls;
-  end if;
-  -- PostgREST logs in as authenticator and switches to the role of the token. Set its password if the server requires one.
-  if not exists (select from pg_roles where rolname = 'authenticator') then
-    create role authenticator login noinherit;
-  end if;
-  if not exists (select from pg_roles where rolname = 'service_role' and pg_has_role('authenticator', oid, 'member')) then
-    grant anon, authenticated, service_role to authenticator;
-  end if;
-  -- The program connects as its own user and switches to service_role.
-  if not pg_has_role(current_user, 'service_role', 'member') then
-    execute format('grant anon, authenticated, service_role to %I', current_user);
-  end if;
+  foreach role in array array['anon', 'authenticated', 'service_role'] loop
+    if not exists (select from pg_roles where rolname = role) then
+      execute format('create role %I nologin noinherit', role);
+      -- Without this right service_role reads a table with row level security by a policy, which tracking creates.
+      if role = 'service_role' and (me.rolsuper or (me.rolbypassrls and since_16)) then
+        alter role service_role bypassrls;
+      end if;
+    end if;
+    -- The program connects as its own user and switches to these roles. Since 16 who creates a role may not yet do that.
+    if not pg_has_role(role, case when since_16 then 'set' else 'member' end) then
+      execute format('grant %I to %I', role, current_user);
+    end if;
+  end loop;
 end;
 $$;
 
 create schema if not exists extensions;
 grant usage on schema extensions to anon, authenticated, service_role;
 grant usage on schema public to anon, authenticated, service_role;
-
--- As on Supabase: new objects in public are open to the API roles unless a migration closes them.
-alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
-alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
-alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
 
 -- The claims of a request, for row level security policies that are written for Supabase.
 create schema if not exists auth;

@@ -1,7 +1,7 @@
 """Applies the bootstrap and the missing files of supabase/migrations, and records them as the Supabase CLI does."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -11,8 +11,10 @@ import psycopg
 from pydantic import SecretStr
 
 from shared.database.postgres import connect, translate
+from shared.embedded.history import read_history, record, settle
+from shared.embedded.requirements import require_server
 from shared.embedding.shipped import SHIPPED
-from shared.errors import ConfigurationError, DatabaseContractError
+from shared.errors import AppError, ConfigurationError, DatabaseContractError
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = PROJECT / "supabase" / "migrations"
@@ -30,9 +32,6 @@ BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
 LOCK = 0x746F6E6E65747A
 _TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
 
-# The first migration of an unreleased layout, whose databases cannot be upgraded.
-_UNRELEASED = ("20261121090000", "create_embedding_schema")
-
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -42,6 +41,11 @@ class Migration:
     name: str
     path: Path
     collection: str | None
+
+    @property
+    def copied_name(self) -> str:
+        """Its name in another project, where it has another version (see copies.py)."""
+        return self.name if self.name == "tonnetz" else f"tonnetz_{self.name}"
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
@@ -77,7 +81,8 @@ def migrate(
 
     `collections` are the shipped ones to add; existing ones are always upgraded. Without it a new database gets all of
     them, and an existing one gets no new ones. A database that is up to date is not locked.
-    Raises DatabaseError, which names the file that failed, and ConfigurationError for an unknown collection.
+    Raises DatabaseError, which names the file that failed, and ConfigurationError for an unknown collection or for
+    what the server lacks.
     """
     if collections:
         _check_collections(collections)
@@ -85,49 +90,53 @@ def migrate(
     with connect(url, application_name="tonnetz-migrate") as connection:
         # No prepared statements: a transaction pooler may use another session for every transaction.
         connection.prepare_threshold = None
-        applied: list[str] = []
-        if missing(connection, migrations, collections):
-            with connection.transaction():
-                connection.execute(_TAKE_LOCK)
-                _run(connection, BOOTSTRAP)
-            while step := _apply_next(connection, migrations, collections):
-                applied += step
-            # Makes PostgREST read the schema again.
-            connection.execute("notify pgrst, 'reload schema'")
-        if seed:
-            recorded = _recorded(connection)
-            present = {migration.collection for migration in migrations if migration.version in recorded}
-            for collection, path in SEEDS.items():
-                if collection in present:
-                    _run(connection, path)
+        try:
+            require_server(connection)
+            applied = _apply_missing(connection, migrations, collections)
+            if seed:
+                recorded = read_history(connection, migrations).recorded
+                present = {migration.collection for migration in migrations if migration.version in recorded}
+                for collection, path in SEEDS.items():
+                    if collection in present:
+                        _run(connection, path)
+        except psycopg.Error as error:
+            raise _failure(error, "the migration") from None
         return applied
+
+
+def _apply_missing(
+    connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None
+) -> list[str]:
+    applied: list[str] = []
+    if missing(connection, migrations, collections):
+        with connection.transaction():
+            connection.execute(_TAKE_LOCK)
+            _run(connection, BOOTSTRAP)
+            settle(connection, migrations)
+        while step := _apply_next(connection, migrations, collections):
+            applied += step
+        # Makes PostgREST read the schema again.
+        connection.execute("notify pgrst, 'reload schema'")
+    return applied
 
 
 def missing(
     connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None = None
 ) -> list[Migration]:
     """The migrations that the database has not recorded and needs."""
-    recorded = _recorded(connection)
+    return choose(migrations, read_history(connection, migrations).recorded, collections)
+
+
+def choose(migrations: list[Migration], present: Collection[str], collections: Sequence[str] | None) -> list[Migration]:
+    """The migrations to add to those that are present, by their versions.
+
+    `collections` are the shipped ones to add. Without it, the first time has all of them and a later one no new ones.
+    """
     # The core counts as the collection None.
-    present = {migration.collection for migration in migrations if migration.version in recorded}
-    added = SHIPPED if collections is None and not present else collections or ()
-    wanted = {None, *present, *added}
-    return [one for one in migrations if one.version not in recorded and one.collection in wanted]
-
-
-def _recorded(connection: psycopg.Connection[Any]) -> set[str]:
-    """The applied versions. Raises DatabaseContractError for a database of the unreleased layout."""
-    if connection.execute("select to_regclass('supabase_migrations.schema_migrations')").fetchone() == (None,):
-        return set()
-    rows = connection.execute(
-        "select m.version, to_jsonb(m) ->> 'name' from supabase_migrations.schema_migrations m"
-    ).fetchall()
-    if _UNRELEASED in rows:
-        raise DatabaseContractError(
-            "a version of this program before the first release made the database, and it cannot be upgraded: "
-            "move the folder .tonnetz (TONNETZ_DATA_DIR) aside, or set DATABASE_URL to a new database, and run again"
-        )
-    return {version for version, _ in rows}
+    kept = {migration.collection for migration in migrations if migration.version in present}
+    added = SHIPPED if collections is None and not kept else collections or ()
+    wanted = {None, *kept, *added}
+    return [one for one in migrations if one.version not in present and one.collection in wanted]
 
 
 def _check_collections(names: Iterable[str]) -> None:
@@ -154,22 +163,22 @@ def _apply_next(
         if step and step[0].collection is None:
             step += takewhile(lambda migration: migration.collection is not None, todo[1:])
         for migration in step:
-            script = _run(connection, migration.path)
-            connection.execute(
-                "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",
-                [migration.version, migration.name, [script]],
-            )
+            _run(connection, migration.path)
+            record(connection, migration)
     return [migration.version for migration in step]
 
 
-def _run(connection: psycopg.Connection[Any], path: Path) -> str:
+def _run(connection: psycopg.Connection[Any], path: Path) -> None:
     script = path.read_text(encoding="utf-8")
     try:
         # Without parameters psycopg sends all statements of the file at once.
         connection.execute(script)
     except psycopg.Error as error:
-        if error.sqlstate is None:
-            raise translate(error) from None
-        # Not translated, because the translation would advise to run the migrations.
-        raise DatabaseContractError(f"{path.name} failed: {error.diag.message_primary}") from None
-    return script
+        raise _failure(error, path.name) from None
+
+
+def _failure(error: psycopg.Error, what: str) -> AppError:
+    if error.sqlstate is None:
+        return translate(error)
+    # Not translated, because the translation would advise to run the migrations.
+    return DatabaseContractError(f"{what} failed: {error.diag.message_primary}")

@@ -1172,6 +1172,25 @@ comment on function public.retry_failed_embeddings is 'Queues failed rows again:
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;
 
+-- 24_row_level_security.sql
+
+-- service_role works on every row. On Supabase it has BYPASSRLS for that. A managed server may refuse this right; then row level
+-- security would hide pending rows from service_role, and they would look finished.
+
+create function embedding.admit_service_role(source regclass)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not exists (select from pg_roles r where r.rolname = 'service_role' and (r.rolsuper or r.rolbypassrls))
+    and not exists (select from pg_policy p where p.polrelid = source and p.polname = 'service_role works on every row')
+  then
+    execute format('create policy "service_role works on every row" on %s to service_role using (true) with check (true)', source);
+  end if;
+end;
+$$;
+comment on function embedding.admit_service_role is
+  'Gives service_role a policy for all rows of a table, where it has no BYPASSRLS. It has no effect until the table has row level security.';
+revoke all on function embedding.admit_service_role from public, anon, authenticated, service_role;
+
 -- 30_full_text_languages.sql
 
 -- Full-text search in several languages. A text search configuration belongs to one language. Two cannot be chained,
@@ -1680,6 +1699,7 @@ begin
   execute format('grant select, update on %s to service_role', source);
   -- Where functions are not executable by everybody, as in a hardened project.
   execute format('grant execute on function embedding.document_text(%s) to service_role', source);
+  perform embedding.admit_service_role(source);
 end;
 $$;
 comment on function embedding.set_privileges is

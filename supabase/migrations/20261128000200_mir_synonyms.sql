@@ -39,6 +39,7 @@ create policy "everyone reads" on public.mood_tags for select to anon, authentic
 revoke all on public.genre_tags, public.mood_tags from public, anon, authenticated, service_role;
 grant select on public.genre_tags, public.mood_tags to anon, authenticated;
 grant select, insert, update, delete on public.genre_tags, public.mood_tags to service_role;
+select embedding.admit_service_role('public.genre_tags'), embedding.admit_service_role('public.mood_tags');
 
 -- An identity column takes its number without a privilege on the sequence.
 revoke all on sequence public.genre_tags_id_seq, public.mood_tags_id_seq from public, anon, authenticated;

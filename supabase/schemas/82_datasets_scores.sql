@@ -12,6 +12,7 @@ create policy "everyone reads" on public.dataset_scores for select to anon, auth
 revoke all on public.dataset_scores from public, anon, authenticated, service_role;
 grant select on public.dataset_scores to anon, authenticated;
 grant select, insert, update, delete on public.dataset_scores to service_role;
+select embedding.admit_service_role('public.dataset_scores');
 
 create function public.set_dataset_scores(rows jsonb)
 returns integer language plpgsql security invoker set search_path = '' as $$

@@ -110,9 +110,9 @@ def documented(heading: str) -> str:
     return "\n".join(block.split("```")[0] for block in blocks)
 
 
-def documented_sql(heading: str) -> list[str]:
-    """The SQL of a section of docs/upgrade.md, one script for each block."""
-    section = (PROJECT / "docs" / "upgrade.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
+def documented_sql(heading: str, *, page: str = "upgrade.md") -> list[str]:
+    """The SQL of a section of a page in docs/, one script for each block."""
+    section = (PROJECT / "docs" / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
     return [block.split("```")[0] for block in section.split("\n## ")[0].split("```sql\n")[1:]]
 
 

@@ -137,15 +137,20 @@ def test_a_database_of_the_unreleased_layout_raises_an_error_of_one_line(empty: 
         )
 
 
-def test_migrations_of_another_project_are_left_alone(empty: SecretStr) -> None:
-    """A Supabase project records its own migrations in the same table, and has its own table of that name."""
+def test_a_database_with_migrations_of_another_project_is_left_as_it_is(empty: SecretStr) -> None:
+    """That project's next `supabase db push` would refuse a database with migrations that its folder lacks."""
     with psycopg.connect(empty.get_secret_value(), autocommit=True) as owner:
         owner.execute(
             """create schema supabase_migrations;
             create table supabase_migrations.schema_migrations (version text primary key);
             insert into supabase_migrations.schema_migrations values ('20261121090000')"""
         )
-    assert migrate(empty) == VERSIONS
+        with pytest.raises(ConfigurationError, match=r"run scripts/migrate.py --copy-to .*: supabase db push"):
+            migrate(empty)
+        assert owner.execute("select to_regnamespace('embedding'), to_regnamespace('extensions')").fetchone() == (
+            None,
+            None,
+        )
 
 
 def test_no_lock_outlives_a_transaction(empty: SecretStr) -> None:

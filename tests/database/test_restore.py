@@ -38,7 +38,8 @@ def other_cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def target(other_cluster: Cluster, tmp_path: Path) -> SecretStr:
     """The owner's URL of a database that an administrator prepared with the documented statements."""
-    in_server, in_database = documented_sql(HEADING)
+    (in_server,) = documented_sql(HEADING)
+    (in_database,) = documented_sql("An owner without special rights", page="configuration.md")
     for database, statements in (("postgres", in_server), ("tonnetz", in_database)):
         script = tmp_path / f"{database}.sql"
         script.write_text(statements)
@@ -81,13 +82,15 @@ def everything(url: SecretStr) -> list[tuple[str, ...]]:
     # The owner is different, and grants have no order.
     grants = """array(select replace(g.entry, current_user || '=', 'owner=')
                 from (select split_part(unnest({})::text, '/', 1)) g (entry) order by 1)::text"""
+    # A dump leaves out the grants that every object has.
+    relacl = """coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner))"""
     with psycopg.connect(url.get_secret_value(), autocommit=True) as connection:
         found = connection.execute(f"""
             select 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid),
               {grants.format("p.proacl")}, obj_description(p.oid)
             from pg_proc p where p.pronamespace in ('public'::regnamespace, 'embedding'::regnamespace)
             union all
-            select 'relation', c.oid::regclass::text, c.relkind::text, {grants.format("c.relacl")}, obj_description(c.oid)
+            select 'relation', c.oid::regclass::text, c.relkind::text, {grants.format(relacl)}, obj_description(c.oid)
             from pg_class c where c.relnamespace in ('public'::regnamespace, 'embedding'::regnamespace)
             union all
             select 'trigger', t.tgrelid::regclass::text, pg_get_triggerdef(t.oid), t.tgenabled::text, null

@@ -1,0 +1,89 @@
+"""The record of applied migrations, which the Supabase CLI keeps for all migrations of a project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.errors import ConfigurationError, DatabaseContractError
+
+if TYPE_CHECKING:
+    from shared.database.postgres import Connection
+    from shared.embedded.migrations import Migration
+
+# The first migration of an unreleased layout, whose databases cannot be upgraded.
+_UNRELEASED = ("20261121090000", "create_embedding_schema")
+
+_COPY = "scripts/migrate.py --copy-to THE_PROJECT/supabase/migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Our versions that are recorded; whether some are copies in another project, and whether it has its own, too."""
+
+    recorded: frozenset[str]
+    copied: bool = False
+    foreign: bool = False
+
+
+def read_history(connection: Connection, migrations: list[Migration]) -> History:
+    """Raises DatabaseContractError for a database of the unreleased layout."""
+    if connection.execute("select to_regclass('supabase_migrations.schema_migrations')").fetchone() == (None,):
+        return History(frozenset())
+    rows = connection.execute(
+        "select m.version, to_jsonb(m) ->> 'name' from supabase_migrations.schema_migrations m"
+    ).fetchall()
+    if _UNRELEASED in rows:
+        raise DatabaseContractError(
+            "a version of this program before the first release made the database, and it cannot be upgraded: "
+            "move the folder .tonnetz (TONNETZ_DATA_DIR) aside, or set DATABASE_URL to a new database, and run again"
+        )
+    own = {migration.version for migration in migrations}
+    by_name = {migration.copied_name: migration.version for migration in migrations}
+    others = [(version, name) for version, name in rows if version not in own]
+    copied = {by_name[name] for _, name in others if name in by_name}
+    foreign = any(name not in by_name for _, name in others)
+    return History(frozenset(own & {version for version, _ in rows}) | copied, bool(copied), foreign)
+
+
+def record(connection: Connection, migration: Migration) -> None:
+    """Record a migration as applied, as the Supabase CLI does."""
+    connection.execute(
+        "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",
+        [migration.version, migration.name, [migration.path.read_text(encoding="utf-8")]],
+    )
+
+
+def settle(connection: Connection, migrations: list[Migration]) -> None:
+    """Record again what `supabase migration repair --status reverted` took out of the record.
+
+    Raises ConfigurationError where the migrations have to come from a project with its own, whose next
+    `supabase db push` would refuse a database with migrations that it does not have.
+    """
+    history = read_history(connection, migrations)
+    unrecorded = [one for one in migrations if one.version not in history.recorded and _exists(connection, one)]
+    if unrecorded and (history.foreign or history.copied):
+        raise ConfigurationError(
+            "the database has the objects of Tonnetz, but its record of migrations does not name them: "
+            f"run {_COPY}, then in that project: supabase migration repair --status applied VERSIONS, "
+            "with the versions of the files *_tonnetz*.sql"
+        )
+    if history.copied or (history.foreign and not history.recorded):
+        raise ConfigurationError(
+            f"the database has the migrations of another project: run {_COPY}, then in that project: supabase db push"
+        )
+    for migration in unrecorded:
+        record(connection, migration)
+
+
+def _exists(connection: Connection, migration: Migration) -> bool:
+    """Whether the schema or the table that the migration makes is there, and not one of the user with its name."""
+    if migration.name == "tonnetz":
+        query = "select obj_description(to_regnamespace('embedding'), 'pg_namespace')"
+    elif migration.name == migration.collection:
+        query = f"select obj_description(to_regclass('public.{migration.name}'), 'pg_class')"
+    else:
+        return False
+    (comment,) = connection.execute(query).fetchone() or (None,)
+    quoted = (comment or "").replace("'", "''")
+    return comment is not None and f"is '{quoted}';" in migration.path.read_text(encoding="utf-8")

@@ -1,0 +1,44 @@
+"""What a database lacks before Tonnetz can be set up in it, and the statement that mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shared.database.postgres import Connection
+
+OLDEST, NEWEST = 15, 18
+_LACKS = Path(__file__).with_suffix(".sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """`mend` is an SQL statement, or what else to do. Without a `required` one Tonnetz works, but in another way."""
+
+    what: str
+    mend: str
+    required: bool = True
+
+    def __str__(self) -> str:
+        return f"{'' if self.required else 'note: '}{self.what}: {self.mend}"
+
+
+def list_lacks(connection: Connection) -> list[Lack]:
+    """Everything the database lacks, without writing anything."""
+    major = connection.info.server_version // 10000
+    versions = f"Tonnetz needs PostgreSQL {OLDEST} to {NEWEST}"
+    if major < OLDEST:
+        return [Lack(f"this server is PostgreSQL {major}, but {versions}", "upgrade the server")]
+    newer = Lack(f"this server is PostgreSQL {major}", f"nothing yet; {versions} and was not tested on it", False)
+    rows = connection.execute(_LACKS.read_text(encoding="utf-8")).fetchall()
+    return [Lack(what, mend, required) for required, what, mend in rows] + [newer] * (major > NEWEST)
+
+
+def require_server(connection: Connection) -> None:
+    """Raise ConfigurationError, one line for each thing, if the database lacks something that is required."""
+    if lacks := [lack for lack in list_lacks(connection) if lack.required]:
+        raise ConfigurationError("\n".join(map(str, lacks)))
