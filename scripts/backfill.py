@@ -121,7 +121,7 @@ def settings_for_model(settings: Settings, target: str) -> Settings:
             f"--switch-model: {target!r} is not PROVIDER:MODEL with PROVIDER one of {', '.join(WORKERS)}, "
             "such as ollama:nomic-embed-text"
         )
-    name, width = split_model_name(model)
+    name, width, *_ = split_model_name(model)
     onnx = provider == "onnx"
     return load_settings(
         embedding_provider=provider,

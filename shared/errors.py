@@ -18,7 +18,8 @@
     │   ├── ProviderQuotaExceeded    503   final: the account has no quota left
     │   ├── ProviderRejected         502   final for every text (key, model, address)
     │   │   └── ProviderInputRejected   422   final for this text; others may be accepted
-    │   │       └── ProviderInputTooLong   422   the text or the request is over a limit
+    │   │       ├── ProviderInputTooLong   422   the text or the request is over a limit
+    │   │       └── ProviderFormatRefused  422   the encoding of the answer, as far as the message tells
     │   └── ProviderContractError    502   the answer violates the protocol (count, order, NaN)
     │       └── ProviderWidthError   502   final for every text: vectors have another width
     └── DatabaseError                500
@@ -99,11 +100,20 @@ class Overloaded(AppError, code="overloaded", status=503, retryable=True):
 
 
 class ProviderError(AppError, code="provider_error", status=502):
-    """The provider failed."""
+    """The provider failed.
+
+    `billed` are the tokens that the failed request cost, None where they have to be estimated; `calls` the requests made.
+    """
+
+    billed: int | None = 0
+    calls: int = 1
 
 
 class ProviderTimeout(ProviderError, code="provider_timeout", status=504, retryable=True):
     """The provider did not answer in time."""
+
+    # It may have done the work all the same.
+    billed: int | None = None
 
 
 class ProviderUnavailable(ProviderError, code="provider_unavailable", status=503, retryable=True):
@@ -140,6 +150,10 @@ class ProviderInputTooLong(ProviderInputRejected, code="provider_input_too_long"
         super().__init__(message)
         self.tokens = tokens
         self.limit = limit
+
+
+class ProviderFormatRefused(ProviderInputRejected, code="provider_format_refused"):
+    """The provider refused the encoding of vectors that was asked for, or a text in words that sound like it."""
 
 
 class ProviderContractError(ProviderError, code="provider_contract"):

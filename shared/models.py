@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from shared.errors import ProviderError
 
@@ -23,10 +25,28 @@ def shortened_model_name(model: str, dimensions: int | None) -> str:
     return f"{model}@{dimensions}" if dimensions else model
 
 
-def split_model_name(name: str) -> tuple[str, int | None]:
-    """Split a name that `shortened_model_name` made into model and width; other names have no width."""
-    model, at, width = name.rpartition("@")
-    return (model, int(width)) if at and width.isdecimal() else (name, None)
+class ModelName(NamedTuple):
+    """The parts of a name that vectors are stored under: what the provider calls the model, and what else they depend on.
+
+    `input_types` are those of InputRules; `prefixed` says that a document prefix was set.
+    """
+
+    model: str
+    width: int | None = None
+    input_types: tuple[str, str] | None = None
+    prefixed: bool = False
+
+
+_NAME = re.compile(r"(.+?)(?:@(\d+))?(?:#([^#,]+),([^#,]+))?(#[0-9a-f]{8})?", re.DOTALL)
+
+
+def split_model_name(name: str) -> ModelName:
+    """The parts of a name that `shortened_model_name` and `InputRules.apply` made."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return ModelName(name)
+    model, width, query, document, digest = found.groups()
+    return ModelName(model, int(width) if width else None, (query, document) if query else None, digest is not None)
 
 
 # Models are trained with different inputs for what is stored and what is asked.
@@ -50,20 +70,69 @@ class EmbeddingModel:
 
 
 @dataclass(frozen=True, slots=True)
+class InputRules:
+    """How the settings tell queries and documents apart; None: as the model is known to want it.
+
+    `types` are the input_type of queries and of documents in a request.
+    """
+
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    types: tuple[str, str] | None = None
+
+    def apply(self, model: EmbeddingModel) -> EmbeddingModel:
+        """The model under these rules.
+
+        Types and a document prefix of its own make another vector space, and so another name: vectors that were stored
+        without them are never compared with, or taken for, those made with them. The query prefix changes no stored
+        vector, and no name.
+        """
+        name = model.name
+        if self.types is not None:
+            name += "#" + ",".join(self.types)
+        document = model.document_prefix if self.document_prefix is None else self.document_prefix
+        if document != model.document_prefix:
+            name += "#" + hashlib.sha256(document.encode()).hexdigest()[:8]
+        query = model.query_prefix if self.query_prefix is None else self.query_prefix
+        return replace(model, name=name, document_prefix=document, query_prefix=query)
+
+
+AS_KNOWN = InputRules()
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """The answer to one `embed`: row i of `vectors` belongs to text i.
 
     `vectors` is n x dimensions, float32, unit length. `tokens` is what the provider counted (or
-    our tokenizer, if it reports nothing), `truncated` the number of texts longer than the
-    model reads, `calls` the requests made, retries included. `errors` maps a text's index to the
+    our tokenizer, if it reports nothing), `cut` are the indices of texts longer than the model
+    reads, `calls` the requests made, retries included. `errors` maps a text's index to the
     reason it has no vector; its row in `vectors` is zero and must not be stored.
     """
 
     vectors: Vectors
     tokens: int = 0
-    truncated: int = 0
+    cut: frozenset[int] = frozenset()
     calls: int = 0
     errors: Mapping[int, ProviderError] = field(default_factory=dict)
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were cut."""
+        return len(self.cut)
+
+
+@dataclass(slots=True)
+class Spent:
+    """What was sent to a provider so far: requests, and the tokens that were paid for, whatever became of the answers."""
+
+    tokens: int = 0
+    calls: int = 0
+
+    def add(self, more: Spent) -> None:
+        """Add to both."""
+        self.tokens += more.tokens
+        self.calls += more.calls
 
 
 @dataclass(frozen=True, slots=True)

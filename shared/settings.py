@@ -1,5 +1,6 @@
 """Reads the settings from the environment, `.env` and AWS Secrets Manager, and reports every problem by its variable."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ Provider = Literal["onnx", "ollama", "openai"]
 
 # Keys must be long, because anyone on the network can try keys without a limit.
 MIN_KEY_LENGTH = 16
+# Characters; an instruction to a model has a sentence or two.
+MAX_PREFIX = 1000
 
 
 def _read_secret(settings_cls: type[BaseSettings], name: str) -> dict[str, Any]:
@@ -77,6 +80,9 @@ class Settings(BaseSettings):
     embedding_model: str | None = None
     embedding_dimensions: Annotated[int, Field(ge=1, le=4000)] | None = None
     embedding_price_per_million: Annotated[float, Field(ge=0)] | None = None
+    embedding_query_prefix: Annotated[str, Field(max_length=MAX_PREFIX)] | None = None
+    embedding_document_prefix: Annotated[str, Field(max_length=MAX_PREFIX)] | None = None
+    embedding_input_types: Annotated[tuple[str, str] | None, NoDecode] = None
     onnx_model: str | None = None
     onnx_precision: Literal["auto", "fp32", "int8"] = "auto"
     ollama_url: str = "http://127.0.0.1:11434"
@@ -117,7 +123,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "supabase_url", "ollama_url", "openai_base_url", "database_url", "functions_api_key", "webhook_secret",
-        "allowed_origins", "api_base_path", mode="before",
+        "allowed_origins", "api_base_path", "embedding_input_types", mode="before",
     )  # fmt: skip
     @classmethod
     def _has_its_form(cls, value: Any, info: ValidationInfo) -> Any:
@@ -128,6 +134,11 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in text.split(",") if part.strip())
         if info.field_name == "api_base_path":
             return f"/{text.strip('/')}" if text.strip("/") else None
+        if info.field_name == "embedding_input_types":
+            types = tuple(part.strip() for part in text.split(","))
+            if len(types) != 2 or not all(re.fullmatch(r"[\w.:-]{1,64}", part) for part in types):
+                raise ValueError("must be two words, one for queries and one for documents: query,passage")
+            return types
         if info.field_name in ("functions_api_key", "webhook_secret"):
             if len(text) < MIN_KEY_LENGTH or not text.isprintable() or " " in text:
                 raise ValueError(
@@ -154,6 +165,10 @@ class Settings(BaseSettings):
         for kind in ("EMBEDDING_PROVIDER", "GENERATION_PROVIDER"):
             message = f"OPENAI_API_KEY: is needed for {kind}=openai (or set OPENAI_BASE_URL)"
             checks[message] = getattr(self, kind.lower()) == "openai" and not openai
+        message = (
+            "EMBEDDING_INPUT_TYPES: is for EMBEDDING_PROVIDER=openai; EMBEDDING_QUERY_PREFIX is for every provider"
+        )
+        checks[message] = self.embedding_input_types and self.embedding_provider != "openai"
         problems = [message for message, broken in checks.items() if broken]
         if problems:
             raise ValueError("\n".join(problems))
@@ -196,6 +211,7 @@ def _explain(problem: ErrorDetails) -> str:
         "bool_parsing": "must be true or false",
         "greater_than_equal": "must be at least {ge}",
         "less_than_equal": "must be at most {le}",
+        "string_too_long": "must have at most {max_length} characters",
     }.get(problem["type"], "{message}")
     text = message.format(**{"message": problem["msg"].removeprefix("Value error, "), **context}).replace("'", "")
     return f"{str(problem['loc'][0]).upper()}: {text}" if problem["loc"] else text

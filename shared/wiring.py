@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
-from shared.models import split_model_name
+from shared.models import InputRules, split_model_name
 from shared.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
     """
     settings = settings or load_settings()
     price = settings.embedding_price_per_million
+    rules = InputRules(
+        settings.embedding_query_prefix, settings.embedding_document_prefix, settings.embedding_input_types
+    )
     if settings.embedding_provider == "onnx":
         from shared.providers.onnx.provider import OnnxProvider
 
@@ -42,6 +45,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
             source=settings.onnx_model or settings.embedding_model,
             cache_dir=settings.tonnetz_data_dir / "models",
             precision=settings.onnx_precision,
+            rules=rules,
         )
         if settings.embedding_dimensions is not None:
             _check_width(onnx.model, settings.embedding_dimensions, onnx.dimensions, shortens=False)
@@ -57,6 +61,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
             model=name,
             dimensions=settings.embedding_dimensions,
             price_per_million_tokens=price or 0.0,
+            rules=rules,
         )
     from shared.providers.openai.provider import DEFAULT_MODEL as OPENAI_MODEL
     from shared.providers.openai.provider import KNOWN_WIDTHS, OpenAIProvider
@@ -71,6 +76,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
         dimensions=settings.embedding_dimensions,
         base_url=settings.openai_base_url,
         price_per_million_tokens=price,
+        rules=rules,
     )
 
 
@@ -164,16 +170,24 @@ def _check_migratable(settings: Settings) -> None:
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:
     """The provider of a registered model, with the model's name and width and the configured keys and addresses."""
     settings = settings or load_settings()
-    model, width = split_model_name(spec.name)
-    chosen = {"embedding_provider": spec.provider, "embedding_dimensions": width, "embedding_price_per_million": None}
+    name = split_model_name(spec.name)
+    chosen = {
+        "embedding_provider": spec.provider,
+        "embedding_dimensions": name.width,
+        "embedding_price_per_million": None,
+        "embedding_input_types": name.input_types,
+        # Part of the name where it was set; the other prefixes of a registered model come with it.
+        "embedding_document_prefix": spec.document_prefix if name.prefixed else None,
+        "embedding_query_prefix": None,
+    }
     if spec.provider == "onnx":
-        source = _onnx_source(model, settings)
+        source = _onnx_source(name.model, settings)
         return get_provider(settings.model_copy(update={**chosen, "embedding_model": None, "onnx_model": source}))
     if spec.provider == "openai" and not (settings.openai_api_key or settings.openai_base_url):
         raise ConfigurationError(
             f"OPENAI_API_KEY: is needed for the model {spec.name}, with which rows are still embedded"
         )
-    return get_provider(settings.model_copy(update={**chosen, "embedding_model": model}))
+    return get_provider(settings.model_copy(update={**chosen, "embedding_model": name.model}))
 
 
 def _onnx_source(model: str, settings: Settings) -> str | None:
@@ -200,7 +214,9 @@ def get_query_cache(settings: Settings) -> QueryCache:
     """A cache of query vectors, shared through REDIS_URL if it is set."""
     from shared.search.query_cache import QueryCache
 
-    return QueryCache(_redis(settings.redis_url) if settings.redis_url else None)
+    cache = QueryCache(_redis(settings.redis_url) if settings.redis_url else None)
+    cache.query_prefix = settings.embedding_query_prefix
+    return cache
 
 
 def get_answer_cache(settings: Settings) -> Cache:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shared.errors import ProviderError, ProviderInputRejected, ProviderTimeout
-from shared.models import EmbeddingModel
+from shared.models import EmbeddingModel, InputKind
 from shared.providers.base import EmbeddingProvider, WireAnswer
 from shared.retry import Retrier, RetryPolicy
 from tests.protocol_vectors import embed
@@ -51,7 +51,7 @@ class FakeProvider(EmbeddingProvider):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         wire = self.wire
         wire.requests.append(list(inputs))
         wire.arrived.set()

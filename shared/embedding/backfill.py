@@ -291,9 +291,10 @@ class _Run:
                 failed=batch.failed,
                 stale=batch.stale,
                 # A batch without a request contains followers: rows that take the vector of an equal text.
-                reused=0 if batch.answer else batch.saved,
+                reused=0 if batch.spent.calls else batch.saved,
+                truncated=batch.truncated,
                 reserved=batch.reserved,
-                answer=batch.answer,
+                spent=batch.spent,
             )
             if batch.error is not None:
                 self._end(batch.error)

@@ -6,7 +6,7 @@ from functools import partial
 
 from shared.embedding.collection import Collection
 from shared.errors import AppError, DatabaseError, Interrupted, ProviderInputRejected
-from shared.models import ClaimedRow, EmbeddingModel, Embeddings, Vectors
+from shared.models import ClaimedRow, EmbeddingModel, Spent, Vectors
 from shared.providers.base import EmbeddingProvider
 from shared.retry import Retrier
 
@@ -15,13 +15,14 @@ from shared.retry import Retrier
 class Batch:
     """Rows, the result of each (a vector, or the reason why it has none), and how the results were saved.
 
-    `reserved` tokens are set aside for it. `error` ended it early; its rows are to be released.
+    `reserved` tokens are set aside for it, `spent` is what was sent. `error` ended it early; its rows are to be released.
     """
 
     rows: list[ClaimedRow]
     results: list[Vectors | AppError] = field(default_factory=list)
     reserved: int = 0
-    answer: Embeddings | None = None
+    spent: Spent = field(default_factory=Spent)
+    truncated: int = 0
     saved: int = 0
     stale: int = 0
     failed: int = 0
@@ -48,10 +49,12 @@ class BatchWorker:
                 if self.halt.is_set():
                     raise Interrupted()
                 texts = [row.text for row in batch.rows]
-                answer = self.provider.embed(texts, registered=self.registered, isolate=True, stop=self.halt)
+                answer = self.provider.embed(
+                    texts, registered=self.registered, isolate=True, spent=batch.spent, stop=self.halt
+                )
         except Exception as error:  # noqa: BLE001 - a bug is raised again in the calling thread
             return self._end(batch, error)
-        batch.answer = answer
+        batch.truncated = answer.truncated
         batch.results = [answer.errors.get(place, vector) for place, vector in enumerate(answer.vectors)]
         return self.save(batch)
 

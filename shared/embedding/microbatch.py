@@ -69,12 +69,13 @@ class MicroBatcher:
 
 def _shares(joined: Embeddings, texts: Sequence[str]) -> list[Embeddings | AppError]:
     """Each text's part of the answer: its vector, and tokens by its length, which add up to those of the answer."""
-    lengths = list(accumulate(map(len, texts)))
+    lengths = list(accumulate(0 if index in joined.errors else len(text) for index, text in enumerate(texts)))
     marks = [round(upto * joined.tokens / max(lengths[-1], 1)) for upto in lengths]
     tokens = [after - before for before, after in pairwise([0, *marks])]
     return [
-        # The answer says how many texts were cut, not which: the first text carries the count.
         joined.errors.get(index)
-        or Embeddings(joined.vectors[index : index + 1], tokens[index], joined.truncated if index == 0 else 0, 1)
+        or Embeddings(
+            joined.vectors[index : index + 1], tokens[index], frozenset({0} if index in joined.cut else ()), 1
+        )
         for index in range(len(texts))
     ]

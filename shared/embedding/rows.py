@@ -12,7 +12,7 @@ from shared.deadline import Deadline
 from shared.embedding.collection import Collection
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
-from shared.models import ClaimedRow, EmbeddingModel
+from shared.models import ClaimedRow, EmbeddingModel, Spent
 from shared.retry import REQUEST_RETRIES
 
 if TYPE_CHECKING:
@@ -96,15 +96,15 @@ class RowEmbedder:
             run.give_back()
             took = round((time.perf_counter() - started) * 1000, 1)
             code = error.code if isinstance(error, AppError) else "internal"
-            emit("embedding.batch_failed.v1", **common, duration_ms=took, error=code)
+            emit("embedding.batch_failed.v1", **common, duration_ms=took, error=code, tokens=run.spent.tokens)
             raise
         emit(
             "embedding.batch_completed.v1",
             **common,
             duration_ms=round((time.perf_counter() - started) * 1000, 1),
             model=registered.name,
-            tokens=run.tokens,
-            cost_usd=round(run.tokens * provider.price_per_million_tokens / 1e6, 6),
+            tokens=run.spent.tokens,
+            cost_usd=round(run.spent.tokens * provider.price_per_million_tokens / 1e6, 6),
         )
         failed = [(row.id, run.failures[row.id]) for row in rows if row.id in run.failures]
         return RowsReport(len(rows), run.updated, failed, run.refused)
@@ -125,7 +125,7 @@ class _Call:
     failures: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     updated: int = 0
-    tokens: int = 0
+    spent: Spent = field(default_factory=Spent)
 
     def embed(self, asked: Sequence[RowToEmbed]) -> None:
         """Give these rows their vectors: from an equal text if there is one, else from the provider."""
@@ -186,10 +186,10 @@ class _Call:
             texts,
             registered=self.registered,
             isolate=True,
+            spent=self.spent,
             retry=None if self.deadline is None else REQUEST_RETRIES,
             deadline=self.deadline,
         )
-        self.tokens += answer.tokens
         place = {text: index for index, text in enumerate(texts)}
         good = [row for row in rows if place[row.text] not in answer.errors]
         bad = [(row, answer.errors[place[row.text]]) for row in rows if place[row.text] in answer.errors]

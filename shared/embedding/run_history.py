@@ -82,5 +82,4 @@ def _cost(row: Mapping[str, Any]) -> float | None:
     cost = float(row["cost_usd"])
     if cost or not row["tokens"] or row["provider"] != "openai":
         return cost
-    model, _ = split_model_name(row["model"])
-    return cost if model in OPENAI_PRICES else None
+    return cost if split_model_name(row["model"]).model in OPENAI_PRICES else None

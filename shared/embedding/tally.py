@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from shared.models import BackfillReport, Embeddings
+from shared.models import BackfillReport, Spent
 
 
 @dataclass(slots=True)
@@ -29,15 +29,15 @@ class Tally:
         self.reserved += tokens
         return tokens
 
-    def add(self, *, reserved: int = 0, answer: Embeddings | None = None, **counts: int) -> None:
+    def add(self, *, reserved: int = 0, spent: Spent | None = None, **counts: int) -> None:
         """Add to the counts; every row that was embedded, failed or stale has been processed.
 
-        The `reserved` tokens of a request are replaced by the count in the provider's answer.
+        The `reserved` tokens of a batch are replaced by those that were `spent` on it, with or without a vector.
         """
         self.reserved -= reserved
-        if answer is not None:
-            self.calls += answer.calls
-            counts |= {"truncated": answer.truncated, "tokens": answer.tokens}
+        if spent is not None:
+            self.calls += spent.calls
+            counts["tokens"] = spent.tokens
         counts["processed"] = sum(counts.get(name, 0) for name in ("embedded", "failed", "stale"))
         self.counts = replace(self.counts, **{name: getattr(self.counts, name) + more for name, more in counts.items()})
 

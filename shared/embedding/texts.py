@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from shared.deadline import Deadline
 from shared.embedding.microbatch import MicroBatcher
-from shared.errors import AppError, Overloaded, ProviderInputRejected
+from shared.errors import AppError, Overloaded, ProviderInputRejected, ProviderInputTooLong
 from shared.events import emit
-from shared.models import EmbeddingModel, Embeddings, InputKind
+from shared.models import EmbeddingModel, Embeddings, InputKind, Spent
 from shared.retry import REQUEST_RETRIES
 
 if TYPE_CHECKING:
@@ -71,12 +71,19 @@ class EmbeddingService:
         return self._texts
 
     def submit(
-        self, texts: Sequence[str], kind: InputKind, batch_id: str, deadline: Deadline | None = None
+        self,
+        texts: Sequence[str],
+        kind: InputKind,
+        batch_id: str,
+        deadline: Deadline | None = None,
+        *,
+        truncate: bool = True,
     ) -> "Future[Embeddings]":
         """Embed one request's texts; row i of the vectors belongs to text i.
 
         No request to the provider outlasts the `deadline`. The future raises ProviderError; one refused text fails the
-        request, and the error gives its position. Raises Overloaded if too many texts are waiting.
+        request, and the error gives its position. Without `truncate`, a text that the model cannot read whole is refused.
+        Raises Overloaded if too many texts are waiting.
         """
         with self._lock:
             if self._texts + len(texts) > MAX_TEXTS_WAITING and self._texts:
@@ -84,10 +91,10 @@ class EmbeddingService:
             self._texts += len(texts)
         started = time.perf_counter()
         try:
-            if self._joins and len(texts) == 1:
+            if self._joins and truncate and len(texts) == 1:
                 answer = self._batchers[kind].submit(texts[0], deadline)
             else:
-                answer = self._threads.submit(self._embed_all, kind, texts, deadline)
+                answer = self._threads.submit(self._embed_all, kind, texts, deadline, truncate)
         except BaseException:
             with self._lock:
                 self._texts -= len(texts)
@@ -100,13 +107,28 @@ class EmbeddingService:
         """Finish the open requests."""
         self._threads.shutdown(wait=True)
 
-    def _embed(self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None) -> Embeddings:
-        return self._provider().embed(texts, kind, isolate=True, retry=REQUEST_RETRIES, deadline=deadline)
+    def _embed(
+        self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None, truncate: bool = True
+    ) -> Embeddings:
+        started, spent = time.perf_counter(), Spent()
+        try:
+            return self._provider().embed(
+                texts, kind, isolate=True, truncate=truncate, spent=spent, retry=REQUEST_RETRIES, deadline=deadline
+            )
+        except AppError:
+            if spent.tokens:
+                self._observe(len(texts), spent.tokens, time.perf_counter() - started)
+            raise
 
-    def _embed_all(self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None) -> Embeddings:
-        answer = self._embed(kind, texts, deadline)
+    def _embed_all(
+        self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None, truncate: bool
+    ) -> Embeddings:
+        started = time.perf_counter()
+        answer = self._embed(kind, texts, deadline, truncate)
         for index, error in answer.errors.items():
-            raise ProviderInputRejected(f"text {index + 1} of {len(texts)}: {error.message}")
+            self._observe(len(texts), answer.tokens, time.perf_counter() - started)
+            refusal = ProviderInputTooLong if isinstance(error, ProviderInputTooLong) else ProviderInputRejected
+            raise refusal(f"text {index + 1} of {len(texts)}: {error.message}")
         return answer
 
     def _finish(self, done: "Future[Embeddings]", count: int, batch_id: str, started: float) -> None:

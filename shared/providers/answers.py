@@ -1,6 +1,7 @@
 """Checks a provider's answer: number, width and finiteness of its vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,29 @@ UNIT_TOLERANCE = 1e-3
 class WireAnswer:
     """What one request returned, before any check: vectors in the order of the inputs.
 
-    `tokens` and `truncated` are None if the server reports nothing; the base class then counts.
+    `tokens` are None if the server reports nothing; they are then estimated. `cut` are the places of the texts that
+    are known to be longer than the model reads, `calls` the requests it took.
     """
 
     vectors: Vectors
     tokens: int | None = None
-    truncated: int | None = None
+    cut: Sequence[int] = ()
+    calls: int = 1
+
+
+def reported_tokens(count: object) -> int | None:
+    """A server's count of tokens; None for no count, and for the 0 that some report instead."""
+    return count if isinstance(count, int) and count > 0 else None
+
+
+@contextmanager
+def paid(tokens: int | None) -> Iterator[None]:
+    """An answer that cannot be read is raised inside; it cost these tokens all the same (None: as estimated)."""
+    try:
+        yield
+    except ProviderContractError as error:
+        error.billed = tokens
+        raise
 
 
 def stack_rows(rows: Sequence[object]) -> Vectors:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from shared.deadline import Deadline
 from shared.errors import ConfigurationError
-from shared.models import EmbeddingModel, Embeddings, InputKind, Vectors
+from shared.models import AS_KNOWN, EmbeddingModel, Embeddings, InputKind, InputRules, Spent, Vectors
 from shared.providers.answers import WireAnswer
 from shared.providers.batches import estimate_tokens
 from shared.providers.isolate import PROBE, EmbeddingJob
@@ -24,7 +24,7 @@ class EmbeddingProvider(ABC):
     """Turns texts into unit vectors; a subclass writes `_request` and declares its limits.
 
     One object serves any number of threads, which share its retrier and cooldown. `declared` has 0 dimensions if only
-    the server knows them. `model` is the name under which the vectors are stored.
+    the server knows them; the `rules` are applied to it. `model` is the name under which the vectors are stored.
     `price_per_million_tokens` is in USD.
     """
 
@@ -38,12 +38,25 @@ class EmbeddingProvider(ABC):
     server_cuts: ClassVar[bool] = False
     # `count_tokens` is what the provider will count, not an estimate.
     counts_exactly: ClassVar[bool] = False
+    # The first numbers of a vector, at unit length, are the model's shorter vector.
+    shortens_vectors: bool = False
 
-    def __init__(self, declared: EmbeddingModel, *, retrier: Retrier | None = None, price: float = 0.0) -> None:
+    def __init__(
+        self,
+        declared: EmbeddingModel,
+        *,
+        retrier: Retrier | None = None,
+        price: float = 0.0,
+        rules: InputRules = AS_KNOWN,
+    ) -> None:
+        declared = rules.apply(declared)
         self.model = declared.name
         self.price_per_million_tokens = price
         self.retrier = retrier or Retrier()
         self._spec = declared
+        self._rules = rules
+        # The cost of the request for the width, until a call has reported it.
+        self._unreported = Spent()
         self._width_lock = threading.Lock()
 
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
@@ -60,6 +73,7 @@ class EmbeddingProvider(ABC):
                     policy=WIDTH_RETRIES,
                     deadline=deadline,
                 )
+                self._unreported = Spent(self.billed_tokens([PROBE], answer.tokens), answer.calls)
                 self._spec = replace(self._spec, dimensions=int(answer.vectors.shape[1]))
         finally:
             self._width_lock.release()
@@ -94,17 +108,21 @@ class EmbeddingProvider(ABC):
         *,
         registered: EmbeddingModel | None = None,
         isolate: bool = False,
+        truncate: bool = True,
+        spent: Spent | None = None,
         retry: RetryPolicy | None = None,
         stop: StopSignal | None = None,
         deadline: Deadline | None = None,
     ) -> Embeddings:
         """Embed texts in as few requests as the limits allow.
 
-        `registered` is the model's row in the database; its prefixes are used. With `isolate`, a refused text is
-        reported in `errors` instead of raising: a refused batch is halved until the text is alone. Errors that concern
-        every text (unreachable, rate limit, quota, wrong key) always raise. `retry` replaces the retrier's policy,
-        `stop` ends its waits, and every request ends before the `deadline`. Raises ConfigurationError if `registered`
-        has another name or width than the provider's model.
+        `registered` is the model's row in the database; its prefixes are used, unless the settings have a query prefix.
+        With `isolate`, a refused text is reported in `errors` instead of raising: a refused batch is halved until the
+        text is alone. Errors that concern every text (unreachable, rate limit, quota, wrong key) always raise. Without
+        `truncate`, a text that the model cannot read whole is refused (ProviderInputTooLong). `spent` counts every
+        request at once, so that it is right after an error too. `retry` replaces the retrier's policy, `stop` ends its
+        waits, and every request ends before the `deadline`. Raises ConfigurationError if `registered` has another name or
+        width than the provider's model.
         """
         spec = self.describe(deadline)
         if registered is not None and (registered.name, registered.dimensions) != (spec.name, spec.dimensions):
@@ -113,17 +131,32 @@ class EmbeddingProvider(ABC):
                 f"the provider {self.name} is set to {spec.name} with {spec.dimensions}: check EMBEDDING_MODEL"
             )
         known = registered or spec
-        prefix = known.query_prefix if kind == "query" else known.document_prefix
-        return EmbeddingJob(self, spec, prefix, isolate, retry or self.retrier.policy, stop, deadline).run(texts)
+        # Stored vectors depend on the registered document prefix. The query prefix may change at any time.
+        query_prefix = known.query_prefix if self._rules.query_prefix is None else spec.query_prefix
+        prefix = query_prefix if kind == "query" else known.document_prefix
+        spent = Spent() if spent is None else spent
+        policy = retry or self.retrier.policy
+        return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
+
+    def take_unreported(self) -> Spent:
+        """The cost of the request for the width, once."""
+        unreported, self._unreported = self._unreported, Spent()
+        return unreported
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text: exact with a tokenizer, else an estimate (the subclass says which)."""
         return [estimate_tokens(text) for text in texts]
 
+    def billed_tokens(self, inputs: Sequence[str], reported: int | None) -> int:
+        """The tokens of a request as the server `reported` them, else counted or estimated here."""
+        return sum(self.count_tokens(inputs)) if reported is None else reported
+
     @abstractmethod
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         """Make one request, which ends within `timeout` seconds; translate vendor exceptions to ProviderError."""
 
-    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request_cut(
+        self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document"
+    ) -> WireAnswer:
         """Make one request in which the server cuts texts that are too long."""
         raise NotImplementedError

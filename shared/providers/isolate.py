@@ -16,7 +16,7 @@ from shared.errors import (
     ProviderRejected,
     ProviderWidthError,
 )
-from shared.models import EmbeddingModel, Embeddings
+from shared.models import EmbeddingModel, Embeddings, InputKind, Spent
 from shared.providers.answers import WireAnswer, check_answer
 from shared.providers.batches import cut_batches
 from shared.retry import RetryPolicy, StopSignal
@@ -36,20 +36,21 @@ class EmbeddingJob:
 
     provider: "EmbeddingProvider"
     spec: EmbeddingModel
+    kind: InputKind
     prefix: str
     isolate: bool
+    truncate: bool
+    spent: Spent
     policy: RetryPolicy
     stop: StopSignal | None
     deadline: Deadline | None
 
     _inputs: dict[int, str] = field(default_factory=dict)
     _errors: dict[int, ProviderError] = field(default_factory=dict)
+    # Texts that were cut, here or by the server.
     _shortened: set[int] = field(default_factory=set)
     # Texts that were refused as too long; each is sent again alone, and the server cuts it.
     _cut: set[int] = field(default_factory=set)
-    _tokens: int = 0
-    _truncated: int = 0
-    _calls: int = 0
     # Whether the provider accepted any text: before that, a refusal may have another cause than the text.
     _accepts: bool = False
     _refusals: int = 0
@@ -58,6 +59,8 @@ class EmbeddingJob:
 
     def run(self, texts: Sequence[str]) -> Embeddings:
         """Embed everything; see EmbeddingProvider.embed."""
+        tokens, calls = self.spent.tokens, self.spent.calls
+        self.spent.add(self.provider.take_unreported())
         self._vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
         # Texts of more tokens may be refused.
         self._max_tokens = limit = self.spec.max_tokens if self.provider.shortens_long_texts else None
@@ -66,9 +69,13 @@ class EmbeddingJob:
                 self._refuse(index, ProviderInputRejected(problem))
                 continue
             text = self.prefix + text
-            self._inputs[index] = text if limit is None else text[: limit * LONGEST_TOKEN]
-            if len(self._inputs[index]) < len(text):
+            kept = text if limit is None else text[: limit * LONGEST_TOKEN]
+            if len(kept) < len(text):
+                if not self.truncate:
+                    self._refuse(index, ProviderInputTooLong(limit=limit))
+                    continue
                 self._shortened.add(index)
+            self._inputs[index] = kept
         indices, inputs = list(self._inputs), list(self._inputs.values())
         provider = self.provider
         counts = provider.max_request_tokens is not None or limit is not None
@@ -83,9 +90,9 @@ class EmbeddingJob:
             self._expect_acceptance()
         return Embeddings(
             vectors=self._vectors,
-            tokens=self._tokens,
-            truncated=self._truncated + len(self._shortened),
-            calls=self._calls,
+            tokens=self.spent.tokens - tokens,
+            cut=frozenset(self._shortened),
+            calls=self.spent.calls - calls,
             errors=self._errors,
         )
 
@@ -124,9 +131,14 @@ class EmbeddingJob:
         if len(bad) == len(batch):
             raise ProviderContractError("the provider's vector for this text is not finite, or all zero")
         self._accepts = True
-        self._truncated += answer.truncated or 0
         self._vectors[batch] = unit
         self._vectors[bad] = 0
+        for index in (batch[row] for row in answer.cut):
+            if self.truncate:
+                self._shortened.add(index)
+            else:
+                self._vectors[index] = 0
+                self._refuse(index, ProviderInputTooLong(limit=self.spec.max_tokens))
         if not bad:
             return True
         if not self.isolate:
@@ -140,14 +152,20 @@ class EmbeddingJob:
         request = provider._request_cut if cut and provider.server_cuts else provider._request
 
         def attempt() -> WireAnswer:
-            self._calls += 1
-            return request(inputs, None if deadline is None else deadline.left)
+            try:
+                answer = request(inputs, None if deadline is None else deadline.left, self.kind)
+            except ProviderError as error:
+                self.spent.add(Spent(provider.billed_tokens(inputs, error.billed), error.calls))
+                raise
+            self.spent.add(Spent(provider.billed_tokens(inputs, answer.tokens), answer.calls))
+            return answer
 
-        answer = provider.retrier.call(attempt, policy=self.policy, stop=self.stop, deadline=deadline)
-        self._tokens += sum(provider.count_tokens(inputs)) if answer.tokens is None else answer.tokens
-        return answer
+        return provider.retrier.call(attempt, policy=self.policy, stop=self.stop, deadline=deadline)
 
     def _shorten(self, index: int, error: ProviderInputTooLong) -> None:
+        if not self.truncate:
+            self._refuse(index, error)
+            return
         self._shortened.add(index)
         if self.provider.server_cuts and index not in self._cut:
             self._cut.add(index)
@@ -199,7 +217,7 @@ class EmbeddingJob:
             answer = self._call([PROBE])
             _, unusable = check_answer(answer.vectors, 1, self.spec.dimensions, self.spec.name)
         except ProviderInputRejected as error:
-            raise ProviderRejected(f"every text is refused: {error.message}") from error
+            raise ProviderRejected(f"no request is accepted: {error.message}") from error
         if unusable:
             raise ProviderContractError("the provider's vectors are not finite, or all zero, whatever the text")
         self._accepts = True

@@ -32,6 +32,19 @@ def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterab
     return message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
 
 
+def refusal_text(body: object) -> object:
+    """What the body of a refusal says: OpenAI's `message`, or FastAPI's `detail` with the field that it names."""
+    if not isinstance(body, Mapping):
+        return body
+    said = body.get("message") or body.get("detail")
+    first = said[0] if isinstance(said, list) and said else said
+    if not isinstance(first, Mapping):
+        return first
+    # Not its `input`, which repeats the request.
+    place, problem = first.get("loc"), str(first.get("msg", ""))
+    return f"{'.'.join(map(str, place))}: {problem}" if isinstance(place, list) else problem
+
+
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
     """The error, its cause, the cause of that, and so on."""
     while error is not None:

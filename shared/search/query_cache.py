@@ -9,12 +9,18 @@ from shared.models import EmbeddingModel, Vectors
 
 
 class QueryCache(Cache):
-    """Query vectors by model and text. Keys hold a digest of the query, so that Redis never holds a query."""
+    """Query vectors by model and text. Keys hold a digest of the query, so that Redis never holds a query.
+
+    `query_prefix` is the setting's, which wins over that of the model.
+    """
+
+    query_prefix: str | None = None
 
     def vector(self, spec: EmbeddingModel, query: str, embed: Callable[[], Vectors]) -> str:
         """The query's vector in pgvector's text format; raises the errors of `embed`."""
         # The vector depends on the prefix and the width.
-        parts = "\0".join((spec.provider, spec.name, str(spec.dimensions), spec.query_prefix, query))
+        prefix = self.query_prefix or spec.query_prefix
+        parts = "\0".join((spec.provider, spec.name, str(spec.dimensions), prefix, query))
         key = f"tonnetz:vector:{hashlib.sha256(parts.encode('utf-8', 'surrogatepass')).hexdigest()}"
         vector: str | None = self.get(key)
         if vector is None:

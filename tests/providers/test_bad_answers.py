@@ -79,9 +79,3 @@ def test_an_answer_out_of_order_is_put_in_order(server: ProtocolServer, connect:
     server.fail("shuffled")
     vectors = connect("openai").embed_documents(texts(5))
     np.testing.assert_allclose(vectors, [embed(text, 1536) for text in texts(5)], atol=1e-5)
-
-
-def test_an_answer_whose_order_cannot_be_known_is_refused(server: ProtocolServer, connect: Connect) -> None:
-    server.fail("unnumbered")
-    with pytest.raises(ProviderContractError, match="not numbered"):
-        connect("openai").embed(texts(5))

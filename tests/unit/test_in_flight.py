@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from shared.embedding.in_flight import InFlight
 from shared.embedding.tally import Tally
-from shared.models import BackfillReport, ClaimedRow, Embeddings
+from shared.models import BackfillReport, ClaimedRow, Spent
 
 
 def row(row_id: str, text: str = "a text") -> ClaimedRow:
@@ -47,7 +47,7 @@ def test_money_is_reserved_before_it_is_spent() -> None:
     tally = Tally(BackfillReport("c", "m"), price=1_000_000, max_cost=10)
     assert tally.reserve(["six", "tokens"], count) == 6
     assert tally.reserve(["five"], lambda _: [5]) is None
-    tally.add(reserved=6, answer=Embeddings(None, tokens=4, calls=2))  # type: ignore[arg-type]
+    tally.add(reserved=6, spent=Spent(tokens=4, calls=2))
     assert (tally.report.cost_usd, tally.calls) == (4, 2)
     assert tally.reserve(["six", "tokens"], count) == 6
     assert tally.reserve(["one"], lambda _: [1]) is None
@@ -62,7 +62,7 @@ def test_a_free_provider_reserves_no_tokens() -> None:
 def test_every_row_that_got_a_result_is_processed() -> None:
     tally = Tally(BackfillReport("c", "m"), price=0, max_cost=None)
     tally.add(embedded=3, reused=1)
-    tally.add(failed=1, stale=1, answer=Embeddings(None, truncated=1))  # type: ignore[arg-type]
+    tally.add(failed=1, stale=1, truncated=1)
     report = tally.report
     assert (report.processed, report.embedded, report.failed, report.stale) == (5, 3, 1, 1)
     assert (report.reused, report.truncated) == (1, 1)

@@ -19,7 +19,7 @@ from shared.errors import (
     ProviderUnavailable,
     ProviderWidthError,
 )
-from shared.models import EmbeddingModel, Vectors
+from shared.models import EmbeddingModel, InputKind, Vectors
 from shared.providers.base import WireAnswer
 from shared.providers.batches import cut_batches, estimate_tokens
 from shared.providers.reasons import plain_reason
@@ -151,7 +151,7 @@ def test_a_call_with_its_own_policy_shares_the_cooldown() -> None:
 class Slow(Toy):
     """Takes the whole time limit of each request and records it."""
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         self.sent.append(list(inputs))
         assert timeout is not None
         time.sleep(timeout)

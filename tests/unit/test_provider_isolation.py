@@ -17,7 +17,7 @@ from shared.errors import (
     ProviderRejected,
     ProviderWidthError,
 )
-from shared.models import EmbeddingModel, Vectors
+from shared.models import EmbeddingModel, InputKind, Vectors
 from shared.providers.base import WireAnswer
 from tests.unit.toy_provider import Toy, expected, texts
 
@@ -27,7 +27,7 @@ CALLS_FOR_ONE_OF_50 = 2 + 2 * math.log2(50)
 class Crashing(Toy):
     """Answers HTTP 500 to every request that holds a text saying CRASH."""
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         if any("CRASH" in text for text in inputs):
             self.sent.append(list(inputs))
             raise ProviderCrashed()
@@ -125,7 +125,9 @@ def test_a_server_that_crashes_on_everything_stops_the_job(isolate: bool) -> Non
 
 def test_a_server_that_dies_during_isolation_fails_no_row() -> None:
     class Dying(Crashing):
-        def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+        def _request(
+            self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document"
+        ) -> WireAnswer:
             if len(self.sent) > 6:
                 self.always = ProviderCrashed()
             return super()._request(inputs)

@@ -9,7 +9,7 @@ from shared.errors import (
     ProviderInputRejected,
     ProviderInputTooLong,
 )
-from shared.models import EmbeddingModel
+from shared.models import EmbeddingModel, InputKind
 from shared.providers.base import WireAnswer
 from tests.unit.toy_provider import Short, Toy
 
@@ -20,7 +20,9 @@ class Cutting(Short):
     server_cuts = True
     broken = False
 
-    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request_cut(
+        self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document"
+    ) -> WireAnswer:
         return self._request(inputs) if self.broken else self._request([text[:100] for text in inputs])
 
 

@@ -1,14 +1,17 @@
 """Tests the objects that the settings choose: valid widths, one Redis client, names of shortened models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
-from shared.models import shortened_model_name, split_model_name
+from shared.models import EmbeddingModel, InputRules, shortened_model_name, split_model_name
 from shared.settings import Settings, load_settings
-from shared.wiring import get_answer_cache, get_provider, get_query_cache
+from shared.wiring import get_answer_cache, get_provider, get_provider_for, get_query_cache
+
+PASSAGE = "707ad539"
 
 
 def settings_with(tmp_path: Path, **given: object) -> Settings:
@@ -51,11 +54,70 @@ def test_all_caches_use_one_redis_client(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("text-embedding-3-small@512", ("text-embedding-3-small", 512)),
-        ("text-embedding-3-small", ("text-embedding-3-small", None)),
-        ("owner@host/model", ("owner@host/model", None)),
+        ("text-embedding-3-small@512", ("text-embedding-3-small", 512, None, None)),
+        ("text-embedding-3-small", ("text-embedding-3-small", None, None, None)),
+        ("owner@host/model", ("owner@host/model", None, None, None)),
+        ("owner/e5#query,passage", ("owner/e5", None, ("query", "passage"), None)),
+        ("e5#707ad539", ("e5", None, None, "passage: ")),
+        ("e5@64#q,d#707ad539", ("e5", 64, ("q", "d"), "passage: ")),
     ],
 )
-def test_a_width_is_part_of_a_shortened_models_name(name: str, parts: tuple[str, int | None]) -> None:
-    assert split_model_name(name) == parts
-    assert shortened_model_name(*parts) == name
+def test_a_name_says_what_vectors_depend_on(
+    name: str, parts: tuple[str, int | None, tuple[str, str] | None, str | None]
+) -> None:
+    model, width, types, prefix = parts
+    assert split_model_name(name) == (model, width, types, prefix is not None)
+    declared = EmbeddingModel(shortened_model_name(model, width), "openai", 64, query_prefix="ask: ")
+    made = InputRules(document_prefix=prefix, types=types).apply(declared)
+    assert (made.name, made.document_prefix, made.query_prefix) == (name, prefix or "", "ask: ")
+
+
+def test_a_query_prefix_or_the_models_own_document_prefix_changes_no_name() -> None:
+    declared = EmbeddingModel("nomic-embed-text", "ollama", 768, "search_document: ", "search_query: ")
+    made = InputRules("ask: ", "search_document: ").apply(declared)
+    assert made == replace(declared, query_prefix="ask: ")
+
+
+@pytest.mark.parametrize("provider", ["onnx", "ollama", "openai"])
+def test_prefixes_of_the_settings_work_with_every_provider(tmp_path: Path, provider: str) -> None:
+    plain = get_provider(settings_with(tmp_path, embedding_provider=provider, embedding_dimensions=None))
+    given = {"embedding_query_prefix": "query: ", "embedding_document_prefix": "passage: "}
+    settings = settings_with(tmp_path, embedding_provider=provider, **given)
+    made = get_provider(settings)
+    assert (made.spec.query_prefix, made.spec.document_prefix) == ("query: ", "passage: ")
+    assert made.model == f"{plain.model}#{PASSAGE}"
+    # The provider of rows that have another prefix, or none, than the settings say now.
+    assert get_provider_for(plain.spec, settings).spec == plain.spec
+    later = settings_with(tmp_path, embedding_provider=provider)
+    assert get_provider_for(made.spec, later).spec == replace(made.spec, query_prefix=plain.spec.query_prefix)
+    for one in (plain, made):
+        one.close()
+
+
+def test_input_types_come_back_with_the_name(tmp_path: Path) -> None:
+    base = {"embedding_provider": "openai", "embedding_model": "e5", "embedding_dimensions": 8}
+    made = get_provider(settings_with(tmp_path, **base, embedding_input_types="query, passage"))
+    assert made.model == "e5#query,passage"
+    again = get_provider_for(made.spec, settings_with(tmp_path, **base))
+    assert (again.model, again._rules.types) == (made.model, ("query", "passage"))
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"embedding_input_types": "query"}, "EMBEDDING_INPUT_TYPES: must be two words"),
+        ({"embedding_input_types": "query,"}, "EMBEDDING_INPUT_TYPES: must be two words"),
+        ({"embedding_input_types": "a,b,c"}, "EMBEDDING_INPUT_TYPES: must be two words"),
+        (
+            {"embedding_input_types": "query,passage", "embedding_provider": "ollama"},
+            "is for EMBEDDING_PROVIDER=openai",
+        ),
+        ({"embedding_query_prefix": "x" * 1001}, "EMBEDDING_QUERY_PREFIX: must have at most 1000 characters"),
+    ],
+)
+def test_prefixes_and_types_that_cannot_be_are_refused_by_name(
+    tmp_path: Path, given: dict[str, str], named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        settings_with(tmp_path, **{"embedding_provider": "openai", **given})

@@ -9,7 +9,7 @@ from shared.errors import (
     ProviderInputRejected,
     ProviderInputTooLong,
 )
-from shared.models import EmbeddingModel, Vectors
+from shared.models import EmbeddingModel, InputKind, Vectors
 from shared.providers.base import EmbeddingProvider, WireAnswer
 from shared.retry import Retrier, RetryPolicy
 from tests.protocol_vectors import embed
@@ -32,7 +32,7 @@ class Toy(EmbeddingProvider):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         self.sent.append(list(inputs))
         if self.always:
             raise self.always
@@ -53,7 +53,7 @@ class Short(Toy):
     shortens_long_texts = True
     counts = True
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         longest = max(len(text) for text in inputs)
         if longest > 100:
             self.sent.append(list(inputs))

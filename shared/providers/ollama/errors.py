@@ -62,7 +62,7 @@ def translate_refused(
         return ProviderRejected(f"Ollama cannot {doing} with {model}, check {purpose}_MODEL: {reason}")
     # Ollama reports NaN as a 500, although the text causes it and every retry fails again.
     if status in (400, 413, 422) or "value: nan" in said or "contains nan" in said:
-        return ProviderInputRejected(f"Ollama refused the text (HTTP {status}): {reason}")
+        return ProviderInputRejected(f"Ollama refused the request (HTTP {status}): {reason}")
     retry_after = parse_retry_after(headers.get("retry-after"), time.time())
     if status == 429:
         return ProviderRateLimited(f"Ollama at {server} asks to slow down", retry_after=retry_after)

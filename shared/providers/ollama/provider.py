@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from shared.errors import ProviderContractError
-from shared.models import shortened_model_name
-from shared.providers.answers import WireAnswer, stack_rows
+from shared.models import AS_KNOWN, InputKind, InputRules, shortened_model_name
+from shared.providers.answers import WireAnswer, paid, reported_tokens, stack_rows
 from shared.providers.base import EmbeddingProvider
 from shared.providers.ollama.client import OllamaClient
 from shared.providers.ollama.models import known_model
@@ -42,12 +42,13 @@ class OllamaProvider(EmbeddingProvider):
         timeout: float = 300.0,
         price_per_million_tokens: float = 0.0,
         retrier: Retrier | None = None,
+        rules: InputRules = AS_KNOWN,
     ) -> None:
         known = known_model(model)
         asked = None if dimensions == known.dimensions else dimensions
         name = shortened_model_name(known.name, asked if known.dimensions else None)
         declared = replace(known, name=name, dimensions=dimensions or known.dimensions)
-        super().__init__(declared, retrier=retrier, price=price_per_million_tokens)
+        super().__init__(declared, retrier=retrier, price=price_per_million_tokens, rules=rules)
         self._client = OllamaClient(url, known.name, timeout=timeout, purpose="EMBEDDING")
         # Parts of every request.
         self._options: dict[str, Any] = {"keep_alive": keep_alive}
@@ -64,7 +65,9 @@ class OllamaProvider(EmbeddingProvider):
         """Close the connections; the next call opens them again."""
         self._client.close()
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None, *, cut: bool = False) -> WireAnswer:
+    def _request(
+        self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document", *, cut: bool = False
+    ) -> WireAnswer:
         # The server does not say which texts it cut, so normally it must cut none. It refuses the request instead; the
         # job then finds the text that is too long, sends it again to be cut, and counts it.
         body = {"input": list(inputs), "truncate": cut, **self._options}
@@ -72,8 +75,11 @@ class OllamaProvider(EmbeddingProvider):
         rows = answer.get("embeddings")
         if not isinstance(rows, list):
             raise ProviderContractError(f"{self._client.server} did not answer in Ollama's format: check OLLAMA_URL")
-        tokens = answer.get("prompt_eval_count")
-        return WireAnswer(vectors=stack_rows(rows), tokens=tokens if isinstance(tokens, int) else None)
+        tokens = reported_tokens(answer.get("prompt_eval_count"))
+        with paid(tokens):
+            return WireAnswer(stack_rows(rows), tokens)
 
-    def _request_cut(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
-        return self._request(inputs, timeout, cut=True)
+    def _request_cut(
+        self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document"
+    ) -> WireAnswer:
+        return self._request(inputs, timeout, kind, cut=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shared.errors import ConfigurationError, ProviderContractError, ProviderError
-from shared.models import EmbeddingModel, Vectors
+from shared.models import AS_KNOWN, EmbeddingModel, InputKind, InputRules, Vectors
 from shared.providers.answers import WireAnswer
 from shared.providers.base import EmbeddingProvider
 from shared.providers.onnx.bert_graph import BUILDER_VERSION, build_graph, read_weights
@@ -49,14 +49,21 @@ class OnnxProvider(EmbeddingProvider):
     counts_exactly = True
 
     def __init__(
-        self, source: str | None = None, *, cache_dir: Path, precision: Precision = "auto", threads: int | None = None
+        self,
+        source: str | None = None,
+        *,
+        cache_dir: Path,
+        precision: Precision = "auto",
+        threads: int | None = None,
+        rules: InputRules = AS_KNOWN,
     ) -> None:
         if precision not in {"auto", "fp32", "int8"}:
             raise ConfigurationError(f"ONNX_PRECISION: {precision} is not one of auto, fp32, int8")
         if threads is not None and threads < 1:
             raise ConfigurationError("the number of threads must be at least 1")
         self._files = files = find_model(source)
-        super().__init__(EmbeddingModel(files.name, self.name, files.dimensions, max_tokens=files.max_tokens))
+        declared = EmbeddingModel(files.name, self.name, files.dimensions, max_tokens=files.max_tokens)
+        super().__init__(declared, rules=rules)
         self._cache = GraphCache(cache_dir)
         self._precision = precision
         self._threads = threads or _usable_cpus()
@@ -99,7 +106,7 @@ class OnnxProvider(EmbeddingProvider):
         if pool:
             pool.close()
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         # No timeout: a model in this process is always reachable, and its time is computing time.
         encoder = self.encoder
         parts: list[Encoded] = []
@@ -110,7 +117,8 @@ class OnnxProvider(EmbeddingProvider):
                 yield parts[-1].ids
 
         rows = self._running().run(encode_parts())
-        return WireAnswer(np.stack(rows), sum(part.tokens for part in parts), sum(part.truncated for part in parts))
+        cut = [PART * number + place for number, part in enumerate(parts) for place in part.cut]
+        return WireAnswer(np.stack(rows), sum(part.tokens for part in parts), cut)
 
     def _running(self) -> StreamPool:
         with self._lock:

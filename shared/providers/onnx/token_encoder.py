@@ -20,11 +20,11 @@ WORD_MARGIN = 128
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of each text with special tokens; how many tokens the model reads, and how many texts were cut."""
+    """Token ids of each text with special tokens; how many tokens the model reads, and which texts were cut."""
 
     ids: list[NDArray[np.int64]]
     tokens: int
-    truncated: int
+    cut: list[int]
 
 
 class TokenEncoder:
@@ -52,7 +52,7 @@ class TokenEncoder:
         """Raises ProviderInputRejected for a text that is not valid Unicode."""
         texts = list(texts)
         found: list[NDArray[np.int64] | None] = [None] * len(texts)
-        truncated = 0
+        cut = []
         characters = self._max_tokens * FIRST_LOOK
         open_ends = list(range(len(texts)))
         while open_ends:
@@ -68,11 +68,12 @@ class TokenEncoder:
                     undecided.append(index)
                     continue
                 found[index] = np.array(encoding.ids, dtype=np.int64)
-                truncated += bool(encoding.overflowing)
+                if encoding.overflowing:
+                    cut.append(index)
             open_ends = undecided
             characters *= 4
         whole = [ids for ids in found if ids is not None]
-        return Encoded(whole, sum(map(len, whole)), truncated)
+        return Encoded(whole, sum(map(len, whole)), cut)
 
 
 def _shortener(tokenizer: Any) -> Callable[[str], str]:

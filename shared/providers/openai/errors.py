@@ -12,6 +12,7 @@ from shared.errors import (
     ProviderContractError,
     ProviderCrashed,
     ProviderError,
+    ProviderFormatRefused,
     ProviderInputRejected,
     ProviderInputTooLong,
     ProviderQuotaExceeded,
@@ -20,7 +21,7 @@ from shared.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
-from shared.providers.reasons import chain_of, distrust, plain_reason, redirect_host
+from shared.providers.reasons import chain_of, distrust, plain_reason, redirect_host, refusal_text
 from shared.retry import parse_retry_after
 
 _TOO_LONG = re.compile(
@@ -29,6 +30,23 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+# Gateways and compatible servers answer 400 to a wrong model or key, each in words of its own.
+_WRONG_MODEL = re.compile(
+    r"\b(?:invalid|unknown|unsupported|wrong|no such) (?:embedding )?model\b|\bnot an embedding model\b|"
+    r"\bmodel\b(?: name)?[:=]? ?['\"`]?[\w./:@#-]*['\"`]? (?:is |was |does )?"
+    r"(?:doesn't exist|not (?:exist|found|available|supported|loaded|served|valid|support embedding))",
+    re.IGNORECASE,
+)
+_CREDENTIAL = r"(?:api[ _-]?key|(?:access|api|auth|bearer) token|credentials)"
+_WRONG_KEY = re.compile(
+    rf"\b(?:invalid|incorrect|missing|wrong|expired|unknown|no|provide)\b[^.]{{0,30}}\b{_CREDENTIAL}\b|"
+    rf"\b{_CREDENTIAL}\b[^.]{{0,30}}\b(?:invalid|incorrect|missing|wrong|expired|required|not (?:valid|found|set))\b|"
+    r"\bauthentication\b|\bunauthori[sz]ed\b|\bno connected db\b",
+    re.IGNORECASE,
+)
+_KEY_CODES = {"invalid_api_key", "auth_error", "authentication_error", "no_db_connection"}
+# A server that knows vectors as numbers only.
+_WRONG_FORMAT = re.compile(r"encoding_format|base64", re.IGNORECASE)
 
 
 def translate_openai_error(
@@ -46,22 +64,30 @@ def translate_openai_error(
     if status in (401, 403):
         return ProviderRejected(f"{server} refused the key (HTTP {status}): check OPENAI_API_KEY")
     code = {str(getattr(error, "code", None)), str(getattr(error, "type", None))}
-    if status == 404 or "model_not_found" in code or getattr(error, "param", None) == "model":
-        wanted = f"{'chat' if purpose == 'GENERATION' else 'embedding'} model {model}"
-        return ProviderRejected(f"{server} has no {wanted} (HTTP {status}): check {purpose}_MODEL and OPENAI_BASE_URL")
+    reason = plain_reason(refusal_text(getattr(error, "body", None)), inputs=inputs, secrets=[key])
+    about = getattr(error, "param", None)
+    if status == 404 or "model_not_found" in code or about == "model":
+        return _no_model(server, status, model, purpose)
     if status == 402 or code & _NO_QUOTA:
         return ProviderQuotaExceeded(f"the account at {server} has no quota left: check its plan and billing")
     message = str(getattr(error, "message", ""))
     if status in (400, 413, 422, 429) and _TOO_LONG.search(message):
         return _too_long(message)
     if status in (400, 413, 422):
-        body = getattr(error, "body", None)
-        reason = plain_reason(body.get("message") if isinstance(body, dict) else None, inputs=inputs, secrets=[key])
-        if getattr(error, "param", None) == "dimensions":
+        refused = f"(HTTP {status}): {reason}"
+        if about == "dimensions":
             return ProviderRejected(f"{model} cannot return that width: check EMBEDDING_DIMENSIONS ({reason})")
-        return ProviderInputRejected(f"the provider refused the text (HTTP {status}): {reason}")
+        if purpose == "EMBEDDING" and _WRONG_FORMAT.search(reason):
+            return ProviderFormatRefused(f"the provider refused the request {refused}")
+        if _WRONG_MODEL.search(reason):
+            return _no_model(server, status, model, purpose)
+        if code & _KEY_CODES or _WRONG_KEY.search(reason):
+            return ProviderRejected(f"{server} refused the key (HTTP {status}): check OPENAI_API_KEY ({reason})")
+        return ProviderInputRejected(f"the provider refused the request {refused}")
     if status == 408:
-        return ProviderTimeout(f"{server} did not answer in time (HTTP 408)")
+        timeout = ProviderTimeout(f"{server} did not answer in time (HTTP 408)")
+        timeout.billed = 0
+        return timeout
     precise = parse_retry_after(headers.get("retry-after-ms"), time.time())
     retry_after = parse_retry_after(headers.get("retry-after"), time.time()) if precise is None else precise / 1000
     if status == 429:
@@ -78,9 +104,11 @@ def _unanswered(error: Exception, names: set[str], server: str) -> ProviderError
     """The error for a request without an answer, or with an unreadable one; `names` are the exception's class names."""
     if isinstance(error, RecursionError):
         return ProviderUnavailable(f"{server} sent an unreadable answer; if it goes on, check OPENAI_BASE_URL")
-    if "APITimeoutError" in names:
-        return ProviderTimeout(f"{server} did not answer in time")
     causes = {type(cause).__name__ for cause in chain_of(error)}
+    if "APITimeoutError" in names:
+        timeout = ProviderTimeout(f"{server} did not answer in time")
+        timeout.billed = 0 if causes & {"ConnectTimeout", "PoolTimeout"} else None
+        return timeout
     if "APIResponseValidationError" in names or isinstance(error, ValueError) or "DecodingError" in causes:
         return ProviderContractError(f"{server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
     if "APIConnectionError" not in names:
@@ -89,7 +117,15 @@ def _unanswered(error: Exception, names: set[str], server: str) -> ProviderError
         return untrusted
     if causes & {"UnsupportedProtocol", "InvalidURL"}:
         return ProviderRejected(f"{server} is not an address to connect to: check OPENAI_BASE_URL")
-    return ProviderUnavailable(f"cannot reach {server}: check the network and OPENAI_BASE_URL")
+    away = ProviderUnavailable(f"cannot reach {server}: check the network and OPENAI_BASE_URL")
+    # The request had been sent when the connection broke: it may have been worked on.
+    away.billed = None if causes & {"ReadError", "RemoteProtocolError"} else 0
+    return away
+
+
+def _no_model(server: str, status: int, model: str, purpose: str) -> ProviderError:
+    wanted = f"{'chat' if purpose == 'GENERATION' else 'embedding'} model {model}"
+    return ProviderRejected(f"{server} has no {wanted} (HTTP {status}): check {purpose}_MODEL and OPENAI_BASE_URL")
 
 
 def _too_long(message: str) -> ProviderInputTooLong:

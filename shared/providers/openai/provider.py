@@ -2,20 +2,22 @@
 
 import binascii
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import SecretStr
 
-from shared.errors import ProviderContractError
-from shared.models import EmbeddingModel, shortened_model_name
-from shared.providers.answers import WireAnswer, stack_rows
+from shared.errors import ProviderContractError, ProviderError, ProviderFormatRefused
+from shared.models import AS_KNOWN, EmbeddingModel, InputKind, InputRules, shortened_model_name
+from shared.providers.answers import WireAnswer, paid, reported_tokens, stack_rows
 from shared.providers.base import EmbeddingProvider
 from shared.providers.openai.client import OpenAIClient
 from shared.providers.prices import OPENAI_PRICES
 from shared.retry import Retrier
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from openai.types import Embedding
 
 DEFAULT_MODEL = "text-embedding-3-small"
@@ -48,6 +50,7 @@ class OpenAIProvider(EmbeddingProvider):
         timeout: float = 60.0,
         price_per_million_tokens: float | None = None,
         retrier: Retrier | None = None,
+        rules: InputRules = AS_KNOWN,
     ) -> None:
         native = KNOWN_WIDTHS.get(model, 0)
         asked = None if dimensions == native else dimensions
@@ -58,9 +61,13 @@ class OpenAIProvider(EmbeddingProvider):
             max_tokens=MAX_TOKENS if native else None,
         )
         price = OPENAI_PRICES.get(model, 0.0) if price_per_million_tokens is None else price_per_million_tokens
-        super().__init__(declared, retrier=retrier, price=price)
+        super().__init__(declared, retrier=retrier, price=price, rules=rules)
         self._client = OpenAIClient(api_key, base_url, model, timeout=timeout, purpose="EMBEDDING")
-        self._options = {} if asked is None else {"dimensions": asked}
+        self._options: dict[str, Any] = {} if asked is None else {"dimensions": asked}
+        self._types = rules.types
+        # A quarter of the size of decimal digits, until the server refuses it.
+        self._encoding = "base64"
+        self.shortens_vectors = model.startswith("text-embedding-3")
 
     def __repr__(self) -> str:
         return f"OpenAIProvider(model={self.model!r}, server={self._client.server!r})"
@@ -69,33 +76,73 @@ class OpenAIProvider(EmbeddingProvider):
         """Close the connections; the next call opens them again."""
         self._client.close()
 
-    def _request(self, inputs: Sequence[str], timeout: float | None = None) -> WireAnswer:
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
+        asked = self._encoding
+        try:
+            return self._ask(inputs, timeout, kind, asked)
+        except ProviderFormatRefused:
+            if asked == "float":
+                raise
+        try:
+            answer = self._ask(inputs, timeout, kind, "float")
+        except ProviderError as error:
+            error.calls += 1
+            raise
+        self._encoding = "float"
+        return replace(answer, calls=2)
+
+    def _ask(self, inputs: Sequence[str], timeout: float | None, kind: InputKind, encoding: str) -> WireAnswer:
+        options = dict(self._options)
+        if self._types is not None:
+            query, document = self._types
+            options["extra_body"] = {"input_type": query if kind == "query" else document}
         answer = self._client.create(
-            "embeddings", inputs, timeout, input=list(inputs), encoding_format="base64", **self._options
+            "embeddings", inputs, timeout, input=list(inputs), encoding_format=encoding, **options
         )
         rows = getattr(answer, "data", None)
         if not isinstance(rows, list):
             server = self._client.server
             raise ProviderContractError(f"{server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
-        tokens = getattr(getattr(answer, "usage", None), "prompt_tokens", None)
-        vectors = stack_rows([_numbers(row) for row in _in_order(rows, len(inputs))])
-        return WireAnswer(vectors, tokens if isinstance(tokens, int) else None)
+        tokens = reported_tokens(getattr(getattr(answer, "usage", None), "prompt_tokens", None))
+        width = self._spec.dimensions
+        with paid(tokens):
+            return WireAnswer(stack_rows([_numbers(row, width) for row in _in_order(rows, len(inputs))]), tokens)
 
 
 def _in_order(rows: list["Embedding"], count: int) -> list["Embedding"]:
+    """The rows in the order of the texts.
+
+    Some servers leave the index out, everywhere or where it is 0, and some number every vector 0: their order is that
+    of the texts, as it is for a single text whatever its number.
+    """
     if len(rows) != count:
         raise ProviderContractError(f"the provider answered {len(rows)} vectors to {count} texts")
-    by_index = {getattr(row, "index", None): row for row in rows}
-    if set(by_index) != set(range(count)):
+    numbers = [getattr(row, "index", None) or 0 for row in rows]
+    if count == 1 or not any(numbers):
+        return rows
+    by_number = {number: row for number, row in zip(numbers, rows, strict=True) if isinstance(number, int)}
+    if set(by_number) != set(range(count)):
         raise ProviderContractError("the provider's vectors are not numbered from 0 to one less than the texts")
-    return [by_index[index] for index in range(count)]
+    return [by_number[number] for number in range(count)]
 
 
-def _numbers(row: "Embedding") -> object:
+def _numbers(row: "Embedding", width: int) -> object:
+    """The vector of a row; `width` is the model's, 0 where it is not known yet."""
     vector: object = getattr(row, "embedding", None)
     if not isinstance(vector, str):
         return vector
     try:
-        return np.frombuffer(binascii.a2b_base64(vector), dtype="<f4")
+        octets = binascii.a2b_base64(vector)
+        numbers = np.frombuffer(octets, dtype="<f4")
     except (ValueError, binascii.Error) as error:
         raise ProviderContractError("the provider's vectors are not base64 of 32-bit floats") from error
+    if len(octets) % 8 or len(octets) == 4 * width or _is_plausible(numbers):
+        return numbers
+    # Twice as long as it should be, and no numbers of 32 bits: some servers send 64.
+    wide = np.frombuffer(octets, dtype="<f8")
+    return wide if _is_plausible(wide) else numbers
+
+
+def _is_plausible(numbers: "NDArray[np.floating[Any]]") -> bool:
+    """Whether these can be a vector: halves of 64-bit numbers, read as 32-bit ones, are of any size up to 1e38."""
+    return bool(np.isfinite(numbers).all() and np.abs(numbers).max(initial=0) < 1e9)
