@@ -1,22 +1,28 @@
-"""POST /v1/embeddings: embeds texts in the format of OpenAI's API, so that clients of OpenAI can use this server."""
+"""POST /v1/embeddings and GET /v1/models: OpenAI's API, so that clients of OpenAI can use this server."""
 
 import asyncio
 import base64
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import JsonBytes, Text, check_text
-from shared.errors import InvalidRequest, NotFound
+from functions.http.token_arrays import decode_tokens
+from functions.services import Services
+from shared.deadline import Deadline
+from shared.errors import InvalidRequest, NotFound, ProviderInputTooLong
 from shared.logs import request_id
+from shared.models import EmbeddingModel, Vectors
 
 router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
 
 MAX_INPUTS = 2048
+# How many texts were longer than the model reads, and so were cut.
+TRUNCATED = "X-Truncated-Inputs"
 
 
 class OpenAIError(BaseModel):
@@ -38,24 +44,37 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
-def _check_input(given: object) -> object:
-    """Report one reason; Pydantic's union would report one for each of its members."""
-    texts: list[Any] = given if isinstance(given, list) else [given]
-    if any(isinstance(text, int | list) for text in texts):
-        raise ValueError("arrays of tokens are not supported, send texts")
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("it must be a text or a list of texts")
-    if not 1 <= len(texts) <= MAX_INPUTS:
+class ContextLengthExceeded(InvalidRequest):
+    """A text is longer than the model reads, and may not be cut."""
+
+    code = "context_length_exceeded"
+
+
+Inputs = list[str] | list[list[int]]
+
+
+def _check_input(given: object) -> Inputs:
+    """Texts, or arrays of tokens. Report one reason; Pydantic's union would report one for each of its members."""
+    inputs: list[Any] = given if isinstance(given, list) else [given]
+    if inputs and all(type(token) is int for token in inputs):
+        inputs = [inputs]
+    if not 1 <= len(inputs) <= MAX_INPUTS:
         raise ValueError(f"a list must hold between 1 and {MAX_INPUTS} texts")
-    if not all(texts):
+    if not all(inputs):
         raise ValueError("a text must not be empty")
-    for text in texts:
-        check_text(text)
-    return given
+    if all(isinstance(text, str) for text in inputs):
+        for text in inputs:
+            check_text(text)
+    elif not all(isinstance(text, list) and all(type(token) is int for token in text) for text in inputs):
+        raise ValueError("it must be a text or a list of texts, or of arrays of tokens")
+    return inputs
 
 
-# Its text is checked in _check_input, once.
-_Input = Annotated[str, Field(min_length=1)]
+def _input_schema() -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    tokens = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+    many = [{"type": "array", "items": one, "minItems": 1, "maxItems": MAX_INPUTS} for one in (text, tokens)]
+    return {"anyOf": [text, tokens, *many], "examples": ["How loud should a master be?"]}
 
 
 class EmbeddingsRequest(BaseModel):
@@ -64,13 +83,15 @@ class EmbeddingsRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: Annotated[Text, Field(min_length=1, max_length=255, examples=["all-MiniLM-L6-v2"])]
-    input: Annotated[
-        _Input | Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS)],
-        BeforeValidator(_check_input),
-        Field(examples=["How loud should a master be?"]),
-    ]
-    encoding_format: Literal["float", "base64"] = "float"
+    input: Annotated[Inputs, PlainValidator(_check_input), WithJsonSchema(_input_schema())]
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    truncate: Annotated[
+        bool | None,
+        Field(
+            description=f"false: refuse a text longer than the model reads. Else it is cut, and {TRUNCATED} counts it."
+        ),
+    ] = None
 
 
 class EmbeddingObject(BaseModel):
@@ -91,40 +112,99 @@ class EmbeddingsAnswer(BaseModel):
     usage: Usage
 
 
-@router.post(
-    "/v1/embeddings",
-    response_model=EmbeddingsAnswer,
-    responses={"4XX": {"model": OpenAIErrorAnswer}, "5XX": {"model": OpenAIErrorAnswer}},
-)
+class Model(BaseModel):
+    id: str = Field(examples=["all-MiniLM-L6-v2"])
+    object: Literal["model"]
+    created: int
+    owned_by: str = Field(examples=["onnx"])
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[Model]
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": OpenAIErrorAnswer}, "5XX": {"model": OpenAIErrorAnswer}}
+
+
+@router.post("/v1/embeddings/", include_in_schema=False)
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=ERRORS)
 async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
-    """Embed one text or up to 2,048, as documents."""
-    service = services.embedding
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    # In a thread the first time, because this may create the provider or ask it for the width of its vectors.
-    spec = service.known_spec
-    if spec is None:
-        spec = await asyncio.to_thread(service.spec, deadline)
-    _check_model(body, spec.name, spec.dimensions)
-    answer = await wait_for(service.submit(texts, "document", request_id.get() or "", deadline), deadline)
+    """Embed one text or up to 2,048, as documents; also as arrays of tokens, where the server has tiktoken."""
+    spec = await _spec(services, deadline)
+    if not _is_named(body.model, spec.name):
+        raise _not_served(body.model, spec.name)
+    shortened = body.dimensions not in (None, spec.dimensions)
+    if shortened and not (services.provider.shortens_vectors and (body.dimensions or 0) < spec.dimensions):
+        raise InvalidRequest(f"dimensions: {spec.name} has {spec.dimensions} here, not {body.dimensions}")
+    texts = await decode_tokens(body.input)
+    truncate = body.truncate is not False
+    try:
+        batch_id = request_id.get() or ""
+        submitted = services.embedding.submit(texts, "document", batch_id, deadline, truncate=truncate)
+        answer = await wait_for(submitted, deadline)
+    except ProviderInputTooLong as error:
+        limit = f"This model's maximum context length is {spec.max_tokens} tokens. " if spec.max_tokens else ""
+        raise ContextLengthExceeded(f"input: {limit}{error.message}") from error
+    vectors = _shortened(answer.vectors, body.dimensions) if shortened else answer.vectors
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(row, body.encoding_format)}
-        for index, row in enumerate(answer.vectors)
+        for index, row in enumerate(vectors)
     ]
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-    return JsonBytes({"object": "list", "data": data, "model": spec.name, "usage": usage})
+    content = {"object": "list", "data": data, "model": spec.name, "usage": usage}
+    return JsonBytes(content, headers={TRUNCATED: str(answer.truncated)})
 
 
-def _check_model(body: EmbeddingsRequest, model: str, dimensions: int) -> None:
+@router.get("/v1/models/", include_in_schema=False)
+@router.get("/v1/models", response_model=ModelList, responses=ERRORS)
+async def list_models(services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
+    """List the one model that is served."""
+    return JsonBytes({"object": "list", "data": [_model(await _spec(services, deadline))]})
+
+
+@router.get("/v1/models/{model:path}", response_model=Model, responses=ERRORS)
+async def retrieve_model(model: str, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
+    """Describe the model, if it is the one that is served."""
+    spec = await _spec(services, deadline)
+    if not _is_named(model.removesuffix("/"), spec.name):
+        raise _not_served(model, spec.name)
+    return JsonBytes(_model(spec))
+
+
+async def _spec(services: Services, deadline: Deadline | None) -> EmbeddingModel:
+    # In a thread the first time, because this may create the provider or ask it for the width of its vectors.
+    service = services.embedding
+    if (spec := service.known_spec) is None:
+        spec = await asyncio.to_thread(service.spec, deadline)
+    return spec
+
+
+def _model(spec: EmbeddingModel) -> dict[str, object]:
+    # 0: the time when the model was made is unknown here.
+    return {"id": spec.name, "object": "model", "created": 0, "owned_by": spec.provider}
+
+
+def _is_named(given: str, model: str) -> bool:
+    return given.rpartition("/")[2].lower() == model.rpartition("/")[2].lower()
+
+
+def _not_served(given: str, model: str) -> ModelNotFound:
     # The client asked for another model, and vectors of different models must not be compared.
-    if body.model.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
-        raise ModelNotFound(f"model: {body.model!r} is not served here, {model!r} is")
-    if body.dimensions not in (None, dimensions):
-        raise InvalidRequest(f"dimensions: {model} has {dimensions} here, not {body.dimensions}")
+    return ModelNotFound(f"model: {given[:255]!r} is not served here, {model!r} is")
 
 
-def _encoded(row: Any, encoding_format: str) -> Any:
+def _shortened(vectors: Vectors, width: int | None) -> Vectors:
+    import numpy as np
+
+    first = vectors[:, :width]
+    shorter: Vectors = first / np.linalg.norm(first, axis=1, keepdims=True)
+    return shorter
+
+
+def _encoded(row: Any, encoding_format: str | None) -> Any:
     # Little-endian float32, as OpenAI's.
-    return row if encoding_format == "float" else base64.b64encode(row.astype("<f4").tobytes()).decode()
+    return base64.b64encode(row.astype("<f4").tobytes()).decode() if encoding_format == "base64" else row
 
 
 app, handler = create_function("openai_embeddings", router)

@@ -99,7 +99,7 @@ class RequestMiddleware:
             allow_origins=origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "Retry-After", "X-Truncated-Inputs"],
         )
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:

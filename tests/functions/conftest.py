@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from pydantic import SecretStr
+from tiktoken import Encoding, get_encoding
 
+from functions.http import token_arrays
 from functions.local import create_server
 from functions.services import Services
 from shared.database.postgres import PostgresDatabase
@@ -199,6 +203,18 @@ def each_adapter(
             output.answers.append(f"{response.headers!r} {response.text}")
 
         yield stack.enter_context(httpx.Client(base_url=url, timeout=60, event_hooks={"response": [record]}))
+
+
+@pytest.fixture
+def encoding(monkeypatch: pytest.MonkeyPatch) -> Encoding:
+    """The tokens of OpenAI's models, from the copy that LlamaIndex ships: tiktoken would fetch it from the internet."""
+    # Not imported: it would leave an event loop open.
+    package = find_spec("llama_index.core")
+    assert package is not None
+    assert package.origin is not None
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(Path(package.origin).parent / "_static/tiktoken_cache"))
+    monkeypatch.setattr(token_arrays, "_loading", None)
+    return get_encoding(token_arrays.ENCODING)
 
 
 Insert = Callable[..., str]
