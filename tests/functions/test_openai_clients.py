@@ -1,0 +1,114 @@
+"""The clients of OpenAI's API, each as its package is, against a server of ours."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from tiktoken import Encoding
+
+from tests.conftest import missing_tool
+from tests.fake_provider import DIMENSIONS, FakeProvider
+from tests.functions.conftest import API_KEY
+from tests.protocol_vectors import embed
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = ROOT / "tests/clients"
+NODE_MODULES = ROOT / ".tools/clients/node_modules"
+TEXTS = ["a harp", "the viola, played slowly", "drums 🥁 and bass"]
+EXPECTED = np.array([embed(text, DIMENSIONS) for text in TEXTS])
+
+Run = Callable[[list[str]], dict[str, Any]]
+
+
+@pytest.fixture
+def run(client: httpx.Client, encoding: Encoding, tmp_path: Path) -> Run:
+    """Runs a client in a process of its own, with the server's address; what it printed."""
+    variables = {
+        "BASE_URL": f"{client.base_url}/v1",
+        "API_KEY": API_KEY,
+        "MODEL": "fake",
+        "WIDTH": str(DIMENSIONS),
+        "TEXTS": json.dumps(TEXTS),
+        "TOKENS": json.dumps([encoding.encode(text) for text in TEXTS]),
+        "NODE_MODULES": str(NODE_MODULES),
+        # Nothing that a client keeps or reports may leave the test.
+        "HOME": str(tmp_path),
+        "LANGSMITH_TRACING": "false",
+    }
+
+    def run_client(command: list[str]) -> dict[str, Any]:
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=180
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    return run_client
+
+
+def assert_all_right(vectors: dict[str, list[list[float]]]) -> None:
+    for way, rows in vectors.items():
+        np.testing.assert_allclose(rows, EXPECTED, atol=1e-6, err_msg=way)
+
+
+def test_langchain_embeds_by_default_with_tokens_and_without(run: Run, provider: FakeProvider) -> None:
+    answer = run([sys.executable, str(CLIENTS / "langchain_client.py")])
+    assert len(answer["vectors"]) == 4
+    assert_all_right(answer["vectors"])
+    assert set(provider.wire.texts) <= {*TEXTS, "music"}, "tokens come back as the very text"
+
+
+def test_llama_index_embeds_with_both_of_its_classes(run: Run) -> None:
+    answer = run([sys.executable, str(CLIENTS / "llama_index_client.py")])
+    assert len(answer["vectors"]) == 4
+    assert_all_right(answer["vectors"])
+
+
+def test_litellm_embeds_and_gets_the_right_error(run: Run) -> None:
+    answer = run([sys.executable, str(CLIENTS / "litellm_client.py")])
+    assert len(answer["vectors"]) == 4
+    assert_all_right(answer["vectors"])
+    assert answer["refused"] == "404"
+
+
+def test_the_javascript_client_embeds_and_lists_the_model(run: Run, request: pytest.FixtureRequest) -> None:
+    if not NODE_MODULES.exists():
+        missing_tool(
+            request, "needs OpenAI's JavaScript client: apt-get install -y npm, then run scripts/install_clients.sh"
+        )
+    answer = run(["node", str(CLIENTS / "openai_client.mjs")])
+    assert len(answer["vectors"]) == 3
+    assert_all_right(answer["vectors"])
+    assert answer["models"] == ["fake", "fake"]
+    assert answer["refused"] == "NotFoundError 404 model_not_found"
+
+
+def test_the_asynchronous_client_embeds_many_texts_at_once(client: httpx.Client) -> None:
+    async def ask() -> list[list[float]]:
+        async with openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key=API_KEY, max_retries=0) as official:
+            asked = [official.embeddings.create(model="fake", input=text) for text in TEXTS]
+            return [answer.data[0].embedding for answer in await asyncio.gather(*asked)]
+
+    # In a thread: asyncio.run would close the event loop that other tests' handlers use.
+    with ThreadPoolExecutor(1) as thread:
+        assert_all_right({"async": thread.submit(asyncio.run, ask()).result()})
+
+
+def test_the_official_client_lists_and_retrieves_the_model(client: httpx.Client) -> None:
+    with openai.OpenAI(base_url=f"{client.base_url}/v1", api_key=API_KEY, max_retries=0) as official:
+        assert [model.id for model in official.models.list()] == ["fake"]
+        model = official.models.retrieve("fake")
+        assert (model.id, model.object, model.owned_by) == ("fake", "model", "fake")
+        with pytest.raises(openai.NotFoundError):
+            official.models.retrieve("another/model")
