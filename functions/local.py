@@ -72,7 +72,7 @@ def _warm_up(services: Services) -> None:
         # Keep serving after an error, because /ready and the first request can then report it.
         log.exception("not ready yet")
     # Does not wait for the answer, because Ollama may start minutes later.
-    services.provider_check.state()
+    services.provider_check.start()
 
 
 def check_host(host: str, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from shared.database.base import Database
 from shared.embedding.batch_worker import Batch, BatchWorker
 from shared.embedding.collection import Collection
 from shared.embedding.in_flight import InFlight
+from shared.embedding.provider_check import ONE_TRY
 from shared.embedding.tally import Tally
 from shared.errors import AppError, ConfigurationError, DatabaseError, DatabaseUnavailable, Interrupted
 from shared.models import BackfillReport, EmbeddingModel, QueueState
@@ -94,6 +95,8 @@ def switch_model(database: Database, provider: EmbeddingProvider, collection: st
 
     Search continues: it uses the old vector of each row until the next backfill replaces it.
     """
+    # Nothing moves to a provider that does not answer, or whose vectors have another width than it says.
+    provider.embed(["music"], retry=ONE_TRY)
     moved = Collection(database, collection)
     return moved.set_collection_model(moved.register_embedding_model(provider.spec).name)
 

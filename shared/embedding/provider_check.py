@@ -46,16 +46,20 @@ class ProviderCheck:
     _until: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def state(self) -> ProviderState:
-        """The result of the latest check, starting a new one if it is due; empty while the first check is running."""
+    def start(self) -> Future[ProviderState] | None:
+        """Start a check if one is due, and do not wait for it; None if the latest result still holds."""
         with self._lock:
             if self.clock() < self._until:
-                return self._state
+                return None
             if self._check is None:
                 self._check = in_background(self._ask, "provider-check")
-            check = self._check
-        with suppress(FutureTimeout):
-            check.result(WAIT_SECONDS)
+            return self._check
+
+    def state(self) -> ProviderState:
+        """The result of the latest check, starting a new one if it is due; empty while the first check is running."""
+        if (check := self.start()) is not None:
+            with suppress(FutureTimeout):
+                check.result(WAIT_SECONDS)
         return self.latest()
 
     def latest(self) -> ProviderState:

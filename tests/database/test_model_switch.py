@@ -8,7 +8,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill, switch_model
 from shared.embedding.collection import Collection, embedding_coverage
 from shared.embedding.estimate import estimate
-from shared.errors import Conflict, DatabaseRejected
+from shared.errors import Conflict, DatabaseRejected, ProviderRejected
 from shared.models import EmbeddingModel
 from shared.search.query_cache import QueryCache
 from shared.search.search import SearchService
@@ -53,6 +53,18 @@ def test_another_model_is_refused_until_the_collection_is_switched(
     assert same_width.wire.requests == [], "nothing may be paid for what cannot be stored"
 
 
+def test_nothing_moves_to_a_provider_that_does_not_embed_one_text(
+    database: PostgresDatabase, owner: Connection, embedded: None, wide: FakeProvider
+) -> None:
+    wide.wire.down = ProviderRejected("wrong key")
+    with pytest.raises(ProviderRejected, match="wrong key"):
+        switch_model(database, wide, MUSIC)
+    assert len(wide.wire.requests) == 1
+    assert [spec.name for spec in Collection(database, MUSIC).collection_models()] == ["narrow"]
+    assert owner.execute("select count(*) from embedding.models where name = 'wide'").fetchone() == (0,)
+    assert Collection(database, MUSIC).embedding_queue().pending == 0
+
+
 def test_rows_move_to_the_new_model_and_the_old_one_is_removed(
     database: PostgresDatabase, embedded: None, wide: FakeProvider
 ) -> None:
@@ -94,7 +106,8 @@ def test_searches_return_all_rows_throughout_a_switch(
 
     wide.wire.gate = Search()
     assert backfill(database, wide, OPTIONS).complete
-    assert len(found) == len(wide.wire.requests) >= ROWS // 10
+    # The first request is the one text of the switch, before the search can be asked.
+    assert len(found) == len(wide.wire.requests) - 1 >= ROWS // 10
     assert set(found) == {(10, False)}
 
 
@@ -119,7 +132,7 @@ def test_switching_back_embeds_only_the_rows_that_had_moved(
     assert switch_model(database, narrow, MUSIC) == 20
     outcome = backfill(database, narrow, OPTIONS)
     assert (outcome.report.embedded, models(database)) == (20, {"narrow": ROWS})
-    assert len(narrow.wire.texts) - sent == 20
+    assert len(narrow.wire.texts) - sent == 20 + 1, "and the one text of the switch"
     assert outcome.left.pending == 0
 
 

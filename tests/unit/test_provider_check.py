@@ -75,3 +75,16 @@ def test_a_slow_provider_is_checked_once_for_all_callers(monkeypatch: pytest.Mon
     monkeypatch.setattr(provider_check, "WAIT_SECONDS", 10)
     assert check.state().model == "fake"
     assert len(provider.wire.requests) == 1
+
+
+def test_a_check_can_be_started_without_waiting_for_a_silent_provider() -> None:
+    provider = FakeProvider()
+    provider.wire.gate = threading.Event()
+    check = ProviderCheck(lambda: provider)
+    started = check.start()
+    assert started is not None
+    assert not started.done()
+    assert check.start() is started
+    assert check.latest().model is None
+    provider.wire.gate.set()
+    assert started.result(10).model == "fake"
