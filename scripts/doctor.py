@@ -145,10 +145,10 @@ class Installation:
                 problems.append(f"the role {name} is missing; {MIGRATE} as a user who may create roles")
             elif not role["granted"]:
                 problems.append(f"the user of the connection cannot act as {name}; grant it: grant {name} to THE_USER;")
-            elif name == "service_role" and not role["bypassrls"]:
+            elif name == "service_role" and not role["sees_tracked_rows"]:
                 problems.append(
                     "service_role is subject to row level security; alter role service_role bypassrls; "
-                    "or give it a policy on each tracked table"
+                    "or track each table again, which gives it a policy"
                 )
         if problems:
             raise DatabaseContractError("\n".join(problems))

@@ -17,14 +17,15 @@ begin
     -- session_user: inside this function current_user is its owner.
     'roles', (
       select jsonb_object_agg(n.name, case when r.oid is not null then
-        jsonb_build_object('granted', pg_has_role(session_user, r.oid, 'member'), 'bypassrls', r.rolbypassrls or r.rolsuper) end)
+        jsonb_build_object('granted', pg_has_role(session_user, r.oid, 'member'), 'sees_tracked_rows',
+          not exists (select from embedding.tracked_tables t where not embedding.sees_every_row(t.source, r.rolname))) end)
       from unnest(array['anon', 'authenticated', 'service_role']) n (name)
       left join pg_roles r on r.rolname = n.name));
 end;
 $$;
 comment on function public.describe_installation is
   'Versions of PostgreSQL and pgvector, the names of the applied migrations, and the API roles: granted to the session''s user, and '
-  'free of row level security. For scripts/doctor.py.';
+  'able to see all rows of the tracked tables. For scripts/doctor.py.';
 revoke all on function public.describe_installation from public, anon, authenticated, service_role;
 grant execute on function public.describe_installation to service_role;
 

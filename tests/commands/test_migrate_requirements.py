@@ -137,6 +137,9 @@ def test_an_owner_who_may_create_roles_needs_no_administrator(app: SecretStr, ad
             select c.relname from pg_class c where c.relrowsecurity and not exists (
               select from pg_policy p where p.polrelid = c.oid and 'service_role'::regrole = any (p.polroles))"""
         assert owner.execute(closed).fetchall() == []
+        # So scripts/doctor.py has nothing to report.
+        seen = "select describe_installation() -> 'roles' -> 'service_role' -> 'sees_tracked_rows'"
+        assert owner.execute(seen).fetchone() == (True,)
 
 
 def test_a_server_of_our_own_gets_no_login_role_and_no_default_privileges(server: Cluster) -> None:
