@@ -32,7 +32,7 @@ migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 # Keep compiled modules even if the shell disables them, because the tests start hundreds of processes.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
-test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, chromium and npm)
+test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, pgbouncer, chromium and npm)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not drill" $(PYTEST_ARGS)
 
 test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does

@@ -4,9 +4,11 @@ set -eu
 missing=()
 # Program, and Debian's package that brings it. npm brings PostgREST, axe-core and the Supabase CLI.
 while read -r program package; do
-  command -v "$program" >/dev/null || missing+=("$package")
+  # Debian installs daemons into /usr/sbin.
+  PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || missing+=("$package")
 done <<'PROGRAMS'
 redis-server redis-server
+pgbouncer pgbouncer
 chromium chromium
 npm npm
 curl curl

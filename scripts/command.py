@@ -36,7 +36,7 @@ use_project_environment()
 # `python scripts/backfill.py` puts scripts/ on the path, not the project.
 sys.path.insert(0, str(ROOT))
 
-from shared.errors import AppError  # noqa: E402 - only once the packages are there
+from shared.errors import AppError, DatabaseBusy  # noqa: E402 - only once the packages are there
 
 
 def parser(description: str | None, *, json: str | None = None) -> argparse.ArgumentParser:
@@ -55,7 +55,8 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
     except AppError as error:
         print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
-        code = EXIT_CONFIGURATION
+        # The settings are right where the server only has no free connection.
+        code = 1 if isinstance(error, DatabaseBusy) else EXIT_CONFIGURATION
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:

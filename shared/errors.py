@@ -24,6 +24,7 @@
     │       └── ProviderWidthError   502   final for every text: vectors have another width
     └── DatabaseError                500
         ├── DatabaseUnavailable      503   retryable
+        │   └── DatabaseBusy             503   retryable: no free connection
         ├── DatabaseTimeout          504   retryable
         ├── DatabaseConflict         409   retryable (deadlock, serialization)
         ├── DatabaseRejected         422   the SQL function rejected a value
@@ -170,6 +171,10 @@ class DatabaseError(AppError, code="database_error"):
 
 class DatabaseUnavailable(DatabaseError, code="database_unavailable", status=503, retryable=True):
     """The database cannot be reached."""
+
+
+class DatabaseBusy(DatabaseUnavailable, code="database_busy"):
+    """The database has no free connection."""
 
 
 class DatabaseTimeout(DatabaseError, code="database_timeout", status=504, retryable=True):

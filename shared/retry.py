@@ -77,8 +77,9 @@ class Retrier:
         policy: RetryPolicy | None = None,
         stop: StopSignal | None = None,
         deadline: Deadline | None = None,
+        only: type[AppError] = AppError,
     ) -> Result:
-        """Return what `function` returns; raise its last error.
+        """Return what `function` returns; raise its last error. Only retryable errors, of the class `only`, are retried.
 
         `stop` ends a wait at once with Interrupted; a call that need not wait still runs. After the `deadline` no call
         starts, and a timeout becomes the deadline's error; `function` must limit its own request to the deadline.
@@ -91,7 +92,7 @@ class Retrier:
                 raise deadline.error()
         pause = partial(_pause, stop)
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, AppError) and error.retryable),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, only) and error.retryable),
             wait=partial(self._wait, tenacity.wait_random_exponential(policy.base_wait, policy.max_wait)),
             stop=tenacity.stop_after_attempt(policy.max_attempts) | tenacity.stop_before_delay(seconds),
             before=partial(self._await_cooldown, time.monotonic() + seconds, pause),

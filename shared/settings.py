@@ -147,7 +147,8 @@ class Settings(BaseSettings):
             return value
         if info.field_name == "database_url":
             if not text.startswith(("postgresql://", "postgres://")):
-                raise ValueError("must start with postgresql://")
+                quoted = text[:1] in "\"'"
+                raise ValueError("remove the quotes around it" if quoted else "must start with postgresql://")
             return value
         if not text.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import SecretStr
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, DatabaseBusy
 from shared.models import InputRules, split_model_name
+from shared.retry import Retrier, RetryPolicy
 from shared.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
     from shared.search.search import SearchService
     from shared.synonyms.generators.base import SynonymGenerator
 
+Result = TypeVar("Result")
+
 # Default number of concurrent requests to each provider. The in-process engine joins the texts of its
 # callers, so it needs few; a remote provider has latency to hide, so it can use more.
 WORKERS = {"onnx": 4, "ollama": 2, "openai": 8}
+
+# How long a program waits for a free connection where it starts. Its later calls wait as long in the pool.
+_BUSY_RETRIES = RetryPolicy(max_attempts=100, max_seconds=15, base_wait=0.2, max_wait=2)
 
 
 def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
@@ -115,7 +121,7 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
 
         url = start_embedded(settings.tonnetz_data_dir)
         migrate(url)
-    return PostgresDatabase(url, max_connections=max_connections)
+    return _when_free(partial(PostgresDatabase, url, max_connections=max_connections))
 
 
 def migrate_database(
@@ -142,7 +148,12 @@ def migrate_database(
         from shared.embedded.transfer import transfer
 
         transfer(source, url)
-    return migrate(url, collections=collections, seed=seed)
+    return _when_free(partial(migrate, url, collections=collections, seed=seed))
+
+
+def _when_free(connect: Callable[[], Result]) -> Result:
+    """Call `connect` again while the server or its pooler has no free connection."""
+    return Retrier(_BUSY_RETRIES).call(connect, only=DatabaseBusy)
 
 
 def check_database(settings: Settings | None = None) -> list[Lack]:
@@ -155,7 +166,8 @@ def check_database(settings: Settings | None = None) -> list[Lack]:
     from shared.database.postgres import connect
     from shared.embedded.requirements import list_lacks
 
-    with connect(get_database_url(settings), application_name="tonnetz-check") as connection:
+    url = get_database_url(settings)
+    with _when_free(partial(connect, url, application_name="tonnetz-check")) as connection:
         return list_lacks(connection)
 
 

@@ -4,7 +4,8 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +16,10 @@ from pydantic import SecretStr
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.collection import Collection
+from tests import pgbouncer
 from tests.fake_provider import FakeProvider
 from tests.gateway import Gateway
+from tests.pgbouncer import PgBouncer
 from tests.postgres_cluster import Cluster, as_role, make_directory, remove
 from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 
@@ -29,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--skip-tools",
         action="store_true",
         default=os.environ.get("TONNETZ_SKIP_TOOLS") == "1",
-        help="skip, rather than fail, the tests whose program is missing: redis-server, chromium, PostgREST (TONNETZ_SKIP_TOOLS=1)",
+        help="skip, rather than fail, the tests whose program is missing: see scripts/check_test_tools.sh (TONNETZ_SKIP_TOOLS=1)",
     )
     group.addoption(
         "--update-snapshots", action="store_true", help="rewrite tests/database/snapshots from the migrations"
@@ -123,6 +126,16 @@ def work(database: PostgresDatabase, provider: FakeProvider) -> Collection:
     queue = Collection(database, "music_knowledge")
     queue.register_embedding_model(provider.spec)
     return queue
+
+
+@pytest.fixture(scope="session")
+def pooler(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Callable[[str], PgBouncer]]:
+    """PgBouncer in front of the cluster, by its mode. In transaction mode programs share three connections of a pool."""
+    if pgbouncer.BINARY is None:
+        missing_tool(request, f"needs a real PgBouncer: {pgbouncer.INSTALL}")
+    with ExitStack() as running:
+        sizes = {"transaction": "3", "session": "40"}
+        yield cache(lambda mode: running.enter_context(PgBouncer(cluster, mode, default_pool_size=sizes[mode])))
 
 
 # PostgREST

@@ -26,7 +26,7 @@ class Postgrest:
     """Runs the server on a free port of 127.0.0.1 with Supabase's configuration. A context manager."""
 
     def __init__(self, binary: Path, database_url: str, jwt_secret: str, **settings: str) -> None:
-        self.port, self._admin_port = _free_ports(2)
+        self.port, self._admin_port = free_ports(2)
         self._binary = binary
         self._environment = {
             "PGRST_DB_URI": database_url,
@@ -84,7 +84,8 @@ class Postgrest:
         self._log.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nothing listens now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

@@ -1,37 +1,54 @@
 """The database adapter for any PostgreSQL with pgvector, by psycopg."""
 
 import logging
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import orjson
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb, set_json_dumps, set_json_loads
+from psycopg.types.json import Jsonb, set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 from pydantic import SecretStr
 
 from shared.database.base import Database
+from shared.database.connection_errors import explain, pooler_error
 from shared.database.translate import error_from_sqlstate
-from shared.errors import AppError, DatabaseContractError, DatabaseRejected, DatabaseUnavailable
+from shared.errors import AppError, DatabaseBusy, DatabaseContractError, DatabaseRejected, DatabaseUnavailable
 from shared.models import Caller
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-
-# Supabase's own statement timeout of the role authenticated.
-CALLER_TIMEOUT = "8s"
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 # Seconds that a call waits for a connection. The pool stops reconnecting after the same time: by default it doubles
 # its pauses up to minutes, so that it would notice a restarted server a minute late.
 WAIT_FOR_CONNECTION = 15.0
 
-_ACT_AS_CALLER = (
-    "select set_config('request.jwt.claims', %s, true), set_config('statement_timeout', %s, true), "
-    "set_config('transaction_read_only', 'on', true), set_config('role', %s, true)"
+# Through a pooler in transaction mode a prepared statement would be missing in the next transaction.
+_OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": 10,
+    "prepare_threshold": None,
+    "client_encoding": "utf8",
+}
+
+# Precede a call. They are local to its transaction, so that nothing of them stays on a connection which a pooler in
+# transaction mode then lends to another program. The role is set in a statement of its own: PostgreSQL may check what a
+# statement may do before it runs it.
+_AS_SERVICE_ROLE = "set local role service_role; "
+# The timeout is Supabase's own for the role authenticated.
+_AS_CALLER = (
+    "select set_config('request.jwt.claims', %s, true); set local statement_timeout = '8s'; "
+    "set local transaction_read_only = on; set local role %s; "
 )
 
-# orjson: a batch of vectors is a megabyte of JSON.
-set_json_dumps(orjson.dumps)
+# Bytes of JSON from which an argument is sent beside its statement: PostgreSQL reads a literal some 10 ns a byte slower.
+_LARGE = 32_768
+
+# A batch of vectors is a megabyte of JSON.
 set_json_loads(orjson.loads)
 
 # The pool's warnings quote libpq, which names hosts and users; our own errors report the problem.
@@ -46,6 +63,9 @@ def translate(error: psycopg.Error, function: str = "") -> AppError:
         )
     if error.sqlstate is None and isinstance(error, psycopg.DataError):
         return DatabaseRejected("a text contains the character NUL, which PostgreSQL cannot store; remove it")
+    # A pooler refuses with this code whatever the reason is.
+    if error.sqlstate == "08P01" and (refused := pooler_error(error.diag.message_primary or "")):
+        return refused
     return error_from_sqlstate(
         error.sqlstate, error.diag.message_primary or type(error).__name__, error.diag.message_hint, function=function
     )
@@ -54,101 +74,113 @@ def translate(error: psycopg.Error, function: str = "") -> AppError:
 def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
     """Open one connection as the user of the URL, who owns the database: for the bootstrap and migrations.
 
-    Raises DatabaseUnavailable, which names DATABASE_URL but never contains the URL.
+    Raises ConfigurationError or DatabaseUnavailable, which names DATABASE_URL but never contains the URL.
     """
     try:
-        return psycopg.connect(
-            url.get_secret_value(), autocommit=True, connect_timeout=10, application_name=application_name
-        )
-    except psycopg.Error as error:
-        raise _unreachable(error) from None
-
-
-def _unreachable(error: Exception) -> DatabaseUnavailable:
-    # Not libpq's message, because it may quote the whole connection string.
-    text = str(error)
-    reasons = {
-        "password": "the server refused the password",
-        "does not exist": "the database or role does not exist",
-        "refused": "no server listens at this address",
-        "resolve": "the host name is unknown",
-        "timeout": "the server did not answer in time",
-        "No such file": "no server listens at this address",
-    }
-    reason = next((reason for sign, reason in reasons.items() if sign in text), "the connection failed")
-    return DatabaseUnavailable(f"cannot connect to the database: {reason}; check DATABASE_URL and that the server runs")
+        return psycopg.connect(url.get_secret_value(), **_OPTIONS, application_name=application_name)
+    except (psycopg.Error, UnicodeError) as error:
+        raise explain(error, url) from None
 
 
 class PostgresDatabase(Database):
-    """Calls SQL functions over a pool of connections that act as service_role.
+    """Calls SQL functions as service_role over a pool of connections, of which nothing is expected between two calls.
 
     `max_connections` bounds the pool: one for each thread that calls at the same time.
     """
 
-    _caller: Caller | None = None
-
-    def __init__(self, url: SecretStr, *, max_connections: int = 10, role: str | None = "service_role") -> None:
-        self._role = role
+    def __init__(self, url: SecretStr, *, max_connections: int = 10) -> None:
         # Connect once before the pool: the pool would retry in the background and only report a timeout.
-        first = self._first = [connect(url)]
+        first = connect(url)
         try:
-            self._configure(first[0])
-        except psycopg.Error:
-            first.pop().close()
-            raise DatabaseContractError(
-                f"the user of DATABASE_URL cannot act as {role}: the role is missing or was not granted; "
-                "run scripts/migrate.py to bring the database up to date"
-            ) from None
+            first.execute(_AS_SERVICE_ROLE + "select 1")
+        except psycopg.Error as error:
+            first.close()
+            raise _cannot_act(error) from None
+        self._pool = _Pool(url, first, max_connections)
 
-        class FirstConnection(psycopg.Connection[tuple[Any, ...]]):
-            """Gives the pool the open connection before it opens others."""
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        names = tuple(arguments)
 
-            @classmethod
-            def connect(cls, conninfo: str = "", **options: Any) -> Connection:  # type: ignore[override]
-                try:
-                    # pop() is atomic: only one of two threads gets the connection.
-                    return first.pop()
-                except IndexError:
-                    return psycopg.Connection.connect(conninfo, **options)
+        def send(connection: Connection) -> Cursor:
+            values = [_adapted(value) for value in arguments.values()]
+            if not any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
+                return connection.execute(_statement(_AS_SERVICE_ROLE, function, names), values).set_result(-1)
+            # Also one round trip and one transaction.
+            with connection.pipeline(), connection.transaction():
+                connection.execute(_AS_SERVICE_ROLE)
+                return psycopg.Cursor(connection).execute(_statement("", function, names), values)
 
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
+        return self._pool.rows(function, send)
+
+    def as_caller(self, caller: Caller) -> Database:
+        return _PostgresCaller(self._pool, caller)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _PostgresCaller(Database):
+    """Runs each call in a read-only transaction with the caller's role and claims, as PostgREST does."""
+
+    def __init__(self, pool: "_Pool", caller: Caller) -> None:
+        self._pool = pool
+        self._caller = caller
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        query = _statement(_AS_CALLER, function, tuple(arguments))
+
+        def send(connection: Connection) -> Cursor:
+            claims = orjson.dumps(dict(self._caller.claims)).decode()
+            values = [claims, self._caller.role, *(_adapted(value) for value in arguments.values())]
+            return connection.execute(query, values).set_result(-1)
+
+        return self._pool.rows(function, send)
+
+    def close(self) -> None:
+        """Do nothing: the pool owns the connections."""
+
+
+class _Pool:
+    """Connections that send a call, and what precedes it, as one simple query: one round trip and one transaction."""
+
+    def __init__(self, url: SecretStr, first: Connection, size: int) -> None:
+        self._url = url
+        self._first = [first]
+        # Why the last attempt to connect failed.
+        self._failure: Exception | None = None
+        self._pool = ConnectionPool(
             url.get_secret_value(),
-            connection_class=FirstConnection,
+            connection_class=_connected_by(self._connect),
             min_size=1,
-            max_size=max_connections,
+            max_size=size,
             timeout=WAIT_FOR_CONNECTION,
             reconnect_timeout=WAIT_FOR_CONNECTION,
-            # A call is one statement and one transaction, so no transaction is open during a provider call.
-            kwargs={"autocommit": True, "connect_timeout": 10, "application_name": "tonnetz"},
-            configure=self._configure,
-            check=ConnectionPool.check_connection,
+            # ClientCursor writes the arguments into the statement as quoted literals, which the simple protocol needs.
+            kwargs=_OPTIONS | {"application_name": "tonnetz", "cursor_factory": psycopg.ClientCursor},
             open=True,
         )
 
-    def _configure(self, connection: Connection) -> None:
-        if self._role is not None:
-            connection.execute(sql.SQL("set role {}").format(sql.Identifier(self._role)))
-
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        named = [sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments]
-        # to_json gives the same values as PostgREST.
-        query = sql.SQL("select to_json(r) from public.{}({}) r").format(
-            sql.Identifier(function), sql.SQL(", ").join(named)
-        )
-        values = dict(arguments)
-        for name, value in arguments.items():
-            # A list without objects is an array.
-            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value)):
-                values[name] = Jsonb(value)
+    def _connect(self, conninfo: str, options: dict[str, Any]) -> Connection:
         try:
-            with self._pool.connection() as connection, connection.transaction() if self._caller else nullcontext():
-                if self._caller is not None:
-                    # All settings are local: the connection is service_role's again when the transaction ends.
-                    claims = orjson.dumps(dict(self._caller.claims)).decode()
-                    connection.execute(_ACT_AS_CALLER, [claims, CALLER_TIMEOUT, self._caller.role])
-                rows = connection.execute(query, values).fetchall()
-        except PoolTimeout as error:
-            raise _unreachable(error) from None
+            # pop() is atomic: only one of two threads gets the connection.
+            connection = self._first.pop()
+            connection.cursor_factory = psycopg.ClientCursor
+        except IndexError:
+            try:
+                connection = psycopg.Connection.connect(conninfo, **options)
+            except psycopg.Error as error:
+                self._failure = error
+                raise
+        self._failure = None
+        return connection
+
+    def rows(self, function: str, send: Callable[[Connection], Cursor]) -> list[Any]:
+        """The rows that a call returns. Raises AppError."""
+        try:
+            with self._connection() as connection:
+                rows = send(connection).fetchall()
+        except PoolTimeout:
+            raise self._no_connection() from None
         except psycopg.Error as error:
             raise translate(error, function) from None
         except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
@@ -157,21 +189,74 @@ class PostgresDatabase(Database):
             raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
         return [row[0] for row in rows if row[0] not in (None, "")]
 
-    def as_caller(self, caller: Caller) -> Database:
-        return _PostgresCaller(self._pool, caller)
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """A connection that is open. The pool's own check pauses a second, then two, for each that is closed."""
+        deadline = time.monotonic() + WAIT_FOR_CONNECTION
+        while not _is_open(connection := self._pool.getconn(deadline - time.monotonic())):
+            # The pool replaces it in the background.
+            self._pool.putconn(connection)
+        try:
+            yield connection
+        finally:
+            self._pool.putconn(connection)
+
+    def _no_connection(self) -> DatabaseUnavailable:
+        if self._failure is None:
+            return DatabaseBusy("all connections to the database are in use; try again later")
+        found = explain(self._failure, self._url)
+        # It worked when the program started, so it may work again.
+        return found if isinstance(found, DatabaseUnavailable) else DatabaseUnavailable(found.message)
 
     def close(self) -> None:
+        """Close all connections."""
         self._pool.close()
         while self._first:
             self._first.pop().close()
 
 
-class _PostgresCaller(PostgresDatabase):
-    """Runs each call in a read-only transaction with the caller's role and claims, as PostgREST does."""
+def _connected_by(connect: Callable[[str, dict[str, Any]], Connection]) -> type[Connection]:
+    """A connection class for the pool whose connections come from a function."""
 
-    def __init__(self, pool: ConnectionPool[Connection], caller: Caller) -> None:
-        self._pool = pool
-        self._caller = caller
+    class Connected(psycopg.Connection[tuple[Any, ...]]):
+        @classmethod
+        def connect(cls, conninfo: str = "", **options: Any) -> Connection:  # type: ignore[override]
+            return connect(conninfo, options)
 
-    def close(self) -> None:
-        """Do nothing: the pool owns the connections."""
+    return Connected
+
+
+def _is_open(connection: Connection) -> bool:
+    """Whether the server or a pooler has not closed the connection; unlike a query this takes no round trip."""
+    try:
+        # The first reads its last message, the second finds the end.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _statement(preceded_by: str, function: str, names: tuple[str, ...]) -> bytes:
+    """The text of a call, with a placeholder for each value."""
+    named = [sql.SQL("{} => %s").format(sql.Identifier(name)) for name in names]
+    # to_json gives the same values as PostgREST.
+    call = sql.SQL("select to_json(r) from public.{}({}) r").format(sql.Identifier(function), sql.SQL(", ").join(named))
+    return preceded_by.encode() + call.as_bytes()
+
+
+def _adapted(value: Any) -> Any:
+    """The value as psycopg writes it: objects and lists of objects are JSON, other lists are arrays."""
+    is_json = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value))
+    return Jsonb(orjson.dumps(value), dumps=bytes) if is_json else value
+
+
+def _cannot_act(error: psycopg.Error) -> AppError:
+    """The error for a connection on which service_role cannot be taken."""
+    if error.sqlstate in ("42704", "42501", "22023"):
+        return DatabaseContractError(
+            "the user of DATABASE_URL cannot act as service_role: the role is missing or was not granted; "
+            "run scripts/migrate.py to bring the database up to date"
+        )
+    return translate(error)

@@ -30,7 +30,6 @@ def inspect(url: SecretStr) -> Inspection:
     """Connect and read. Raises DatabaseError, whose message contains no address and no value."""
     try:
         with connect(url, application_name="tonnetz-doctor") as owner:
-            owner.prepare_threshold = None
             row = owner.execute(
                 "select pg_backend_pid(), coalesce(x.installed_version, x.default_version), e.extnamespace::regnamespace::text"
                 " from (select) t left join pg_available_extensions x on x.name = 'vector'"

@@ -88,8 +88,6 @@ def migrate(
         _check_collections(collections)
     migrations = list_migrations(folder)
     with connect(url, application_name="tonnetz-migrate") as connection:
-        # No prepared statements: a transaction pooler may use another session for every transaction.
-        connection.prepare_threshold = None
         try:
             require_server(connection)
             applied = _apply_missing(connection, migrations, collections)

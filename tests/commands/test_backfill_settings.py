@@ -10,6 +10,8 @@ from tests.commands.backfill_rows import MUSIC, embedded, held, texts
 from tests.commands.conftest import Command
 from tests.database.rows import Connection, add
 from tests.gateway import Gateway
+from tests.pgbouncer import MODES, PgBouncer
+from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
 
@@ -44,10 +46,7 @@ def test_an_unreachable_supabase_is_one_line(command_with: Callable[..., Command
     assert "some-secret-key" not in result.stderr
 
 
-def test_a_database_without_the_migrations_is_one_line(cluster: object, command_with: Callable[..., Command]) -> None:
-    from tests.postgres_cluster import Cluster
-
-    assert isinstance(cluster, Cluster)
+def test_a_database_without_the_migrations_is_one_line(cluster: Cluster, command_with: Callable[..., Command]) -> None:
     with cluster.empty() as url:
         one_line(command_with(DATABASE_URL=url.get_secret_value())("backfill.py"), "scripts/migrate.py")
         one_line(command_with(DATABASE_URL=url.get_secret_value())("backfill.py", *MUSIC), "scripts/migrate.py")
@@ -157,6 +156,19 @@ def test_through_supabase(
     wrong = command("backfill.py", *MUSIC, SUPABASE_SERVICE_ROLE_KEY="eyJ-not-the-key")
     one_line(wrong, "SUPABASE_SERVICE_ROLE_KEY")
     assert "eyJ-not-the-key" not in wrong.stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_through_a_pooler(
+    cluster: Cluster, pooler: Callable[[str], PgBouncer], command_with: Callable[..., Command], mode: str
+) -> None:
+    with cluster.empty() as url:
+        command = command_with(DATABASE_URL=pooler(mode).url(url).get_secret_value())
+        migrated = command("migrate.py", "--seed", "--collections", "music_knowledge")
+        assert (migrated.code, migrated.stdout, migrated.stderr) == (0, "applied 2 migrations\n", "")
+        result = command("backfill.py", "--workers", "8", "--batch-size", "5", "--verify", "--json")
+        assert result.code == 0, result.stderr
+        assert result.report["embedded"] > 50
 
 
 def test_with_nothing_configured_the_embedded_database_is_started_and_left_clean(

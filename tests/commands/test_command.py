@@ -54,6 +54,15 @@ def test_without_an_environment_the_script_prints_one_line_with_the_fix(
     assert done.stderr.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [("DatabaseBusy", 1), ("DatabaseUnavailable", 2), ("ConfigurationError", 2)]
+)
+def test_an_error_is_one_line_and_only_a_busy_database_exits_1(error: str, code: int) -> None:
+    script = f"import command, shared.errors\ndef main():\n raise shared.errors.{error}('no')\ncommand.run(main)"
+    done = run(sys.executable, "-c", script, folder=ROOT / "scripts")
+    assert (done.returncode, done.stderr) == (code, "error: no\n")
+
+
 def test_the_installation_asks_for_a_python_that_is_new_enough(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     old = tmp_path / "python3.10"

@@ -1,7 +1,5 @@
 """Drills with a faulty embedding provider: a table of faults and their expected outcomes."""
 
-import datetime
-import ipaddress
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.certificates import write_certificate
 from tests.drills.audit import audit
 from tests.drills.harness import Finding, FunctionsServer, Gate, Length, Program, Site, open_site
 from tests.postgres_cluster import Cluster
@@ -337,38 +336,10 @@ def _backfill_over_tls(site: Site, server: ProtocolServer, provider: str, trust:
 
 @contextmanager
 def _tls_server(folder: Path, certificate: Certificate) -> Iterator[tuple[ProtocolServer, Path]]:
-    shown, key = _make_certificate(folder, certificate)
+    shown, key = write_certificate(folder, certificate.host, since=certificate.since, until=certificate.until)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(shown, key)
     server = ProtocolServer()
     server.wrap(context)
     with server:
         yield server, shown
-
-
-def _make_certificate(folder: Path, asked: Certificate) -> tuple[Path, Path]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, asked.host)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + datetime.timedelta(days=asked.since))
-        .not_valid_after(now + datetime.timedelta(days=asked.until))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(asked.host))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "certificate.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths

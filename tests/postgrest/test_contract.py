@@ -199,7 +199,7 @@ def test_no_repr_error_or_log_contains_the_key_or_the_password(
             f"postgresql://user:{password}@no-such-host.invalid/x",
             f"postgresql://user@127.0.0.1/x?{password}=1",
         ):
-            with pytest.raises(DatabaseUnavailable, match="DATABASE_URL") as refused:
+            with pytest.raises(AppError, match="DATABASE_URL") as refused:
                 PostgresDatabase(SecretStr(url))
             seen += [repr(refused.value), "".join(traceback.format_exception(refused.value))]
     for record in caplog.records:

