@@ -1,5 +1,4 @@
-"""Reads versions, migrations and roles of a server as the owner of the database. It needs no migration and changes
-nothing."""
+"""Reads versions, migrations and roles of a server as the database's owner, without changing anything."""
 
 from dataclasses import dataclass
 from typing import Any
