@@ -47,7 +47,7 @@ def main() -> int:
                 started = time.perf_counter()
                 work.save_embeddings("bench", rows, vectors)
                 saves[name].append(1000 * (time.perf_counter() - started))
-                # Both queues stay as long as they were.
+                # Make the rows pending again, so that both queues keep their length.
                 owner.execute(f"update bench_{name} set embedding = null where embedding is not null")
 
     result: dict[str, Any] = {"cores": os.cpu_count()}
