@@ -126,9 +126,11 @@ class ModelList(BaseModel):
 
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": OpenAIErrorAnswer}, "5XX": {"model": OpenAIErrorAnswer}}
 
+HEADERS = {TRUNCATED: {"schema": {"type": "integer"}, "description": "How many texts were cut."}}
+
 
 @router.post("/v1/embeddings/", include_in_schema=False)
-@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=ERRORS)
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses={200: {"headers": HEADERS}, **ERRORS})
 async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text or up to 2,048, as documents; also as arrays of tokens, where the server has tiktoken."""
     spec = await _spec(services, deadline)

@@ -94,7 +94,9 @@ def test_a_server_that_refuses_base64_is_asked_once_more_and_then_in_floats(
     provider = connect(dimensions=WIDTH)
     assert provider.embed(texts(3)).calls == 2
     assert provider.embed(texts(3)).calls == 1
-    assert [body["encoding_format"] for body in server.bodies] == ["base64", "float", "float"]
+    # Another provider of the process knows it as well.
+    assert connect(dimensions=WIDTH).embed(texts(3)).calls == 1
+    assert [body["encoding_format"] for body in server.bodies] == ["base64", "float", "float", "float"]
 
 
 def test_a_refusal_that_only_speaks_of_base64_is_about_the_text(server: CompatibleServer, connect: Connect) -> None:

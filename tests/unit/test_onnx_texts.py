@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.errors import ProviderInputRejected
+from shared.errors import ProviderInputRejected, ProviderInputTooLong
 from shared.providers.onnx.provider import OnnxProvider
 from shared.providers.onnx.token_encoder import TokenEncoder
 from tests.unit.onnx_texts import ids_of, phrases
@@ -178,3 +178,13 @@ def test_a_text_that_cannot_be_embedded_is_isolated(small: OnnxProvider) -> None
 def test_half_a_surrogate_pair_raises_our_error_even_in_the_wire_call(small: OnnxProvider) -> None:
     with pytest.raises(ProviderInputRejected, match="Unicode"):
         small._request(["jazz", "\udfb8"])
+
+
+def test_a_text_that_may_not_be_cut_is_refused_alone(small: OnnxProvider) -> None:
+    too_long = " ".join(["bass"] * MAX_TOKENS)
+    answer = small.embed(["bass", too_long, "drum"], isolate=True, truncate=False)
+    assert {index: type(error) for index, error in answer.errors.items()} == {1: ProviderInputTooLong}
+    assert not answer.cut
+    assert answer.vectors.any(axis=1).tolist() == [True, False, True]
+    with pytest.raises(ProviderInputTooLong):
+        small.embed([too_long], truncate=False)

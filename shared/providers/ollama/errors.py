@@ -33,7 +33,10 @@ def translate_unanswered(error: Exception, *, server: str, timeout: float) -> Pr
         return ProviderTimeout(f"Ollama at {server} did not answer within {timeout:.0f} s")
     if "DecodingError" in kinds:
         return ProviderContractError(f"{server} did not answer in Ollama's format: check OLLAMA_URL")
-    return ProviderUnavailable(f"cannot reach Ollama at {server}: start it with `ollama serve`, or check OLLAMA_URL")
+    away = ProviderUnavailable(f"cannot reach Ollama at {server}: start it with `ollama serve`, or check OLLAMA_URL")
+    # The connection broke after the request was sent, so the server may have done the work.
+    away.billed = None if kinds & {"ReadError", "RemoteProtocolError"} else 0
+    return away
 
 
 def translate_refused(
@@ -67,7 +70,9 @@ def translate_refused(
     if status == 429:
         return ProviderRateLimited(f"Ollama at {server} asks to slow down", retry_after=retry_after)
     if status == 408:
-        return ProviderTimeout(f"Ollama at {server} did not answer in time (HTTP 408)")
+        late = ProviderTimeout(f"Ollama at {server} did not answer in time (HTTP 408)")
+        late.billed = 0
+        return late
     if status == 500:
         return ProviderCrashed(f"Ollama at {server} failed on the request: {reason}", retry_after=retry_after)
     if status > 501:

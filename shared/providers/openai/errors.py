@@ -118,7 +118,7 @@ def _unanswered(error: Exception, names: set[str], server: str) -> ProviderError
     if causes & {"UnsupportedProtocol", "InvalidURL"}:
         return ProviderRejected(f"{server} is not an address to connect to: check OPENAI_BASE_URL")
     away = ProviderUnavailable(f"cannot reach {server}: check the network and OPENAI_BASE_URL")
-    # The request had been sent when the connection broke: it may have been worked on.
+    # The connection broke after the request was sent, so the server may have done the work.
     away.billed = None if causes & {"ReadError", "RemoteProtocolError"} else 0
     return away
 

@@ -26,6 +26,9 @@ DEFAULT_MODEL = "text-embedding-3-small"
 KNOWN_WIDTHS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 MAX_TOKENS = 8192
 
+# The servers that refused base64 in this process.
+_WITHOUT_BASE64: set[str] = set()
+
 
 class OpenAIProvider(EmbeddingProvider):
     """Embeds through POST /embeddings with the official SDK.
@@ -65,8 +68,6 @@ class OpenAIProvider(EmbeddingProvider):
         self._client = OpenAIClient(api_key, base_url, model, timeout=timeout, purpose="EMBEDDING")
         self._options: dict[str, Any] = {} if asked is None else {"dimensions": asked}
         self._types = rules.types
-        # A quarter of the size of decimal digits, until the server refuses it.
-        self._encoding = "base64"
         self.shortens_vectors = model.startswith("text-embedding-3")
 
     def __repr__(self) -> str:
@@ -77,7 +78,9 @@ class OpenAIProvider(EmbeddingProvider):
         self._client.close()
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
-        asked = self._encoding
+        server = self._client.server
+        # Base64 has a quarter of the size of decimal digits.
+        asked = "float" if server in _WITHOUT_BASE64 else "base64"
         try:
             return self._ask(inputs, timeout, kind, asked)
         except ProviderFormatRefused:
@@ -88,7 +91,7 @@ class OpenAIProvider(EmbeddingProvider):
         except ProviderError as error:
             error.calls += 1
             raise
-        self._encoding = "float"
+        _WITHOUT_BASE64.add(server)
         return replace(answer, calls=2)
 
     def _ask(self, inputs: Sequence[str], timeout: float | None, kind: InputKind, encoding: str) -> WireAnswer:
