@@ -135,7 +135,9 @@ def pooler(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Callabl
         missing_tool(request, f"needs a real PgBouncer: {pgbouncer.INSTALL}")
     with ExitStack() as running:
         sizes = {"transaction": "3", "session": "40"}
-        yield cache(lambda mode: running.enter_context(PgBouncer(cluster, mode, default_pool_size=sizes[mode])))
+        yield cache(
+            lambda mode: running.enter_context(PgBouncer(cluster.url("postgres"), mode, default_pool_size=sizes[mode]))
+        )
 
 
 # PostgREST

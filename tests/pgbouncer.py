@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from tests.certificates import write_certificate
-from tests.postgres_cluster import Cluster, make_directory, remove
+from tests.postgres_cluster import make_directory, remove
 from tests.postgrest_server import free_ports
 
 # Debian installs it into a folder that is not on every user's PATH.
@@ -25,17 +25,28 @@ MODES = ("transaction", "session")
 
 
 class PgBouncer:
-    """Runs the pooler on a free port of 127.0.0.1, in front of all databases of a cluster. A context manager.
+    """Runs the pooler on a free port of 127.0.0.1, in front of all databases of a server. A context manager.
+
+    `server` is the address of one of them, on a unix socket.
 
     `users` are the passwords of the users that it admits; without any it admits all without a password, as postgres.
     With `tls` it demands TLS, with a certificate for 127.0.0.1 that it has signed itself.
     """
 
     def __init__(
-        self, cluster: Cluster, mode: str, *, users: Mapping[str, str] | None = None, tls: bool = False, **settings: str
+        self,
+        server: SecretStr | str,
+        mode: str,
+        *,
+        users: Mapping[str, str] | None = None,
+        tls: bool = False,
+        **settings: str,
     ) -> None:
         (self.port,) = free_ports(1)
-        self._cluster = cluster
+        address = server.get_secret_value() if isinstance(server, SecretStr) else server
+        self._host = Path(str(conninfo_to_dict(address)["host"]))
+        # It does not run as root, so it runs as the server's user.
+        self._user = (self._host / ".s.PGSQL.5432").owner() if os.geteuid() == 0 else None
         self._users = users
         self._tls = tls
         self._settings = {"pool_mode": mode, "auth_type": "scram-sha-256" if users else "any", **settings}
@@ -51,7 +62,6 @@ class PgBouncer:
         return self
 
     def _write_settings(self) -> None:
-        host = conninfo_to_dict(self._cluster.url("postgres"))["host"]
         passwords = "".join(f'"{name}" "{password}"\n' for name, password in (self._users or {}).items())
         (self._directory / "users").write_text(passwords)
         settings = {
@@ -67,18 +77,19 @@ class PgBouncer:
             settings |= {"client_tls_cert_file": str(certificate), "client_tls_key_file": str(key)}
             settings["client_tls_sslmode"] = "require"
         lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
-        (self._directory / "ini").write_text(f"[databases]\n* = host={host} user=postgres\n\n[pgbouncer]\n{lines}")
-        if user := self._cluster.system_user:
-            # It does not run as root.
+        (self._directory / "ini").write_text(
+            f"[databases]\n* = host={self._host} user=postgres\n\n[pgbouncer]\n{lines}"
+        )
+        if self._user:
             for path in (self._directory, *self._directory.iterdir()):
-                shutil.chown(path, user=user)
+                shutil.chown(path, user=self._user)
 
     def start(self) -> None:
         """Start it, for the first time or after a stop, and wait until it answers."""
         assert BINARY is not None
         self._process = subprocess.Popen(
             [BINARY, "-q", str(self._directory / "ini")],
-            user=self._cluster.system_user,
+            user=self._user,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import benchmark
@@ -21,9 +21,11 @@ from scratch import SCRATCH, embed_pending, scratch_database
 
 from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase, connect
+from shared.embedding.collection import Collection
 from shared.providers.base import EmbeddingProvider
 from shared.providers.onnx.provider import OnnxProvider
 from shared.providers.openai.provider import OpenAIProvider
+from tests.pgbouncer import PgBouncer
 
 
 def main() -> int:
@@ -35,6 +37,7 @@ def main() -> int:
         latency_ms=(100, "its time to answer"),
     )
     parser.add_argument("--texts", type=Path, metavar="FILE", help="JSON lines with a field text")
+    parser.add_argument("--pooler", action="store_true", help="also measure remote through PgBouncer, transaction mode")
     parser.add_argument("--only", choices=("engine", "remote"), help="measure one of the two (default: both)")
     arguments = parser.parse_args()
     result: dict[str, object] = {"cores": os.cpu_count()}
@@ -43,7 +46,9 @@ def main() -> int:
         texts = benchmark.read_texts(file) if file else benchmark.make_texts(arguments.rows, 4, 128)
         result["engine"] = bench_engine(texts, arguments.rounds)
     if arguments.only != "engine":
-        result["remote"] = bench_remote(arguments.remote_rows, arguments.latency_ms, arguments.rounds)
+        result["remote"] = bench_remote(
+            arguments.remote_rows, arguments.latency_ms, arguments.rounds, pooled=arguments.pooler
+        )
     return benchmark.finish(arguments, result)
 
 
@@ -72,21 +77,40 @@ def bench_engine(texts: list[str], rounds: int) -> dict[str, object]:
     return {"alone": bare, "backfill": rate, "share": round(rate / bare, 3)}
 
 
-def bench_remote(rows: int, latency_ms: int, rounds: int) -> dict[str, object]:
+def bench_remote(rows: int, latency_ms: int, rounds: int, *, pooled: bool) -> dict[str, object]:
     """Batches of 50, 8 in flight, against a server on this machine that answers after a fixed time."""
     workers, batch = 8, 50
     ideal = workers * batch * 1000 / latency_ms
-    with protocol_server(latency_ms) as address, scratch_database("bench_remote") as url:
-        provider = OpenAIProvider(
-            api_key=SecretStr("none"), base_url=f"{address}/v1", model="text-embedding-3-small", dimensions=768
-        )
+    with protocol_server(latency_ms) as address, scratch_database("bench_remote") as url, ExitStack() as stack:
+        provider = stack.enter_context(closing(remote_provider(address)))
         insert(url, benchmark.make_texts(rows, 12, 12))
-        with PostgresDatabase(url, max_connections=8) as database, closing(provider):
-            rate = benchmark.median([backfill_rate(url, database, provider, workers) for _ in range(rounds)], 1)
-        calls = int(httpx.get(f"{address}/report").json()["calls"]) / rounds
+        addresses = {"direct": url}
+        if pooled:
+            addresses["pooled"] = stack.enter_context(PgBouncer(url, "transaction")).url(url)
+        databases = {
+            way: stack.enter_context(PostgresDatabase(one, max_connections=workers)) for way, one in addresses.items()
+        }
+        measured: dict[str, list[float]] = {way: [] for way in databases}
+        for _ in range(rounds):
+            for way, database in databases.items():
+                measured[way].append(backfill_rate(url, database, provider, workers))
+        calls = int(httpx.get(f"{address}/report").json()["calls"]) / rounds / len(databases)
+    rate = benchmark.median(measured["direct"], 1)
     print(f"remote, {rows:,} rows of 768-D, {latency_ms} ms a request, {workers} in flight, {os.cpu_count()} cores")
     print(f"  backfill {rate:,.0f} rows/s, {rate / ideal:.0%} of the ideal {ideal:,.0f}; {calls:,.0f} calls a run")
-    return {"rate": rate, "ideal": ideal, "share": round(rate / ideal, 3), "calls": calls}
+    result: dict[str, object] = {"rate": rate, "ideal": ideal, "share": round(rate / ideal, 3), "calls": calls}
+    if pooled:
+        through = benchmark.median(measured["pooled"], 1)
+        print(f"  through PgBouncer in transaction mode {through:,.0f} rows/s, {through / rate:.0%} of the direct rate")
+        result |= {"pooled": through, "pooled_share": round(through / rate, 3)}
+    return result
+
+
+def remote_provider(address: str) -> OpenAIProvider:
+    """Asks the test server for vectors of 768 dimensions."""
+    return OpenAIProvider(
+        api_key=SecretStr("none"), base_url=f"{address}/v1", model="text-embedding-3-small", dimensions=768
+    )
 
 
 def insert(url: SecretStr, texts: list[str]) -> None:
@@ -98,12 +122,15 @@ def insert(url: SecretStr, texts: list[str]) -> None:
 
 
 def backfill_rate(url: SecretStr, database: Database, provider: EmbeddingProvider, workers: int) -> float:
-    """The rows a second of one backfill. Afterwards all rows are pending again."""
-    report = embed_pending(database, provider, "music_knowledge", workers).report
+    """The rows a second of one backfill, whose vectors are verified. Afterwards all rows are pending again."""
+    outcome = embed_pending(database, provider, "music_knowledge", workers)
+    wrong = Collection(database, "music_knowledge").verify_embeddings()
+    if outcome.report.failed or outcome.left.pending or wrong:
+        raise RuntimeError(f"{outcome.report.failed} failed, {outcome.left.pending} left, {wrong} wrong vectors")
     with connect(url) as owner:
         owner.execute("update public.music_knowledge set embedding = null")
         owner.execute("vacuum public.music_knowledge, embedding.queue")
-    return report.embedded / report.seconds
+    return outcome.report.embedded / outcome.report.seconds
 
 
 @contextmanager

@@ -171,14 +171,14 @@ def test_what_a_pooler_refuses_is_named(passwords: PgBouncer, place: str, reason
 @pytest.fixture(scope="module")
 def passwords(pooler: Callable[[str], PgBouncer], cluster: Cluster) -> Iterator[PgBouncer]:
     """A PgBouncer that asks for passwords."""
-    with PgBouncer(cluster, "transaction", users={"app": PASSWORD}) as running:
+    with PgBouncer(cluster.url("postgres"), "transaction", users={"app": PASSWORD}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def tls(pooler: Callable[[str], PgBouncer], cluster: Cluster) -> Iterator[PgBouncer]:
     """A PgBouncer that demands TLS, with a certificate that no public CA has signed."""
-    with PgBouncer(cluster, "session", tls=True) as running:
+    with PgBouncer(cluster.url("postgres"), "session", tls=True) as running:
         yield running
 
 

@@ -34,7 +34,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def only_one(pooler: Pooler, cluster: Cluster) -> Iterator[PgBouncer]:
     """In transaction mode, with one connection to the server, which every program of the pool gets in turn."""
-    with PgBouncer(cluster, "transaction", default_pool_size="1") as running:
+    with PgBouncer(cluster.url("postgres"), "transaction", default_pool_size="1") as running:
         yield running
 
 
@@ -124,7 +124,7 @@ def test_a_run_survives_a_restart_of_the_pooler(
         options = BackfillOptions(MUSIC, batch_size=5, workers=4, lease_seconds=5)
         return backfill(database, provider, options, on_progress=lambda now: shown.append(now.report.embedded))
 
-    with PgBouncer(cluster, mode) as pooled, PostgresDatabase(pooled.url(database_url)) as database:
+    with PgBouncer(cluster.url("postgres"), mode) as pooled, PostgresDatabase(pooled.url(database_url)) as database:
         provider.wire.delay = 0.05
         running = InThread(lambda: run(database))
         restarts = 0
@@ -146,7 +146,7 @@ def test_a_run_survives_a_restart_of_the_pooler(
 def test_a_program_waits_for_a_free_connection_where_it_starts(
     database_url: SecretStr, cluster: Cluster, pooler: Pooler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with PgBouncer(cluster, "transaction", max_client_conn="2") as pooled, ExitStack() as others:
+    with PgBouncer(cluster.url("postgres"), "transaction", max_client_conn="2") as pooled, ExitStack() as others:
         url = pooled.url(database_url)
         settings = load_settings(database_url=url)
         held = [others.enter_context(connect(url)) for _ in range(2)]
