@@ -69,7 +69,7 @@ CASES = (
     ),
     Case("429 that says nothing, 4 times", _fails("rate_limit", times=4), 0, 40, length=Length.FULL),
     Case("answers out of order", _fails("shuffled", **ALWAYS), 0, 40),
-    # With one text in each request the order of the answer is known.
+    # A server that gives every vector the number 0 answers in the order of the texts.
     Case("answers without numbers", _fails("unnumbered", **ALWAYS), 0, 40, length=Length.FULL),
     Case("answers after 3 s", _fails("slow", times=4, seconds=3), 0, 40, length=Length.FULL),
     Case("no answer for 70 s, once", _fails("slow", times=1, seconds=70), 0, 40, length=Length.FULL),
