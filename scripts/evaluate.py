@@ -102,7 +102,7 @@ def show(name: str, model: str, scores: dict[str, Scores], *, as_json: bool) -> 
 def loaded(
     judged: JudgedSet, provider: EmbeddingProvider, settings: Settings, collection: str
 ) -> Iterator[tuple[Database, SecretStr, dict[str, str]]]:
-    """The corpus in a scratch database, embedded; also a map from row id to document id."""
+    """Load the corpus into a scratch database and embed it. Also yields a map from row id to document id."""
     with scratch_database("tonnetz_evaluate", get_database_url(settings)) as url:
         fill = fill_synonyms if collection == "mir_synonyms" else fill_knowledge
         ids = fill(url, judged)
@@ -126,7 +126,7 @@ def fill_knowledge(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
 
 
 def fill_synonyms(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
-    """Each document as a genre: its title is the tag's name, its text the usage."""
+    """Store each document as a genre: its title becomes the name of the tag, its text the usage_context of the synonyms."""
     ids = {str(number): document for number, document in enumerate(judged.corpus, 1)}
     taken: Counter[str] = Counter()
     with connect(url) as owner:
@@ -158,7 +158,7 @@ def make_searches(database: Database, ids: dict[str, str], fusion: str, collecti
 
 
 def guide_search(url: SecretStr, spec: EmbeddingModel, ids: dict[str, str]) -> Search:
-    """The guide's statement, in the same database over the same rows. It joins the words of a query by AND."""
+    """The search of Supabase's hybrid search guide, on the same rows. It finds only rows with all words of a query."""
     owner = connect(url)
     of_width = f"extensions.vector({spec.dimensions})"
     distance = f"embedding::{of_width} operator(extensions.<=>) %(vector)s::{of_width}"

@@ -35,9 +35,9 @@ _OPTIONS: dict[str, Any] = {
     "client_encoding": "utf8",
 }
 
-# Precede a call. They are local to its transaction, so that nothing of them stays on a connection which a pooler in
-# transaction mode then lends to another program. The role is set in a statement of its own: PostgreSQL may check what a
-# statement may do before it runs it.
+# These statements are sent before each call. Their effect ends with the transaction of the call, because a pooler in
+# transaction mode then lends the connection to another program. The role is set in a statement of its own: PostgreSQL
+# may check what a statement may do before it runs it.
 _AS_SERVICE_ROLE = "set local role service_role; "
 # The timeout is Supabase's own for the role authenticated.
 _AS_CALLER = (
@@ -83,7 +83,7 @@ def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
 
 
 class PostgresDatabase(Database):
-    """Calls SQL functions as service_role over a pool of connections, of which nothing is expected between two calls.
+    """Calls SQL functions as service_role over a pool of connections. No call needs session state of an earlier one.
 
     `max_connections` bounds the pool: one for each thread that calls at the same time.
     """
@@ -105,7 +105,7 @@ class PostgresDatabase(Database):
             values = [_adapted(value) for value in arguments.values()]
             if not any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
                 return connection.execute(_statement(_AS_SERVICE_ROLE, function, names), values).set_result(-1)
-            # Also one round trip and one transaction.
+            # Like the single query above, the pipeline takes one round trip and one transaction.
             with connection.pipeline(), connection.transaction():
                 connection.execute(_AS_SERVICE_ROLE)
                 return psycopg.Cursor(connection).execute(_statement("", function, names), values)
@@ -205,7 +205,7 @@ class _Pool:
         if self._failure is None:
             return DatabaseBusy("all connections to the database are in use; try again later")
         found = explain(self._failure, self._url)
-        # It worked when the program started, so it may work again.
+        # The program could connect when it started, so the error may be temporary.
         return found if isinstance(found, DatabaseUnavailable) else DatabaseUnavailable(found.message)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ def _connected_by(connect: Callable[[str, dict[str, Any]], Connection]) -> type[
 def _is_open(connection: Connection) -> bool:
     """Whether the server or a pooler has not closed the connection; unlike a query this takes no round trip."""
     try:
-        # The first reads its last message, the second finds the end.
+        # After a close, the first call reads the server's last message, and the second raises the error.
         connection.pgconn.consume_input()
         connection.pgconn.consume_input()
     except psycopg.OperationalError:
@@ -253,7 +253,7 @@ def _adapted(value: Any) -> Any:
 
 
 def _cannot_act(error: psycopg.Error) -> AppError:
-    """The error for a connection on which service_role cannot be taken."""
+    """The error for a connection whose user cannot act as service_role."""
     if error.sqlstate in ("42704", "42501", "22023"):
         return DatabaseContractError(
             "the user of DATABASE_URL cannot act as service_role: the role is missing or was not granted; "

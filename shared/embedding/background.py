@@ -15,7 +15,7 @@ def in_background(function: Callable[[], Result], name: str) -> Future[Result]:
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 -- the future raises it for its reader
+        except BaseException as error:  # noqa: BLE001 -- future.result() raises it in the thread that waits
             future.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()

@@ -11,7 +11,7 @@ from shared.models import EmbeddingModel, Vectors
 class QueryCache(Cache):
     """Query vectors by model and text. Keys hold a digest of the query, so that Redis never holds a query.
 
-    `query_prefix` is the setting's, which wins over that of the model.
+    `query_prefix` is the prefix from the settings, which replaces the prefix of the model.
     """
 
     query_prefix: str | None = None

@@ -92,7 +92,7 @@ class SynonymService:
 
 
 def cache_key(version: str, caller: Caller, *question: object) -> str:
-    """The key of a cached answer: the version of its data, the caller and the question, as a digest that shows neither.
+    """The key of a cached answer: the version of its data, the caller and the question, as a digest.
 
     After a change of tags or synonyms the version is another one, so an older answer is never found again, in any
     process.

@@ -1302,7 +1302,8 @@ begin
   if pg_has_role(caller, current_user, 'member') then
     return;
   end if;
-  -- A domain of any name: a function that was compiled with it keeps using it after it was renamed.
+  -- Refuse a domain whatever its name is: a function that was compiled with a domain uses it even after the domain was
+  -- renamed.
   select t.typname into shadowing
   from pg_type t
   where t.typnamespace = pg_my_temp_schema() and t.typtype <> 'b'
@@ -1342,8 +1343,9 @@ revoke all on function embedding.check_columns from public, anon, authenticated,
 -- functions return a statement as text and do not run it. $1 is the collection's model.
 --
 -- Measured on an update of 30,000 rows with vectors of 384 dimensions, in a table with only a primary key: the transition
--- tables add half of the update's own time, reading one of them a quarter, joining the two as much as the whole update.
--- So an update that does not change texts or vectors reads each of them once and joins nothing.
+-- tables add half of the time that the update alone takes. Reading one of them adds a quarter of that time. Joining the two
+-- adds as much time as the whole update takes. So an update that does not change texts or vectors reads
+-- each transition table once and joins nothing.
 create function embedding.changed_sql(source regclass, key_column name, operation text)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -1383,7 +1385,7 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   where a.attrelid = source and a.attname = 'embedding_model' and not a.attisdropped
 $$;
 comment on function embedding.default_model is
-  'The model that track_embeddings was called with, from the default of embedding_model. It made the vectors that are written without a model.';
+  'The model that track_embeddings was called with, read from the default of the column embedding_model. A vector that is written without a model counts as made by it.';
 revoke all on function embedding.default_model from public, anon, authenticated, service_role;
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text)
@@ -1580,8 +1582,9 @@ begin
   if not exists (select from new_rows) then
     return null;
   end if;
-  -- A saved vector is no edit, so only the columns in the arguments are compared. After the statement, not before each row:
-  -- with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again for every saved vector.
+  -- A saved vector is no edit, so only the columns in the arguments are compared. This trigger fires after the
+  -- statement, not before each row: with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again for every
+  -- saved vector.
   execute format($sql$
     update %1$s s
     set updated_at = now()

@@ -155,7 +155,7 @@ create table public.mir_synonyms (
     source <> 'generated' or embedding.are_terms(synonyms -> 'search_terms', 5, 10))
 );
 comment on table public.mir_synonyms is 'Synonyms of genre and mood tags, one row a tag, in English and French.';
-comment on column public.mir_synonyms.tag_name is 'The tag''s present name, kept by triggers.';
+comment on column public.mir_synonyms.tag_name is 'The tag''s present name. Triggers update it when the tag is renamed.';
 comment on column public.mir_synonyms.synonyms is
   '{search_terms: [...], related_tags: [...], usage_context: "...", translations: {fr: [...], en: [...]}}; only search_terms must be there.';
 comment on column public.mir_synonyms.source is 'manual or generated; generated rows hold 5 to 10 search terms.';
@@ -523,7 +523,7 @@ begin
     returning q.tag_type, q.tag_id, q.attempts
   )
   select l.tag_type, l.tag_id, t.tag_name, t.description, l.attempts,
-    -- Likely relatives: tags that share a word first, then tags of the same type, then the rest, each in a fixed order.
+    -- Candidates for related tags: tags that share a word first, then tags of the same type, then the rest, each in a fixed order.
     coalesce((
       select jsonb_agg(r.tag_name)
       from (
@@ -538,7 +538,7 @@ begin
   join embedding.tags t on t.tag_type = l.tag_type and t.tag_id = l.tag_id;
 end;
 $$;
-comment on function public.claim_synonym_tags is 'Leases tags, oldest request first, with up to 40 likely relatives.';
+comment on function public.claim_synonym_tags is 'Leases tags, oldest request first, each with the names of up to 40 tags that may be related to it.';
 revoke all on function public.claim_synonym_tags from public, anon, authenticated, service_role;
 grant execute on function public.claim_synonym_tags to service_role;
 
@@ -573,7 +573,7 @@ begin
   on conflict (tag_type, tag_id) do update
   set synonyms = excluded.synonyms, source = 'generated', model = excluded.model, confidence = excluded.confidence, is_active = true,
       previous = case when s.source <> 'generated' then s.synonyms else s.previous end
-  -- Otherwise the tag got synonyms in the meantime, or has inactive ones: those are kept.
+  -- Without force, replace only synonyms that were written for a former name. Others are kept, even if they are inactive.
   where forced or s.renamed_from is not null
   returning s.id into stored;
 
@@ -601,7 +601,8 @@ language sql stable security invoker set search_path = '' as $$
   order by t.tag_type
 $$;
 comment on function public.synonym_coverage is
-  'One row a tag type: how many tags, with active synonyms, without any for their present name, waiting for the generator, of those ready to be claimed, failed.';
+  'Counts of tags by tag type. active: tags with active synonyms. without: tags without synonyms for their present name. '
+  'waiting: requested tags that have not failed. ready: waiting tags that can be claimed now. failed: tags whose generation failed.';
 revoke all on function public.synonym_coverage from public, anon, authenticated, service_role;
 grant execute on function public.synonym_coverage to service_role;
 
@@ -681,7 +682,7 @@ language sql stable security invoker rows 10 set search_path = '' as $$
 $$;
 comment on function public.search_mir_synonyms is
   'Full-text (English or French), semantic or hybrid search over tags and their active synonyms, best first. score = '
-  'full_text_weight * full_text_score + semantic_weight * semantic_score. At most 200 rows, as the caller.';
+  'full_text_weight * full_text_score + semantic_weight * semantic_score. At most 200 rows. Runs as the caller.';
 revoke all on function public.search_mir_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms to anon, authenticated, service_role;
 
@@ -696,6 +697,6 @@ language sql stable security invoker rows 1 set search_path = '' as $$
     and s.tag_id = (select embedding.find_tag(search_mir_synonyms_by_tag.tag_type, search_mir_synonyms_by_tag.tag_name));
 $$;
 comment on function public.search_mir_synonyms_by_tag is
-  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"), as the caller.';
+  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"). Runs as the caller.';
 revoke all on function public.search_mir_synonyms_by_tag from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms_by_tag to anon, authenticated, service_role;

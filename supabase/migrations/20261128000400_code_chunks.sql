@@ -114,8 +114,8 @@ language sql stable security invoker rows 10 set search_path = '' as $$
   order by h.score desc, k.id;
 $$;
 comment on function public.search_code_chunks is
-  'Full-text, semantic or hybrid search, best first; names are found by their parts. filter_path is the beginning of a '
-  'path, or a pattern with * and ?. score = full_text_weight * full_text_score + semantic_weight * semantic_score. At '
-  'most 200 rows, as the caller.';
+  'Full-text, semantic or hybrid search, best first; a camelCase name is also found by its parts. filter_path is the '
+  'beginning of a path, or a pattern with * and ?. score = full_text_weight * full_text_score + semantic_weight * '
+  'semantic_score. At most 200 rows. Runs as the caller.';
 revoke all on function public.search_code_chunks from public, anon, authenticated, service_role;
 grant execute on function public.search_code_chunks to anon, authenticated, service_role;

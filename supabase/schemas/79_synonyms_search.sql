@@ -19,7 +19,7 @@ language sql stable security invoker rows 10 set search_path = '' as $$
 $$;
 comment on function public.search_mir_synonyms is
   'Full-text (English or French), semantic or hybrid search over tags and their active synonyms, best first. score = '
-  'full_text_weight * full_text_score + semantic_weight * semantic_score. At most 200 rows, as the caller.';
+  'full_text_weight * full_text_score + semantic_weight * semantic_score. At most 200 rows. Runs as the caller.';
 revoke all on function public.search_mir_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms to anon, authenticated, service_role;
 
@@ -34,6 +34,6 @@ language sql stable security invoker rows 1 set search_path = '' as $$
     and s.tag_id = (select embedding.find_tag(search_mir_synonyms_by_tag.tag_type, search_mir_synonyms_by_tag.tag_name));
 $$;
 comment on function public.search_mir_synonyms_by_tag is
-  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"), as the caller.';
+  'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"). Runs as the caller.';
 revoke all on function public.search_mir_synonyms_by_tag from public, anon, authenticated, service_role;
 grant execute on function public.search_mir_synonyms_by_tag to anon, authenticated, service_role;

@@ -41,6 +41,6 @@ $$;
 comment on function public.search_datasets is
   'Full-text, semantic or hybrid search, best first. score = full_text_weight * full_text_score + semantic_weight * '
   'semantic_score + static_weight * static_score + decay_weight * exp(-ln 2 * age in days / half_life_days). At most '
-  '200 rows, as the caller.';
+  '200 rows. Runs as the caller.';
 revoke all on function public.search_datasets from public, anon, authenticated, service_role;
 grant execute on function public.search_datasets to anon, authenticated, service_role;
