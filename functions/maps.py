@@ -26,7 +26,10 @@ class MapPoint(BaseModel):
 
 
 class CollectionMap(BaseModel):
-    """`sampled` of the `total` vectors of the most used model; `explained`: each axis' share of the variance."""
+    """`sampled` is how many of the `total` vectors of the most used model are shown.
+
+    `explained` is each axis' share of the variance.
+    """
 
     collection: str
     model: str | None = Field(examples=["all-MiniLM-L6-v2"])

@@ -17,7 +17,7 @@ Cost = Annotated[float | None, Field(description="USD; null if the model's price
 
 
 class Run(BaseModel):
-    """`collection` is null for a run over all of them, whose parts are listed too, and for `kind` generation.
+    """`collection` is null for `kind` generation and for a run over all collections, each of which has its own run.
 
     Each of its `rows` was embedded (`reused`: with the vector of an equal text, at no cost), failed or stale (its text
     changed during the run). crashed: the run has not ended and has not reported for two minutes.

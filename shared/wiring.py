@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 # callers, so it needs few; a remote provider has latency to hide, so it can use more.
 WORKERS = {"onnx": 4, "ollama": 2, "openai": 8}
 
-# How long a program waits for a free connection where it starts. Its later calls wait as long in the pool.
+# How long a program waits at its start for a free connection. Later calls wait in the pool, for the same time.
 _BUSY_RETRIES = RetryPolicy(max_attempts=100, max_seconds=15, base_wait=0.2, max_wait=2)
 
 
@@ -188,7 +188,7 @@ def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> 
         "embedding_dimensions": name.width,
         "embedding_price_per_million": None,
         "embedding_input_types": name.input_types,
-        # Part of the name where it was set; the other prefixes of a registered model come with it.
+        # A document prefix from the settings is part of the name. Otherwise the model's own prefix is used.
         "embedding_document_prefix": spec.document_prefix if name.prefixed else None,
         "embedding_query_prefix": None,
     }

@@ -54,7 +54,7 @@ class ScoredHit(BaseModel):
 
 
 class JsonBytes(Response):
-    """A JSON response by orjson, which writes numpy arrays without a list: 20 µs for a vector of 384 floats."""
+    """A JSON response by orjson, which writes numpy arrays without making lists: 20 µs for a vector of 384 floats."""
 
     media_type = "application/json"
 

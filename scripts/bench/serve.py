@@ -32,7 +32,7 @@ from shared.providers.onnx.model import find_model
 from shared.providers.onnx.provider import OnnxProvider
 
 INFINITY_PACKAGES = ["infinity-emb[torch,server]", "torch==2.13.0"]
-# Of a text.
+# The fewest and the most words of a text.
 WORDS = (50, 70)
 
 
@@ -102,7 +102,7 @@ def one_round(texts: list[str], clients: int) -> tuple[dict[str, float], "Load"]
 
 
 def bench_infinity(texts: list[str], clients: int, our_rate: float) -> dict[str, float]:
-    """A fifth of the texts through infinity-emb."""
+    """Measure infinity-emb with a fifth of the texts."""
     weights = find_model(None).tokenizer.parent
     arguments = [
         benchmark.environment_with("infinity", INFINITY_PACKAGES).with_name("infinity_emb"), "v2", "--host", "127.0.0.1",
@@ -143,7 +143,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def engine_rate(texts: list[str]) -> float:
-    """Texts a second in one large batch, in a process of its own, so that no other engine holds its threads."""
+    """Texts a second in one large batch, in a new process, because threads of another engine would slow it down."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_engine_rate, texts).result()
 

@@ -86,8 +86,8 @@ _RULES = (
     _rule(
         ConfigurationError,
         r"(peer|ident) authentication failed",
-        'the server admits user "{user}" on this socket only to the system user of that name: '
-        "name a host and a password, or run as that user",
+        'on this socket the server admits user "{user}" only from a system user of the same name: '
+        "name a host and a password, or run as that system user",
     ),
     _rule(
         ConfigurationError,
@@ -114,7 +114,7 @@ _RULES = (
         r"authentication failed",
         'the server refused the password of user "{user}" (percent-encode special characters)',
     ),
-    # After the passwords: libpq tries once more without TLS where a password was refused over TLS.
+    # After the rule for refused passwords: libpq tries once more without TLS where a password was refused over TLS.
     _rule(
         ConfigurationError,
         r"pg_hba\.conf.*no encryption",
@@ -209,7 +209,7 @@ def pooler_error(message: str) -> AppError | None:
 
 
 def _misread(url: str, error: Exception) -> Rule | None:
-    """The rule for a URL that libpq reads in another way than its author meant: its parts hold parts of the password."""
+    """The rule for a URL that libpq splits in wrong places, so that its host or path may hold part of a password."""
     authority, _, rest = url.partition("://")[2].partition("/")
     path = rest if isinstance(error, psycopg.ProgrammingError) else rest.partition("?")[0]
     if authority.count("@") > 1 or "@" in path:

@@ -95,7 +95,7 @@ def switch_model(database: Database, provider: EmbeddingProvider, collection: st
 
     Search continues: it uses the old vector of each row until the next backfill replaces it.
     """
-    # Nothing moves to a provider that does not answer, or whose vectors have another width than it says.
+    # Embed one word first: an error ends the switch if the provider fails or returns vectors of another width.
     provider.embed(["music"], retry=ONE_TRY)
     moved = Collection(database, collection)
     return moved.set_collection_model(moved.register_embedding_model(provider.spec).name)
@@ -177,7 +177,7 @@ class _Run:
         # After the database has failed, do not wait for it again: the leases expire by themselves.
         if self._in_flight.held and not isinstance(self._error, DatabaseUnavailable):
             try:
-                # Nothing is wrong with these rows.
+                # Release these rows without counting an attempt, because the run ended before they were saved.
                 self._collection.release_embeddings(list(self._in_flight.held))
             except AppError as error:
                 log.warning("could not release rows, their lease expires by itself: %s", error.message)
@@ -279,7 +279,7 @@ class _Run:
         return True
 
     def _collect(self) -> None:
-        """Wait until batches have ended, count them and save their followers."""
+        """Wait until batches have ended, count them and save the vectors of rows with equal texts."""
         ended, self._tasks = wait(self._tasks, TICK_SECONDS, FIRST_COMPLETED)
         if ended:
             # The stale rows of a batch can be claimed again.

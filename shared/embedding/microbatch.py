@@ -45,7 +45,7 @@ class MicroBatcher:
                 # Skip requests that were cancelled while they waited.
                 if answer.set_running_or_notify_cancel():
                     batch.setdefault(text, []).append(answer)
-                    # The latest caller's deadline is the latest one.
+                    # Texts wait in the order of their deadlines, so the last text has the latest one.
                     deadline = until
         except IndexError:
             pass
@@ -68,7 +68,7 @@ class MicroBatcher:
 
 
 def _shares(joined: Embeddings, texts: Sequence[str]) -> list[Embeddings | AppError]:
-    """Each text's part of the answer: its vector, and tokens by its length, which add up to those of the answer."""
+    """Splits an answer by text. Each text gets its vector and a share of the tokens in proportion to its length."""
     lengths = list(accumulate(0 if index in joined.errors else len(text) for index, text in enumerate(texts)))
     marks = [round(upto * joined.tokens / max(lengths[-1], 1)) for upto in lengths]
     tokens = [after - before for before, after in pairwise([0, *marks])]

@@ -40,7 +40,7 @@ def refusal_text(body: object) -> object:
     first = said[0] if isinstance(said, list) and said else said
     if not isinstance(first, Mapping):
         return first
-    # Not its `input`, which repeats the request.
+    # Leave out FastAPI's field `input`, which repeats the request.
     place, problem = first.get("loc"), str(first.get("msg", ""))
     return f"{'.'.join(map(str, place))}: {problem}" if isinstance(place, list) else problem
 
@@ -64,7 +64,7 @@ def distrust(error: BaseException, server: str, setting: str) -> ProviderRejecte
 
 
 def describe_server(base_url: str) -> str:
-    """The address without what a URL may hide: user, password, query."""
+    """The address without the parts of a URL that may be secret: user, password, query."""
     parts = urlsplit(base_url)
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 

@@ -2335,7 +2335,7 @@ language sql stable security invoker set search_path = '' as $$
   order by r.started_at desc, r.id
 $$;
 comment on function public.list_embedding_runs is
-  'Runs, latest first: of_collection, of_run, or all. collection is null for a run over all of them, whose parts are runs of their own; kind is generation for a run that wrote synonyms. '
+  'Runs, latest first: of_collection, of_run, or all. collection is null for a run over all collections; each of these has a run of its own. kind is generation for a run that wrote synonyms. '
   'status is crashed if a run is queued or running and has not reported for silent_seconds. started_at is when work began, recorded_at when the run was recorded.';
 revoke all on function public.list_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.list_embedding_runs to service_role;

@@ -196,7 +196,7 @@ revoke all on public.mir_synonyms from public, anon, authenticated, service_role
 grant select on public.mir_synonyms to anon, authenticated;
 grant select, insert, update, delete on public.mir_synonyms to service_role;
 
--- An identity column takes its number without a privilege on the sequence.
+-- An insert into a table with an identity column needs no privilege on its sequence.
 revoke all on sequence public.mir_synonyms_id_seq from public, anon, authenticated;
 
 -- 73_synonyms_document_text.sql

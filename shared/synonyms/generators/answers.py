@@ -81,7 +81,7 @@ def read_synonyms(answer: str, tag_name: str, catalogue: Sequence[str]) -> dict[
 
 
 def normalise(term: str) -> str:
-    """Normalise a term: lower case, one form of blanks and letters."""
+    """The term in lower case and Unicode form NFKC, with single spaces between its words."""
     return " ".join(unicodedata.normalize("NFKC", term).casefold().split())
 
 
