@@ -17,7 +17,7 @@ def test_the_panel_shows_tokens_and_cost_by_day_and_model_and_an_estimate_for_pe
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
         add_rows(connection, 200)
         page = tab(start(own_url, EMBEDDING_PRICE_PER_MILLION=PRICE).url).open("cost")
-        estimate = page.locator(".card", has_text="What is pending").locator("tbody tr")
+        estimate = page.locator(".card", has_text="Estimated cost of pending rows").locator("tbody tr")
         expect(estimate).to_have_count(1)
         cells = estimate.inner_text().split("\t")
         assert cells[:2] == ["music_knowledge", "200"]

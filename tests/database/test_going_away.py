@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.database.postgres import WAIT_FOR_CONNECTION, PostgresDatabase
+from shared.database.postgres import PostgresDatabase
 from shared.embedded.server import start_embedded
 from shared.embedding.backfill import BackfillOutcome
 from shared.embedding.collection import Collection
@@ -24,10 +24,6 @@ def test_a_killed_process_does_not_keep_the_embedded_server_running(cluster: Clu
     handles.put([gone.pid, os.getpid()])
     start_embedded(cluster._directory)
     assert handles._get() == [os.getpid()], "the last process would not stop the server"
-
-
-def test_the_pool_reconnects_soon_after_a_restart_of_the_server(database: PostgresDatabase) -> None:
-    assert database._pool.reconnect_timeout <= WAIT_FOR_CONNECTION
 
 
 def test_an_unreachable_database_is_not_reported_as_zero_pending_rows(

@@ -86,6 +86,7 @@ def test_another_document_prefix_or_type_is_another_model(
     assert sent(server) == [], "nothing is paid for before the model is found to be another one"
 
     assert switch_model(database, after, MUSIC) == 1
+    sent(server)
     # The row still has its old vector; it is asked for with the prefixes of that one, and with the new ones.
     search = get_search(settings, database=database, provider=after)
     hits = search.search(MUSIC, "jazz").hits
