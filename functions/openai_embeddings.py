@@ -78,7 +78,7 @@ def _input_schema() -> dict[str, Any]:
 
 
 class EmbeddingsRequest(BaseModel):
-    """As OpenAI's; fields that mean nothing here (`user`) are ignored, as its own server does."""
+    """A request in OpenAI's format. Fields that have no effect here, such as `user`, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -205,7 +205,7 @@ def _shortened(vectors: Vectors, width: int | None) -> Vectors:
 
 
 def _encoded(row: Any, encoding_format: str | None) -> Any:
-    # Little-endian float32, as OpenAI's.
+    # Little-endian float32, the encoding that OpenAI uses.
     return base64.b64encode(row.astype("<f4").tobytes()).decode() if encoding_format == "base64" else row
 
 

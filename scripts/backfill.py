@@ -114,7 +114,7 @@ def options_for(name: str, arguments: argparse.Namespace) -> BackfillOptions:
 
 
 def settings_for_model(settings: Settings, target: str) -> Settings:
-    """The settings with the provider and model of `openai:text-embedding-3-small`; checked like any others."""
+    """The settings for a target such as `openai:text-embedding-3-small`, validated like those of the environment."""
     provider, separator, model = target.partition(":")
     if provider not in WORKERS or not separator or not model:
         raise ConfigurationError(

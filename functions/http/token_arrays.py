@@ -13,7 +13,7 @@ from shared.errors import InvalidRequest
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-# That of OpenAI's embedding models, and what their clients take for a model that they do not know.
+# The encoding of OpenAI's embedding models. OpenAI's clients also use it for models that they do not know.
 ENCODING = "cl100k_base"
 # tiktoken fetches the encoding once, from the internet or from TIKTOKEN_CACHE_DIR, and waits for it without a limit.
 LOAD_SECONDS = 10.0
@@ -38,7 +38,7 @@ async def decode_tokens(inputs: list[str] | list[list[int]]) -> list[str]:
 
 
 def _encoding() -> "Future[Encoding]":
-    """The encoding, loaded once however many ask; a load that failed is begun again."""
+    """The encoding. Concurrent requests share one load; after a failed load, the next request starts another."""
     global _loading
     with _lock:
         if _loading is None or (_loading.done() and _loading.exception()):

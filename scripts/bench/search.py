@@ -39,8 +39,8 @@ GUIDE_FULL_TEXT = f"""
 select {COLUMNS} from public.music_knowledge
 where fts @@ {ANY_WORD} order by ts_rank_cd(fts, {ANY_WORD}) desc limit 10
 """
-# With the expression of the index that is there, which it does not use: by sorting on row_number() it asks for the
-# place of every row.
+# NEAREST is the expression of the vector index. The guide's statement still does not use the index, because it sorts on
+# row_number() and so needs the rank of every row.
 GUIDE = guide_statement(
     ", ".join(f"k.{column}" for column in COLUMNS.split(", ")), ANY_WORD, NEAREST, 10, f"embedding_model = '{MODEL}'"
 )
@@ -55,7 +55,7 @@ RATIOS = (
 
 @dataclass
 class Side:
-    """One way to ask. A slow one is asked every so many queries only."""
+    """One of the compared statements. A slow one is measured with only some of the queries."""
 
     connection: Connection
     statement: str
@@ -81,7 +81,7 @@ def main() -> int:
         __doc__,
         rows=(1_000_000, "rows of the table"),
         queries=(500, "measured queries"),
-        slow_queries=(40, "how many of them the exact scan and the guide's recipe answer"),
+        slow_queries=(40, "queries that also measure the exact scan and the guide's recipe, which are slow"),
     )
     buffers = "the server's shared_buffers (default: %(default)s)"
     parser.add_argument("--shared-buffers", default=quarter_of_memory(), metavar="SIZE", help=buffers)
@@ -119,7 +119,7 @@ def main() -> int:
 def prepare(
     url: SecretStr, opened: ExitStack, count: int, slow: int, rows: int
 ) -> tuple[dict[str, Side], list[tuple[str, str]]]:
-    """Each side on a connection that is warm, and the queries."""
+    """Returns the compared sides, with their connections, and the queries."""
     caller: dict[str, Connection] = {
         name: opened.enter_context(connect(url)) for name in ("service_role", "anon", "default", "equal", "owner")
     }
@@ -170,7 +170,7 @@ def make_queries(owner: Connection, count: int, rows: int) -> list[tuple[str, st
 
 
 def measure(sides: dict[str, Side], queries: list[tuple[str, str]]) -> dict[str, float]:
-    """Asks every side in turn, half of the queries to warm up; the recall@10 of each that answers by vectors."""
+    """Send the queries to the sides in turn; the first half only warms up. Returns recall@10 of the vector searches."""
     order = list(sides.values())
     warm_up, queries = queries[: len(queries) // 2], queries[len(queries) // 2 :]
     for number, (text, vector) in enumerate(warm_up):
@@ -193,7 +193,7 @@ def measure(sides: dict[str, Side], queries: list[tuple[str, str]]) -> dict[str,
 
 
 def ratio(one: Side, other: Side) -> float:
-    """Of medians, over the queries that both were asked."""
+    """The ratio of the median times of two sides, over the queries that both were measured with."""
     both = one.milliseconds.keys() & other.milliseconds.keys()
     medians = [float(np.median([side.milliseconds[number] for number in both])) for side in (one, other)]
     return round(medians[0] / medians[1], 1)

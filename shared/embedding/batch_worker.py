@@ -15,7 +15,8 @@ from shared.retry import Retrier
 class Batch:
     """Rows, the result of each (a vector, or the reason why it has none), and how the results were saved.
 
-    `reserved` tokens are set aside for it, `spent` is what was sent. `error` ended it early; its rows are to be released.
+    `reserved` is the estimate of its tokens that counts against --max-cost until `spent` is known. If `error` is set, the
+    batch ended early and its rows have to be released.
     """
 
     rows: list[ClaimedRow]

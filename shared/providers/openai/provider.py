@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "text-embedding-3-small"
 
-# Native width of each; all of them read 8192 tokens a text (API reference, "Create embeddings").
+# Native width of each model of OpenAI. All of them read 8192 tokens a text (API reference, "Create embeddings").
 KNOWN_WIDTHS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 MAX_TOKENS = 8192
 
@@ -115,8 +115,8 @@ class OpenAIProvider(EmbeddingProvider):
 def _in_order(rows: list["Embedding"], count: int) -> list["Embedding"]:
     """The rows in the order of the texts.
 
-    Some servers leave the index out, everywhere or where it is 0, and some number every vector 0: their order is that
-    of the texts, as it is for a single text whatever its number.
+    Some servers leave all indices out, or only index 0, and some send index 0 for every vector. Without any other index,
+    the rows are taken to be in the order of the texts. The index of a single row is not read.
     """
     if len(rows) != count:
         raise ProviderContractError(f"the provider answered {len(rows)} vectors to {count} texts")
@@ -125,7 +125,9 @@ def _in_order(rows: list["Embedding"], count: int) -> list["Embedding"]:
         return rows
     by_number = {number: row for number, row in zip(numbers, rows, strict=True) if isinstance(number, int)}
     if set(by_number) != set(range(count)):
-        raise ProviderContractError("the provider's vectors are not numbered from 0 to one less than the texts")
+        raise ProviderContractError(
+            "the provider's vectors do not have each index from 0 to the number of texts minus one"
+        )
     return [by_number[number] for number in range(count)]
 
 
@@ -141,11 +143,11 @@ def _numbers(row: "Embedding", width: int) -> object:
         raise ProviderContractError("the provider's vectors are not base64 of 32-bit floats") from error
     if len(octets) % 8 or len(octets) == 4 * width or _is_plausible(numbers):
         return numbers
-    # Twice as long as it should be, and no numbers of 32 bits: some servers send 64.
+    # The bytes are no plausible 32-bit numbers. Some servers send 64-bit numbers, so read them as such.
     wide = np.frombuffer(octets, dtype="<f8")
     return wide if _is_plausible(wide) else numbers
 
 
 def _is_plausible(numbers: "NDArray[np.floating[Any]]") -> bool:
-    """Whether these can be a vector: halves of 64-bit numbers, read as 32-bit ones, are of any size up to 1e38."""
+    """Whether the numbers can be a vector. If 64-bit numbers are read as 32-bit ones, some come out as large as 1e38."""
     return bool(np.isfinite(numbers).all() and np.abs(numbers).max(initial=0) < 1e9)
