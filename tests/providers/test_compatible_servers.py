@@ -77,7 +77,7 @@ def test_vectors_of_integers_are_brought_to_unit_length(server: CompatibleServer
 def test_one_text_is_embedded_whatever_number_it_has(server: CompatibleServer, connect: Connect) -> None:
     server.habits = {"index twice"}
     np.testing.assert_allclose(connect().embed_documents(["a"])[0], embed("a", WIDTH), atol=1e-6)
-    with pytest.raises(ProviderContractError, match="not numbered"):
+    with pytest.raises(ProviderContractError, match="do not have each index"):
         connect().embed_documents(texts(3))
 
 
