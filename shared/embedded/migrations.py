@@ -128,7 +128,7 @@ def missing(
 def choose(migrations: list[Migration], present: Collection[str], collections: Sequence[str] | None) -> list[Migration]:
     """The migrations to add to those that are present, by their versions.
 
-    `collections` are the shipped ones to add. Without it, the first time has all of them and a later one no new ones.
+    `collections` are the shipped ones to add. If it is None, a new database gets all, others get no new ones.
     """
     # The core counts as the collection None.
     kept = {migration.collection for migration in migrations if migration.version in present}

@@ -21,7 +21,7 @@ class Collection:
         return self.database.call(function, {"collection": self.collection, **arguments})
 
     def register_embedding_model(self, spec: EmbeddingModel, *, use: bool = False) -> EmbeddingModel:
-        """Register the model, or read the registered one, whose prefixes win. Another width is refused.
+        """Register the model, or read the registered one. Its prefixes replace those of `spec`. Another width fails.
 
         With `use` the collection is set to the model if it has none; raises if it has another one.
         """

@@ -36,9 +36,9 @@ class EmbeddingProvider(ABC):
     shortens_long_texts: ClassVar[bool] = False
     # Whether `_request_cut` can make the server read only the beginning of a text that it refused as too long.
     server_cuts: ClassVar[bool] = False
-    # `count_tokens` is what the provider will count, not an estimate.
+    # Whether `count_tokens` returns what the provider will count, and not an estimate.
     counts_exactly: ClassVar[bool] = False
-    # The first numbers of a vector, at unit length, are the model's shorter vector.
+    # Whether a vector that is cut short and scaled to unit length is a valid vector of the model.
     shortens_vectors: bool = False
 
     def __init__(
@@ -139,7 +139,7 @@ class EmbeddingProvider(ABC):
         return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
 
     def take_unreported(self) -> Spent:
-        """The cost of the request for the width, once."""
+        """Return the cost of the request for the width; later calls return no cost."""
         unreported, self._unreported = self._unreported, Spent()
         return unreported
 

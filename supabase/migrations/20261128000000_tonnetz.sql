@@ -1933,7 +1933,7 @@ exception
         if embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
-        -- The columns of the vectors are missing, too.
+        -- Counting vectors failed too, for example because their columns are missing: report none.
         embedded := 0;
         models := '{}';
     end;

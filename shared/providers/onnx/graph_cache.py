@@ -22,7 +22,7 @@ class GraphCache:
         self._directory = directory
 
     def get(self, name: str, ingredients: str, build: Callable[[], bytes]) -> Path | bytes:
-        """The file of a graph, built if necessary; its bytes if they cannot be stored."""
+        """The file of a graph, which is built if it is missing; its bytes if the file cannot be written."""
         digest = hashlib.sha256(ingredients.encode()).hexdigest()[:DIGEST_LENGTH]
         for path in self._directory.glob(f"{name}-{digest}-*.onnx"):
             if path.stem.endswith(f"-{path.stat().st_size}"):
