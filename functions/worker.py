@@ -85,7 +85,7 @@ def _is_schedule(event: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[threading.Event]:
-    """An event that is set MARGIN_SECONDS before Lambda's time limit."""
+    """A threading.Event that is set MARGIN_SECONDS before Lambda's time limit."""
     stop = threading.Event()
     timer = threading.Timer(max(seconds - min(MARGIN_SECONDS, seconds / 3), 0.0), stop.set)
     timer.daemon = True

@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 
 START_SECONDS = 120.0
-# Ends as soon as it gets the signal.
+# Without periodic backfills (0: never) the server ends as soon as it gets the signal.
 FUNCTIONS = (sys.executable, "-m", "functions.local", "--drain-minutes", "0")
 
 

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         warn_of_unknown(variables, {name.upper() for name in settings_cls.model_fields})
         secret = next((arn for source in read if (arn := source.env_vars.get("secrets_arn"))), None)
         values = _read_secret(settings_cls, secret) if secret else {}
-        # Last, so that the environment wins.
+        # The values of the secret come last, so that variables of the environment replace them.
         return init_settings, *read, InitSettingsSource(settings_cls, values)
 
     @field_validator(
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
         return self
 
     def secrets(self) -> list[str]:
-        """The values that must appear in no output, and the passwords in the URLs among them."""
+        """The values that must appear in no output. If such a value is a URL, its password is listed too."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         return values + [password for value in values if (password := _password(value))]
 

@@ -25,8 +25,8 @@ class OllamaProvider(EmbeddingProvider):
     """
 
     name = "ollama"
-    # The server answers when the last text is done: enough texts to save overhead, few enough for a Raspberry Pi to
-    # finish within `timeout`.
+    # The server answers a request when its last text is done. So the limits allow enough texts to save overhead, and few
+    # enough for a Raspberry Pi to finish within `timeout`.
     max_inputs = 64
     max_request_tokens = 32_768
     shortens_long_texts = True

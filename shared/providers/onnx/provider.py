@@ -132,7 +132,7 @@ class OnnxProvider(EmbeddingProvider):
                 session, label = self._session()
                 self._pool = StreamPool(_forward_of(session, self._files), self._threads)
                 self._label = f"{label} x{self._threads}"
-                # Also when the interpreter exits: no stream may be computing a batch then.
+                # Close when the interpreter exits too, because no stream may be computing a batch then.
                 weakref.finalize(self, self._pool.close)
             return self._pool
 
@@ -220,7 +220,7 @@ def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Ve
         try:
             (answer,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
         except Exception as error:
-            # No common base class either; the usual cause is a lack of memory.
+            # The exceptions of a run have no common base class. The usual cause is a lack of memory.
             raise ProviderError(f"the embedding engine failed: {type(error).__name__}") from error
         vectors: Vectors = np.asarray(answer, dtype=np.float32)
         if vectors.ndim != 2:
