@@ -1678,7 +1678,10 @@ begin
     case when current_setting('server_version_num')::int >= 170000 then ', maintain' end, source);
   select r.role::regrole::text into found_name
   from unnest(api_roles) r (role)
-  where pg_has_role(r.role, relation.relowner, 'member') or has_table_privilege(r.role, source, 'trigger');
+  where pg_has_role(r.role, relation.relowner, 'member') or has_table_privilege(r.role, source, 'trigger')
+  -- The roles whose name comes first may have the privilege only as members of service_role.
+  order by 1 desc
+  limit 1;
   if found then
     raise exception 'the API role % can create triggers on %', found_name, source
       using errcode = '55000', hint = format('Change the owner of the table or revoke the privilege: alter table %s owner to ...;', source);

@@ -33,6 +33,8 @@ ROUTES = [
     ("POST", "/api/vectorization/embed", {"text": "a text"}, keyed(200)),
     ("GET", "/api/vectorization/status", None, keyed(200)),
     ("POST", "/v1/embeddings", {"model": "fake", "input": "a text"}, keyed(200)),
+    ("GET", "/v1/models", None, keyed(200)),
+    ("GET", "/v1/models/fake", None, keyed(200)),
     ("POST", "/api/upsert-embeddings", {"rows": [{"id": UNKNOWN_ID}]}, keyed(200)),
     ("POST", "/api/search/music_knowledge", {"query": "a"}, SEARCH),
     ("GET", "/api/search/music_knowledge?q=a", None, SEARCH),
@@ -97,7 +99,12 @@ def test_the_table_of_routes_is_complete(client: httpx.Client) -> None:
         if "synonyms" not in path
     }
     tested = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES} - {("GET", "/openapi.json")}
-    concrete = {("music_knowledge", "{collection}"), (UNKNOWN_ID, "{task_id}"), ("icon.svg", "{name}")}
+    concrete = {
+        ("music_knowledge", "{collection}"),
+        (UNKNOWN_ID, "{task_id}"),
+        ("icon.svg", "{name}"),
+        ("fake", "{model}"),
+    }
     for value, name in concrete:
         tested = {(method, path.replace(value, name)) for method, path in tested}
     assert documented == tested
