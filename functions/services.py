@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 # requests wait.
 SERVER_CONNECTIONS = 16
 LAMBDA_CONNECTIONS = 2
-# Requests that the in-process engine works on at once; more wait.
+# Requests of many texts that the in-process engine works on at once; more wait. It joins the texts of them all.
 CALLERS_IN_PROCESS = 64
+# Single texts come from few threads, so that under load many share a call, and equal texts are embedded once.
+JOINING_IN_PROCESS = 2
 
 # Seconds between checks for tags whose synonyms are due for a retry.
 SYNONYM_DRAIN_SECONDS = 60.0
@@ -147,9 +149,9 @@ class Services:
         in_process = self.settings.embedding_provider == "onnx"
         embedding = EmbeddingService(
             lambda: self.provider,
-            # The in-process engine joins the texts of all threads by itself, so each caller gets a worker.
-            joins=self.long_lived and not in_process,
+            joins=self.long_lived,
             workers=CALLERS_IN_PROCESS if in_process else WORKERS[self.settings.embedding_provider],
+            joining_workers=JOINING_IN_PROCESS if in_process else None,
             observe=self.metrics.observe_batch if self.long_lived else None,
         )
         return self._workers.enter_context(closing(embedding))

@@ -28,7 +28,7 @@ class EmbeddingService:
     """Embeds with one provider, from any number of threads, and fails fast when the provider is down.
 
     `workers` is the number of concurrent requests to the provider. `joins`: single texts that wait for a worker are
-    sent as one request.
+    sent as one request. They share the workers with the requests of many texts, or get `joining_workers` of their own.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class EmbeddingService:
         *,
         joins: bool,
         workers: int = 4,
+        joining_workers: int | None = None,
         observe: Observe | None = None,
     ) -> None:
         self._provider = provider
@@ -45,7 +46,9 @@ class EmbeddingService:
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="embed")
         kinds: tuple[InputKind, ...] = ("document", "query")
-        self._batchers = {kind: MicroBatcher(partial(self._embed, kind), self._threads) for kind in kinds}
+        own = joining_workers and ThreadPoolExecutor(joining_workers, thread_name_prefix="embed-joined")
+        self._joining = own or self._threads
+        self._batchers = {kind: MicroBatcher(partial(self._embed, kind), self._joining) for kind in kinds}
         self._texts = 0
         self._spec: EmbeddingModel | None = None
 
@@ -106,6 +109,7 @@ class EmbeddingService:
     def close(self) -> None:
         """Finish the open requests."""
         self._threads.shutdown(wait=True)
+        self._joining.shutdown(wait=True)
 
     def _embed(
         self, kind: InputKind, texts: Sequence[str], deadline: Deadline | None, truncate: bool = True

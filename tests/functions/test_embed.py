@@ -89,8 +89,7 @@ def test_concurrent_callers_get_their_own_vectors_from_joined_requests(
     for text, vector in zip(texts, vectors, strict=True):
         assert vector == pytest.approx(unit(text), abs=1e-6)
     assert sorted(provider.wire.texts).count("music") <= 1, "the warm-up"
-    if server == "remote":
-        assert len(provider.wire.requests) < 60, "200 texts, and hardly any of them joined"
+    assert len(provider.wire.requests) < 60, "200 texts, and hardly any of them joined"
 
 
 def test_a_refused_text_does_not_affect_the_others_of_its_batch(remote: httpx.Client, provider: FakeProvider) -> None:
