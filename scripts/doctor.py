@@ -18,6 +18,7 @@ from shared.database.base import Database
 from shared.deadline import Deadline
 from shared.embedded.inspection import inspect
 from shared.embedded.migrations import list_migrations
+from shared.embedded.requirements import OLDEST
 from shared.embedding.collection import Collection, describe_collections, vector_text
 from shared.errors import AppError, ConfigurationError, DatabaseContractError, Forbidden
 from shared.models import ANON, Vectors
@@ -120,13 +121,12 @@ class Installation:
             self.lacking = sorted(core - set(self.facts["migrations"]))
             found = "through the project's API" + (", and by DATABASE_URL" if settings.database_url else "")
         if self.facts:
-            check_versions(self.facts["server_version"], self.facts["vector"], self.facts["vector_schema"])
+            check_versions(self.facts["server_version"], self.facts["vector"])
         server = f"PostgreSQL {self.facts['server']}, pgvector {self.facts['vector']}, " if self.facts else ""
         return server + found
 
     def _look(self, url: SecretStr) -> str:
         found = inspect(url)
-        check_versions(found.server_version, found.vector, found.vector_schema)
         self.lacking, self.facts = found.lacking, found.facts
         kind = "the embedded server" if self.settings.database_url is None else "a direct connection"
         return kind if found.direct else "through a connection pooler"
@@ -234,23 +234,16 @@ class Installation:
         report.skip(PROOF[len(rows) :], PROOF[len(rows) - 1])
 
 
-def check_versions(server: int, vector: str | None, schema: str | None) -> None:
-    """Raise DatabaseContractError with the fix if the version of PostgreSQL or pgvector is not supported."""
-    if not 150_000 <= server < 190_000:
-        raise DatabaseContractError(f"the server is PostgreSQL {server // 10_000}; use one of 15 to 18")
-    if vector is None:
-        raise DatabaseContractError(
-            "the server has no pgvector; install it there (Debian: apt-get install "
-            f"postgresql-{server // 10_000}-pgvector), then {MIGRATE}"
-        )
+def check_versions(server: int, vector: str) -> None:
+    """Raise DatabaseContractError if PostgreSQL or pgvector has an unsupported version although the migrations are applied.
+
+    `supabase db push` applies them without the checks of scripts/migrate.py.
+    """
+    if server // 10_000 < OLDEST:
+        raise DatabaseContractError(f"the server is PostgreSQL {server // 10_000}; use {OLDEST} or newer")
     if tuple(map(int, vector.split(".")[:2])) < (0, 8):
         raise DatabaseContractError(
             f"pgvector is {vector}; install 0.8 or newer on the server, then alter extension vector update;"
-        )
-    if schema not in (None, "extensions"):
-        raise DatabaseContractError(
-            f"pgvector is in schema {schema}; move it with: create schema if not exists extensions; "
-            "alter extension vector set schema extensions;"
         )
 
 

@@ -2641,7 +2641,6 @@ begin
     'server', current_setting('server_version'),
     'server_version', current_setting('server_version_num')::int,
     'vector', (select x.extversion from pg_extension x where x.extname = 'vector'),
-    'vector_schema', (select x.extnamespace::regnamespace::text from pg_extension x where x.extname = 'vector'),
     'migrations', applied,
     -- session_user: inside this function current_user is its owner.
     'roles', (
