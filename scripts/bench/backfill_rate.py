@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compares a backfill with its limit: the bare engine on the same texts, or a provider that answers after 100 ms.
 
-Both are measured alternately; prints medians and their ratio.
+Both are measured alternately; prints medians and their ratio. For the provider that waits, prints which program used the
+CPU: a backfill is limited by the CPU where nearly all of it was busy.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import benchmark
 import command
 import httpx
+import psutil
 from pydantic import SecretStr
 from scratch import SCRATCH, embed_pending, scratch_database
 
@@ -66,7 +68,7 @@ def bench_engine(texts: list[str], rounds: int) -> dict[str, object]:
             started = time.perf_counter()
             provider.embed_documents(texts)
             seconds = time.perf_counter() - started
-            rate = backfill_rate(url, database, provider, 4)
+            rate, _ = backfill_rate(url, database, provider, 4)
             if number:  # the first round warms both up
                 alone.append(len(texts) / seconds)
                 whole.append(rate)
@@ -81,7 +83,12 @@ def bench_remote(rows: int, latency_ms: int, rounds: int, *, pooled: bool) -> di
     """Batches of 50, 8 in flight, against a server on this machine that answers after a fixed time."""
     workers, batch = 8, 50
     ideal = workers * batch * 1000 / latency_ms
-    with protocol_server(latency_ms) as address, scratch_database("bench_remote") as url, ExitStack() as stack:
+    usage: list[dict[str, float]] = []
+    with (
+        protocol_server(latency_ms) as (address, server),
+        scratch_database("bench_remote") as url,
+        ExitStack() as stack,
+    ):
         provider = stack.enter_context(closing(remote_provider(address)))
         insert(url, benchmark.make_texts(rows, 12, 12))
         addresses = {"direct": url}
@@ -93,12 +100,24 @@ def bench_remote(rows: int, latency_ms: int, rounds: int, *, pooled: bool) -> di
         measured: dict[str, list[float]] = {way: [] for way in databases}
         for _ in range(rounds):
             for way, database in databases.items():
-                measured[way].append(backfill_rate(url, database, provider, workers))
+                rate, shares = backfill_rate(url, database, provider, workers, server)
+                measured[way].append(rate)
+                if way == "direct":
+                    usage.append(shares)
         calls = int(httpx.get(f"{address}/report").json()["calls"]) / rounds / len(databases)
     rate = benchmark.median(measured["direct"], 1)
     print(f"remote, {rows:,} rows of 768-D, {latency_ms} ms a request, {workers} in flight, {os.cpu_count()} cores")
     print(f"  backfill {rate:,.0f} rows/s, {rate / ideal:.0%} of the ideal {ideal:,.0f}; {calls:,.0f} calls a run")
-    result: dict[str, object] = {"rate": rate, "ideal": ideal, "share": round(rate / ideal, 3), "calls": calls}
+    cpu = {name: benchmark.median((use[name] for use in usage), 2) for name in usage[0]}
+    programs = ", ".join(f"{name} {share:.0%}" for name, share in cpu.items() if name != "busy")
+    print(f"  of the CPU {cpu['busy']:.0%} was busy: {programs}")
+    result: dict[str, object] = {
+        "rate": rate,
+        "ideal": ideal,
+        "share": round(rate / ideal, 3),
+        "calls": calls,
+        "cpu": cpu,
+    }
     if pooled:
         through = benchmark.median(measured["pooled"], 1)
         print(f"  through PgBouncer in transaction mode {through:,.0f} rows/s, {through / rate:.0%} of the direct rate")
@@ -121,21 +140,54 @@ def insert(url: SecretStr, texts: list[str]) -> None:
         owner.execute("vacuum analyze")
 
 
-def backfill_rate(url: SecretStr, database: Database, provider: EmbeddingProvider, workers: int) -> float:
-    """The rows a second of one backfill, whose vectors are verified. Afterwards all rows are pending again."""
+def backfill_rate(
+    url: SecretStr, database: Database, provider: EmbeddingProvider, workers: int, provider_process: int | None = None
+) -> tuple[float, dict[str, float]]:
+    """The rows a second of one backfill, and the share of all cores that each program used (see cpu_seconds).
+
+    Every vector is verified. Afterwards all rows are pending again.
+    """
+    before, started = cpu_seconds(url, provider_process), time.perf_counter()
     outcome = embed_pending(database, provider, "music_knowledge", workers)
+    available = (time.perf_counter() - started) * (os.cpu_count() or 1)
+    used = cpu_seconds(url, provider_process)
     wrong = Collection(database, "music_knowledge").verify_embeddings()
     if outcome.report.failed or outcome.left.pending or wrong:
         raise RuntimeError(f"{outcome.report.failed} failed, {outcome.left.pending} left, {wrong} wrong vectors")
     with connect(url) as owner:
         owner.execute("update public.music_knowledge set embedding = null")
         owner.execute("vacuum public.music_knowledge, embedding.queue")
-    return outcome.report.embedded / outcome.report.seconds
+    return outcome.report.embedded / outcome.report.seconds, {
+        name: (seconds - before[name]) / available for name, seconds in used.items()
+    }
+
+
+def cpu_seconds(url: SecretStr, provider_process: int | None) -> dict[str, float]:
+    """The CPU seconds until now: of all cores together (`busy`), and of each program of the benchmark."""
+    with connect(url) as owner:
+        postgres = psutil.Process(owner.info.backend_pid).parent()
+        assert postgres is not None
+        own = postgres.cpu_times()
+        # The children of ended connections count where the server has waited for them.
+        database = own.user + own.system + own.children_user + own.children_system
+        database += sum(map(process_seconds, postgres.children()))
+    machine = psutil.cpu_times()
+    return {
+        "busy": sum(machine[:]) - machine.idle - getattr(machine, "iowait", 0.0) - getattr(machine, "guest", 0.0),
+        "backfill": time.process_time(),
+        "database": database,
+        "provider": process_seconds(psutil.Process(provider_process)) if provider_process else 0.0,
+    }
+
+
+def process_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
-def protocol_server(latency_ms: int) -> Iterator[str]:
-    """The test server of tests/ in a separate process, with vectors that are computed in advance."""
+def protocol_server(latency_ms: int) -> Iterator[tuple[str, int]]:
+    """The address and process id of the test server of tests/, whose vectors are computed in advance."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.protocol_server", "--latency-ms", str(latency_ms), "--pool", "256"],
         cwd=command.ROOT,
@@ -144,7 +196,7 @@ def protocol_server(latency_ms: int) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)

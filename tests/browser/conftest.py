@@ -51,10 +51,14 @@ expect.set_options(timeout=PATIENCE_MS)
 
 @pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run these tests in one worker, which has the browser, the seeded database and the servers."""
+    """Run these tests in two workers, each of which has a browser, the seeded database and the servers.
+
+    In one worker they would take longer than all other tests together.
+    """
     for item in items:
-        if Path(item.path).parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group("browser"))
+        if (path := Path(item.path)).parent == Path(__file__).parent:
+            group = "pages" if path.stem in ("test_page", "test_map", "test_search") else "panels"
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module")
