@@ -62,18 +62,18 @@ format: .venv/installed-dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-engine bench-queue ## Run the benchmarks of the engine, claims and backfill
+bench: bench-engine bench-queue ## Run the benchmarks of the engine and of the queue
 
 bench-engine: .venv/installed ## Compare the engine with sentence-transformers and plain onnxruntime
 	@$(BIN)/python scripts/bench/engine.py
 
-bench-queue: .venv/installed ## Measure a claim with 1,000 and 1,000,000 pending rows, and a backfill against the bare engine
+bench-queue: .venv/installed ## Measure claims and saves with 1,000 and with 1,000,000 pending rows
 	@$(BIN)/python scripts/bench/claims.py
 
-bench-writes: .venv/installed ## Measure the cost of tracking for writers: insert, COPY, update
+bench-writes: .venv/installed ## Measure how much slower tracking makes insert, COPY and update
 	@$(BIN)/python scripts/bench/writes.py
 
-bench-search: .venv/installed ## Measure search over 1,000,000 rows beside the guide's recipe and bare pgvector
+bench-search: .venv/installed ## Measure search over 1,000,000 rows; compare it with Supabase's guide and with bare pgvector
 	@$(BIN)/python scripts/bench/search.py --keep
 
 screenshots: .venv/installed-dev ## Take pictures of the console into .screenshots, and the one for README (needs Debian's chromium)

@@ -1,4 +1,4 @@
-"""/api/collections: coverage, failed rows and cost estimates of the tracked tables."""
+"""/api/collections: how many rows of each tracked table are embedded, pending or failed; failed rows; cost estimates."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -22,7 +22,7 @@ RowId = Annotated[Text, Field(min_length=1, max_length=512)]
 
 
 class RowFailure(BaseModel):
-    """A row that could not be embedded. It is tried again when its text changes, or after a retry."""
+    """A row that could not be embedded. It is tried again after its text changes, or after POST /{collection}/retry."""
 
     row_id: str
     attempts: int
@@ -31,7 +31,7 @@ class RowFailure(BaseModel):
 
 
 class RunningState(BaseModel):
-    """The active runs of the collection, the rows that they have `done` and all `remaining` rows."""
+    """All active runs of the collection together: the latest `run_id`; `done` and the rate are sums; `remaining`: pending rows."""
 
     run_id: str
     started_at: datetime
@@ -46,11 +46,11 @@ class SearchRoute(BaseModel):
 
 
 class CollectionCoverage(BaseModel):
-    """total = embedded + pending + failed. `models`: vectors by model, more than one while a switch is under way.
+    """total = embedded + pending + failed. `models` counts the vectors of each model; during a switch there are two.
 
-    `error` says why the table's rows cannot be read, and what to do; the counts then cover only vectors and the queue.
-    `search` is null if the table has no search function. `label_column` names a row best (null: use its text);
-    `category_columns` have few values.
+    `error` says why the table's rows cannot be read, and what to do; the numbers then come from the vectors and the queue.
+    `search` is null if no search route serves the table. `label_column` is the column to show as a row's name (null: show
+    its text); `category_columns` are columns with few distinct values.
     """
 
     collection: str = Field(examples=["music_knowledge"])

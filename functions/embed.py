@@ -21,7 +21,7 @@ MAX_CHUNKS = 256
 class Chunk(Body):
     chunk_id: Annotated[Text, Field(max_length=512, examples=["c1"])]
     content: Annotated[SomeText, Field(examples=["A compressor turns the loud parts down."])]
-    # Stored with the chunk; has no other effect.
+    # `path` and `language` are stored with the chunk; they have no other effect.
     path: Annotated[Text, Field(max_length=1024, examples=["src/mix.py"])] = ""
     language: Annotated[Text, Field(max_length=64, examples=["python"])] | None = None
 
@@ -57,7 +57,7 @@ class EmbedAnswer(BaseModel):
 async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed 1 to 256 chunks."""
     if body.store:
-        # In a thread, because the call waits for the database.
+        # The call waits for the database, so it must not run on the event loop.
         await asyncio.to_thread(check_chunks_can_be_stored, services.database)
     texts = [chunk.content for chunk in body.chunks]
     answer = await wait_for(services.embedding.submit(texts, body.input_type, body.batch_id, deadline), deadline)

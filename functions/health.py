@@ -27,13 +27,15 @@ class Health(BaseModel):
     database: Literal["ok", "unavailable"]
 
 
-UNAVAILABLE: dict[int | str, dict[str, object]] = {503: {"model": Health, "description": "The database is gone."}}
+UNAVAILABLE: dict[int | str, dict[str, object]] = {
+    503: {"model": Health, "description": "The database does not answer."}
+}
 
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 def health(services: ServicesOf, response: Response) -> Health:
-    """Whether the process runs and reaches its database, else 503. Loads no model."""
+    """Answer 200 if the process reaches its database, else 503. Loads no model."""
     up = services.health.database_is_up()
     response.status_code = 200 if up else 503
     settings = services.settings
@@ -51,11 +53,11 @@ def health(services: ServicesOf, response: Response) -> Health:
 def _loaded_model(services: Services) -> EmbeddingModel | None:
     if not services.provider_is_made:
         return None
-    # Imported here, because a probe on Lambda creates no provider.
+    # Imported here, because a health check on Lambda creates no provider and so does not need it.
     from shared.deadline import Deadline
 
     try:
-        # If only Ollama knows the width, ask once, with a time limit: this route must answer although the server hangs.
+        # Ask Ollama for the number of dimensions if it is not known. The time limit lets this route answer if Ollama hangs.
         return services.embedding.spec(Deadline(PROBE_SECONDS))
     except AppError:
         return None

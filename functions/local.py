@@ -71,7 +71,7 @@ def _warm_up(services: Services) -> None:
     except Exception:
         # Keep serving after an error, because /ready and the first request can then report it.
         log.exception("not ready yet")
-    # Does not wait for the answer, because Ollama may start minutes later.
+    # Do not wait for the check, because Ollama may start minutes later.
     services.provider_check.start()
 
 
@@ -88,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument(
-        "--drain-minutes", type=float, default=30, metavar="N", help="embed what is pending every N minutes; 0: never"
+        "--drain-minutes", type=float, default=30, metavar="N", help="embed pending rows every N minutes; 0: never"
     )
     return parser.parse_args()
 
@@ -109,7 +109,7 @@ def main() -> int:
         print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
         return 2
     try:
-        # Before anything is started, so that a used port is reported at once.
+        # Listen before anything is started, so that a port that is in use is reported at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # An IPv6 address takes IPv4 too, if the system allows it.
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()

@@ -21,7 +21,7 @@ from shared.models import EmbeddingModel, Vectors
 router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
 
 MAX_INPUTS = 2048
-# How many texts were longer than the model reads, and so were cut.
+# This header counts the texts that were cut because they were longer than the model reads.
 TRUNCATED = "X-Truncated-Inputs"
 
 
@@ -54,7 +54,7 @@ Inputs = list[str] | list[list[int]]
 
 
 def _check_input(given: object) -> Inputs:
-    """Texts, or arrays of tokens. Report one reason; Pydantic's union would report one for each of its members."""
+    """Check `input` and return it as a list. Pydantic's own check of the union would report one error for each member."""
     inputs: list[Any] = given if isinstance(given, list) else [given]
     if inputs and all(type(token) is int for token in inputs):
         inputs = [inputs]
@@ -66,7 +66,7 @@ def _check_input(given: object) -> Inputs:
         for text in inputs:
             check_text(text)
     elif not all(isinstance(text, list) and all(type(token) is int for token in text) for text in inputs):
-        raise ValueError("it must be a text or a list of texts, or of arrays of tokens")
+        raise ValueError("it must be a text, a list of texts, an array of token ids, or a list of such arrays")
     return inputs
 
 
@@ -89,7 +89,7 @@ class EmbeddingsRequest(BaseModel):
     truncate: Annotated[
         bool | None,
         Field(
-            description=f"false: refuse a text longer than the model reads. Else it is cut, and {TRUNCATED} counts it."
+            description=f"false: refuse a text longer than the model reads. Else cut it and count it in {TRUNCATED}."
         ),
     ] = None
 
@@ -132,7 +132,7 @@ HEADERS = {TRUNCATED: {"schema": {"type": "integer"}, "description": "How many t
 @router.post("/v1/embeddings/", include_in_schema=False)
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses={200: {"headers": HEADERS}, **ERRORS})
 async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
-    """Embed one text or up to 2,048, as documents; also as arrays of tokens, where the server has tiktoken."""
+    """Embed up to 2,048 texts as documents. With tiktoken on the server, arrays of token ids are accepted, too."""
     spec = await _spec(services, deadline)
     if not _is_named(body.model, spec.name):
         raise _not_served(body.model, spec.name)
@@ -175,7 +175,7 @@ async def retrieve_model(model: str, services: ServicesOf, deadline: DeadlineOf)
 
 
 async def _spec(services: Services, deadline: Deadline | None) -> EmbeddingModel:
-    # In a thread the first time, because this may create the provider or ask it for the width of its vectors.
+    # The first call may create the provider or ask it for the width of its vectors, so it runs in a thread.
     service = services.embedding
     if (spec := service.known_spec) is None:
         spec = await asyncio.to_thread(service.spec, deadline)

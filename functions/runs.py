@@ -17,10 +17,11 @@ Cost = Annotated[float | None, Field(description="USD; null if the model's price
 
 
 class Run(BaseModel):
-    """`collection` is null for `kind` generation and for a run over all collections, each of which has its own run.
+    """`collection` is null for runs of `kind` generation, and for runs over all collections.
 
-    Each of its `rows` was embedded (`reused`: with the vector of an equal text, at no cost), failed or stale (its text
-    changed during the run). crashed: the run has not ended and has not reported for two minutes.
+    During a run over all collections, each of them has a run of its own, too. `rows` = embedded + failed + stale (the text changed
+    during the run). `reused` rows were embedded with the vector of an equal text, at no cost. A run is crashed if it has not
+    ended and has not reported for two minutes.
     """
 
     run_id: str

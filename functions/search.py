@@ -31,7 +31,8 @@ class SearchRequest(Body):
     full_text_weight: Weight | None = Field(None, examples=[0.3])
     semantic_weight: Weight | None = Field(None, examples=[0.7])
     fusion: Literal["weighted", "rrf"] | None = None
-    # For datasets: score = hybrid_score + static_weight × static_score + decay_weight × 2^(-age / half_life_days).
+    # For datasets: score = hybrid_score (the sum in the docstring) + static_weight × static_score
+    # + decay_weight × 2^(-days since published_at / half_life_days).
     static_weight: Weight | None = None
     decay_weight: Weight | None = None
     half_life_days: Annotated[float, Field(gt=0, le=1_000_000)] | None = None

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from shared.tokens import TokenVerifier
 
 
-# Database connections. FastAPI runs handlers in 40 threads, and PostgreSQL allows 100 connections in all; further
-# requests wait.
+# The most database connections; further requests wait for one. FastAPI runs handlers in 40 threads, and PostgreSQL
+# allows 100 connections in all by default.
 SERVER_CONNECTIONS = 16
 LAMBDA_CONNECTIONS = 2
-# Requests of many texts that the in-process engine works on at once; more wait. It joins the texts of them all.
+# How many requests with many texts the in-process engine embeds at the same time; further requests wait. The engine
+# joins the texts of all of them.
 CALLERS_IN_PROCESS = 64
-# Single texts come from few threads, so that under load many share a call, and equal texts are embedded once.
+# How many threads embed single texts. They are few, so that under load many texts share a call, and equal texts are
+# embedded once.
 JOINING_IN_PROCESS = 2
 
 # Seconds between checks for tags whose synonyms are due for a retry.

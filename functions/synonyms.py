@@ -226,7 +226,7 @@ def deactivate_synonyms(synonyms_id: SynonymsId, services: ServicesOf) -> Stored
     return StoredSynonyms(**services.synonym_store.update_synonyms(synonyms_id, is_active=False))
 
 
-# Declared last, because a name may contain a slash, so this route matches every path below it.
+# Declared last: a tag name may contain a slash, so this route matches every path, and would hide routes declared after it.
 @router.get("/api/synonyms/{tag_type}/{tag_name:path}", openapi_extra=OPTIONAL_TOKEN)
 def get_synonyms(tag_type: TagType, tag_name: TagName, services: ServicesOf, caller: CallerOf) -> StoredSynonyms:
     """The synonyms of a tag, by its name in any spelling ("hip hop" for "Hip-Hop")."""

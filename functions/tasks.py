@@ -16,10 +16,10 @@ router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[NeedsKey])
 
 
 class TaskRequest(Body):
-    """Without a collection: all of them."""
+    """Without `collection`, the task embeds all collections."""
 
     collection: CollectionName | None = None
-    # Unset: 50, for datasets 100.
+    # The default is 50, and 100 for datasets.
     batch_size: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 

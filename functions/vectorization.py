@@ -27,7 +27,7 @@ class TextVector(BaseModel):
 
 
 class VectorizationStatus(BaseModel):
-    """`waiting` is the number of accepted texts that are not yet embedded."""
+    """`waiting` is the number of texts of accepted requests that are not yet embedded."""
 
     status: str = Field(examples=["ok"])
     provider: str = Field(examples=["onnx"])
@@ -39,7 +39,7 @@ class VectorizationStatus(BaseModel):
 
 @router.post("/embed", response_model=TextVector)
 async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
-    """Embed one text; set `input_type` to query for a search query."""
+    """Embed one text. Set `input_type` to `query` for a search query."""
     service = services.embedding
     answer = await wait_for(service.submit([body.text], body.input_type, request_id.get() or "", deadline), deadline)
     return JsonBytes(
@@ -49,7 +49,7 @@ async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: Deadline
 
 @router.get("/status")
 def vectorization_status(services: ServicesOf, deadline: DeadlineOf) -> VectorizationStatus:
-    """Provider, model and width; loads the model if it is not loaded."""
+    """Return the provider, its model and the number of dimensions. Loads the model if it is not loaded."""
     spec = services.embedding.spec(deadline)
     return VectorizationStatus(
         status="ok",

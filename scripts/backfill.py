@@ -33,9 +33,9 @@ exit code: 0 all embedded; 1 some rows failed, --verify found wrong vectors, or 
 2 wrong configuration; 130 interrupted.
 
 --json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
-cost_usd and seconds are of the whole run, and `collections` holds the same of each collection. With --dry-run
-they are collection, model, rows, texts, tokens and cost_usd (null: the price is not known). collection and model
-are null if the collections differ.
+cost_usd and seconds are sums over all collections, and `collections` has an object with the same fields for each.
+With --dry-run the fields are collection, model, rows, texts, tokens and cost_usd (null: the price is not known).
+collection and model are null if the collections differ.
 """
 # Errors that end every run until the configuration is changed.
 WRONG_SETTINGS = (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError)
@@ -46,18 +46,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.epilog = EPILOG
     add = parser.add_argument
     number, flag = partial(add, type=int, metavar="N"), partial(add, action="store_true")
-    add("--collection", metavar="NAME", help="only this one (default: every tracked table)")
+    add("--collection", metavar="NAME", help="embed only this collection (default: every tracked table)")
     number("--batch-size", default=50, help="rows per claim and per request (default: 50)")
     number("--workers", help="concurrent requests (default: by provider)")
     number("--lease-seconds", default=60, help="how long the rows of a killed run stay leased (default: 60)")
     number("--limit", help="stop after N rows")
-    flag("--dry-run", help="print rows, tokens and cost; no request, no change")
+    flag("--dry-run", help="print rows, tokens and cost; send no request and change nothing")
     add("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
     flag("--retry-failed", help="first queue the failed rows again")
     flag("--reconcile", help="first queue pending rows that the triggers did not see")
     flag("--verify", help="afterwards compare every vector with its row's text and model")
     flag("--repair", help="like --verify, and also remove the wrong vectors: the next run embeds the rows")
-    target = "move the collection to another model, such as ollama:nomic-embed-text; it stays searchable meanwhile"
+    target = "move the collection to another model, such as ollama:nomic-embed-text; searches go on during the move"
     add("--switch-model", metavar="PROVIDER:MODEL", help=target)
     return parser.parse_args()
 

@@ -33,11 +33,11 @@ def as_json(reports: Sequence[BackfillReport | Estimate]) -> dict[str, object]:
 
 def describe(report: BackfillReport, price: float) -> str:
     rate = report.embedded / report.seconds if report.seconds else 0.0
+    reused = f" ({report.reused:,} with the vector of an equal text)" if report.reused else ""
     parts = [
-        f"{report.embedded:,} embedded",
+        f"{report.embedded:,} embedded{reused}",
         f"{report.failed:,} failed",
-        *([f"{report.stale:,} changed meanwhile"] if report.stale else []),
-        *([f"{report.reused:,} of them reused"] if report.reused else []),
+        *([f"{report.stale:,} changed while they were embedded"] if report.stale else []),
         *([f"{report.truncated:,} truncated"] if report.truncated else []),
         f"{report.tokens:,} tokens",
         *([f"${report.cost_usd:.4f}"] if price else []),

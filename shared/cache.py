@@ -61,7 +61,7 @@ class RedisCache:
             return getattr(self._redis, command)(*arguments, **options)
         except self._failure as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            # Only the type: the error's text may quote the URL.
+            # Log only the type: the error's text may quote the URL.
             log.warning("redis is out of reach (%s); searching without it", type(error).__name__)
             return None
 

@@ -26,9 +26,9 @@ def shortened_model_name(model: str, dimensions: int | None) -> str:
 
 
 class ModelName(NamedTuple):
-    """The parts of a name that vectors are stored under: what the provider calls the model, and what else they depend on.
+    """The parts of a model's name in the database: the provider's name of the model, and what else its vectors depend on.
 
-    `input_types` are those of InputRules; `prefixed` says that a document prefix was set.
+    `input_types` are those of InputRules; `prefixed`: a document prefix was set.
     """
 
     model: str
@@ -49,7 +49,7 @@ def split_model_name(name: str) -> ModelName:
     return ModelName(model, int(width) if width else None, (query, document) if query else None, digest is not None)
 
 
-# Models are trained with different inputs for what is stored and what is asked.
+# Some models are trained with different inputs for stored texts and for queries.
 InputKind = Literal["document", "query"]
 
 
@@ -71,9 +71,9 @@ class EmbeddingModel:
 
 @dataclass(frozen=True, slots=True)
 class InputRules:
-    """How the settings tell queries and documents apart; None: as the model is known to want it.
+    """How the settings mark queries and documents for the model; None: as is known of the model.
 
-    `types` are the input_type of queries and of documents in a request.
+    `types` are the values of the field input_type in requests with queries and with documents.
     """
 
     query_prefix: str | None = None
@@ -118,19 +118,19 @@ class Embeddings:
 
     @property
     def truncated(self) -> int:
-        """How many texts were cut."""
+        """The number of texts that were cut."""
         return len(self.cut)
 
 
 @dataclass(slots=True)
 class Spent:
-    """What was sent to a provider so far: requests, and the tokens that were paid for, whatever became of the answers."""
+    """The requests that were sent to a provider, and the tokens that they cost, also if an answer could not be used."""
 
     tokens: int = 0
     calls: int = 0
 
     def add(self, more: Spent) -> None:
-        """Add to both."""
+        """Add requests and tokens."""
         self.tokens += more.tokens
         self.calls += more.calls
 
@@ -195,7 +195,7 @@ class BackfillReport:
     """The result of a backfill.
 
     `processed` rows were claimed; each was `embedded` (it holds its vector now), `failed` or `stale` (its
-    text changed in the meantime, so it stays pending). `reused` counts the embedded ones that cost no provider
+    text changed while it was embedded, so it stays pending). `reused` counts the embedded ones that cost no provider
     input, because an equal text had a vector already. `cost_usd` is tokens times the price, in USD.
     """
 

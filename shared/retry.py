@@ -117,7 +117,7 @@ class Retrier:
             seconds = max(seconds, asked)
             self.hold(asked)
         elif isinstance(error, ProviderRateLimited):
-            # The limit is the account's, not this call's: other calls would be refused as well.
+            # A rate limit applies to the whole account, so the server would refuse the other calls as well.
             self.hold(seconds)
         return seconds
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SUFFIXES = (".html", ".css", ".js", ".svg")
 _FILES = StaticFiles(directory=FOLDER)
-# Set here, because some systems map .js to a type with which browsers refuse to run a module.
+# Some systems give .js a content type with which browsers refuse to run a module.
 mimetypes.add_type("text/javascript", ".js")
 
 # Everything is loaded from this server, and the page holds no inline script or style.
@@ -57,7 +57,9 @@ class ConsoleStart(BaseModel):
     database: Literal["ok", "gone"]
     synonyms: bool = Field(description="whether a generator of synonyms is configured")
     currency: Literal["USD"]
-    searchable: list[str] = Field(description="the collections that /api/search takes", examples=[["music_knowledge"]])
+    searchable: list[str] = Field(
+        description="the collections that /api/search can search", examples=[["music_knowledge"]]
+    )
     problems: list[Problem]
 
 
@@ -101,7 +103,7 @@ async def _serve(name: str, request: Request) -> Response:
 
 @router.get("/api/console")
 def start(request: Request, services: ServicesOf) -> ConsoleStart:
-    """The page's start data, and a list of problems. It contains no data of rows."""
+    """Return the data with which the page starts, and a list of problems. The answer contains no data of rows."""
     up = services.health.database_is_up()
     state = services.provider_check.state()
     settings = services.settings

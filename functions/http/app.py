@@ -1,4 +1,7 @@
-"""Creates a FastAPI application from the routes of one or several functions."""
+"""Creates a FastAPI application from the routers of one or several modules in functions/.
+
+On Lambda each module is a function of its own; `make serve` runs all of them in one server.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager

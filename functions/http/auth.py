@@ -23,7 +23,7 @@ _webhook_scheme: SecurityBase = HTTPBearer(
 
 
 async def _services(request: Request) -> Services:
-    # `async`, because FastAPI runs a plain function in a thread.
+    # `async`, because FastAPI would run a plain function in a thread, which costs time.
     services: Services = request.app.state.services
     return services
 

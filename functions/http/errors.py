@@ -89,7 +89,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 413:
         known: AppError = RequestTooLarge(error.detail)
     else:
-        # Of the rest FastAPI reports a body that it could not read.
+        # The only other one is a body that FastAPI could not read.
         known = {404: NotFound(), 405: MethodNotAllowed()}.get(status, InvalidRequest("body: it cannot be read"))
     response = error_response(known, request.url.path, status=status)
     response.headers.update(error.headers or {})

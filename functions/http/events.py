@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 MAX_ANSWER_BYTES = 5_500_000
 # Below this a body is within the limit, however many characters JSON escapes.
 _SURELY_FITS = MAX_ANSWER_BYTES // 6
-# The list of an answer that grows, and the field of the request that bounds it.
+# The list that may grow in each kind of answer: the field of the request that limits it.
 _BOUNDED_BY = {"hits": "match_count", "data": "input", "vectors": "chunks", "embeddings": "texts"}
 
 
@@ -49,7 +49,7 @@ class LambdaHandler:
         try:
             return self._app.state.services.settings.api_base_path or ""
         except AppError:
-            # RequestMiddleware answers what is wrong with the settings.
+            # The settings are wrong. RequestMiddleware reads them again and answers with the error.
             return ""
 
 
@@ -59,7 +59,7 @@ def _with_route(event: Mapping[str, Any], base_path: str) -> dict[str, Any]:
     if "http" not in request:
         return {**event, "path": _without(base_path, event["path"] or "/")}
     path = request["http"]["path"]
-    # A domain of one's own has no stage in its paths.
+    # Only AWS's own domain has the stage in its paths; a custom domain has not.
     if request.get("stage", "$default") != "$default" and ".execute-api." in request.get("domainName", ""):
         path = _without(f"/{request['stage']}", path)
     path = _without(base_path, path)
@@ -73,7 +73,7 @@ def _without(prefix: str, path: str) -> str:
 
 
 def _bounded(event: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer, or an error that says how much to ask for where Lambda could not carry it."""
+    """Return the answer. If it is too large for Lambda, return an error that says how much to ask for."""
     body = answer.get("body") or ""
     size = len(body) if len(body) < _SURELY_FITS else len(orjson.dumps(body))
     if size <= MAX_ANSWER_BYTES:
@@ -93,7 +93,7 @@ def _bounded(event: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]
     if "headers" in answer:
         replaced["headers"] = headers
     if "multiValueHeaders" in answer:
-        # A load balancer reads either these or the others, a REST API both.
+        # A load balancer reads either `headers` or `multiValueHeaders`, a REST API reads both.
         replaced["multiValueHeaders"] = (
             {} if "headers" in answer else {name: [value] for name, value in headers.items()}
         )
@@ -108,7 +108,7 @@ def _advice(answer: Mapping[str, Any], body: str, size: int, method: str) -> str
             items = found.get(name)
             if isinstance(items, list) and len(items) > 1:
                 asked = "limit" if name == "hits" and method == "GET" else field
-                # The largest items may come first.
+                # Count with the largest item, because the largest ones may come first.
                 largest = max(len(orjson.dumps(orjson.dumps(item).decode())) for item in items)
                 fits = max(1, MAX_ANSWER_BYTES // (largest + 1))
                 return f"{asked}: {too_large}; ask for at most {min(fits, len(items) - 1)}"

@@ -66,7 +66,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Gauges that are read at each request for /metrics: waiting texts, rows in the queues."""
-        waiting = GaugeMetricFamily("tonnetz_waiting_texts", "Texts taken and not answered yet.")
+        waiting = GaugeMetricFamily("tonnetz_waiting_texts", "Texts of accepted requests that are not yet embedded.")
         waiting.add_metric([], self._services.embedding.waiting)
         yield waiting
         queued = GaugeMetricFamily("tonnetz_queue_rows", "Rows in a queue.", labels=["collection", "state"])

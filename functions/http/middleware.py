@@ -136,7 +136,8 @@ class RequestMiddleware:
         services = self._services
         if not services.open_on_loopback or services.settings.functions_api_key is not None:
             return
-        # A name that resolves to 127.0.0.1 (DNS rebinding) is in the Host header; another site's page is in Origin.
+        # Two ways of a web page to this server: a name that resolves to 127.0.0.1 (DNS rebinding), which is in the Host
+        # header, and a request to 127.0.0.1, which has the page's site in Origin.
         # Starlette's TrustedHostMiddleware knows no ranges of addresses, and answers in plain text.
         if not is_loopback(headers.get(b"host", b"").decode("latin-1")):
             raise Forbidden("without FUNCTIONS_API_KEY only 127.0.0.1 and localhost are served")
@@ -179,7 +180,7 @@ def _limited(headers: dict[bytes, bytes], receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
-            # FastAPI passes on only this kind of error from reading a body.
+            # While it reads a body, FastAPI passes on only an HTTPException; it turns any other error into a 400.
             raise HTTPException(413, TOO_LARGE)
         return message
 

@@ -24,7 +24,7 @@ _loading: "Future[Encoding] | None" = None
 
 
 async def decode_tokens(inputs: list[str] | list[list[int]]) -> list[str]:
-    """The texts themselves, or those that the arrays of tokens stand for. Raises InvalidRequest where they cannot be read."""
+    """Return texts as they are, and arrays of token ids as texts. Raises InvalidRequest if the ids cannot be decoded."""
     if isinstance(inputs[0], str):
         return inputs
     if find_spec("tiktoken") is None:
@@ -32,7 +32,7 @@ async def decode_tokens(inputs: list[str] | list[list[int]]) -> list[str]:
     try:
         encoding = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(_encoding())), LOAD_SECONDS)
     except Exception as error:
-        # Whatever a download can fail with.
+        # A download can fail with errors of several packages.
         raise InvalidRequest(f"input: the tokens of {ENCODING} cannot be loaded on this server; {CURE}") from error
     return await asyncio.to_thread(lambda: [_decode(encoding, tokens) for tokens in inputs])
 
@@ -54,7 +54,7 @@ def _load() -> "Encoding":
 
 def _decode(encoding: "Encoding", tokens: list[int]) -> str:
     try:
-        # Half a character at the end is what is left where a client has cut a long text.
+        # A client that cuts a long text between tokens may leave half a character at its end.
         text = encoding.decode(tokens, errors="ignore")
     except (KeyError, OverflowError):
         raise InvalidRequest(f"input: these are not tokens of {ENCODING}; {CURE}") from None

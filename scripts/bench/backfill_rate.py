@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Compares a backfill with its limit: the bare engine on the same texts, or a provider that answers after 100 ms.
+"""Compares the rate of a backfill with the highest possible one, and prints medians and their ratio.
 
-Both are measured alternately; prints medians and their ratio. For the provider that waits, prints which program used the
-CPU: a backfill is limited by the CPU where nearly all of it was busy.
+With the in-process model that is the rate of the engine alone on the same texts, measured alternately. With a remote
+provider it is the rate of 8 requests at a time to a test server that answers after 100 ms. For the remote provider it also
+prints which program used the CPU: if nearly all of the CPU was busy, the CPU limits the backfill.
 """
 
 import os
@@ -33,13 +34,15 @@ from tests.pgbouncer import PgBouncer
 def main() -> int:
     parser = benchmark.parser(
         __doc__,
-        rows=(2_000, "texts for the engine, without --texts"),
-        rounds=(3, "rounds, both sides in turn"),
+        rows=(2_000, "texts for the in-process model, if --texts is not given"),
+        rounds=(3, "rounds; each measures both rates"),
         remote_rows=(20_000, "rows for the remote provider"),
-        latency_ms=(100, "its time to answer"),
+        latency_ms=(100, "milliseconds in which the remote provider answers"),
     )
     parser.add_argument("--texts", type=Path, metavar="FILE", help="JSON lines with a field text")
-    parser.add_argument("--pooler", action="store_true", help="also measure remote through PgBouncer, transaction mode")
+    parser.add_argument(
+        "--pooler", action="store_true", help="also measure the remote provider with PgBouncer in transaction mode"
+    )
     parser.add_argument("--only", choices=("engine", "remote"), help="measure one of the two (default: both)")
     arguments = parser.parse_args()
     result: dict[str, object] = {"cores": os.cpu_count()}
@@ -55,7 +58,7 @@ def main() -> int:
 
 
 def bench_engine(texts: list[str], rounds: int) -> dict[str, object]:
-    """The same distinct texts through provider.embed alone, and through the database."""
+    """Embed the same texts with the provider alone, and in a backfill."""
     alone: list[float] = []
     whole: list[float] = []
     with (
@@ -75,12 +78,12 @@ def bench_engine(texts: list[str], rounds: int) -> dict[str, object]:
     bare, rate = benchmark.median(alone, 1), benchmark.median(whole, 1)
     print(f"engine, {len(texts):,} texts, medians of {rounds} rounds, {os.cpu_count()} cores")
     print(f"  provider.embed alone {bare:8,.0f} texts/s")
-    print(f"  backfill             {rate:8,.0f} rows/s, {rate / bare:.0%} of it")
+    print(f"  backfill             {rate:8,.0f} rows/s, {rate / bare:.0%} of that")
     return {"alone": bare, "backfill": rate, "share": round(rate / bare, 3)}
 
 
 def bench_remote(rows: int, latency_ms: int, rounds: int, *, pooled: bool) -> dict[str, object]:
-    """Batches of 50, 8 in flight, against a server on this machine that answers after a fixed time."""
+    """Run backfills with batches of 50 and 8 requests at a time. A server on this machine answers after a fixed time."""
     workers, batch = 8, 50
     ideal = workers * batch * 1000 / latency_ms
     usage: list[dict[str, float]] = []
@@ -143,9 +146,9 @@ def insert(url: SecretStr, texts: list[str]) -> None:
 def backfill_rate(
     url: SecretStr, database: Database, provider: EmbeddingProvider, workers: int, provider_process: int | None = None
 ) -> tuple[float, dict[str, float]]:
-    """The rows a second of one backfill, and the share of all cores that each program used (see cpu_seconds).
+    """Run a backfill; returns the rows a second, and the share of all cores that each program used (see cpu_seconds).
 
-    Every vector is verified. Afterwards all rows are pending again.
+    Verifies every vector. Afterwards all rows are pending again.
     """
     before, started = cpu_seconds(url, provider_process), time.perf_counter()
     outcome = embed_pending(database, provider, "music_knowledge", workers)
@@ -163,12 +166,12 @@ def backfill_rate(
 
 
 def cpu_seconds(url: SecretStr, provider_process: int | None) -> dict[str, float]:
-    """The CPU seconds until now: of all cores together (`busy`), and of each program of the benchmark."""
+    """Read the CPU seconds until now: of all cores together (`busy`), and of each program of the benchmark."""
     with connect(url) as owner:
         postgres = psutil.Process(owner.info.backend_pid).parent()
         assert postgres is not None
         own = postgres.cpu_times()
-        # The children of ended connections count where the server has waited for them.
+        # children_user and children_system count the processes of connections that have ended.
         database = own.user + own.system + own.children_user + own.children_system
         database += sum(map(process_seconds, postgres.children()))
     machine = psutil.cpu_times()
@@ -187,7 +190,7 @@ def process_seconds(process: psutil.Process) -> float:
 
 @contextmanager
 def protocol_server(latency_ms: int) -> Iterator[tuple[str, int]]:
-    """The address and process id of the test server of tests/, whose vectors are computed in advance."""
+    """Run the test server of tests/, which computes its vectors in advance; yields its address and process id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.protocol_server", "--latency-ms", str(latency_ms), "--pool", "256"],
         cwd=command.ROOT,

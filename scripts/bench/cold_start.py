@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Cold starts: a fresh interpreter's time to the first answer of each handler, against a bare FastAPI + Mangum app.
+"""Measures cold starts: the time from the start of a fresh interpreter's program to each handler's first answer.
 
-The time starts at the first line of the program and includes imports, settings, connecting and answering. The database
-server is already running (DATABASE_URL, as on Lambda). Loading the model, or numpy for a map, is shown separately.
+The time includes imports, settings, connecting and answering, and is compared with that of a bare FastAPI + Mangum app.
+The database server is already running (DATABASE_URL, as on Lambda). Some functions first load the model, or numpy for the
+map of a collection; this time is shown separately.
 """
 
 import compileall
@@ -44,32 +45,32 @@ import time
 started, worked = time.perf_counter(), time.process_time()
 import json, sys
 name, event = sys.argv[1], json.loads(sys.argv[2])
-engine = engine_work = 0.0
+loading = loading_work = 0.0
 if name == "bare":
     exec({bare!r})
 else:
     import importlib
     handler = importlib.import_module("functions." + name).handler
-    loading, working = time.perf_counter(), time.process_time()
+    begun, begun_work = time.perf_counter(), time.process_time()
     if sys.argv[3] == "model":
         from functions.services import SERVICES
         SERVICES.provider.embed_query("music")
     elif sys.argv[3]:
         importlib.import_module(sys.argv[3])
-    engine, engine_work = time.perf_counter() - loading, time.process_time() - working
+    loading, loading_work = time.perf_counter() - begun, time.process_time() - begun_work
 class Context:
     def get_remaining_time_in_millis(self):
         return 900_000
 answer = handler(event, Context())
 total, work = time.perf_counter() - started, time.process_time() - worked
 assert answer["status"] == "completed" if name == "worker" else answer["statusCode"] < 300, answer
-print(json.dumps([1000 * seconds for seconds in (total - engine, work - engine_work, engine)]))
+print(json.dumps([1000 * seconds for seconds in (total - loading, work - loading_work, loading)]))
 """.replace("{bare!r}", repr(BARE))
 
 SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
 EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a text"}]}
 TAG_IS_GONE = {"type": "DELETE", "table": "genre_tags", "schema": "public"}
-# function: method, path, body, what it computes with
+# function: method, path, body, and what is loaded first and measured separately ("model": the model; else a module)
 CALLS: dict[str, tuple[str, str, Any, str]] = {
     "bare": ("POST", "/bare", {"text": "a text"}, ""),
     "health": ("GET", "/health", None, ""),
@@ -86,15 +87,16 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
     "search": ("POST", "/api/search/music_knowledge", {"query": "a text"}, "model"),
     "upsert_embeddings": ("POST", "/api/upsert-embeddings", {"rows": [{"id": "missing"}]}, "model"),
     "webhooks": ("POST", "/api/webhooks/embeddings", {"type": "DELETE", "table": "music_knowledge"}, "model"),
-    # Gets the schedule's event instead of HTTP, and nothing is pending.
+    # This function gets an event of the schedule instead of an HTTP request. No row is pending.
     "worker": ("", "", SCHEDULE, "model"),
 }
 
 
 def main() -> int:
-    arguments = benchmark.parser(__doc__, rounds=(7, "rounds, the functions in turn")).parse_args()
+    arguments = benchmark.parser(__doc__, rounds=(7, "fresh interpreters for each function")).parse_args()
     environment, task = prepare()
-    # Milliseconds of each first answer, the processor time in them, and separately the time of the engine.
+    # Three numbers for each first answer, in milliseconds: its time, its processor time, and the time of loading, which the
+    # other two do not include.
     measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}
     for number in range(arguments.rounds + 1):
         for name in CALLS:
@@ -112,23 +114,23 @@ def main() -> int:
             "ratio": round(total / bare_ms, 2),
             "cpu_ms": work,
             "cpu_ratio": round(work / bare_cpu, 2),
-            "engine_ms": engine,
+            "loading_ms": loading,
         }
-        for name, (total, work, engine) in medians.items()
+        for name, (total, work, loading) in medians.items()
     }
     print(f"medians of {arguments.rounds} fresh interpreters each, ms")
-    headings = ("function", "first answer", "against bare", "CPU time", "against bare", "the engine")
+    headings = ("function", "first answer", "ratio to bare", "CPU time", "ratio to bare", "loading")
     benchmark.print_table(headings, [(name, *row.values()) for name, row in result.items()])
     return benchmark.finish(arguments, result)
 
 
 def prepare() -> tuple[dict[str, str], str]:
-    """The environment of the functions, with a database that runs, and the id of a task in it."""
+    """Start a database; returns the environment in which the functions use it, and the id of a task in it."""
     url = start_embedded(SCRATCH)
     migrate(url)
     with PostgresDatabase(url) as database:
         task = str(database.call_scalar("record_embedding_run", {"status": "completed"}))
-    # Compile as the image does; PYTHONDONTWRITEBYTECODE may be set on this machine.
+    # The container image has compiled modules. Compile them here too, since PYTHONDONTWRITEBYTECODE may be set.
     for package in ("functions", "shared"):
         compileall.compile_dir(ROOT / package, quiet=1)
     environment = {
@@ -146,11 +148,11 @@ def prepare() -> tuple[dict[str, str], str]:
 
 
 def start_cold(name: str, task: str, environment: dict[str, str]) -> list[float]:
-    """The times of one function's first answer in a fresh interpreter."""
-    method, path, body, engine = CALLS[name]
+    """Measure one function's first answer in a fresh interpreter; returns the three numbers of `main`."""
+    method, path, body, load_first = CALLS[name]
     event = json.dumps(http_event(method, path.format(task=task), body) if method else body)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, name, event, engine],
+        [sys.executable, "-c", PROGRAM, name, event, load_first],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

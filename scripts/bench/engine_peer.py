@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""One of the systems that engine.py compares with the engine. It runs in an environment without the project's packages.
+"""Runs sentence-transformers or plain onnxruntime, which engine.py compares with the in-process engine of Tonnetz.
 
-It prints `ready` on stdout after a warm-up. Then it reads paths from stdin, one per line: for each it embeds all texts,
+It runs in an environment without the project's packages.
+
+After a warm-up it prints `ready` on stdout. Then it reads paths from stdin, one per line: for each it embeds all texts,
 writes the vectors to the path and prints the seconds.
 """
 
@@ -22,7 +24,7 @@ def sentence_transformers(directory: str) -> Any:
 
 
 def plain_onnxruntime(tokenizer_file: str, graph: str, max_tokens: str) -> Any:
-    """onnxruntime as it comes, all cores on one batch after another, sorted by length so that little is padded."""
+    """Compute batches of 32 texts one after another, each on all cores. Texts are sorted by length: this needs little padding."""
     import onnxruntime
     from tokenizers import Tokenizer
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Compares the server under load (64 clients post one text at a time) with the bare engine and with infinity-emb.
+"""Compares the HTTP server under load (64 clients post one text at a time) with the engine alone and with infinity-emb.
 
 A separate process on the same machine makes the load: it keeps connections open, prepares the requests and checks the
-answers at the end. Every vector is then compared with the engine's for its text.
+answers at the end. Every vector is then compared with the one that the engine computes for its text.
 infinity-emb (torch engine, the same weights) runs in a separate environment, .bench/infinity, which the first run
 creates.
 """
@@ -133,7 +133,7 @@ def print_result(result: dict[str, Any]) -> None:
     line("latency p50 / p99", f"{result['p50_ms']:.0f} / {result['p99_ms']:.0f} ms")
     line("one client alone", f"{result['single_ms']:.1f} ms  (p99 is {result['p99_against_single']:.1f} times that)")
     same = f"{result['clients_200_against_one_same_text']:.1f} times if all send the same text"
-    line("200 clients against one", f"{result['clients_200_against_one']:.1f} times the throughput, {same}")
+    line("200 clients, not one", f"{result['clients_200_against_one']:.1f} times the throughput, {same}")
     checked = f"{result['requests']:,}, {result['wrong']} wrong, cosine at least {result['cosine_min']}"
     line("vectors checked", checked)
     if theirs := result.get("infinity"):

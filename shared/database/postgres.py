@@ -39,13 +39,14 @@ _OPTIONS: dict[str, Any] = {
 # transaction mode then lends the connection to another program. The role is set in a statement of its own: PostgreSQL
 # may check what a statement may do before it runs it.
 _AS_SERVICE_ROLE = "set local role service_role; "
-# The timeout is Supabase's own for the role authenticated.
+# 8 seconds is Supabase's own timeout for the role authenticated.
 _AS_CALLER = (
     "select set_config('request.jwt.claims', %s, true); set local statement_timeout = '8s'; "
     "set local transaction_read_only = on; set local role %s; "
 )
 
-# Bytes of JSON from which an argument is sent beside its statement: PostgreSQL reads a literal some 10 ns a byte slower.
+# An argument of more bytes of JSON is sent beside its statement, because PostgreSQL reads a literal some 10 ns a byte
+# slower.
 _LARGE = 32_768
 
 # A batch of vectors is a megabyte of JSON.
@@ -63,7 +64,7 @@ def translate(error: psycopg.Error, function: str = "") -> AppError:
         )
     if error.sqlstate is None and isinstance(error, psycopg.DataError):
         return DatabaseRejected("a text contains the character NUL, which PostgreSQL cannot store; remove it")
-    # A pooler refuses with this code whatever the reason is.
+    # A pooler refuses with this code for every reason; its message says which.
     if error.sqlstate == "08P01" and (refused := pooler_error(error.diag.message_primary or "")):
         return refused
     return error_from_sqlstate(
@@ -146,7 +147,7 @@ class _Pool:
     def __init__(self, url: SecretStr, first: Connection, size: int) -> None:
         self._url = url
         self._first = [first]
-        # Why the last attempt to connect failed.
+        # The error of the last attempt to connect.
         self._failure: Exception | None = None
         self._pool = ConnectionPool(
             url.get_secret_value(),

@@ -110,7 +110,8 @@ class SupabaseDatabase(Database):
 class _SupabaseCaller(SupabaseDatabase):
     """Sends the caller's token with the anon key; PostgREST verifies it. It does not have the service role key."""
 
-    # PostgREST and its gateway: no or wrong signature, anonymous access off, expired.
+    # Codes of PostgREST and its gateway for a token that is unsigned, wrongly signed or expired, and for anonymous
+    # access that is off.
     _token_refused = ("PGRST301", "PGRST302", "PGRST303", "401")
 
     def __init__(self, url: str, anon_key: SecretStr, caller: Caller, http: httpx.Client) -> None:

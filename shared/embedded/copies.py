@@ -12,7 +12,7 @@ from shared.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A migration in the other project; `new` where this call wrote it."""
+    """A migration in the other project; `new` is true if this call wrote it."""
 
     path: Path
     new: bool

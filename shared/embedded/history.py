@@ -19,7 +19,7 @@ _COPY = "scripts/migrate.py --copy-to THE_PROJECT/supabase/migrations"
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Our versions that are recorded; whether some are copies in another project, and whether it has its own, too."""
+    """The recorded versions of our migrations. `copied`: some of them are copies; `foreign`: there are other migrations."""
 
     recorded: frozenset[str]
     copied: bool = False

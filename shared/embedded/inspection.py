@@ -35,7 +35,7 @@ def inspect(url: SecretStr) -> Inspection:
                 require_server(owner)
             facts = None if lacking else owner.execute("select public.describe_installation()").fetchone()
             row = owner.execute("select pg_backend_pid()").fetchone()
-            # Through a pooler, the client gets another process id than the server's.
+            # A pooler reports another process id to the client than that of the server.
             direct = row == (owner.info.backend_pid,)
             return Inspection(direct, lacking, facts[0] if facts else {})
     except psycopg.Error as error:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from shared.errors import ConfigurationError, DatabaseUnavailable
 
-# Written once, when the data directory is created; users may edit postgresql.conf afterwards.
+# These lines are written once, when the data directory is created; users may edit postgresql.conf afterwards.
 _CONFIGURATION = """
 # Tonnetz
 jit = off                        # search plans are short; compiling them takes longer than running them

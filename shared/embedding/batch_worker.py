@@ -40,7 +40,7 @@ class BatchWorker:
     retrier: Retrier
     halt: threading.Event
     requests: threading.Semaphore
-    # The database was unreachable for as long as a save may wait: other saves try only once.
+    # True after a save has waited for the database as long as it may: the other saves then try only once.
     gave_up: bool = False
 
     def embed(self, batch: Batch) -> Batch:

@@ -35,7 +35,7 @@ def check_chunks_can_be_stored(database: Database) -> None:
 def store_chunks(
     database: Database, provider: "EmbeddingProvider", chunks: Sequence[CodeChunk], vectors: Vectors
 ) -> int:
-    """Write chunk i with vector i; returns how many were new or changed.
+    """Write chunk i with vector i; returns how many chunks were new or changed.
 
     Raises DatabaseRejected if the collection is embedded with another model.
     """

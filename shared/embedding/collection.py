@@ -61,7 +61,7 @@ class Collection:
         if not rows:
             return 0, 0
         payload = [
-            # The vector goes as text: the server then parses floats, not a tree of JSON numbers.
+            # Send each vector as a text: the server then parses floats, and builds no tree of JSON numbers.
             {"row_id": row.row_id, "text_hash": row.text_hash, "embedding": vector_text(vector)}
             for row, vector in zip(rows, vectors, strict=True)
         ]
@@ -84,7 +84,7 @@ class Collection:
         return int(self._call("renew_embeddings", row_ids=list(row_ids), lease_seconds=lease_seconds)[0])
 
     def embedding_queue(self) -> QueueState:
-        """How many rows are ready, leased, waiting and failed."""
+        """Return how many rows are ready, leased, waiting and failed."""
         row = self._call("embedding_queue")[0]
         return QueueState(row["ready"], row["leased"], row["waiting"], row["failed"])
 

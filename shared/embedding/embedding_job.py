@@ -70,7 +70,8 @@ class EmbeddingJob:
         for name in names:
             options = BackfillOptions(name, task.batch_size, self.workers, wait_for_others=self.wait_for_others)
             try:
-                # Each backfill records a run: the task's own run if there is one collection, else a part with a new id.
+                # Each backfill records a run: under the task's id if the task has one collection, otherwise under a new
+                # id.
                 outcome = backfill(
                     self.database,
                     provider,

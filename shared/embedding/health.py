@@ -18,7 +18,7 @@ PROBE_SECONDS = 3.0
 
 @dataclass(slots=True)
 class HealthService:
-    """Probes the database. Concurrent callers share one probe, so a dead database cannot block all threads."""
+    """Checks the database. Concurrent callers share one check, so a dead database does not block all threads."""
 
     database: Callable[[], Database]
     _probe: Future[bool] | None = None

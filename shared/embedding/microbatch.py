@@ -45,7 +45,7 @@ class MicroBatcher:
                 # Skip requests that were cancelled while they waited.
                 if answer.set_running_or_notify_cancel():
                     batch.setdefault(text, []).append(answer)
-                    # Texts wait in the order of their deadlines, so the last text has the latest one.
+                    # Texts wait in the order of their deadlines, so the last text has the latest deadline.
                     deadline = until
         except IndexError:
             pass

@@ -28,7 +28,8 @@ BATCH_SIZE = 50
 PATIENCE_SECONDS = 5.0
 
 
-# Why a requested row has no vector for its current text. For a refused text, the provider's error gives the reason.
+# Reasons why a requested row has no vector for its current text. If the provider refused the text, its error is the
+# reason.
 _REASONS = {
     "missing": "there is no such row",
     "empty": "the row has no text to embed",
@@ -36,7 +37,7 @@ _REASONS = {
     "cleared": "a trigger of the table removes or changes the vector; the reason is listed with the failed rows",
     "leased": "another worker is embedding the row; it will have its vector without this request",
     "other_text": "the text given is not the row's text: a vector belongs to the row's own text, so update the row first",
-    "stale": "the row was changed or deleted meanwhile; its new text is pending",
+    "stale": "the row was changed or deleted while it was embedded; its new text is pending",
 }
 
 
@@ -172,7 +173,7 @@ class _Call:
             if leased:
                 time.sleep(0.1)
             pending = leased
-        # Only after the loop, because a request may name a row twice.
+        # Do this after the loop, because a request may name a row twice.
         unwanted = [row_id for row_id in claimed if row_id in wrong]
         if unwanted:
             self.work.release_embeddings(unwanted)

@@ -63,7 +63,7 @@ def running_by_collection(database: Database, pending: Mapping[str, int]) -> dic
     running = {}
     for row in database.call("running_embedding_runs"):
         if row["collection"] is None:
-            continue  # a run over all collections; its parts are listed as runs of their own
+            continue  # This is a run over all collections. The run of each collection is listed, too.
         rate = row["rows_per_second"]
         remaining = pending.get(row["collection"], 0)
         running[row["collection"]] = Running(

@@ -20,7 +20,7 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 # Rows per claim, if the caller does not set it.
 BATCH_SIZE = 50
 BATCH_SIZES = {"datasets": 100}
-# Well below the 120 s without a report after which a run is shown as crashed.
+# Seconds between reports: well below the 120 s without a report after which a run is shown as crashed.
 REPORT_SECONDS = 5.0
 INTERNAL = "internal error; see the log"
 

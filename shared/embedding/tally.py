@@ -15,7 +15,7 @@ class Tally:
     price: float
     max_cost: float | None
     reserved: int = 0
-    # Requests made to the provider.
+    # The number of requests to the provider.
     calls: int = 0
     started: float = field(default_factory=time.monotonic)
 

@@ -17,10 +17,10 @@ from shared.retry import REQUEST_RETRIES
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
-# Texts that may wait or be embedded at the same time; further requests get a 503 with Retry-After.
+# How many texts may wait or be embedded at the same time; further requests get a 503 with Retry-After.
 MAX_TEXTS_WAITING = 8192
 
-# The number of texts in a request, their tokens and the seconds it took.
+# A function that gets the number of texts in a request, their tokens and the seconds it took.
 Observe = Callable[[int, int, float], None]
 
 

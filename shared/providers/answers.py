@@ -9,7 +9,8 @@ import numpy as np
 from shared.errors import ProviderContractError, ProviderWidthError
 from shared.models import Vectors
 
-# float32 sums of 3072 squares are off by about 1e-6; models that normalise stay far within this.
+# A vector whose length differs from 1 by more is normalised. The length of a normalised vector of 3,072 float32 numbers
+# differs by about 1e-6.
 UNIT_TOLERANCE = 1e-3
 
 
@@ -28,13 +29,13 @@ class WireAnswer:
 
 
 def reported_tokens(count: object) -> int | None:
-    """A server's count of tokens; None for no count, and for the 0 that some report instead."""
+    """A server's count of tokens. None if there is no count; some servers then report 0."""
     return count if isinstance(count, int) and count > 0 else None
 
 
 @contextmanager
 def paid(tokens: int | None) -> Iterator[None]:
-    """An answer that cannot be read is raised inside; it cost these tokens all the same (None: as estimated)."""
+    """Store the tokens in an error that is raised inside: an unreadable answer has cost them, too (None: as estimated)."""
     try:
         yield
     except ProviderContractError as error:

@@ -55,7 +55,7 @@ class EmbeddingProvider(ABC):
         self.retrier = retrier or Retrier()
         self._spec = declared
         self._rules = rules
-        # The cost of the request for the width, until a call has reported it.
+        # The cost of the request for the width. The next call reports it and sets this to no cost.
         self._unreported = Spent()
         self._width_lock = threading.Lock()
 

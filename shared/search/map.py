@@ -18,7 +18,7 @@ MAX_POINTS = 2000
 CACHED_MAPS = 32
 MAX_AGE_SECONDS = 600.0
 
-# Subspace iteration: width of the subspace, and number of iterations.
+# Subspace iteration: number of dimensions of the subspace, and number of iterations.
 _WIDTH = 10
 _ROUNDS = 40
 

@@ -107,7 +107,7 @@ class SynonymRequests:
     def start(
         self, tag_type: str | None = None, tag_ids: Sequence[int] | None = None, *, force: bool = False
     ) -> tuple[str | None, int]:
-        """(task_id, tags requested); no task where no tag needs synonyms. Raises InvalidRequest without a generator."""
+        """Return the task's id (None if no tag needs synonyms) and the number of tags. Raises InvalidRequest."""
         if not self.has_generator:
             raise InvalidRequest(
                 "no generator is set up on this server: set GENERATION_PROVIDER to ollama or openai, "

@@ -55,7 +55,7 @@ class SynonymStore:
         return [Tag(*_OF_A_TAG(row)) for row in rows]
 
     def store_generated_synonyms(self, tag: Tag, synonyms: Mapping[str, Any], model: str) -> tuple[str, int | None]:
-        """(stored | stale | kept, id): stale where the tag was renamed or deleted, kept where synonyms were written by hand."""
+        """Return (stored | stale | kept, id): stale if the tag was renamed or deleted, kept if they were written by hand."""
         key = {"tag_type": tag.tag_type, "tag_id": tag.tag_id, "tag_name": tag.name}
         (row,) = self._call("store_generated_synonyms", **key, synonyms=synonyms, model=model)
         return row["outcome"], row["id"]

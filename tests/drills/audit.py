@@ -11,28 +11,28 @@ from tests.protocol_vectors import embed
 
 @dataclass(frozen=True)
 class Audit:
-    """The state of the table; `foreign`: vectors that do not belong to their text; `orphans`: queue entries without a row."""
+    """The state of the table. `wrong_vectors`: those that belong to another text; `without_row`: queue entries of deleted rows."""
 
     rows: int
     embedded: int
-    foreign: int
+    wrong_vectors: int
     unverified: int
     queued: int
-    orphans: int
+    without_row: int
 
     def judge(self, finding: Finding) -> None:
-        """Expect full coverage, every vector beside its text and an empty queue."""
+        """Expect that every row is embedded, that every vector belongs to its text, and that the queue is empty."""
         finding.expect(self.embedded == self.rows, f"{self.rows - self.embedded} of {self.rows} rows have no vector")
-        finding.expect(self.foreign == 0, f"{self.foreign} vectors belong to another text")
-        finding.expect(self.unverified == 0, f"verify finds {self.unverified}")
+        finding.expect(self.wrong_vectors == 0, f"{self.wrong_vectors} vectors belong to another text")
+        finding.expect(self.unverified == 0, f"verify_embeddings finds {self.unverified} wrong vectors")
         finding.expect(self.queued == 0, f"{self.queued} entries are left in the queue")
-        finding.expect(self.orphans == 0, f"{self.orphans} queue entries of deleted rows")
+        finding.expect(self.without_row == 0, f"{self.without_row} queue entries belong to deleted rows")
 
 
 def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: int = WIDTH) -> Audit:
     """Read the whole table and compute every vector again from its row's text.
 
-    `expected` rows: those that are missing count as not embedded.
+    Of the `expected` rows, those that are missing count as not embedded.
     """
     with site.connect() as owner:
         rows = owner.execute(
@@ -41,13 +41,13 @@ def audit(site: Site, expected: int | None = None, *, prefix: str = "", width: i
         ).fetchall()
         (unverified,) = owner.execute("select verify_embeddings('music_knowledge')").fetchone() or (-1,)
         (queued,) = owner.execute("select count(*) from embedding.queue").fetchone() or (-1,)
-        (orphans,) = owner.execute(
+        (without_row,) = owner.execute(
             "select count(*) from embedding.queue q where not exists"
             " (select from music_knowledge m where m.id = q.row_id::uuid)"
         ).fetchone() or (-1,)
     held = [(text, vector) for text, vector in rows if vector is not None]
-    foreign = sum(not is_vector_of(vector, prefix + text, width) for text, vector in held)
-    return Audit(max(len(rows), expected or 0), len(held), foreign, unverified, queued, orphans)
+    wrong = sum(not is_vector_of(vector, prefix + text, width) for text, vector in held)
+    return Audit(max(len(rows), expected or 0), len(held), wrong, unverified, queued, without_row)
 
 
 def is_vector_of(vector: str, text: str, width: int = WIDTH) -> bool:

@@ -41,16 +41,16 @@ DRILLS = (
     Drill("database: disk full", fill_the_disk),
     Drill("database: deadlock", provoke_a_deadlock),
     Drill("database: read-only", read_only),
-    Drill("database: down under the functions", restart_under_the_functions),
-    Drill("database: embedded, its starter killed", kill_beside_the_embedded_server),
+    Drill("database: down while the HTTP server runs", restart_under_the_functions),
+    Drill("database: process that started the embedded server killed", kill_beside_the_embedded_server),
     Drill("races", write_while_workers_run),
     Drill("provider: every fault", fail_in_every_way),
-    Drill("provider: broken under the functions", search_while_it_fails),
+    Drill("provider: failing while the HTTP server runs", search_while_it_fails),
     Drill("provider: bad TLS", bad_tls),
     Drill("soak", soak),
 )
 
-# Drills that are tests: they run the same in every form.
+# Drills that are test files.
 TESTED = {
     "input": ("tests/drills/test_inputs.py", "tests/drills/test_input_routes.py"),
     "privileges": (

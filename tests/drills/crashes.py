@@ -17,12 +17,12 @@ from tests.protocol_server import ProtocolServer
 ROUNDS = {Length.SHORT: 8, Length.FULL: 200, Length.LONG: 600}
 ROWS = {Length.SHORT: 300, Length.FULL: 2000, Length.LONG: 2000}
 SURVIVORS = 2
-# Workers that run at the same time and are killed at their stage.
+# Victims, the workers to be killed, run in this number of slots at the same time.
 SLOTS = 3
 STAGES = ("claim", "call", "answer", "save")
 
 SMALL_STEPS = ("--batch-size", "5", "--workers", "1")
-# A worker is killed at its first to fourth step of a kind. It can hold four batches, so it reaches the fourth claim.
+# How many times a victim may pass its stage before it is killed there. It can hold four batches, so it reaches a fourth claim.
 MOST_PASSING = 3
 
 # Stages inside the database: after some statements, the worker's next one waits for a lock that the drill holds.
@@ -67,44 +67,51 @@ def kill_at_every_stage(cluster: Cluster, length: Length) -> Finding:
     finding = Finding()
     with open_site(cluster, rows) as site, _victims(site), each(Gate(latency=0.4) for _ in range(SURVIVORS)) as alive:
         survivors = [site.backfill(server, *SMALL_STEPS) for server in alive]
-        slaughter = _Slaughter(site, ROUNDS[length])
+        killer = _Killer(site, ROUNDS[length])
         with Background(lambda: _keep_pending(site), pause=0.1) as feeder:
-            slaughter.run()
+            killer.run()
         codes = [survivor.finish(180) for survivor in survivors]
         finding.expect(codes == [0] * SURVIVORS, f"the other workers exit {codes}: {survivors[0].stderr[-300:]}")
-        finding.problems += [*slaughter.problems, *feeder.errors]
+        finding.problems += [*killer.problems, *feeder.errors]
         state = audit(site, rows)
         state.judge(finding)
         verify(site, alive[0], finding)
-        _judge_payments(finding, site, slaughter, alive)
-    kills = ", ".join(f"{slaughter.kills[stage]} {stage}" for stage in STAGES)
+        _judge_payments(finding, site, killer, alive)
+    kills = ", ".join(f"{killer.kills[stage]} at {stage}" for stage in STAGES)
     finding.done = (
-        f"{sum(slaughter.kills.values())} workers killed ({kills}) on {rows:,} rows beside {SURVIVORS} others"
+        f"{sum(killer.kills.values())} workers were killed ({kills}) while {SURVIVORS} others embedded {rows:,} rows"
     )
-    finding.found = f"{state.embedded:,} of {state.rows:,} embedded, verify 0; {finding.found}"
+    finding.found = (
+        f"{state.embedded:,} of {state.rows:,} rows embedded, {state.wrong_vectors} wrong vectors; {finding.found}"
+    )
     return finding
 
 
-def _judge_payments(finding: Finding, site: Site, slaughter: "_Slaughter", alive: list[ProtocolServer]) -> None:
+def _judge_payments(finding: Finding, site: Site, killer: "_Killer", alive: list[ProtocolServer]) -> None:
     """A text is paid for again only if a killed worker had sent it and not saved it."""
     with site.connect() as owner:
         ledger = owner.execute("select round, text from drill.saved").fetchall()
-    killed, living = texts_sent(slaughter.servers), texts_sent(alive)
+    killed, living = texts_sent(killer.servers), texts_sent(alive)
     again = sum((killed + living).values()) - len(killed + living)
-    sent = [set(texts_sent([server])) for server in slaughter.servers]
+    sent = [set(texts_sent([server])) for server in killer.servers]
     saved = [texts & {text for number, text in ledger if number == place} for place, texts in enumerate(sent)]
     lost = [len(texts - kept) for texts, kept in zip(sent, saved, strict=True)]
     twice = [text for text, count in living.items() if count > 1]
-    finding.expect(not twice, f"{len(twice)} texts were paid twice by workers that lived, such as {twice[:1]}")
-    finding.expect(again <= sum(lost), f"{again} texts were paid again, more than the {sum(lost)} that the killed lost")
-    repaid = _sent_after(saved, slaughter.servers, alive)
+    finding.expect(
+        not twice, f"{len(twice)} texts were paid twice by workers that were not killed, such as {twice[:1]}"
+    )
+    finding.expect(
+        again <= sum(lost), f"{again} texts were paid again, more than the {sum(lost)} that killed workers lost"
+    )
+    repaid = _sent_after(saved, killer.servers, alive)
     finding.expect(
         not repaid, f"{len(repaid)} texts were paid again that a killed worker had saved, such as {repaid[:1]}"
     )
     finding.expect(any(saved), "no killed worker had saved a row, so the drill tested little")
     finding.found = (
-        f"{sum(living.values()) + sum(killed.values()):,} texts sent, {again:,} of them again (the killed had saved"
-        f" {sum(map(len, saved)):,} of theirs and lost {sum(lost):,}, at most {max(lost)} each: the bound)"
+        f"{sum(living.values()) + sum(killed.values()):,} texts sent to the provider, {again:,} of them again;"
+        f" the killed workers had saved {sum(map(len, saved)):,} of the texts that they had sent,"
+        f" and lost {sum(lost):,}, at most {max(lost)} each"
     )
 
 
@@ -166,12 +173,13 @@ def _role(slot: int) -> str:
     return f"drill_victim_{slot}"
 
 
-class _Slaughter:
-    """Distributes the rounds to the slots. `kills` by stage; `servers`: the provider calls of each round's worker."""
+class _Killer:
+    """Kills one worker in each round. `kills` counts them by stage; `servers` has the provider of each round's worker."""
 
     def __init__(self, site: Site, rounds: int) -> None:
         self._site = site
-        # First every stage in turn, each time at another step, so that a short form covers all; then random stages.
+        # Each turn has one round for every stage, in random order. From turn to turn the victim passes its stage another
+        # number of times before it is killed.
         first = {stage: random.randrange(MOST_PASSING + 1) for stage in STAGES}
         self._plan = [
             (stage, (first[stage] + turn) % (MOST_PASSING + 1))
@@ -226,7 +234,7 @@ class _Slaughter:
                 victim.kill()
                 server.release()
                 if stage == "save" and random.random() < 0.5:
-                    # In half of the rounds its save ends with the process; in the other half the server finishes it.
+                    # In half of the rounds the save ends with its worker; in the other half the server completes it.
                     owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [role])
         finally:
             owner.execute("select pg_advisory_unlock_all()")

@@ -49,9 +49,9 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
         finding.expect(len(starts) == 3, f"the server was started {len(starts) - 1} times, not twice")
         shutdowns = log.count("received immediate shutdown request")
         finding.expect(shutdowns == 2, f"the server's log has {shutdowns} immediate shutdowns, not 2")
-        return f"{shutdowns} immediate shutdowns by the server's log"
+        return f"the server's log shows {shutdowns} immediate shutdowns"
 
-    return goes_on(cluster, length, "pg_ctl restart -m immediate, twice in mid-run", strike)
+    return goes_on(cluster, length, "PostgreSQL was restarted twice during a run (pg_ctl restart -m immediate)", strike)
 
 
 def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
@@ -66,14 +66,14 @@ def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
         wait_until(lambda: run.embedded() > before, SOON + 10, program=run.program)
         taken = time.monotonic() - began
         finding.expect(taken < SOON, f"the run noticed the server after more than {SOON} s")
-        return f"saved again {taken:.0f} s after the start"
+        return f"the run saved rows again {taken:.0f} s after the start"
 
-    return goes_on(cluster, length, f"server down for {seconds} s in mid-run", strike)
+    return goes_on(cluster, length, f"PostgreSQL was down for {seconds} s during a run", strike)
 
 
 def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
     """A run gives up within a limited time with an error of one line; the next run completes."""
-    finding = Finding("server stopped and not started again")
+    finding = Finding("PostgreSQL was stopped during a run and not started again before the run ended")
     with open_site(cluster) as site, under_way(site, ROWS[length]) as run:
         began = time.monotonic()
         with _stopped(finding, cluster):
@@ -81,7 +81,10 @@ def stop_the_server_for_good(cluster: Cluster, length: Length) -> Finding:
         seconds = time.monotonic() - began
         _stopped_with_one_line(finding, run.program, code, 1, "connect")
         next_code = _complete(finding, site, run)
-    finding.found = f"gave up after {seconds:.0f} s, exit {code}, one line; the next run exits {next_code}"
+    finding.found = (
+        f"the run gave up after {seconds:.0f} s, with exit code {code} and one line; after a restart of the server the"
+        f" next run ended with exit code {next_code}"
+    )
     return finding
 
 
@@ -98,9 +101,9 @@ def cut_the_connections(cluster: Cluster, length: Length) -> Finding:
         finding.expect(struck == cuts, f"{cuts - struck} of {cuts} cuts met no connection")
         ended = log.count("terminating connection due to administrator command")
         finding.expect(ended >= cuts, f"the server's log has {ended} connections ended by {cuts} cuts")
-        return f"{ended} connections ended by the server's log"
+        return f"the server's log shows {ended} ended connections"
 
-    return goes_on(cluster, length, f"pg_terminate_backend on all of the run's connections, {cuts} times", strike)
+    return goes_on(cluster, length, f"pg_terminate_backend ended all connections of a run, {cuts} times", strike)
 
 
 @contextmanager
@@ -108,9 +111,9 @@ def _stopped(finding: Finding, cluster: Cluster) -> Iterator[None]:
     before = _started(cluster)
     cluster.stop("immediate")
     try:
-        finding.expect(not _answers(cluster), "the server still answers: nothing was drilled")
+        finding.expect(not _answers(cluster), "the server still answers, so the drill tested nothing")
         yield
-        finding.expect(not _answers(cluster), "the server was back before its time: nothing was drilled")
+        finding.expect(not _answers(cluster), "the server was back before its time, so the drill tested nothing")
     finally:
         cluster.restart("immediate")
     finding.expect(_started(cluster) > before, "the server was not restarted, so the drill tested nothing")
@@ -157,7 +160,7 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
     """PostgREST crashes during a run and starts again seconds later."""
     if not BINARY.exists():
         raise Skipped(INSTALL)
-    finding = Finding("kill -9 of PostgREST in mid-run, back after 3 s")
+    finding = Finding("PostgREST was killed during a run (kill -9) and started again after 3 s")
     secret = secrets.token_urlsafe(48)
     key = sign_token(secret, "service_role")
     with open_site(cluster) as site:
@@ -173,9 +176,9 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
                 rest.kill()
                 time.sleep(3)
                 refused = gateway.unreachable
-                finding.expect(refused, "the gateway never answered 502: nothing was drilled")
+                finding.expect(refused, "the gateway never answered 502, so the drill tested nothing")
                 with rest:
-                    ends_well(finding, run, f"the gateway answered 502 to {refused} calls in the meantime")
+                    ends_well(finding, run, f"the gateway answered {refused} calls with 502 while PostgREST was down")
             finding.expect(key not in run.program.stderr, "the key is on stderr")
     return finding
 
@@ -186,7 +189,7 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
 def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
     """The functions' server loses its database and gets it back."""
     seconds = 2 if length is Length.SHORT else 10
-    finding = Finding(f"server down for {seconds} s under python -m functions.local")
+    finding = Finding(f"PostgreSQL was down for {seconds} s while the HTTP server ran (python -m functions.local)")
     with open_site(cluster, 50) as site, Gate() as provider:
         first = site.backfill(provider, "--json").finish(60)
         finding.expect(first == 0, f"the backfill exits {first}")
@@ -204,8 +207,8 @@ def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
             finding.expect(functions.get("/health").status_code == 200, "/health does not come back")
             seconds_back = time.monotonic() - began
     finding.found = (
-        f"/health {down.status_code} and search {searched.status_code} in the meantime; "
-        f"both 200 again {seconds_back:.1f} s after the start"
+        f"/health answered {down.status_code} and search {searched.status_code}; "
+        f"both answered 200 again {seconds_back:.1f} s after the start of PostgreSQL"
     )
     return finding
 
@@ -216,7 +219,7 @@ def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
 def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding:
     """kill -9 of the process that started the embedded server; the next one joins it and, as the last, stops it."""
     del length
-    finding = Finding("kill -9 of the run that had started the embedded server; then another run")
+    finding = Finding("a run that had started the embedded server was killed (kill -9); then another run was started")
     with open_site(cluster) as site, ExitStack() as within, Gate(holds=True) as server:
         embedded = {"DATABASE_URL": "<unset>"}
         pid_file = site.folder / "data/postgres/postmaster.pid"
@@ -229,14 +232,16 @@ def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding
         killed = site.backfill(server, "--json", **embedded)
         finding.expect(wait_until(server.was_asked.is_set, 60, program=killed), f"it does not begin: {killed.stderr}")
         killed.kill()
-        finding.expect(pid_file.exists(), "the server died with the run: nothing was drilled")
+        finding.expect(pid_file.exists(), "the server died with the run, so the drill tested nothing")
         server.release()
         run = site.backfill(server, "--json", "--verify", **embedded)
         code = run.finish(120)
         finding.expect(code == 0, f"the next run exits {code}: {run.stderr[-300:]}")
         stopped = wait_until(lambda: not pid_file.exists(), 10)
         finding.expect(stopped, "the server is still running after the last process that used it")
-    finding.found = f"the next run exits {code} and stops the server with it"
+    finding.found = (
+        f"the next run ended with exit code {code} and, as the last program that used the server, stopped it"
+    )
     return finding
 
 

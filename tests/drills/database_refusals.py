@@ -30,16 +30,16 @@ def read_only(cluster: Cluster, length: Length) -> Finding:
                 admin.execute("select pg_reload_conf()")
                 time.sleep(2)
                 shown = run.site.ask("show default_transaction_read_only")
-                finding.expect(shown == "on", f"default_transaction_read_only is {shown}: nothing was drilled")
+                finding.expect(shown == "on", f"default_transaction_read_only is {shown}, so the drill tested nothing")
                 finding.expect(_stands_still(run), "rows were saved while the server was read-only")
             finally:
                 admin.execute("alter system reset default_transaction_read_only")
                 admin.execute("select pg_reload_conf()")
         refused = log.count("in a read-only transaction")
-        finding.expect(refused, "the server refused no statement: nothing was drilled")
-        return f"{refused} statements refused by the server's log, nothing was saved in the meantime"
+        finding.expect(refused, "the server refused no statement, so the drill tested nothing")
+        return f"the server's log shows {refused} refused statements; no row was saved while it was read-only"
 
-    return goes_on(cluster, length, "default_transaction_read_only = on for 3 s", strike)
+    return goes_on(cluster, length, "the server was read-only for 3 s (default_transaction_read_only = on)", strike)
 
 
 def _stands_still(run: Run) -> bool:
@@ -66,7 +66,7 @@ def fill_the_disk(cluster: Cluster, length: Length) -> Finding:
 
 
 def _fill_a_file_system(cluster: Cluster, length: Length, folder: Path) -> Finding:
-    finding = Finding("the table on a file system of 6 MB that is filled to the last byte for 3 s")
+    finding = Finding("the file system of the table, of 6 MB, was full for 3 s")
     space = sql.Identifier(f"drill_{secrets.token_hex(4)}")
     place = folder / "space"
     place.mkdir(mode=0o777)
@@ -103,8 +103,8 @@ def _fill(path: Path) -> None:
 
 def _met_a_full_disk(finding: Finding, log: Log) -> str:
     met = log.count("No space left on device")
-    finding.expect(met, "the server never met the full disk: nothing was drilled")
-    return f"the server's log says no space left on device {met} times"
+    finding.expect(met, "the server never met the full disk, so the drill tested nothing")
+    return f"the server's log shows 'no space left on device' {met} times"
 
 
 def _refuse_saves(cluster: Cluster, length: Length) -> Finding:
@@ -122,20 +122,22 @@ def _refuse_saves(cluster: Cluster, length: Length) -> Finding:
             owner.execute("drop trigger disk_full on music_knowledge")
         return _met_a_full_disk(finding, log)
 
-    return goes_on(cluster, length, "a save is refused with SQLSTATE 53100 (disk full) for 2 s", strike)
+    return goes_on(cluster, length, "a trigger refused each save for 2 s with SQLSTATE 53100 (disk full)", strike)
 
 
 def time_out_a_statement(cluster: Cluster, length: Length) -> Finding:
     """A save waits for a lock beyond the statement timeout of its role, again and again."""
-    finding = Finding("rows of a save locked for 2 s, statement_timeout 300 ms")
+    finding = Finding(
+        "another transaction locked the rows of a save for 2 s; the statement_timeout of the run was 300 ms"
+    )
     with open_site(cluster) as site, _hasty_user(site) as url, under_way(site, ROWS[length], DATABASE_URL=url) as run:
         log = Log(cluster)
         with psycopg.connect(site.url.get_secret_value()) as blocker:
             _lock_rows_of_a_save(run, blocker)
             time.sleep(2)
         cancelled = log.count("canceling statement due to statement timeout")
-        finding.expect(cancelled, "the server cancelled no statement: nothing was drilled")
-        ends_well(finding, run, f"{cancelled} statements cancelled by the server's log")
+        finding.expect(cancelled, "the server cancelled no statement, so the drill tested nothing")
+        ends_well(finding, run, f"the server's log shows {cancelled} cancelled statements")
     return finding
 
 
@@ -168,10 +170,10 @@ def provoke_a_deadlock(cluster: Cluster, length: Length) -> Finding:
                 other.rollback()
         wait_until(lambda: _deadlocks(run.site) > before, 5)
         count = _deadlocks(run.site) - before
-        finding.expect(count, "no deadlock came about: nothing was drilled")
-        return f"{count} deadlocks by the server's count"
+        finding.expect(count, "no deadlock came about, so the drill tested nothing")
+        return f"the server counted {count} deadlocks"
 
-    return goes_on(cluster, length, "rows of a save locked from the other end", strike)
+    return goes_on(cluster, length, "another transaction locked the rows of a save in the opposite order", strike)
 
 
 def _deadlocks(site: Site) -> int:

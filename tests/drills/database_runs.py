@@ -68,17 +68,17 @@ def ends_well(finding: Finding, run: Run, outcome: str) -> None:
     before = run.program.running
     began = time.monotonic()
     code = run.program.finish(PATIENCE)
-    finding.expect(before, "the run had ended before it was over")
+    finding.expect(before, "the run had ended before the fault was over")
     finding.expect(code == 0, f"the run exits {code}: {run.program.stderr.strip()[-300:]}")
     finding.expect("Traceback" not in run.program.stderr, "a traceback is on stderr")
-    finding.expect("psycopg" not in run.program.stderr, "a vendor's words are on stderr")
+    finding.expect("psycopg" not in run.program.stderr, "a message of psycopg is on stderr")
     state = audit(run.site, run.rows)
     state.judge(finding)
     again = sent_again(run.server)
     finding.expect(again == 0, f"{again} texts were paid twice")
     finding.found = (
-        f"{outcome}; went on by itself, exit {code} after {time.monotonic() - began:.0f} s more; "
-        f"{state.embedded} of {state.rows} embedded, none foreign, {again} paid twice"
+        f"{outcome}; the run continued and ended {time.monotonic() - began:.0f} s later with exit code {code}; "
+        f"{state.embedded} of {state.rows} rows embedded, {state.wrong_vectors} wrong vectors, {again} texts paid twice"
     )
 
 

@@ -183,8 +183,8 @@ def fail_in_every_way(cluster: Cluster, length: Length) -> Finding:
     by_code = {code: sum(case.code == code for case in cases) for code in (0, 1, 2)}
     finding.done = f"{len(cases)} faults: " + "; ".join(case.fault for case in cases)
     finding.found = (
-        f"as the table says: {by_code[0]} waited out (exit 0), {by_code[1]} ended in one line with what is left (1),"
-        f" {by_code[2]} in one line that names the setting (2); all rows embedded once the provider was well"
+        f"{by_code[0]} runs waited and embedded all rows (exit code 0), {by_code[1]} left rows (1), {by_code[2]} named"
+        " the setting in one line (2); when the provider worked again, all rows were embedded"
     )
     return finding
 
@@ -244,19 +244,34 @@ def _judge(finding: Finding, site: Site, server: ProtocolServer, case: Case) -> 
 def search_while_it_fails(cluster: Cluster, length: Length) -> Finding:
     """With a failing provider a search returns full-text hits and `degraded`; semantic hits return with the provider."""
     del length
-    kinds = ("reset", "half", "html", "deep", "quota", "short", "wrong_width", "all_nan", "redirect")
-    finding = Finding(f"the provider fails under python -m functions.local: {', '.join(kinds)}")
+    kinds = {
+        "reset": "a connection reset",
+        "half": "half an answer",
+        "html": "an HTML page",
+        "deep": "an answer nested 100,000 deep",
+        "quota": "no quota left",
+        "short": "a vector too few",
+        "wrong_width": "vectors of another width",
+        "all_nan": "NaN for every text",
+        "redirect": "a redirect",
+    }
+    finding = Finding(
+        f"the provider failed while the HTTP server ran (python -m functions.local): {', '.join(kinds.values())}"
+    )
     with open_site(cluster, ROWS) as site, Gate() as provider:
         first = site.backfill(provider, "--json").finish(60)
         finding.expect(first == 0, f"the backfill exits {first}")
         with FunctionsServer(site, provider) as functions:
-            for kind in kinds:
+            for kind, fault in kinds.items():
                 struck = provider.fail(kind, times=None, to="http://localhost/")
-                _expect_search(finding, functions, f"row in key {kind}", degraded=True, when=f"under {kind}")
-                finding.expect(struck.seen, f"{kind}: the provider was not called, so the drill tested nothing")
+                _expect_search(finding, functions, f"row in key {kind}", degraded=True, when=f"with {fault}")
+                finding.expect(struck.seen, f"{fault}: the provider was not called, so the drill tested nothing")
                 provider.faults.clear()
-                _expect_search(finding, functions, f"row in key after {kind}", degraded=False, when=f"after {kind}")
-    finding.found = f"{len(kinds)} times 200, degraded, with hits; each time whole again at the next search"
+                _expect_search(finding, functions, f"row in key after {kind}", degraded=False, when=f"after {fault}")
+    finding.found = (
+        f"{len(kinds)} searches answered 200 with full-text hits and `degraded`; each next search, with a working provider,"
+        " was not degraded"
+    )
     return finding
 
 
@@ -283,7 +298,7 @@ class Certificate:
     until: int = 1
 
 
-SELF_SIGNED = Certificate("signed by itself")
+SELF_SIGNED = Certificate("self-signed")
 # A trusted authority has signed these two.
 CERTIFICATES = (Certificate("for another host", host="127.0.0.9"), Certificate("expired", since=-9, until=-2))
 
@@ -292,7 +307,7 @@ def bad_tls(cluster: Cluster, length: Length) -> Finding:
     """An untrusted certificate is refused at once with an error of one line, and no text is sent."""
     del length
     finding = Finding(
-        "TLS servers whose certificate is signed by itself, for another host, or expired; OpenAI and Ollama"
+        "the provider's certificate was self-signed, for another host, or expired; with OpenAI and with Ollama"
     )
     for provider, width in WIDTHS.items():
         with open_site(cluster, ROWS) as site:
@@ -307,7 +322,10 @@ def bad_tls(cluster: Cluster, length: Length) -> Finding:
                 finding.expect(code == 0, f"{provider}: with SSL_CERT_FILE it exits {code}: {trusted.stderr[-300:]}")
                 finding.expect(server.calls, f"{provider}: the trusted server was not called")
             audit(site, ROWS, prefix=PREFIX[provider], width=width).judge(finding)
-    finding.found = "each exit 2 in one line, nothing sent; with SSL_CERT_FILE, as the line says, the first exits 0"
+    finding.found = (
+        "each run ended with exit code 2 and one line, and sent no text; with SSL_CERT_FILE, as the line advises,"
+        " a run accepted the self-signed certificate (exit code 0)"
+    )
     return finding
 
 

@@ -49,13 +49,13 @@ def write_while_workers_run(cluster: Cluster, length: Length) -> Finding:
         finding.expect(sampler.vectors > 0 and searcher.searches > 0, "nothing was sampled")
     writes = {name: sum(writer.done[name] for writer in writers) for name in ("insert", "update", "delete")}
     finding.done = (
-        f"{', '.join(f'{count:,} {name}s' for name, count in writes.items())} in {SECONDS[length]} s by {WRITERS} writers"
-        f" beside {WORKERS} workers"
+        f"{WRITERS} writers made {', '.join(f'{count:,} {name}s' for name, count in writes.items())}"
+        f" in {SECONDS[length]} s while {WORKERS} workers embedded"
     )
     finding.found = (
-        f"{sampler.vectors:,} vectors sampled, {len(sampler.problems)} foreign; {searcher.searches:,} searches,"
-        f" {len(searcher.problems)} failed; at the end {state.embedded:,} of {state.rows:,} embedded, {state.foreign}"
-        f" foreign, {state.orphans} orphans"
+        f"{sampler.vectors:,} vectors sampled, {len(sampler.problems)} wrong; {searcher.searches:,} searches,"
+        f" {len(searcher.problems)} failed; at the end {state.embedded:,} of {state.rows:,} rows embedded,"
+        f" {state.wrong_vectors} wrong vectors, {state.without_row} queue entries of deleted rows"
     )
     return finding
 

@@ -1,4 +1,4 @@
-"""A drill of hours of writes, backfills and searches: memory and connections stay constant, the queue ends empty."""
+"""A drill of up to an hour of writes, backfills and searches: memory and connections stay constant, the queue ends empty."""
 
 import time
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def soak(cluster: Cluster, length: Length) -> Finding:
         with FunctionsServer(site, provider, "--drain-minutes", "0.05") as functions:
             held = _hold_a_row(site)
             worker = site.backfill(provider, "--batch-size", "10", "--workers", "2", "--json")
-            watch = _Watch(site, provider, {"functions": functions.program, "backfill": worker})
+            watch = _Watch(site, provider, {"HTTP server": functions.program, "backfill": worker})
             # Few distinct queries, so that their cache is full before memory is measured.
             writer, searcher = Writer(site, 1), Searcher(functions, chords=5)
             tasks = [
@@ -86,19 +86,20 @@ def soak(cluster: Cluster, length: Length) -> Finding:
             finding.expect(code == 0, f"the long backfill exits {code}: {worker.stderr[-300:]}")
             emptied = wait_until(lambda: site.ask("select count(*) from embedding.queue") == 0, 60)
             finding.expect(emptied, "the queue does not empty")
-            finding.expect(functions.program.running, "the functions' server has crashed")
+            finding.expect(functions.program.running, "the HTTP server has crashed")
         watch.judge(finding, length)
         state = audit(site)
         state.judge(finding)
         verify(site, provider, finding)
         bloat = _bloat(site)
     finding.done = (
-        f"{seconds} s of {sum(writer.done.values()):,} writes and {searcher.searches:,} searches"
-        " beside one backfill and a functions server that drains"
+        f"{sum(writer.done.values()):,} writes and {searcher.searches:,} searches in {seconds} s, while a backfill ran"
+        " and the HTTP server embedded pending rows every 3 s"
     )
     finding.found = (
-        f"{watch}; queue at most {watch.longest_queue}, 0 at the end; {state.embedded:,} of {state.rows:,} embedded,"
-        f" {state.foreign} foreign; index size against a fresh one: {bloat}"
+        f"memory at the end and its growth in the second half: {watch}; at most {watch.longest_queue} rows in the queue,"
+        f" 0 at the end; {state.embedded:,} of {state.rows:,} rows embedded, {state.wrong_vectors} wrong vectors;"
+        f" size of each index in kB (after a rebuild): {bloat}"
     )
     return finding
 
@@ -192,7 +193,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _bloat(site: Site) -> str:
-    """Every index of the table and the queue: its size compared with its size after a rebuild."""
+    """The size of every index of the table and the queue, and its size after a rebuild."""
     with site.connect() as owner:
         names = [
             row[0]
@@ -206,5 +207,5 @@ def _bloat(site: Site) -> str:
             before = owner.execute("select pg_relation_size(%s::regclass)", [name]).fetchone() or (0,)
             owner.execute(f"reindex index {name}")
             after = owner.execute("select pg_relation_size(%s::regclass)", [name]).fetchone() or (1,)
-            sizes.append(f"{name.rpartition('.')[2]} {before[0] / 1024:,.0f} kB, fresh {after[0] / 1024:,.0f}")
+            sizes.append(f"{name.rpartition('.')[2]} {before[0] / 1024:,.0f} ({after[0] / 1024:,.0f})")
     return ", ".join(sizes)

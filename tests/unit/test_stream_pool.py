@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import ProviderError
 from shared.models import Vectors
-from shared.providers.onnx.stream_pool import BATCH_TOKENS, WIDTH_STEP, WINDOW, StreamPool, Tokens
+from shared.providers.onnx.stream_pool import BATCH_TOKENS, LENGTH_STEP, WINDOW, StreamPool, Tokens
 
 PATIENCE = 10.0
 
@@ -61,7 +61,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 def test_rows_come_back_in_the_order_of_the_sequences(forward: Forward) -> None:
     lengths = np.random.default_rng(0).integers(1, 250, 700).tolist()
     pool = StreamPool(forward, 2)
-    rows = pool.run([sequences(*lengths[:300]), sequences(*lengths[300:])])
+    rows = pool.compute([sequences(*lengths[:300]), sequences(*lengths[300:])])
     pool.close()
     assert sums(rows) == [length * length for length in lengths]
 
@@ -69,7 +69,7 @@ def test_rows_come_back_in_the_order_of_the_sequences(forward: Forward) -> None:
 def test_batches_hold_sequences_of_like_length_within_the_budget(forward: Forward) -> None:
     lengths = np.random.default_rng(0).integers(1, 250, 700).tolist()
     pool = StreamPool(forward, 1)
-    pool.run([sequences(*lengths)])
+    pool.compute([sequences(*lengths)])
     pool.close()
     assert all(count * width <= BATCH_TOKENS for count, width in forward.shapes)
     padded = sum(count * width for count, width in forward.shapes)
@@ -79,14 +79,14 @@ def test_batches_hold_sequences_of_like_length_within_the_budget(forward: Forwar
 
 @pytest.mark.parametrize("width", [32, 64, 96, 128])
 def test_no_sequence_is_padded_by_more_than_a_quarter_of_its_batch(forward: Forward, width: int) -> None:
-    near, far = width * 3 // 4, width * 3 // 4 - WIDTH_STEP
+    near, far = width * 3 // 4, width * 3 // 4 - LENGTH_STEP
     forward.gate.clear()
     pool = StreamPool(forward, 1)
     with ThreadPoolExecutor(2) as callers:
-        holding = callers.submit(pool.run, [sequences(8)])
+        holding = callers.submit(pool.compute, [sequences(8)])
         assert forward.entered.acquire(timeout=PATIENCE)
         # All three fit into the budget of one batch.
-        call = callers.submit(pool.run, [sequences(width, near, far)])
+        call = callers.submit(pool.compute, [sequences(width, near, far)])
         eventually(lambda: len(pool._calls) == 2)
         forward.gate.set()
         holding.result()
@@ -97,15 +97,15 @@ def test_no_sequence_is_padded_by_more_than_a_quarter_of_its_batch(forward: Forw
 
 def test_a_sequence_longer_than_the_budget_is_computed_alone(forward: Forward) -> None:
     pool = StreamPool(forward, 1)
-    pool.run([sequences(BATCH_TOKENS * 2, 5)])
+    pool.compute([sequences(BATCH_TOKENS * 2, 5)])
     pool.close()
     assert (1, BATCH_TOKENS * 2) in forward.shapes
 
 
 def test_no_sequences_give_an_empty_answer(forward: Forward) -> None:
     pool = StreamPool(forward, 1)
-    assert pool.run([]) == []
-    assert pool.run([[]]) == []
+    assert pool.compute([]) == []
+    assert pool.compute([[]]) == []
     pool.close()
 
 
@@ -113,9 +113,9 @@ def test_small_calls_that_wait_together_share_batches(forward: Forward) -> None:
     forward.gate.clear()
     pool = StreamPool(forward, 1)
     with ThreadPoolExecutor(9) as callers:
-        holding = callers.submit(pool.run, [sequences(250)])
+        holding = callers.submit(pool.compute, [sequences(250)])
         assert forward.entered.acquire(timeout=PATIENCE)
-        waiting = [callers.submit(pool.run, [sequences(8)]) for _ in range(8)]
+        waiting = [callers.submit(pool.compute, [sequences(8)]) for _ in range(8)]
         eventually(lambda: len(pool._calls) == 9)
         forward.gate.set()
         assert sums(holding.result()) == [250 * 250]
@@ -128,15 +128,15 @@ def test_a_query_is_computed_before_the_rest_of_a_running_bulk_load(forward: For
     forward.gate.clear()
     pool = StreamPool(forward, 1)
     with ThreadPoolExecutor(2) as callers:
-        bulk = callers.submit(pool.run, [sequences(*[100] * 100)])
+        bulk = callers.submit(pool.compute, [sequences(*[100] * 100)])
         assert forward.entered.acquire(timeout=PATIENCE)
-        query = callers.submit(pool.run, [sequences(7)])
+        query = callers.submit(pool.compute, [sequences(7)])
         eventually(lambda: len(pool._calls) == 2)
         forward.gate.set()
         query.result()
         bulk.result()
     pool.close()
-    assert (1, WIDTH_STEP) in forward.shapes[1:3]
+    assert (1, LENGTH_STEP) in forward.shapes[1:3]
 
 
 def test_a_stream_of_queries_does_not_starve_a_bulk_load(forward: Forward) -> None:
@@ -147,12 +147,12 @@ def test_a_stream_of_queries_does_not_starve_a_bulk_load(forward: Forward) -> No
 
     def query_for_ever() -> None:
         while not stop.is_set():
-            pool.run([sequences(*[3] * 40)])
+            pool.compute([sequences(*[3] * 40)])
 
     with ThreadPoolExecutor(9) as callers:
         for _ in range(8):
             callers.submit(query_for_ever)
-        bulk = callers.submit(pool.run, [sequences(*[200] * 100)])
+        bulk = callers.submit(pool.compute, [sequences(*[200] * 100)])
         try:
             bulk.result(timeout=PATIENCE)
         finally:
@@ -172,7 +172,7 @@ def test_the_queue_is_bounded_for_one_large_caller(forward: Forward) -> None:
             yield sequences(*[8] * (WINDOW // 2))
 
     with ThreadPoolExecutor(1) as callers:
-        call = callers.submit(pool.run, parts())  # type: ignore[arg-type]
+        call = callers.submit(pool.compute, parts())  # type: ignore[arg-type]
         eventually(lambda: prepared == 3 * WINDOW // 2)
         time.sleep(0.05)
         assert prepared == 3 * WINDOW // 2
@@ -186,9 +186,9 @@ def test_an_error_reaches_the_callers_of_that_batch_and_the_pool_lives_on(forwar
     pool = StreamPool(forward, 2)
     forward.error = ProviderError("out of memory")
     with pytest.raises(ProviderError, match="out of memory"):
-        pool.run([sequences(*range(1, 200))])
+        pool.compute([sequences(*range(1, 200))])
     forward.error = None
-    assert sums(pool.run([sequences(3)])) == [9.0]
+    assert sums(pool.compute([sequences(3)])) == [9.0]
     assert pool._waiting_tokens == 0
     pool.close()
 
@@ -202,7 +202,7 @@ def test_a_tokenizer_error_leaves_no_sequences_in_the_queue(forward: Forward) ->
         raise ProviderError("no tokens")
 
     with pytest.raises(ProviderError, match="no tokens"):
-        pool.run(parts())  # type: ignore[arg-type]
+        pool.compute(parts())  # type: ignore[arg-type]
     assert pool._waiting_tokens == 0
     assert pool._calls == []
     forward.gate.set()
@@ -213,7 +213,7 @@ def test_closing_fails_waiting_calls_and_ends_the_threads(forward: Forward) -> N
     forward.gate.clear()
     pool = StreamPool(forward, 2)
     with ThreadPoolExecutor(2) as callers:
-        call = callers.submit(pool.run, [sequences(*[100] * 100)])
+        call = callers.submit(pool.compute, [sequences(*[100] * 100)])
         assert forward.entered.acquire(timeout=PATIENCE)
         closing = callers.submit(pool.close)
         with pytest.raises(ProviderError, match="closed"):
@@ -222,7 +222,7 @@ def test_closing_fails_waiting_calls_and_ends_the_threads(forward: Forward) -> N
         closing.result(timeout=PATIENCE)
     assert not any(thread.is_alive() for thread in pool._threads)
     with pytest.raises(ProviderError, match="closed"):
-        pool.run([sequences(3)])
+        pool.compute([sequences(3)])
 
 
 def test_a_forked_child_does_not_wait_for_a_lock_that_its_parent_held(
@@ -235,5 +235,5 @@ def test_a_forked_child_does_not_wait_for_a_lock_that_its_parent_held(
         closing.start()
         closing.join(PATIENCE)
         assert not closing.is_alive()
-    assert sums(pool.run([sequences(3)])) == [9.0]
+    assert sums(pool.compute([sequences(3)])) == [9.0]
     pool.close()

@@ -11,7 +11,7 @@ _NOMIC = ("search_document: ", "search_query: ")
 _SEARCH = ("", "Represent this sentence for searching relevant passages: ")
 _NONE = ("", "")
 
-# Width, tokens, and the prefixes of documents and queries.
+# For each model: width, token limit, prefix of documents, prefix of queries.
 _KNOWN = {
     "nomic-embed-text": (768, 2048, _NOMIC),
     "nomic-embed-text:v1.5": (768, 2048, _NOMIC),

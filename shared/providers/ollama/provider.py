@@ -50,7 +50,7 @@ class OllamaProvider(EmbeddingProvider):
         declared = replace(known, name=name, dimensions=dimensions or known.dimensions)
         super().__init__(declared, retrier=retrier, price=price_per_million_tokens, rules=rules)
         self._client = OllamaClient(url, known.name, timeout=timeout, purpose="EMBEDDING")
-        # Parts of every request.
+        # These options are part of every request.
         self._options: dict[str, Any] = {"keep_alive": keep_alive}
         if known.max_tokens:
             # The server's default window may be shorter than the model's limit.

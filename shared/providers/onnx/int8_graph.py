@@ -1,4 +1,4 @@
-"""Converts the matrix products of an ONNX model to 8 bits: faster on CPUs without bfloat16, but lossy."""
+"""Converts the matrix products of an ONNX model to 8 bits: faster on CPUs without bfloat16, with less exact vectors."""
 
 from typing import Any
 

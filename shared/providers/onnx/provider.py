@@ -38,13 +38,13 @@ class OnnxProvider(EmbeddingProvider):
     """A BERT-like sentence encoder on this machine's CPU; by default all-MiniLM-L6-v2, 384 dimensions.
 
     `source` is a directory, a hub id or None, see `find_model`; built graphs are kept in `cache_dir`. `precision` "auto"
-    is the fastest lossless one of this CPU (cosine to float32 at least 0.999 on any text); "int8" is lossy. `threads`
-    defaults to the CPUs this process may use. Texts of all calling threads share the batches. The model is loaded at
-    first use, and again in a forked child.
+    chooses the fastest one of this CPU whose vectors have a cosine of at least 0.999 to those of float32 on any text;
+    "int8" is faster and less exact. `threads` defaults to the CPUs this process may use. Texts of all calling threads
+    share the batches. The model is loaded at first use, and again in a forked child.
     """
 
     name = "onnx"
-    # No limit: the engine forms better batches than a division in input order.
+    # No limit: StreamPool forms batches by length, which are faster than batches in the order of the input.
     max_inputs = sys.maxsize
     counts_exactly = True
 
@@ -116,9 +116,9 @@ class OnnxProvider(EmbeddingProvider):
                 parts.append(encoder.encode(inputs[start : start + PART]))
                 yield parts[-1].ids
 
-        rows = self._running().run(encode_parts())
+        vectors = self._running().compute(encode_parts())
         cut = [PART * number + place for number, part in enumerate(parts) for place in part.cut]
-        return WireAnswer(np.stack(rows), sum(part.tokens for part in parts), cut)
+        return WireAnswer(np.stack(vectors), sum(part.tokens for part in parts), cut)
 
     def _running(self) -> StreamPool:
         with self._lock:

@@ -21,11 +21,11 @@ Forward = Callable[[Tokens, Tokens], Vectors]
 BATCH_TOKENS = 512
 # When few sequences wait, they are divided among the streams in batches of at least this many tokens.
 SMALLEST_BATCH_TOKENS = 256
-# Widths are rounded up to a multiple of this, so that the runtime prepares kernels for fewer shapes.
-WIDTH_STEP = 8
-# Sequences of one call that wait here: enough to sort well, and a limit on the memory of a call.
+# Sequences are padded to a multiple of this length, so that onnxruntime prepares kernels for fewer shapes.
+LENGTH_STEP = 8
+# The most sequences of one call that wait here: enough to form batches of similar length, and a limit on memory.
 WINDOW = 4096
-# One batch in this many starts with the oldest call, so that many small calls cannot block it for ever.
+# One batch in this many starts with a sequence of the oldest call, so that many small calls cannot block it for ever.
 OLDEST_TURN = 4
 CLOSE_SECONDS = 10.0
 CLOSED = "the embedding engine was closed"
@@ -33,12 +33,12 @@ CLOSED = "the embedding engine was closed"
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """The state of one `run`: its waiting sequences by width, and its finished rows. Guarded by the pool's lock."""
+    """The state of one call of `compute`: waiting sequences by padded length, and finished vectors. The pool's lock guards it."""
 
     changed: threading.Condition
     waiting: defaultdict[int, list[tuple[int, Tokens]]] = field(default_factory=partial(defaultdict, list))
     waiting_count: int = 0
-    rows: list[Vectors | None] = field(default_factory=list)
+    vectors: list[Vectors | None] = field(default_factory=list)
     done: int = 0
     error: BaseException | None = None
 
@@ -49,8 +49,8 @@ _Batch = list[tuple[_Call, int, Tokens]]
 class StreamPool:
     """One queue for all callers, so that sequences of several small calls share a batch.
 
-    `forward` maps n x length token ids and mask to n x d vectors, and is called by `streams` threads
-    at once. The shortest call goes first: a query does not wait for a backfill.
+    `forward` computes n vectors from n padded sequences of token ids and their mask; `streams` threads call it at the
+    same time. The call with the fewest waiting sequences goes first, so that a query does not wait for a backfill.
     """
 
     def __init__(self, forward: Forward, streams: int) -> None:
@@ -69,26 +69,26 @@ class StreamPool:
         for thread in self._threads:
             thread.start()
 
-    def run(self, parts: Iterable[Sequence[Tokens]]) -> list[Vectors]:
-        """Return one vector for each sequence, in order; `parts` is consumed while its first sequences are computed."""
+    def compute(self, parts: Iterable[Sequence[Tokens]]) -> list[Vectors]:
+        """Return one vector for each sequence, in order. Later `parts` are read while the first sequences are computed."""
         call = _Call(threading.Condition(self._lock))
         try:
             for part in parts:
                 for start in range(0, len(part), WINDOW):
                     self._add(call, part[start : start + WINDOW])
             with self._lock:
-                while not (call.error or call.done == len(call.rows)):
+                while not (call.error or call.done == len(call.vectors)):
                     call.changed.wait()
         finally:
-            # Also removes the remaining sequences of an interrupted caller.
+            # If the caller is interrupted, its remaining sequences must not be computed.
             with self._lock:
                 self._drop(call)
         if call.error:
             raise call.error
-        return [row for row in call.rows if row is not None]
+        return [vector for vector in call.vectors if vector is not None]
 
     def close(self) -> None:
-        """Fail the waiting calls, finish running batches and end the threads. After a fork, keep the parent's pool."""
+        """Fail the waiting calls, finish the current batches and end the threads. A forked child leaves the parent's pool alone."""
         if os.getpid() != self._process:
             return
         with self._lock:
@@ -102,7 +102,7 @@ class StreamPool:
 
     def _add(self, call: _Call, sequences: Sequence[Tokens]) -> None:
         with self._lock:
-            # The caller prepares sequences in advance, up to one window.
+            # Wait while a whole window of the call is waiting, so that the caller prepares only one window in advance.
             while not call.error and call.waiting_count + len(sequences) > max(WINDOW, len(sequences)):
                 call.changed.wait()
             if self._closed:
@@ -110,17 +110,17 @@ class StreamPool:
             if call.error:
                 raise call.error
             for sequence in sequences:
-                width = -(-max(len(sequence), 1) // WIDTH_STEP) * WIDTH_STEP
-                call.waiting[width].append((len(call.rows), sequence))
-                call.rows.append(None)
-                self._waiting_tokens += width
+                length = -(-max(len(sequence), 1) // LENGTH_STEP) * LENGTH_STEP
+                call.waiting[length].append((len(call.vectors), sequence))
+                call.vectors.append(None)
+                self._waiting_tokens += length
             call.waiting_count += len(sequences)
             if call not in self._calls:
                 self._calls.append(call)
             self._work.notify_all()
 
     def _drop(self, call: _Call) -> None:
-        self._waiting_tokens -= sum(width * len(sequences) for width, sequences in call.waiting.items())
+        self._waiting_tokens -= sum(length * len(sequences) for length, sequences in call.waiting.items())
         call.waiting.clear()
         call.waiting_count = 0
         if call in self._calls:
@@ -142,7 +142,7 @@ class StreamPool:
             result: Vectors | Exception
             try:
                 result = self._forward(*_padded([tokens for _, _, tokens in batch]))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers, not to this thread
+            except Exception as error:  # noqa: BLE001 - the callers get it; this thread must go on
                 result = error
             self._finish(batch, result)
 
@@ -152,38 +152,38 @@ class StreamPool:
         self._turn += 1
         first = waiting[0] if self._turn % OLDEST_TURN == 0 else min(waiting, key=attrgetter("waiting_count"))
         calls = [first, *(call for call in waiting if call is not first)]
-        width = max(first.waiting)
+        longest = max(first.waiting)
         share = max(SMALLEST_BATCH_TOKENS, min(BATCH_TOKENS, self._waiting_tokens // self._streams))
-        room = max(1, share // width)
+        room = max(1, share // longest)
         batch: _Batch = []
-        # Stop below three quarters of the width: there the padding costs more than a batch that is not full.
-        for candidate in range(width, max(0, width * 3 // 4 - WIDTH_STEP), -WIDTH_STEP):
+        # Take no sequence below three quarters of that length: its padding costs more than a batch that is not full.
+        for length in range(longest, max(0, longest * 3 // 4 - LENGTH_STEP), -LENGTH_STEP):
             for call in calls:
-                while len(batch) < room and (sequences := call.waiting.get(candidate)):
+                while len(batch) < room and (sequences := call.waiting.get(length)):
                     batch.append((call, *sequences.pop()))
                     if not sequences:
-                        del call.waiting[candidate]
+                        del call.waiting[length]
                     call.waiting_count -= 1
-                    self._waiting_tokens -= candidate
+                    self._waiting_tokens -= length
         for call in {id(call): call for call, _, _ in batch}.values():
             call.changed.notify_all()
         return batch
 
     def _finish(self, batch: _Batch, result: Vectors | Exception) -> None:
         with self._lock:
-            for row, (call, position, _) in enumerate(batch):
+            for number, (call, position, _) in enumerate(batch):
                 if isinstance(result, Exception):
                     self._fail(call, result)
                     continue
-                call.rows[position] = result[row]
+                call.vectors[position] = result[number]
                 call.done += 1
-                if call.done == len(call.rows):
+                if call.done == len(call.vectors):
                     call.changed.notify_all()
 
 
 def _padded(sequences: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
-    width = -(-max(1, *map(len, sequences)) // WIDTH_STEP) * WIDTH_STEP
-    ids = np.zeros((len(sequences), width), dtype=np.int64)
+    length = -(-max(1, *map(len, sequences)) // LENGTH_STEP) * LENGTH_STEP
+    ids = np.zeros((len(sequences), length), dtype=np.int64)
     mask = np.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = sequence

@@ -45,7 +45,7 @@ _WRONG_KEY = re.compile(
     re.IGNORECASE,
 )
 _KEY_CODES = {"invalid_api_key", "auth_error", "authentication_error", "no_db_connection"}
-# A server that knows vectors as numbers only.
+# The refusal of a server that returns vectors only as numbers, not as base64.
 _WRONG_FORMAT = re.compile(r"encoding_format|base64", re.IGNORECASE)
 
 

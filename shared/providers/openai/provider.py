@@ -79,7 +79,7 @@ class OpenAIProvider(EmbeddingProvider):
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         server = self._client.server
-        # Base64 has a quarter of the size of decimal digits.
+        # Ask for base64: its answers are a quarter of the size of decimal digits.
         asked = "float" if server in _WITHOUT_BASE64 else "base64"
         try:
             return self._ask(inputs, timeout, kind, asked)
