@@ -29,7 +29,7 @@ from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, get_database, get_provider
 
 EPILOG = """\
-exit code: 0 all embedded; 1 some rows failed, --verify found wrong vectors, or the run ended early;
+exit code: 0 every row is embedded; 1 some rows failed, --verify found wrong vectors, or the run ended early;
 2 wrong configuration; 130 interrupted.
 
 --json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     number, flag = partial(add, type=int, metavar="N"), partial(add, action="store_true")
     add("--collection", metavar="NAME", help="embed only this collection (default: every tracked table)")
     number("--batch-size", default=50, help="rows per claim and per request (default: 50)")
-    number("--workers", help="concurrent requests (default: by provider)")
+    number("--workers", help="concurrent requests (the default depends on the provider)")
     number("--lease-seconds", default=60, help="how long the rows of a killed run stay leased (default: 60)")
     number("--limit", help="stop after N rows")
     flag("--dry-run", help="print rows, tokens and cost; send no request and change nothing")
@@ -148,7 +148,7 @@ def run_one(
     if arguments.retry_failed:
         say(f"{name}: {work.retry_failed_embeddings():,} failed rows queued again")
     if arguments.reconcile:
-        say(f"{name}: {work.reconcile_embeddings():,} rows queued that the triggers had not seen")
+        say(f"{name}: {work.reconcile_embeddings():,} pending rows queued that the triggers had not seen")
     if arguments.switch_model:
         say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
     with progress_bar(name) as show:
@@ -161,7 +161,7 @@ def run_one(
     if code == 0 and outcome.report.embedded:
         index(database, name)
     if arguments.switch_model:
-        say(f"set EMBEDDING_PROVIDER={provider.name} and EMBEDDING_MODEL={provider.model} for the runs to come")
+        say(f"set EMBEDDING_PROVIDER={provider.name} and EMBEDDING_MODEL={provider.model} for later runs")
     if arguments.verify or arguments.repair:
         code = max(code, verify(work, repair=arguments.repair))
     return outcome.report, code
@@ -192,7 +192,7 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
                 say(f"  {row['row_id']}: {row['error']}")
     if outcome.over_budget:
         code = 1
-        say(f"stopped before --max-cost would be passed; {left.pending:,} rows are left")
+        say(f"stopped before the cost would exceed --max-cost; {left.pending:,} rows are left")
     if outcome.error is not None:
         code = 1
         # Without the database, the number of rows is unknown.

@@ -55,7 +55,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
     except AppError as error:
         print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
-        # The settings are right where the server only has no free connection.
+        # If the server only has no free connection, the settings are right.
         code = 1 if isinstance(error, DatabaseBusy) else EXIT_CONFIGURATION
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
@@ -76,7 +76,10 @@ def stop_on_signal() -> threading.Event:
             atexit._run_exitfuncs()
             os._exit(EXIT_INTERRUPTED)
         stop.set()
-        print("\nstopping: finishing open requests and releasing leased rows (again: stop now)", file=sys.stderr)
+        print(
+            "\nstopping: finishing open requests and releasing leased rows (Ctrl-C again stops at once)",
+            file=sys.stderr,
+        )
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)

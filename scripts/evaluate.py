@@ -45,7 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     qrels = "file of the judgements (default: qrels.tsv); may be repeated"
     parser.add_argument("--qrels", metavar="FILE", action="append", help=qrels)
     parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N judged queries")
-    parser.add_argument("--baseline", choices=("guide",), help="also run the recipe of Supabase's hybrid search guide")
+    parser.add_argument(
+        "--baseline", choices=("guide",), help="also measure the SQL of Supabase's guide to hybrid search"
+    )
     fusion = "how the rankings are joined (default: weighted)"
     parser.add_argument("--fusion", choices=("weighted", "rrf"), default="weighted", help=fusion)
     parser.add_argument("--fail-under", type=float, metavar="X", help="exit 1 if hybrid nDCG@10 of a set is below X")
@@ -102,7 +104,7 @@ def show(name: str, model: str, scores: dict[str, Scores], *, as_json: bool) -> 
 def loaded(
     judged: JudgedSet, provider: EmbeddingProvider, settings: Settings, collection: str
 ) -> Iterator[tuple[Database, SecretStr, dict[str, str]]]:
-    """Load the corpus into a scratch database and embed it. Also yields a map from row id to document id."""
+    """Load the corpus into a scratch database and embed it. Also yields a dict from row id to document id."""
     with scratch_database("tonnetz_evaluate", get_database_url(settings)) as url:
         fill = fill_synonyms if collection == "mir_synonyms" else fill_knowledge
         ids = fill(url, judged)

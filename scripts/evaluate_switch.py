@@ -143,9 +143,9 @@ def show(stages: dict[str, Scores], loss: float, searches: Searches) -> None:
     print(f"{'rows moved':<12} {'nDCG@10':>8} {'recall@100':>11} {'MRR@10':>8}")
     for stage, values in stages.items():
         print(f"{stage:<12} {values.ndcg:>8.4f} {values.recall:>11.4f} {values.mrr:>8.4f}")
-    print(f"midway against the lower of both: {-loss:+.4f}")
+    print(f"nDCG@10 midway, compared with the lower of before and after: {-loss:+.4f}")
     print(
-        f"searches meanwhile: {searches.asked:,}, failed {searches.failed}, short {searches.short}, "
+        f"searches during the move: {searches.asked:,}, failed {searches.failed}, with too few hits {searches.short}, "
         f"degraded {searches.degraded}, with hits of both models {searches.mixed:,}"
     )
     if searches.first_error:

@@ -125,7 +125,7 @@ def load(database: Database, lines: Iterator[Line]) -> dict[str, int]:
 
 
 def read_row(fields: dict[str, Any] | BadRow) -> dict[str, Any]:
-    """The row as the database takes it. Raises BadRow."""
+    """Convert a row to the arguments of upsert_datasets. Raises BadRow."""
     if isinstance(fields, BadRow):
         raise fields
     problems: list[str] = []

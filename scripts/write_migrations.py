@@ -8,7 +8,7 @@ import command
 
 from shared.embedded.migrations import LOCK, MIGRATIONS, SCHEMAS
 
-# Version and name of each migration, and the schema files it is made of: from the first to the last two-digit number.
+# Version and name of each migration, and the first and the last number of the schema files of which it is made.
 PARTS = (
     ("20261128000000", "tonnetz", 0, 59),
     ("20261128000100", "music_knowledge", 60, 69),

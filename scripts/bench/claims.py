@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures claiming and saving alternately with 1,000 and 1,000,000 pending rows; prints medians and ratio."""
+"""Measures how long a claim and a save take with 1,000 and with 1,000,000 pending rows; prints medians and their ratio."""
 
 import os
 import time
@@ -23,7 +23,7 @@ def main() -> int:
         __doc__,
         small=(1_000, "rows of the short queue"),
         large=(1_000_000, "rows of the long queue"),
-        rounds=(15, "rounds, the queues in turn"),
+        rounds=(15, "rounds; each measures both queues"),
     )
     arguments = parser.parse_args()
     sizes = {"small": arguments.small, "large": arguments.large}

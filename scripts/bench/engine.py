@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the engine with plain onnxruntime and sentence-transformers on the same mixed texts.
+"""Compares the in-process engine of Tonnetz with plain onnxruntime and sentence-transformers on the same texts.
 
 The compared systems run in a separate environment (.bench/venv, created at the first run), each in a process that
 computes one round after another; the rounds alternate. Prints medians, their ratio, and the smallest cosine of a text's
@@ -33,15 +33,20 @@ Round = tuple[float, Any]
 
 
 def main() -> int:
-    parser = benchmark.parser(__doc__, count=(2_000, "texts to make"), rounds=(5, "rounds, the engines in turn"))
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="JSON lines with a field text (default: made here)")
+    parser = benchmark.parser(__doc__, count=(2_000, "texts to make"), rounds=(5, "rounds; each measures every system"))
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines with a field text (default: --count texts made from the sample rows)",
+    )
     precisions = ("auto", "fp32", "int8")
-    parser.add_argument("--precision", choices=precisions, default="auto", help="of our engine (default: auto)")
+    parser.add_argument("--precision", choices=precisions, default="auto", help="precision of Tonnetz (default: auto)")
     arguments = parser.parse_args()
     file = arguments.texts
     texts = benchmark.read_texts(file) if file else benchmark.make_texts(arguments.count, 4, 128)
     result = bench(texts, arguments.rounds, arguments.precision)
-    print(f"{result['texts']:,} texts, medians of {result['rounds']} interleaved rounds, {result['cores']} cores")
+    print(f"{result['texts']:,} texts, medians of {result['rounds']} rounds, {result['cores']} cores")
     headings = ("engine", "texts/s", "slowest", "fastest", "ours is faster by", "cosine to float32: min", "mean")
     benchmark.print_table(headings, [tuple(row.values()) for row in result["engines"]])
     return benchmark.finish(arguments, result)
@@ -79,7 +84,7 @@ def bench(texts: list[str], rounds: int, precision: Any) -> dict[str, Any]:
 
 
 def ours(provider: OnnxProvider, texts: list[str]) -> Callable[[], Round]:
-    """One round of our engine, which is warm."""
+    """Warm our engine up; returns a function that measures one round."""
     provider.embed_documents(texts[:WARM_UP])
 
     def embed() -> Round:
@@ -91,7 +96,7 @@ def ours(provider: OnnxProvider, texts: list[str]) -> Callable[[], Round]:
 
 
 def peers(texts: list[str]) -> dict[str, Any]:
-    """The peers by name, not yet started."""
+    """The compared systems by name; entering the context of one starts it."""
     files = find_model(None)
     models, texts_file = SCRATCH / "models", SCRATCH / "engine_texts.json"
     texts_file.write_text(json.dumps(texts))
@@ -106,7 +111,7 @@ def peers(texts: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def peer(name: str, *arguments: object) -> Iterator[Callable[[], Round]]:
-    """One round of a peer that is loaded and warm. Its process ends when its stdin does."""
+    """Start a compared system and warm it up; yields a function that measures one round."""
     python = benchmark.environment_with("venv", PEER_PACKAGES)
     log, output = SCRATCH / f"{name}.log", SCRATCH / "engine_vectors.npy"
     with (

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Counts the project's functions that four typical operations enter, and their database calls.
+"""Counts the functions of this project that four typical operations call, and their database calls.
 
-The operations: a search for a new query, `/embed` with one text, a backfill of one row, and a webhook that ends in
-embedded synonyms. Each program runs under a profile function that notes every code object below functions/, shared/
-and scripts/ it enters; comprehensions and module bodies do not count. `--checkout` counts another version beside
-this one, in the same run.
+The operations are a search for a new query, `/embed` with one text, a backfill of one row, and a webhook that ends in
+embedded synonyms. Each program runs under a profile function that records every function below functions/, shared/ and
+scripts/ that is entered; comprehensions and module bodies do not count. `--checkout` also counts another version and
+compares the two.
 """
 
 import json
@@ -82,13 +82,13 @@ with connect(get_database_url(load_settings())) as owner:
         print(found.fetchone()[0])
 """
 
-# The functions and database calls of one walk.
+# The functions (`entered`) and database calls (`calls`) of one operation.
 Found = dict[str, Any]
 
 
 def main() -> int:
     parser = benchmark.parser(__doc__)
-    parser.add_argument("--checkout", type=Path, help="another checkout to count beside this one, with its own .venv")
+    parser.add_argument("--checkout", type=Path, help="folder of another version to count, too, with its own .venv")
     parser.add_argument("--names", action="store_true", help="also list the functions of each operation")
     arguments = parser.parse_args()
     results = {"here": count(command.ROOT)}
@@ -102,10 +102,10 @@ def main() -> int:
             if arguments.names:
                 print(walk, *(f"    {file} {name}" for file, name in found["entered"]), sep="\n")
                 print(f"    calls: {', '.join(found['calls'])}")
-    benchmark.print_table(("walk", "functions", "files", "database calls", "checkout"), rows)
+    benchmark.print_table(("operation", "functions", "files", "database calls", "checkout"), rows)
     for walk, found in results.get("there", {}).items():
         share = len(results["here"][walk]["entered"]) / len(found["entered"])
-        print(f"{walk:10} {share:8.2f} of the other checkout's functions")
+        print(f"{walk:10} {share:8.2f} times the functions of the other checkout")
     sizes = {
         side: {walk: {"functions": len(f["entered"]), "calls": len(f["calls"])} for walk, f in walks.items()}
         for side, walks in results.items()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Measures search over a million rows with the real RPC: latency, recall and sizes, beside two other methods in the
-same database.
+"""Measures search over a million rows with the real SQL function: latency, recall and sizes. Compares it with two other
+methods in the same database.
 
 (a) the recipe of Supabase's hybrid search guide, with the words of a query joined by OR (joined by AND, a question finds nothing);
 (b) a bare pgvector query over the same index, at pgvector's own ef_search and at the one that the RPC sets.

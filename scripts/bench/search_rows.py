@@ -108,7 +108,8 @@ def _build(url: SecretStr, rows: int) -> dict[str, float]:
         since = time.perf_counter()
         _copy(owner, rows)
         since = timed("copy", since)
-        # The graph is built in memory: 768 bytes of vector, some 600 of neighbours and its heap's own share a row.
+        # The index is built in memory. Each row needs 768 bytes for its vector, some 600 for its neighbours, and more for the
+        # overhead of the memory allocator.
         owner.execute(f"set maintenance_work_mem = '{max(256, rows * 2_400 // 2**20)}MB'")
         owner.execute(";".join(definition for _, definition in indexes))
         since = timed("other indexes", since)
@@ -163,7 +164,7 @@ def _row(number: int, words: list[bytes], vector: bytes) -> bytes:
 
 
 def row_id(number: int) -> uuid.UUID:
-    """Scattered over the range, as random ones are."""
+    """An id for a row. Ids are scattered over the range of uuids, as random ones are."""
     return uuid.UUID(int=(number * 2_654_435_761 % 2**32) << 96 | number)
 
 

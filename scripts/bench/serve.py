@@ -41,7 +41,7 @@ def main() -> int:
         __doc__,
         requests=(10_000, "requests of one text each"),
         clients=(64, "open connections"),
-        rounds=(3, "rounds of engine and server, in turn"),
+        rounds=(3, "rounds; each measures the engine and the server"),
     )
     parser.add_argument("--without-infinity", action="store_true", help="do not compare with infinity-emb")
     arguments = parser.parse_args()
@@ -143,7 +143,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def engine_rate(texts: list[str]) -> float:
-    """Texts a second in one large batch, in a new process, because threads of another engine would slow it down."""
+    """Measure texts a second in one large batch, in a new process: threads of another engine would slow it down."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_engine_rate, texts).result()
 
@@ -196,7 +196,7 @@ class Load:
 
 
 def load(url: str, server: Server, texts: list[str], clients: int) -> Load:
-    """Post each text once, from that many connections."""
+    """Post each text once, over `clients` connections."""
     address = urlsplit(url).netloc
     head = f"POST {server.path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: "
     bodies = [json.dumps(server.body(number, text)) for number, text in enumerate(texts)]

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Measures the cost of tracking for a writer: the same writes into untracked and tracked tables alternately; prints
-medians and ratios.
+"""Measures how much slower tracking makes writes: the same writes go into untracked and tracked tables alternately.
 
-Four tables with the same columns, those of the vectors too, and the same primary key. All rows that are updated have
-their vector, and the update changes a column that is not part of the text.
+Prints medians and ratios of four tables with the same columns, those of the vectors too, and the same primary key. All
+rows that are updated have their vector, and the update changes a column that is not part of the text.
 
-- bare: untracked, without full-text search (`fts` is an empty column)
-- untracked: with a generated column `fts` and its index; what a table with full-text search costs without tracking
-- tracked: the same, tracked. Compare it with `untracked`
-- tracked, fts by trigger: tracked without a generated column: the text is parsed by a trigger. Compare it with
-  `untracked`, and with `bare` for the price of tracking and full-text search together
+- bare: is not tracked and has no full-text search (`fts` is an empty column)
+- untracked: is not tracked, and has a generated column `fts` with an index. So it has the cost of full-text search alone
+- tracked: is like `untracked`, but tracked. The difference is the cost of tracking
+- tracked, fts by trigger: is tracked, and a trigger fills `fts`, which is no generated column. The difference to `bare`
+  is the cost of tracking and full-text search together
 
 It also prints the processor time of the server process, which is more reliable on a busy machine, because it excludes
 the wait for the disk at each commit. (Linux only.)
@@ -43,7 +42,7 @@ TARGETS = {"update": 1.5, "insert": 3.0, "copy": 3.0}
 
 
 class Spent(NamedTuple):
-    """Milliseconds."""
+    """Milliseconds that a write took, and processor time of the server in them."""
 
     wall: float
     cpu: float
@@ -54,7 +53,7 @@ def main() -> int:
         __doc__,
         rows=(30_000, "rows of a large statement"),
         singles=(200, "statements of one row in each round"),
-        rounds=(5, "rounds, the tables in turn"),
+        rounds=(5, "rounds; each writes to every table"),
         words=(40, "words of a row's text"),
     )
     arguments = parser.parse_args()
@@ -68,7 +67,7 @@ def main() -> int:
     medians = {operation: {side: middle(by_side[side]) for side in SIDES} for operation, by_side in spent.items()}
     print(
         f"medians of {arguments.rounds} rounds in milliseconds, {os.cpu_count()} cores; {arguments.words} words a row,"
-        f" vectors of {DIMENSIONS} dimensions; x: times `untracked`"
+        f" vectors of {DIMENSIONS} dimensions; x: ratio to `untracked`"
     )
     print_costs("time", {name: [cost.wall for cost in sides.values()] for name, sides in medians.items()})
     print_costs("processor time", {name: [cost.cpu for cost in sides.values()] for name, sides in medians.items()})
@@ -115,7 +114,7 @@ def make_tables(owner: Connection, rows: int, words_per_row: int) -> None:
 
 
 def write(owner: Connection, table: str, rows: int, singles: int) -> dict[str, Spent]:
-    """What each kind of write costs, for one statement."""
+    """Measure one statement of each kind of write."""
     texts = owner.execute("select title, content from texts order by number").fetchall()
     lines = [f"{title}\t{content}\n".encode() for title, content in texts]
     insert = f"insert into {table} (title, content) select title, content from texts"
@@ -161,7 +160,7 @@ def measure_each(owner: Connection, statement: str, keys: list[int]) -> Spent:
 
 
 def processor_milliseconds(owner: Connection) -> float:
-    """Of the server process of this connection, since it started."""
+    """The processor time that the server process of this connection has used so far."""
     try:
         return int(Path(f"/proc/{owner.info.backend_pid}/schedstat").read_text().split()[0]) / 1e6
     except OSError:

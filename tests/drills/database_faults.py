@@ -55,7 +55,7 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
 
 
 def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
-    """The server is down for some seconds, longer than a lease."""
+    """Stop the server for some seconds, longer than a lease."""
     # Shorter outages could fall between two tries of a client that doubles its pauses.
     seconds = {Length.SHORT: 3, Length.FULL: 35, Length.LONG: 70}[length]
 
@@ -187,7 +187,7 @@ def kill_postgrest(cluster: Cluster, length: Length) -> Finding:
 
 
 def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
-    """The functions' server loses its database and gets it back."""
+    """The HTTP server loses its database and gets it back."""
     seconds = 2 if length is Length.SHORT else 10
     finding = Finding(f"PostgreSQL was down for {seconds} s while the HTTP server ran (python -m functions.local)")
     with open_site(cluster, 50) as site, Gate() as provider:
@@ -217,7 +217,7 @@ def restart_under_the_functions(cluster: Cluster, length: Length) -> Finding:
 
 
 def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding:
-    """kill -9 of the process that started the embedded server; the next one joins it and, as the last, stops it."""
+    """Kill the process that started the embedded server; the next one uses the server and, as the last one, stops it."""
     del length
     finding = Finding("a run that had started the embedded server was killed (kill -9); then another run was started")
     with open_site(cluster) as site, ExitStack() as within, Gate(holds=True) as server:
@@ -230,7 +230,9 @@ def kill_beside_the_embedded_server(cluster: Cluster, length: Length) -> Finding
         finding.expect(migrated == 0, f"migrate.py exits {migrated}")
         finding.expect(not pid_file.exists(), "migrate.py leaves the server running")
         killed = site.backfill(server, "--json", **embedded)
-        finding.expect(wait_until(server.was_asked.is_set, 60, program=killed), f"it does not begin: {killed.stderr}")
+        finding.expect(
+            wait_until(server.was_asked.is_set, 60, program=killed), f"the first run sends no request: {killed.stderr}"
+        )
         killed.kill()
         finding.expect(pid_file.exists(), "the server died with the run, so the drill tested nothing")
         server.release()

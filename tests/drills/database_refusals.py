@@ -49,7 +49,7 @@ def _stands_still(run: Run) -> bool:
 
 
 def fill_the_disk(cluster: Cluster, length: Length) -> Finding:
-    """The disk of the table is full: a small file system if the user may mount one, otherwise its SQLSTATE is raised."""
+    """Fill the disk of the table: a small file system if the user may mount one; otherwise a trigger raises the SQLSTATE."""
     if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount"):
         folder = Path(tempfile.mkdtemp(prefix="tonnetz-disk-"))
         mounted = subprocess.run(
@@ -126,7 +126,7 @@ def _refuse_saves(cluster: Cluster, length: Length) -> Finding:
 
 
 def time_out_a_statement(cluster: Cluster, length: Length) -> Finding:
-    """A save waits for a lock beyond the statement timeout of its role, again and again."""
+    """Let saves wait for a lock longer than the statement timeout of their role."""
     finding = Finding(
         "another transaction locked the rows of a save for 2 s; the statement_timeout of the run was 300 ms"
     )
@@ -157,13 +157,13 @@ def _hasty_user(site: Site) -> Iterator[str]:
 
 
 def provoke_a_deadlock(cluster: Cluster, length: Length) -> Finding:
-    """Another transaction and a save wait for each other; the server ends the save."""
+    """Let another transaction and a save wait for each other; the server cancels the save."""
 
     def strike(finding: Finding, run: Run) -> str:
         before = _deadlocks(run.site)
         for _ in range(2 if length is Length.SHORT else 5):
             with psycopg.connect(run.site.url.get_secret_value()) as other:
-                # The save waits first, so it is the one that detects the deadlock.
+                # The save waits first and has the shorter deadlock_timeout, so it detects the deadlock and is cancelled.
                 other.execute("set deadlock_timeout = '20s'")
                 ids = _lock_rows_of_a_save(run, other, last_only=True)
                 other.execute("update music_knowledge set category = 'drill' where id = %s", [ids[0]])
@@ -184,7 +184,7 @@ def _lock_rows_of_a_save(run: Run, connection: Connection, *, last_only: bool = 
     """Lock rows that the provider is embedding now, and wait until their save meets the lock; ids in key order."""
     run.server.pause()
     if not wait_until(lambda: run.server.waiting, 30, program=run.program):
-        raise RuntimeError(f"the run asks for nothing any more: {run.program.stderr.strip()[-300:]}")
+        raise RuntimeError(f"the run sends no more requests: {run.program.stderr.strip()[-300:]}")
     texts = run.server.waiting[0].inputs
     rows = connection.execute(
         "select id from music_knowledge m where embedding.document_text(m) = any (%s) order by id", [texts]

@@ -1,4 +1,4 @@
-"""Shared by all drills: a database for each, the program in processes, and a record of provider calls."""
+"""Code that all drills share: a database for each, the program in processes, and a record of provider calls."""
 
 import os
 import secrets
@@ -52,7 +52,7 @@ def tools_are_required() -> bool:
 
 
 def environment_of_tests(length: Length) -> dict[str, str]:
-    """The options of drills that run as tests, which read their length from it."""
+    """The environment of drills that run as tests: they read their length from TONNETZ_DRILL."""
     return {**os.environ, "TONNETZ_DRILL": length.name.lower()}
 
 
@@ -151,7 +151,7 @@ class Site:
         return row[0] if row else None
 
     def add(self, rows: int) -> None:
-        """Rows whose texts are all different."""
+        """Insert rows whose texts are all different."""
         with self.connect() as owner:
             owner.execute(
                 "insert into music_knowledge (topic, content)"
@@ -186,7 +186,7 @@ class Site:
         return program
 
     def backfill(self, server: ProtocolServer | None, *arguments: str, **environment: str) -> Program:
-        """scripts/backfill.py, with a lease of a few seconds so that killed rows are soon free."""
+        """Start scripts/backfill.py, with a lease of a few seconds, so that rows of a killed worker are soon free."""
         command = (str(ROOT / "scripts/backfill.py"), "--collection", MUSIC, "--lease-seconds", "6", *arguments)
         return self.start(*command, environment=self.environment(server, **environment))
 
@@ -200,7 +200,7 @@ class Site:
 
 
 class FunctionsServer:
-    """python -m functions.local on a free port of 127.0.0.1. A context manager."""
+    """The HTTP server (python -m functions.local) on a free port of 127.0.0.1. A context manager."""
 
     def __init__(self, site: Site, provider: ProtocolServer, *arguments: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -225,7 +225,7 @@ class FunctionsServer:
             return False
 
         if not wait_until(answers, 60, program=self.program):
-            raise RuntimeError(f"the functions do not start: {self.program.stderr[-500:]}")
+            raise RuntimeError(f"the HTTP server does not start: {self.program.stderr[-500:]}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -280,7 +280,7 @@ class Gate(ProtocolServer):
             self._open.set()
 
     def pause(self) -> None:
-        """From now on, calls wait for their answer."""
+        """Let all later calls wait for `release`."""
         self._open.clear()
 
     def release(self) -> None:
@@ -307,7 +307,7 @@ def texts_sent(servers: Iterable[ProtocolServer]) -> Counter[str]:
 
 
 def sent_again(server: ProtocolServer) -> int:
-    """Texts that were sent again to a provider, without the calls that it refused."""
+    """How many texts were sent again to a provider. Calls that it refused do not count."""
     sent = Counter(text for call in server.calls if call.status == 200 for text in call.inputs)
     return sum(sent.values()) - len(sent)
 

@@ -96,5 +96,5 @@ def invalid_states(owner: Connection) -> list[str]:
                 (table, column, f"{column} not between now() - interval '1 day' and now() + interval '25 hours'")
             )
     query = " union all ".join(f"select '{table}.{column}' from {table} where {test}" for table, column, test in tests)
-    problems += [f"{name} holds what it must not" for (name,) in owner.execute(query).fetchall()]
+    problems += [f"{name} holds a value that is not allowed" for (name,) in owner.execute(query).fetchall()]
     return problems

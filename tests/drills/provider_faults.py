@@ -67,7 +67,7 @@ CASES = (
     Case(
         "429 with a date, twice", _fails("rate_limit", times=2, retry_after=1, as_date=True), 0, 40, length=Length.FULL
     ),
-    Case("429 that says nothing, 4 times", _fails("rate_limit", times=4), 0, 40, length=Length.FULL),
+    Case("429 without Retry-After, 4 times", _fails("rate_limit", times=4), 0, 40, length=Length.FULL),
     Case("answers out of order", _fails("shuffled", **ALWAYS), 0, 40),
     # A server that gives every vector the number 0 answers in the order of the texts.
     Case("answers without numbers", _fails("unnumbered", **ALWAYS), 0, 40, length=Length.FULL),
@@ -176,7 +176,7 @@ def fail_in_every_way(cluster: Cluster, length: Length) -> Finding:
     finding = Finding()
     cases = [case for case in CASES if case.length <= length]
     with open_site(cluster):
-        pass  # The first one migrates; the others are clones.
+        pass  # Opening the first database migrates it; the databases of the cases are clones of it.
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         for problems in pool.map(lambda case: _run(cluster, case), cases):
             finding.problems += problems
