@@ -61,9 +61,8 @@ begin
 end;
 $$;
 comment on function public.register_embedding_model is
-  'Registers a model, or returns the registered one with its stored prefixes, which its vectors were made with. '
-  'Another width is an error, and so is another model than the collection''s; a collection without a model gets this '
-  'one.';
+  'Registers a model, or returns the registered one with the prefixes with which its vectors were made. Raises an error if '
+  'it is registered with another width. With a collection: sets its model if it has none, raises an error if it has another.';
 revoke all on function public.register_embedding_model from public, anon, authenticated, service_role;
 grant execute on function public.register_embedding_model to service_role;
 
@@ -179,7 +178,7 @@ grant execute on function public.list_embedding_collections to service_role;
 create function embedding.describe_collection(source regclass)
 returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  -- Looks the trigger up by its table, which is faster than embedding.tracked_tables.
+  -- Look the trigger up by its table, which is faster than reading embedding.tracked_tables.
   select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig
   from pg_trigger g
   join embedding.collections c on c.id::text = split_part(encode(g.tgargs, 'escape'), '\000', 1)
@@ -187,7 +186,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   where g.tgrelid = describe_collection.source and g.tgname = 'embedding_check_insert'
     and g.tgfoid = to_regproc('embedding.check_vectors');
 $$;
-comment on function embedding.describe_collection is 'What a search needs. Its caller may not read the settings.';
+comment on function embedding.describe_collection is 'What a search needs to know about a collection. Security definer, because its caller may not read this schema.';
 revoke all on function embedding.describe_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.describe_collection to anon, authenticated, service_role;
 
@@ -229,7 +228,8 @@ grant execute on function embedding.text_hash to service_role;
 create function embedding.error_scope(state text)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
-    -- connection, read-only, locks, resources, shutdown, and errors that these functions raise themselves
+    -- These errors concern the connection, a read-only server, locks, resources or a shutdown, or these functions raise them
+    -- themselves.
     when left(state, 2) in ('08', '25', '28', '40', '53', '55', '57', '58') then 'passing'
     when left(state, 2) in ('0A', '3F', '42') then 'table'
     else 'row'
@@ -339,7 +339,7 @@ begin
   return true;
 end;
 $$;
-comment on function embedding.concerns_rows is 'True if some rows caused the error. Raises one if no row can be read.';
+comment on function embedding.concerns_rows is 'True if some rows caused the error. Raises an error if no row can be read.';
 revoke all on function embedding.concerns_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.concerns_rows to service_role;
 
@@ -582,7 +582,7 @@ begin
       left join %2$s s on s.%1$I = h.row_id::%3$s
       %5$s
     ),
-    -- Rows that need no vector any more; the triggers did not see the change (disabled for a load).
+    -- These rows need no vector any more, but the triggers did not see the change (they were disabled for a load).
     settled as (
       delete from embedding.queue q
       using document d
@@ -821,7 +821,7 @@ begin
   return checked;
 end;
 $$;
-comment on function embedding.check_model is 'The collection. Sets its model if it has none; another is an error.';
+comment on function embedding.check_model is 'Returns the collection. Sets its model if it has none; raises an error if it has another.';
 revoke all on function embedding.check_model from public, anon, authenticated, service_role;
 grant execute on function embedding.check_model to service_role;
 
@@ -842,7 +842,7 @@ begin
       select
         s.%1$I as key, i.row_id, i.text_hash, i.embedding,
         embedding.text_hash(embedding.document_text(s.*)) = i.text_hash as fresh,
-        -- saved by another worker after this worker's lease had expired
+        -- True if another worker saved the row after this worker's lease had expired.
         s.embedding_hash = i.text_hash and s.embedding_model = $4 as saved_before,
         -- Read before the update: the table's trigger removes the row from the queue once it has its vector.
         coalesce((select q.attempts from embedding.queue q where q.collection_id = $5 and q.row_id = i.row_id), 0) as attempts
@@ -1404,7 +1404,7 @@ begin
           when n.embedding_hash is distinct from o.embedding_hash then n.embedding_hash = t.text_hash
           when o.embedding is null or n.embedding operator(extensions.<>) o.embedding
             or n.embedding_model is distinct from o.embedding_model then true
-          -- A vector from before the table was tracked.
+          -- The vector is older than the tracking of the table: it stays if the text has not changed.
           else o.embedding_hash is null and embedding.text_hash(embedding.document_text(row(o.*)::%2$s)) = t.text_hash
         end as adopted
       from new_rows n
@@ -1451,7 +1451,7 @@ begin
   if tg_op = 'INSERT' and not exists (
     select from new_rows n where n.embedding is not null or n.embedding_model is not null or n.embedding_hash is not null
   ) then
-    -- Nearly every insert: no vector to check and no text to hash.
+    -- This is the case of nearly every insert: there is no vector to check and no text to hash.
     select true as pending, false as unusual, false as stale into work;
   else
     -- pending: some rows need a vector. unusual: some have a vector without the collection's model and width. stale:
@@ -1673,7 +1673,7 @@ declare
   relation constant pg_class := (select c from pg_class c where c.oid = source);
   found_name text;
 begin
-  -- Their triggers on the table would run as the owner of the functions that write its vectors.
+  -- Triggers of these roles on the table would run as the owner of the functions that write its vectors.
   execute format('revoke trigger, references, truncate%s on %s from public, anon, authenticated, service_role',
     case when current_setting('server_version_num')::int >= 170000 then ', maintain' end, source);
   select r.role::regrole::text into found_name
@@ -1703,7 +1703,7 @@ begin
     execute format('grant usage on schema %s to service_role', relation.relnamespace::regnamespace);
   end if;
   execute format('grant select, update on %s to service_role', source);
-  -- Where functions are not executable by everybody, as in a hardened project.
+  -- In a hardened project, PUBLIC may not execute functions.
   execute format('grant execute on function embedding.document_text(%s) to service_role', source);
   perform embedding.admit_service_role(source);
 end;
@@ -1892,7 +1892,7 @@ begin
     select t.tgname from pg_catalog.pg_trigger t
     join pg_catalog.pg_proc p on p.oid = t.tgfoid
     where t.tgrelid = tracked.source and p.pronamespace = 'embedding'::regnamespace and not t.tgisinternal
-      -- not touch_updated_at or note_change
+      -- Keep the triggers touch_updated_at and note_change.
       and t.tgname ~ '^(zz_)?embedding_'
   loop
     execute format('drop trigger %I on %s', trigger_name, tracked.source);
@@ -1943,7 +1943,7 @@ exception
 end;
 $$;
 comment on function embedding.count_vectors is
-  'Counts rows with a vector of the collection''s model, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the queued rows do.';
+  'Counts rows with a vector of the collection''s model, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the queued rows count as pending.';
 revoke all on function embedding.count_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.count_vectors to service_role;
 
@@ -2038,7 +2038,7 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
   $sql$, jsonb_build_object('max_rows', max_rows)) r (row_ids text[], reasons text[], unreadable boolean[])
   cross join lateral unnest(r.row_ids, r.reasons, r.unreadable) u
 $$;
-comment on function embedding.mismatched_rows is 'As mismatched_embeddings; unreadable: the text cannot be read.';
+comment on function embedding.mismatched_rows is 'The rows of mismatched_embeddings. unreadable: the text of the row cannot be read.';
 revoke all on function embedding.mismatched_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.mismatched_rows to service_role;
 
@@ -2234,9 +2234,9 @@ create table embedding.runs (
     constraint "cost_usd must be a number that is not below 0" check (cost_usd >= 0 and cost_usd < 'NaN'),
   error text,
   started_at timestamptz not null default now(),
-  -- Later than started_at if the run was queued first; the rate is computed from here.
+  -- When work began: later than started_at if the run was queued first. The rate is computed from this time.
   begun_at timestamptz,
-  -- Set by every report; a running run that has not reported for a long time has crashed.
+  -- Each report sets this. A run whose status is running and that has not reported for a long time has crashed.
   reported_at timestamptz not null default now(),
   finished_at timestamptz
 );
@@ -2363,7 +2363,7 @@ language sql stable security invoker set search_path = '' as $$
   group by c.name
 $$;
 comment on function public.running_embedding_runs is
-  'The collections of running backfills (null: a task over all of them): rows done, and the rate up to the latest report; null before the first.';
+  'One row for each collection with running backfills (null: a run over all collections): rows done, and the rate up to the latest report (null before the first report).';
 revoke all on function public.running_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.running_embedding_runs to service_role;
 
@@ -2792,7 +2792,7 @@ declare
   -- a separated list, which takes a third of the time of a cast through an array literal. No lexeme contains the separator:
   -- the text search parser treats it as white space.
   separator constant text := chr(1);
-  widest_vector constant int := 16000;   -- what pgvector allows
+  widest_vector constant int := 16000;   -- the most dimensions that pgvector allows
   common text[];
   shares real[];
   share_vector extensions.vector;
@@ -2847,16 +2847,16 @@ create function embedding.query_terms(source regclass, query_text text, text_con
 returns table (terms text[], weights float8[], counts float8[], average_length float8, total_terms int, total_weight float8)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  longest_text constant int := 24000;    -- characters read: at least 3,000 words, far below the limits of a tsvector
-  most_lexemes constant int := 256;      -- lexemes looked up
-  most_terms constant int := 64;         -- lexemes scored, the rarest ones
-  sample_rows constant int := 1000;      -- rows sampled where the statistics cannot be used
-  counted_rows constant int := 2000;     -- rows read to count the rare lexemes
+  longest_text constant int := 24000;    -- characters of a query that are read: at least 3,000 words, far below the limits of a tsvector
+  most_lexemes constant int := 256;      -- lexemes of a query that are looked up
+  most_terms constant int := 64;         -- lexemes that are scored, the rarest ones
+  sample_rows constant int := 1000;      -- rows that are sampled if the statistics cannot be used
+  counted_rows constant int := 2000;     -- rows that are read to count the rare lexemes
   lexemes text[];
   quoted text[];
   total float8;
   mean_length float8;
-  shares float8[];                       -- share of rows that contain each lexeme; NULL: rare, has to be counted
+  shares float8[];                       -- share of rows that contain each lexeme; NULL: a rare lexeme, which has to be counted
   most_share float8 := 1;                -- upper bound for the share of a counted lexeme
   hits int[];
 begin
@@ -3030,7 +3030,7 @@ begin
   raise exception '% must be a finite number, not %', argument, coalesce(weight::text, '<null>') using errcode = '22023';
 end;
 $$;
-comment on function embedding.check_weight is 'The weight. Raises an error that names the argument where it is NaN, infinite or NULL.';
+comment on function embedding.check_weight is 'Returns the weight. Raises an error that names the argument if the weight is NaN, infinite or NULL.';
 revoke all on function embedding.check_weight from public, anon, authenticated, service_role;
 grant execute on function embedding.check_weight to anon, authenticated, service_role;
 
@@ -3098,7 +3098,7 @@ begin
 end;
 $$;
 comment on function embedding.held_model is
-  'The model of the vectors that a table holds, for a collection without a model; several are an error.';
+  'The model of the vectors that a table holds, for a collection without a model. Raises an error if there are several.';
 revoke all on function embedding.held_model from public, anon, authenticated, service_role;
 grant execute on function embedding.held_model to anon, authenticated, service_role;
 
@@ -3108,7 +3108,7 @@ create function embedding.full_text_candidates(
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  row_budget constant int := 600;        -- rows scored by BM25
+  row_budget constant int := 600;        -- rows that are scored by BM25
   query record;
   rare int;                              -- how many of the rarest terms fit into the budget with all their rows
   rare_rows float8;

@@ -250,7 +250,7 @@ returns trigger
 -- The caller who writes the table may lack the right to lock a tag.
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Locked: a rename that is under way is waited for, and a later rename finds this row.
+  -- The lock waits for a rename that is under way; a later rename waits for the lock and then finds this row.
   new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
   if new.tag_name is null then
     perform embedding.check_tag_type(new.tag_type);
@@ -401,7 +401,7 @@ begin
   return embedding.synonyms_row(stored);
 end;
 $$;
-comment on function public.create_synonyms is 'Writes synonyms of a tag by hand. Replaces inactive ones, else 23505.';
+comment on function public.create_synonyms is 'Writes synonyms of a tag by hand. Replaces inactive synonyms; raises 23505 if the tag has active ones.';
 revoke all on function public.create_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.create_synonyms to service_role;
 
@@ -436,7 +436,7 @@ begin
 end;
 $$;
 comment on function public.update_synonyms is
-  'Changes synonyms by hand; a null argument changes nothing. An error (23505) if they were changed after expected_updated_at.';
+  'Changes synonyms by hand; a null argument changes nothing. Raises 23505 if they were changed after expected_updated_at.';
 revoke all on function public.update_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.update_synonyms to service_role;
 
@@ -448,7 +448,7 @@ grant execute on function public.update_synonyms to service_role;
 create table embedding.synonym_queue (
   tag_type text not null,
   tag_id bigint not null,
-  -- Replace the synonyms that the tag has.
+  -- Whether to replace the synonyms that the tag has.
   force boolean not null default false,
   attempts integer not null default 0,
   available_at timestamptz not null default now(),

@@ -11,7 +11,7 @@ begin
   raise exception '% must be a finite number, not %', argument, coalesce(weight::text, '<null>') using errcode = '22023';
 end;
 $$;
-comment on function embedding.check_weight is 'The weight. Raises an error that names the argument where it is NaN, infinite or NULL.';
+comment on function embedding.check_weight is 'Returns the weight. Raises an error that names the argument if the weight is NaN, infinite or NULL.';
 revoke all on function embedding.check_weight from public, anon, authenticated, service_role;
 grant execute on function embedding.check_weight to anon, authenticated, service_role;
 
@@ -79,7 +79,7 @@ begin
 end;
 $$;
 comment on function embedding.held_model is
-  'The model of the vectors that a table holds, for a collection without a model; several are an error.';
+  'The model of the vectors that a table holds, for a collection without a model. Raises an error if there are several.';
 revoke all on function embedding.held_model from public, anon, authenticated, service_role;
 grant execute on function embedding.held_model to anon, authenticated, service_role;
 
@@ -89,7 +89,7 @@ create function embedding.full_text_candidates(
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  row_budget constant int := 600;        -- rows scored by BM25
+  row_budget constant int := 600;        -- rows that are scored by BM25
   query record;
   rare int;                              -- how many of the rarest terms fit into the budget with all their rows
   rare_rows float8;

@@ -5,7 +5,7 @@ returns trigger
 -- The caller who writes the table may lack the right to lock a tag.
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Locked: a rename that is under way is waited for, and a later rename finds this row.
+  -- The lock waits for a rename that is under way; a later rename waits for the lock and then finds this row.
   new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
   if new.tag_name is null then
     perform embedding.check_tag_type(new.tag_type);
