@@ -1,19 +1,18 @@
 """POST /v1/embeddings and GET /v1/models: OpenAI's API, so that clients of OpenAI can use this server."""
 
-import asyncio
 import base64
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from functions.http.answer_limit import OnLambda, check_answer_fits
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
 from functions.http.schemas import JsonBytes, Text, check_text
+from functions.http.served_model import served_model
 from functions.http.token_arrays import decode_tokens
-from functions.services import Services
-from shared.deadline import Deadline
 from shared.errors import InvalidRequest, NotFound, ProviderInputTooLong
 from shared.logs import request_id
 from shared.models import EmbeddingModel, Vectors
@@ -131,14 +130,19 @@ HEADERS = {TRUNCATED: {"schema": {"type": "integer"}, "description": "How many t
 
 @router.post("/v1/embeddings/", include_in_schema=False)
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses={200: {"headers": HEADERS}, **ERRORS})
-async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
+async def create_embeddings(
+    body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf, on_lambda: OnLambda
+) -> JsonBytes:
     """Embed up to 2,048 texts as documents. With tiktoken on the server, arrays of token ids are accepted, too."""
-    spec = await _spec(services, deadline)
+    spec = await served_model(services, deadline)
     if not _is_named(body.model, spec.name):
         raise _not_served(body.model, spec.name)
     shortened = body.dimensions not in (None, spec.dimensions)
     if shortened and not (services.provider.shortens_vectors and (body.dimensions or 0) < spec.dimensions):
         raise InvalidRequest(f"dimensions: {spec.name} has {spec.dimensions} here, not {body.dimensions}")
+    if on_lambda:
+        dimensions = body.dimensions or spec.dimensions
+        check_answer_fits("input", len(body.input), dimensions, base64=body.encoding_format == "base64")
     texts = await decode_tokens(body.input)
     truncate = body.truncate is not False
     try:
@@ -162,24 +166,16 @@ async def create_embeddings(body: EmbeddingsRequest, services: ServicesOf, deadl
 @router.get("/v1/models", response_model=ModelList, responses=ERRORS)
 async def list_models(services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """List the one model that is served."""
-    return JsonBytes({"object": "list", "data": [_model(await _spec(services, deadline))]})
+    return JsonBytes({"object": "list", "data": [_model(await served_model(services, deadline))]})
 
 
 @router.get("/v1/models/{model:path}", response_model=Model, responses=ERRORS)
 async def retrieve_model(model: str, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Describe the model, if it is the one that is served."""
-    spec = await _spec(services, deadline)
+    spec = await served_model(services, deadline)
     if not _is_named(model.removesuffix("/"), spec.name):
         raise _not_served(model, spec.name)
     return JsonBytes(_model(spec))
-
-
-async def _spec(services: Services, deadline: Deadline | None) -> EmbeddingModel:
-    # The first call may create the provider or ask it for the width of its vectors, so it runs in a thread.
-    service = services.embedding
-    if (spec := service.known_spec) is None:
-        spec = await asyncio.to_thread(service.spec, deadline)
-    return spec
 
 
 def _model(spec: EmbeddingModel) -> dict[str, object]:

@@ -8,21 +8,14 @@ import orjson
 from fastapi import FastAPI
 from mangum import Mangum
 
+from functions.http.answer_limit import MAX_ANSWER_BYTES, AnswerTooLarge
 from functions.http.errors import error_response
 from shared.errors import AppError, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# Lambda refuses an answer above 6,291,556 bytes after the work is done, and the caller sees a 502. The rest is for headers.
-MAX_ANSWER_BYTES = 5_500_000
 # Below this a body is within the limit, however many characters JSON escapes.
 _SURELY_FITS = MAX_ANSWER_BYTES // 6
-# The list that may grow in each kind of answer: the field of the request that limits it.
-_BOUNDED_BY = {"hits": "match_count", "data": "input", "vectors": "chunks", "embeddings": "texts"}
-
-
-class AnswerTooLarge(InvalidRequest, code="answer_too_large", status=413):
-    """The answer is larger than Lambda can carry."""
 
 
 class LambdaHandler:
@@ -103,13 +96,11 @@ def _bounded(event: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]
 def _advice(answer: Mapping[str, Any], body: str, size: int, method: str) -> str:
     too_large = f"the answer has {size / 1e6:.1f} MB, and Lambda carries {MAX_ANSWER_BYTES / 1e6:.1f}"
     found = {} if answer.get("isBase64Encoded") else orjson.loads(body)
-    if isinstance(found, dict):
-        for name, field in _BOUNDED_BY.items():
-            items = found.get(name)
-            if isinstance(items, list) and len(items) > 1:
-                asked = "limit" if name == "hits" and method == "GET" else field
-                # Count with the largest item, because the largest ones may come first.
-                largest = max(len(orjson.dumps(orjson.dumps(item).decode())) for item in items)
-                fits = max(1, MAX_ANSWER_BYTES // (largest + 1))
-                return f"{asked}: {too_large}; ask for at most {min(fits, len(items) - 1)}"
+    hits = found.get("hits") if isinstance(found, dict) else None
+    if isinstance(hits, list) and len(hits) > 1:
+        field = "limit" if method == "GET" else "match_count"
+        # Count with the largest hit, because the largest ones may come first.
+        largest = max(len(orjson.dumps(orjson.dumps(hit).decode())) for hit in hits)
+        fits = max(1, MAX_ANSWER_BYTES // (largest + 1))
+        return f"{field}: {too_large}; ask for at most {min(fits, len(hits) - 1)}"
     return f"{too_large}; ask for less"

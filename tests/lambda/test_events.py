@@ -10,6 +10,7 @@ from tests.conftest import Connection
 from tests.functions.conftest import KEYS
 from tests.lambda_events import answered, http_event, rest_event
 from tests.lambda_runtime import Start
+from tests.protocol_server import ProtocolServer
 
 EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a harp"}]}
 CARRIED = 5_500_000
@@ -82,17 +83,47 @@ def test_an_event_of_another_service_is_an_error_that_names_the_worker(start: St
     assert "functions.worker" in outcome.error["errorMessage"]
 
 
-@pytest.mark.parametrize("kind", ["http", "rest", "balancer"])
-def test_vectors_that_lambda_cannot_carry_are_refused_with_the_number_that_fits(start: Start, kind: str) -> None:
-    make = {"http": http_event, "rest": rest_event, "balancer": balancer_event}[kind]
-    function = start("openai_embeddings")
-    body: dict[str, Any] = {"model": "text-embedding-3-small", "input": ["a harp"] * 400}
-    status, answer = answered(function.invoke(make("POST", "/v1/embeddings", body, KEYS)))
-    assert (status, answer["error"]["code"], answer["error"]["param"]) == (413, "answer_too_large", "input")
-    body["input"] = body["input"][: number_in(answer["error"]["message"])]
-    outcome = function.invoke(make("POST", "/v1/embeddings", body, KEYS))
+def chunks(count: int) -> dict[str, Any]:
+    # Each quote and each backslash takes several bytes in the answer.
+    return {"chunks": [{"chunk_id": f'"{number}' + "\\" * 500, "content": "a harp"} for number in range(count)]}
+
+
+def texts(count: int) -> dict[str, Any]:
+    return {"input": ["a harp"] * count}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "model", "make", "count", "more"),
+    [
+        ("http", "openai_embeddings", "text-embedding-3-small", texts, 400, {}),
+        ("rest", "openai_embeddings", "text-embedding-3-small", texts, 700, {"encoding_format": "base64"}),
+        ("balancer", "openai_embeddings", "text-embedding-3-large", texts, 900, {"dimensions": 512}),
+        ("http", "embed", "text-embedding-3-large", chunks, 256, {"batch_id": "b"}),
+    ],
+)
+def test_vectors_that_lambda_cannot_carry_are_refused_before_the_provider_is_asked(
+    start: Start, openai_server: ProtocolServer, kind: str, name: str, model: str, make: Any, count: int, more: Any
+) -> None:
+    event = {"http": http_event, "rest": rest_event, "balancer": balancer_event}[kind]
+    function = start(name, EMBEDDING_MODEL=model)
+    path, of_model = ("/embed", {}) if name == "embed" else ("/v1/embeddings", {"model": model})
+    status, answer = answered(function.invoke(event("POST", path, {**make(count), **of_model, **more}, KEYS)))
+    error = answer["error"]
+    assert (status, error["code"]) == (413, "answer_too_large")
+    assert error["message"].startswith("chunks: " if name == "embed" else "input: ")
+    assert openai_server.calls == []
+    outcome = function.invoke(event("POST", path, {**make(number_in(error["message"])), **of_model, **more}, KEYS))
     assert answered(outcome)[0] == 200
-    assert CARRIED * 0.8 < len(json.dumps(outcome.answer)) < 6_291_556
+    assert CARRIED * 0.9 < len(json.dumps(outcome.answer)) < 6_291_556
+
+
+def test_an_answer_of_unknown_size_is_refused_afterwards(start: Start, owner: Connection) -> None:
+    # The hits of one row: there is no smaller number to ask for.
+    owner.execute("insert into public.music_knowledge (topic, content) select 'harp', repeat('\"ü ', 900000)")
+    event = http_event("POST", "/api/search/music_knowledge", {"query": "harp", "match_count": 1})
+    status, answer = answered(start("search").invoke(event))
+    assert (status, answer["error"]["code"]) == (413, "answer_too_large")
+    assert answer["error"]["message"].endswith("ask for less")
 
 
 def test_hits_that_lambda_cannot_carry_are_refused_with_the_number_that_fits(start: Start, owner: Connection) -> None:
