@@ -15,6 +15,7 @@ import command
 from pydantic import SecretStr
 
 from shared.database.base import Database
+from shared.database.pooling import Pooling
 from shared.deadline import Deadline
 from shared.embedded.inspection import inspect
 from shared.embedded.migrations import list_migrations
@@ -48,6 +49,17 @@ DOCUMENT, QUERY = "Ten violins play a slow waltz.", "waltz"
 PROVIDER_SECONDS = 60.0
 ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=PROVIDER_SECONDS)
 MIGRATE = "run scripts/migrate.py"
+POOLINGS = {
+    Pooling.DIRECT: "a direct connection",
+    Pooling.TRANSACTION: (
+        "through a connection pooler in transaction mode: every command works; statements of your own that need a "
+        "session, such as LISTEN, need a direct connection"
+    ),
+    Pooling.SESSION: (
+        "through a connection pooler in session mode: every command works; each connection of a program reserves one "
+        "of the pool, so keep their sum (--workers) below its size, or use transaction mode"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +140,7 @@ class Installation:
     def _look(self, url: SecretStr) -> str:
         found = inspect(url)
         self.lacking, self.facts = found.lacking, found.facts
-        kind = "the embedded server" if self.settings.database_url is None else "a direct connection"
-        return kind if found.direct else "through a connection pooler"
+        return "the embedded server" if self.settings.database_url is None else POOLINGS[found.pooling]
 
     def check_migrations(self) -> str:
         """Whether all migrations of this version are applied."""

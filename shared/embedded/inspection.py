@@ -1,11 +1,13 @@
 """Reads migrations, versions and roles of a server as the database's owner, without changing anything."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from pydantic import SecretStr
 
+from shared.database.pooling import Pooling, find_pooling
 from shared.database.postgres import connect, translate
 from shared.embedded.migrations import list_migrations, missing
 from shared.embedded.requirements import require_server
@@ -13,12 +15,12 @@ from shared.embedded.requirements import require_server
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """`direct` is whether no pooler is in between; `lacking` are the missing migrations, by name.
+    """`pooling` says whether a pooler is in between; `lacking` are the missing migrations, by name.
 
     `facts` is what describe_installation returns; it is empty while migrations are missing.
     """
 
-    direct: bool
+    pooling: Pooling
     lacking: list[str]
     facts: dict[str, Any]
 
@@ -29,14 +31,11 @@ def inspect(url: SecretStr) -> Inspection:
     Raises DatabaseError, whose message contains no address and no value.
     """
     try:
-        with connect(url, application_name="tonnetz-doctor") as owner:
+        with closing(connect(url, application_name="tonnetz-doctor")) as owner:
             lacking = [one.name for one in missing(owner, list_migrations())]
             if lacking:
                 require_server(owner)
             facts = None if lacking else owner.execute("select public.describe_installation()").fetchone()
-            row = owner.execute("select pg_backend_pid()").fetchone()
-            # A pooler reports another process id to the client than that of the server.
-            direct = row == (owner.info.backend_pid,)
-            return Inspection(direct, lacking, facts[0] if facts else {})
+            return Inspection(find_pooling(url, owner), lacking, facts[0] if facts else {})
     except psycopg.Error as error:
         raise translate(error, "describe_installation") from None

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from tests.commands.conftest import Command, Result
 from tests.conftest import Connection
 from tests.gateway import Gateway
+from tests.pgbouncer import PgBouncer
 from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
@@ -76,6 +77,23 @@ def test_the_embedded_default_is_proven_line_by_line(command_with: Callable[...,
     assert [line[8:26].strip() for line in lines] == STEPS
     assert {line[:8].strip() for line in lines} == {"ok"}
     assert "the embedded server" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "means"),
+    [
+        (None, "a direct connection"),
+        ("transaction", "in transaction mode: every command works"),
+        ("session", "in session mode: every command works"),
+    ],
+)
+def test_a_pooler_is_named_with_its_mode(
+    command: Command, pooler: Callable[[str], PgBouncer], database_url: SecretStr, mode: str | None, means: str
+) -> None:
+    url = database_url if mode is None else pooler(mode).url(database_url)
+    result = command("doctor.py", "--json", DATABASE_URL=url.get_secret_value())
+    assert result.code == 0, result.stdout
+    assert means in of(result)["database"][1]
 
 
 def test_wrong_settings_are_named_and_nothing_else_is_tried(command: Command) -> None:

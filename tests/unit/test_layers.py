@@ -22,6 +22,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "psycopg": (
         "shared/database/postgres.py",
         "shared/database/connection_errors.py",
+        "shared/database/pooling.py",
         "shared/embedded/migrations.py",
         "shared/embedded/inspection.py",
     ),

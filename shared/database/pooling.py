@@ -1,0 +1,70 @@
+"""Finds out whether a connection pooler is in between, and in which of its modes it works."""
+
+import time
+from contextlib import closing
+from enum import StrEnum
+from select import select
+
+from psycopg.pq import ExecStatus
+from pydantic import SecretStr
+
+from shared.database.postgres import Connection, connect
+from shared.errors import DatabaseBusy
+
+# Other programs of a busy pool may take the connection that two of ours would share, so look several times.
+_LOOKS = 5
+# In session mode a pool whose connections are all reserved lets a further client wait, for two minutes in PgBouncer.
+_WAIT_SECONDS = 3.0
+
+
+class Pooling(StrEnum):
+    """How a connection reaches the server."""
+
+    DIRECT = "direct"
+    SESSION = "session"
+    TRANSACTION = "transaction"
+
+
+def find_pooling(url: SecretStr, connection: Connection) -> Pooling:
+    """How this connection to the URL reaches the server; opens a second one through a pooler. Changes nothing.
+
+    A pooler in session mode reserves a server process for each client; in transaction mode its clients share them.
+    """
+    first = _server_process(connection)
+    if first is None:
+        raise DatabaseBusy("the server's pooler has no free connection: close other programs, or raise its pool size")
+    # A pooler tells its clients a process id of its own.
+    if first == connection.info.backend_pid:
+        return Pooling.DIRECT
+    try:
+        second = connect(url, application_name="tonnetz-doctor")
+    except DatabaseBusy:
+        return Pooling.SESSION
+    with closing(second):
+        for _ in range(_LOOKS):
+            # Twice, because a pooler that uses its server processes in turn could always give both clients the same two.
+            if any(_server_process(connection) != first for _ in range(2)):
+                return Pooling.TRANSACTION
+            theirs = _server_process(second)
+            if theirs is None:
+                return Pooling.SESSION
+            if theirs == first:
+                return Pooling.TRANSACTION
+    return Pooling.SESSION
+
+
+def _server_process(connection: Connection) -> int | None:
+    """The process id of the server that runs a statement of this connection, None if the pooler lets it wait."""
+    wire = connection.pgconn
+    wire.send_query(b"select pg_backend_pid()")
+    wire.flush()
+    ends = time.monotonic() + _WAIT_SECONDS
+    while wire.is_busy():
+        if not select([wire.socket], [], [], max(0.0, ends - time.monotonic()))[0]:
+            return None
+        wire.consume_input()
+    found = None
+    while result := wire.get_result():
+        if result.status == ExecStatus.TUPLES_OK:
+            found = int(result.get_value(0, 0) or 0)
+    return found
