@@ -9,12 +9,13 @@ from pydantic import BaseModel, Field
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import Body, CollectionName, Text
 from shared.embedding.collection import Collection
 from shared.embedding.coverage import CollectionStatus, list_collections, list_failures
 from shared.search.filters import FILTERS
 
-router = APIRouter(prefix="/api/collections", tags=["collections"], dependencies=[NeedsKey])
+router = APIRouter(prefix="/api/collections", tags=["collections"], dependencies=[NeedsKey], route_class=Route)
 
 MAX_ROWS = 1000
 
@@ -117,7 +118,7 @@ def failures(
     return Failures.model_validate({"failures": found, "total": total})
 
 
-@router.post("/{collection}/retry")
+@router.post("/{collection}/retry", dependencies=[TakesLargeBody])
 def retry(collection: CollectionName, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
     """Queue failed rows again with their attempts reset; the next run embeds them."""
     row_ids = body.row_ids if body else None

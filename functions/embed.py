@@ -10,12 +10,13 @@ from functions.http.answer_limit import OnLambda, check_answer_fits, escaped_siz
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import Body, JsonBytes, SomeText, Text
 from functions.http.served_model import served_model
 from shared.embedding.code_chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
 from shared.models import InputKind
 
-router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
+router = APIRouter(tags=["embedding"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route)
 
 MAX_CHUNKS = 256
 

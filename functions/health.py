@@ -7,11 +7,12 @@ from pydantic import BaseModel, Field
 
 from functions.http.app import create_function
 from functions.http.auth import ServicesOf
+from functions.http.routes import Route
 from functions.services import Services
 from shared.errors import AppError
 from shared.models import EmbeddingModel
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=Route)
 
 PROBE_SECONDS = 1.0
 

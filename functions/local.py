@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from types import FrameType
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
 from functions.http import docs
 from functions.http.app import create_app
 from functions.http.events import LambdaHandler
 from functions.http.middleware import is_loopback
+from functions.http.thread_shares import THREADS
 from functions.services import Services
 from shared.errors import AppError, ConfigurationError
 from shared.logs import configure_logs
@@ -55,6 +57,7 @@ def create_server(services: Services) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     _warm_up(services)
+    current_default_thread_limiter().total_tokens = THREADS
     # functions/__init__.py switches the garbage collector off for cold starts; a server runs for days.
     gc.set_threshold(10_000, 10, 10)
     yield
@@ -128,9 +131,9 @@ def main() -> int:
 
 def _serve(services: Services, bound: socket.socket) -> int:
     """Serve until SIGINT or SIGTERM. The signal stops running tasks; the rest is closed after the last request."""
-    import uvicorn
+    from functions.http.server import LimitedServer, server_config
 
-    class Server(uvicorn.Server):
+    class Server(LimitedServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -144,12 +147,7 @@ def _serve(services: Services, bound: socket.socket) -> int:
     # At its end uvicorn raises the signal again. SIGTERM then ends the program like Ctrl-C, with time to stop an
     # embedded database.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # RequestMiddleware writes the access log.
-    app = create_server(services)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=20
-    )
-    server = Server(config)
+    server = Server(server_config(create_server(services), timeout_graceful_shutdown=20))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[bound])
     return 0 if server.started else 3

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from functions.http.app import CompressedRoute, create_function
+from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
+from functions.http.routes import CompressedRoute
 from functions.http.schemas import CollectionName, JsonBytes, Text
 
 router = APIRouter(tags=["collections"], dependencies=[NeedsKey], route_class=CompressedRoute)

@@ -10,6 +10,7 @@ from functions.http.answer_limit import OnLambda, check_answer_fits
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import JsonBytes, Text, check_text
 from functions.http.served_model import served_model
 from functions.http.token_arrays import decode_tokens
@@ -17,7 +18,7 @@ from shared.errors import InvalidRequest, NotFound, ProviderInputTooLong
 from shared.logs import request_id
 from shared.models import EmbeddingModel, Vectors
 
-router = APIRouter(tags=["embedding"], dependencies=[NeedsKey])
+router = APIRouter(tags=["embedding"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route)
 
 MAX_INPUTS = 2048
 # This header counts the texts that were cut because they were longer than the model reads.

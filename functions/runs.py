@@ -8,10 +8,11 @@ from pydantic import BaseModel, Field
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
+from functions.http.routes import Route
 from functions.http.schemas import CollectionName
 from shared.embedding.run_history import list_costs, list_runs
 
-router = APIRouter(tags=["runs"], dependencies=[NeedsKey])
+router = APIRouter(tags=["runs"], dependencies=[NeedsKey], route_class=Route)
 
 Cost = Annotated[float | None, Field(description="USD; null if the model's price is not known", examples=[0.0021])]
 

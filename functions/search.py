@@ -7,11 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.http.app import create_function
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, ServicesOf
+from functions.http.routes import Route
 from functions.http.schemas import Body, CollectionName, ScoredHit, SomeText, Text
 from shared.models import SearchResult
 from shared.search.filters import COMMON_OPTIONS, OPTIONS
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], route_class=Route)
 
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["how loud should a finished song be"])]
 MatchCount = Annotated[int, Field(ge=1, le=200)]

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from shared.tokens import TokenVerifier
 
 
-# The most database connections; further requests wait for one. FastAPI runs handlers in 40 threads, and PostgreSQL
-# allows 100 connections in all by default.
+# The most database connections; further requests wait for one. PostgreSQL allows 100 connections in all by default.
 SERVER_CONNECTIONS = 16
 LAMBDA_CONNECTIONS = 2
 # How many requests with many texts the in-process engine embeds at the same time; further requests wait. The engine
@@ -110,11 +109,13 @@ class Services:
 
     @lazy
     def database(self) -> Database:
-        """The database, as service_role."""
+        """The database, as service_role; its calls end before the request that waits for them."""
+        from shared.database.limits import REQUEST
         from shared.wiring import get_database
 
         connections = SERVER_CONNECTIONS if self.long_lived else LAMBDA_CONNECTIONS
-        return self._resources.enter_context(closing(get_database(self.settings, max_connections=connections)))
+        database = get_database(self.settings, max_connections=connections, limits=REQUEST)
+        return self._resources.enter_context(closing(database))
 
     @lazy
     def provider(self) -> EmbeddingProvider:
@@ -230,7 +231,7 @@ class Services:
         from shared.wiring import WORKERS
 
         return EmbeddingJob(
-            self.database,
+            self.database.for_work(),
             lambda: self.provider,
             workers=WORKERS[self.settings.embedding_provider],
             wait_for_others=self.long_lived,

@@ -11,12 +11,13 @@ from pydantic import BaseModel, Field, model_validator
 
 from functions.http.app import create_function
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ServicesOf
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from functions.http.synonym_schemas import GenerationAccepted, accepted
 from shared.synonyms.service import SynonymHits
 from shared.synonyms.store import TagType
 
-router = APIRouter(tags=["synonyms"])
+router = APIRouter(tags=["synonyms"], route_class=Route)
 
 Limit = Annotated[int, Field(ge=1, le=100)]
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["musique douce pour la plage"])]
@@ -204,14 +205,14 @@ def generation_state(services: ServicesOf) -> GenerationState:
     )
 
 
-@router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
+@router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey, TakesLargeBody])
 def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Write a tag's synonyms. Inactive ones are replaced and activated; if it has active ones the answer is 409."""
     row = services.synonym_store.create_synonyms(**body.model_dump())
     return StoredSynonyms(**services.synonyms.embed(row))
 
 
-@router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
+@router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey, TakesLargeBody])
 def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Change synonyms; `is_active: true` activates them again."""
     changes = body.model_dump(exclude={"updated_at"})

@@ -4,12 +4,13 @@ from fastapi import APIRouter
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import DatabaseWebhook
 from functions.http.synonym_schemas import GenerationAccepted, accepted, skipped
 from shared.errors import InvalidRequest
 from shared.synonyms.store import TagType
 
-router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
+router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret, TakesLargeBody], route_class=Route)
 
 TABLES: dict[str, TagType] = {"genre_tags": "genre", "mood_tags": "mood"}
 

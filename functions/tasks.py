@@ -9,10 +9,11 @@ from pydantic import BaseModel, Field
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
+from functions.http.routes import Route
 from functions.http.schemas import Body, CollectionName
 from shared.embedding.runs import TASK_NAME
 
-router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[NeedsKey])
+router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[NeedsKey], route_class=Route)
 
 
 class TaskRequest(Body):

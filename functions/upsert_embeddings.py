@@ -8,12 +8,13 @@ from pydantic import BaseModel, Field
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import Body, CollectionName, SomeText, Text
 from shared.embedding.rows import RowsReport, RowToEmbed
 from shared.embedding.webhooks import EventReport
 from shared.logs import request_id
 
-router = APIRouter(tags=["rows"], dependencies=[NeedsKey])
+router = APIRouter(tags=["rows"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route)
 
 MAX_ROWS = 1000
 

@@ -8,11 +8,14 @@ from pydantic import BaseModel, Field
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import Body, JsonBytes, SomeText
 from shared.logs import request_id
 from shared.models import InputKind
 
-router = APIRouter(prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey])
+router = APIRouter(
+    prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route
+)
 
 
 class TextToEmbed(Body):

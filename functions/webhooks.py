@@ -5,12 +5,13 @@ from fastapi import APIRouter
 from functions.http.app import create_function
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
 from functions.http.deadlines import DeadlineOf
+from functions.http.routes import Route, TakesLargeBody
 from functions.http.schemas import DatabaseWebhook
 from functions.upsert_embeddings import UpsertAnswer, upsert_answer
 from shared.embedding.webhooks import RowEvent, embed_event
 from shared.logs import request_id
 
-router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret])
+router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret, TakesLargeBody], route_class=Route)
 
 
 @router.post("/api/webhooks/embeddings")

@@ -17,6 +17,7 @@ from shared.settings import Settings, load_settings
 if TYPE_CHECKING:
     from shared.cache import Cache, RedisCache
     from shared.database.base import Database
+    from shared.database.limits import Limits
     from shared.embedded.requirements import Lack
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
@@ -103,8 +104,13 @@ def get_database_url(settings: Settings) -> SecretStr:
     return start_embedded(settings.tonnetz_data_dir)
 
 
-def get_database(settings: Settings | None = None, *, max_connections: int = 10) -> Database:
-    """The database that the settings name: Supabase, DATABASE_URL or the embedded one, which this migrates."""
+def get_database(
+    settings: Settings | None = None, *, max_connections: int = 10, limits: Limits | None = None
+) -> Database:
+    """The database that the settings name: Supabase, DATABASE_URL or the embedded one, which this migrates.
+
+    `limits` are for a server; Supabase has its own for each role.
+    """
     settings = settings or load_settings()
     if settings.supabase_url is not None and settings.supabase_service_role_key is not None:
         from shared.database.supabase import SupabaseDatabase
@@ -121,7 +127,7 @@ def get_database(settings: Settings | None = None, *, max_connections: int = 10)
 
         url = start_embedded(settings.tonnetz_data_dir)
         migrate(url)
-    return _when_free(partial(PostgresDatabase, url, max_connections=max_connections))
+    return _when_free(partial(PostgresDatabase, url, max_connections=max_connections, limits=limits))
 
 
 def migrate_database(

@@ -13,8 +13,9 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, Field
 from starlette.staticfiles import StaticFiles
 
-from functions.http.app import CompressedRoute, create_function
+from functions.http.app import create_function
 from functions.http.auth import ServicesOf
+from functions.http.routes import CompressedRoute
 from functions.http.schemas import Text
 from functions.services import Services
 from shared.embedding.collection import list_embedding_collections

@@ -8,13 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import Receive, Scope, Send
 
 from functions.http import errors
 from functions.http.events import LambdaHandler
 from functions.http.middleware import ObserveRequest, RequestMiddleware
+from functions.http.thread_shares import ThreadShares
 from functions.services import SERVICES, Services
 from shared import __version__
 
@@ -49,6 +47,7 @@ def create_app(
         responses=errors.ERROR_RESPONSES,
     )
     app.state.services = services
+    app.state.thread_shares = ThreadShares()
     for router in routers:
         app.include_router(router)
     errors.install(app)
@@ -60,13 +59,6 @@ def create_function(name: str, router: APIRouter) -> tuple[FastAPI, LambdaHandle
     """The application of one function, and its handler on Lambda."""
     app = create_app(name, router)
     return app, LambdaHandler(app)
-
-
-class CompressedRoute(APIRoute):
-    """A route whose answers are compressed for callers that accept gzip."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await GZipMiddleware(super().handle, compresslevel=5)(scope, receive, send)
 
 
 class _Application(FastAPI):

@@ -68,6 +68,9 @@ def bearer_token(request: Request) -> str | None:
     return token.strip()
 
 
+# Route calls these before it reads a body. FastAPI calls them again, so a route of another class is not open.
+CHECKS = (_require_key, _require_webhook_secret)
+
 ServicesOf = Annotated[Services, Depends(_services)]
 CallerOf = Annotated[Caller, Depends(_caller)]
 NeedsKey = Depends(_require_key)

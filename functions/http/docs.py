@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from functions.http.app import CompressedRoute
+from functions.http.routes import CompressedRoute
 from shared.errors import NotFound
 
 PAGE = """<!doctype html>

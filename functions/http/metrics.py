@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from functions.http.auth import NeedsKey
+from functions.http.routes import Route
 from functions.services import Services
 from shared.embedding.collection import Collection, list_embedding_collections
 from shared.errors import AppError
@@ -39,7 +40,7 @@ class Metrics(Collector):
         self._rows = Counter("tonnetz_rows", "Rows of tasks.", ["outcome"], registry=registry)
         registry.register(self)
         self._services = services
-        self.router = APIRouter(tags=["metrics"], dependencies=[NeedsKey])
+        self.router = APIRouter(tags=["metrics"], dependencies=[NeedsKey], route_class=Route)
 
         @self.router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
         def metrics() -> Response:

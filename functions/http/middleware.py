@@ -1,4 +1,4 @@
-"""Wraps each request: id, body limit, security headers, CORS, access log, and a 500 for an unexpected error."""
+"""Wraps each request: id, limit of requests, security headers, CORS, access log, and a 500 for an unexpected error."""
 
 import asyncio
 import logging
@@ -8,20 +8,20 @@ import uuid
 from collections.abc import Callable
 from ipaddress import ip_address
 
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.http.errors import error_response
 from functions.services import Services
-from shared.errors import AppError, Forbidden, Overloaded, RequestTooLarge
+from shared.errors import AppError, Forbidden, Overloaded
 from shared.logs import request_id
 
 log = logging.getLogger("functions.access")
 
-# Lambda takes 6 MB; a batch of 256 chunks of 2,000 words is 3 MB.
-MAX_BODY_BYTES = 6 * 1024 * 1024
-TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB"
+# Requests that are answered at the same time; one more gets 503. Each holds its body in memory.
+MAX_REQUESTS = 512
+# Probes are answered in any case: a server under load is not a broken one.
+_PROBES = ("/health", "/ready")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -48,31 +48,39 @@ class RequestMiddleware:
         self._services = services
         self._observe = observe
         self._inside: ASGIApp | None = None
+        self._open_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        # A copy, because a server may append the trailers of a body to its list.
+        scope["headers"] = list(scope["headers"])
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         current = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(current)
-        status = 500
+        status, begun = 500, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 headers = message.get("headers", ())
                 present = {name for name, _ in headers}
                 added = [header for header in _SECURITY_HEADERS if header[0] not in present]
                 message["headers"] = [*headers, (b"x-request-id", current.encode()), *added]
             await send(message)
 
+        self._open_requests += 1
         try:
             inside = self._inside or self._prepared(scope)
             await inside(scope, receive, answer)
+            if not begun:
+                # The client went away: nginx's status for it.
+                status = 499
         finally:
+            self._open_requests -= 1
             self._note(scope, status, time.perf_counter() - started)
             request_id.reset(token)
 
@@ -112,9 +120,10 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            headers = dict(scope["headers"])
-            self._check_origin(headers)
-            await self._app(scope, _limited(headers, receive), watched)
+            self._check_origin(dict(scope["headers"]))
+            if self._open_requests > MAX_REQUESTS and scope["path"] not in _PROBES:
+                raise Overloaded("the server has too many open requests; try again", retry_after=1)
+            await self._app(scope, receive, watched)
         except (Exception, asyncio.CancelledError) as error:
             response = self._error(error, scope)
             if begun:
@@ -163,25 +172,3 @@ def is_loopback(host: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _limited(headers: dict[bytes, bytes], receive: Receive) -> Receive:
-    """Limit the body that `receive` returns. Raises RequestTooLarge at once if Content-Length exceeds the limit."""
-    length = headers.get(b"content-length")
-    if length is not None:
-        # The server enforces that the body has the length in the header.
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            raise RequestTooLarge(TOO_LARGE)
-        return receive
-    received = 0
-
-    async def counted() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
-            # While it reads a body, FastAPI passes on only an HTTPException; it turns any other error into a 400.
-            raise HTTPException(413, TOO_LARGE)
-        return message
-
-    return counted

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def check_text(text: str) -> str:
@@ -23,10 +23,23 @@ SomeText = Annotated[Text, Field(min_length=1)]
 CollectionName = Annotated[Text, Field(min_length=1, max_length=127, examples=["music_knowledge"])]
 
 
+# Fields of an object in a body. Each unknown field costs an error, so they are counted before they are checked.
+MAX_FIELDS = 64
+
+
 class Body(BaseModel):
     """A request's body. Unknown fields are refused: a misspelt one would have no effect."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, given: object) -> object:
+        if isinstance(given, dict):
+            for name, value in (("the object", given), *(given.items() if len(given) <= MAX_FIELDS else ())):
+                if isinstance(value, dict) and len(value) > MAX_FIELDS:
+                    raise ValueError(f"{name} has {len(value):,} fields; at most {MAX_FIELDS} are accepted")
+        return given
 
 
 class DatabaseWebhook(BaseModel):

@@ -42,6 +42,13 @@ class Database(AbstractContextManager["Database"]):
         """
         raise NotImplementedError
 
+    def for_work(self) -> "Database":
+        """Return an adapter whose calls may take longer than a request waits: for backfills in a server.
+
+        It shares this adapter's connections and need not be closed.
+        """
+        return self
+
     @abstractmethod
     def close(self) -> None:
         """Close all connections; the object cannot be used afterwards."""

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from shared.database.base import Database
 from shared.database.connection_errors import explain, pooler_error
+from shared.database.limits import CALLER, WORK, Limits, Shares
 from shared.database.translate import error_from_sqlstate
 from shared.errors import AppError, DatabaseBusy, DatabaseContractError, DatabaseRejected, DatabaseUnavailable
 from shared.models import Caller
@@ -38,11 +39,12 @@ _OPTIONS: dict[str, Any] = {
 # These statements are sent before each call. Their effect ends with the transaction of the call, because a pooler in
 # transaction mode then lends the connection to another program. The role is set in a statement of its own: PostgreSQL
 # may check what a statement may do before it runs it.
-_AS_SERVICE_ROLE = "set local role service_role; "
-# 8 seconds is Supabase's own timeout for the role authenticated.
+_AS_SERVICE_ROLE = "set local role service_role"
 _AS_CALLER = (
-    "select set_config('request.jwt.claims', %s, true); set local statement_timeout = '8s'; "
-    "set local transaction_read_only = on; set local role %s; "
+    "select set_config('request.jwt.claims', %s, true)",
+    *CALLER.statements,
+    "set local transaction_read_only = on",
+    "set local role %s",
 )
 
 # An argument of more bytes of JSON is sent beside its statement, because PostgreSQL reads a literal some 10 ns a byte
@@ -86,18 +88,40 @@ def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
 class PostgresDatabase(Database):
     """Calls SQL functions as service_role over a pool of connections. No call needs session state of an earlier one.
 
-    `max_connections` bounds the pool: one for each thread that calls at the same time.
+    `max_connections` bounds the pool: one for each thread that calls at the same time. With `limits` each call has these
+    time limits, and no kind of call uses all connections: for a server, where requests wait for the calls.
     """
 
-    def __init__(self, url: SecretStr, *, max_connections: int = 10) -> None:
+    def __init__(self, url: SecretStr, *, max_connections: int = 10, limits: Limits | None = None) -> None:
         # Connect once before the pool: the pool would retry in the background and only report a timeout.
         first = connect(url)
         try:
-            first.execute(_AS_SERVICE_ROLE + "select 1")
+            first.execute(f"{_AS_SERVICE_ROLE}; select 1")
         except psycopg.Error as error:
             first.close()
             raise _cannot_act(error) from None
-        self._pool = _Pool(url, first, max_connections)
+        self._is_limited = limits is not None
+        self._service = _PostgresService(_Pool(url, first, max_connections, divided=self._is_limited), limits)
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        return self._service.call(function, arguments)
+
+    def as_caller(self, caller: Caller) -> Database:
+        return _PostgresCaller(self._service.pool, caller)
+
+    def for_work(self) -> Database:
+        return _PostgresService(self._service.pool, WORK) if self._is_limited else self
+
+    def close(self) -> None:
+        self._service.pool.close()
+
+
+class _PostgresService(Database):
+    """Runs each call as service_role, with these time limits if there are any."""
+
+    def __init__(self, pool: "_Pool", limits: Limits | None) -> None:
+        self.pool = pool
+        self._preceded_by = (_AS_SERVICE_ROLE, *(limits.statements if limits else ()))
 
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
         names = tuple(arguments)
@@ -105,19 +129,17 @@ class PostgresDatabase(Database):
         def send(connection: Connection) -> Cursor:
             values = [_adapted(value) for value in arguments.values()]
             if not any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
-                return connection.execute(_statement(_AS_SERVICE_ROLE, function, names), values).set_result(-1)
+                return connection.execute(_statement(self._preceded_by, function, names), values).set_result(-1)
             # Like the single query above, the pipeline takes one round trip and one transaction.
             with connection.pipeline(), connection.transaction():
-                connection.execute(_AS_SERVICE_ROLE)
-                return psycopg.Cursor(connection).execute(_statement("", function, names), values)
+                for statement in self._preceded_by:
+                    connection.execute(statement)
+                return psycopg.Cursor(connection).execute(_statement((), function, names), values)
 
-        return self._pool.rows(function, send)
-
-    def as_caller(self, caller: Caller) -> Database:
-        return _PostgresCaller(self._pool, caller)
+        return self.pool.rows(function, arguments, send)
 
     def close(self) -> None:
-        self._pool.close()
+        """Do nothing: PostgresDatabase owns the connections."""
 
 
 class _PostgresCaller(Database):
@@ -135,7 +157,7 @@ class _PostgresCaller(Database):
             values = [claims, self._caller.role, *(_adapted(value) for value in arguments.values())]
             return connection.execute(query, values).set_result(-1)
 
-        return self._pool.rows(function, send)
+        return self._pool.rows(function, arguments, send)
 
     def close(self) -> None:
         """Do nothing: the pool owns the connections."""
@@ -144,8 +166,9 @@ class _PostgresCaller(Database):
 class _Pool:
     """Connections that send a call, and what precedes it, as one simple query: one round trip and one transaction."""
 
-    def __init__(self, url: SecretStr, first: Connection, size: int) -> None:
+    def __init__(self, url: SecretStr, first: Connection, size: int, *, divided: bool) -> None:
         self._url = url
+        self._shares = Shares(size if divided else 0)
         self._first = [first]
         # The error of the last attempt to connect.
         self._failure: Exception | None = None
@@ -175,10 +198,10 @@ class _Pool:
         self._failure = None
         return connection
 
-    def rows(self, function: str, send: Callable[[Connection], Cursor]) -> list[Any]:
+    def rows(self, function: str, arguments: dict[str, Any], send: Callable[[Connection], Cursor]) -> list[Any]:
         """The rows that a call returns. Raises AppError."""
         try:
-            with self._connection() as connection:
+            with self._shares.share(function, arguments, WAIT_FOR_CONNECTION), self._connection() as connection:
                 rows = send(connection).fetchall()
         except PoolTimeout:
             raise self._no_connection() from None
@@ -239,12 +262,12 @@ def _is_open(connection: Connection) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _statement(preceded_by: str, function: str, names: tuple[str, ...]) -> bytes:
-    """The text of a call, with a placeholder for each value."""
+def _statement(preceded_by: tuple[str, ...], function: str, names: tuple[str, ...]) -> bytes:
+    """The text of a call after other statements, with a placeholder for each value."""
     named = [sql.SQL("{} => %s").format(sql.Identifier(name)) for name in names]
     # to_json gives the same values as PostgREST.
     call = sql.SQL("select to_json(r) from public.{}({}) r").format(sql.Identifier(function), sql.SQL(", ").join(named))
-    return preceded_by.encode() + call.as_bytes()
+    return "; ".join((*preceded_by, "")).encode() + call.as_bytes()
 
 
 def _adapted(value: Any) -> Any:

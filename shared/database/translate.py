@@ -40,7 +40,7 @@ _BY_SQLSTATE: dict[str, type[AppError]] = {
     "53": DatabaseUnavailable,
     "54": DatabaseRejected,
     "55": DatabaseRejected,
-    "55P03": DatabaseConflict,
+    "55P03": DatabaseTimeout,
     "57": DatabaseUnavailable,
     "57014": DatabaseTimeout,
     "58": DatabaseUnavailable,

@@ -10,6 +10,10 @@ begin
   foreach role in array array['anon', 'authenticated', 'service_role'] loop
     if not exists (select from pg_roles where rolname = role) then
       execute format('create role %I nologin noinherit', role);
+      -- Supabase's time limits. They hold where PostgREST switches to the role; the functions set their own.
+      if role <> 'service_role' then
+        execute format('alter role %I set statement_timeout = %L', role, case role when 'anon' then '3s' else '8s' end);
+      end if;
       -- Without this right service_role reads a table with row level security by a policy, which tracking creates.
       if role = 'service_role' and (me.rolsuper or (me.rolbypassrls and since_16)) then
         alter role service_role bypassrls;

@@ -14,6 +14,8 @@ begin
   elsif jsonb_typeof(filter) <> 'object' then
     raise exception 'filter must be an object of column names and values, not %', jsonb_typeof(filter)
       using errcode = '22023';
+  elsif pg_column_size(filter) > 65536 then
+    raise exception 'filter must have at most 64 kB' using errcode = '22023';
   end if;
   for field in select f.key as name, f.value from jsonb_each(filter) f order by f.key loop
     select format_type(a.atttypid, a.atttypmod) as type, coalesce(l.collisdeterministic, true) as is_exact into kept
@@ -21,7 +23,7 @@ begin
     left join pg_catalog.pg_collation l on l.oid = a.attcollation
     where a.attrelid = source and a.attname = field.name and a.attnum > 0 and not a.attisdropped;
     if not found then
-      raise exception 'filter: there is no column "%" in %', field.name, source using errcode = '22023';
+      raise exception 'filter: there is no column "%" in %', left(field.name, 100), source using errcode = '22023';
     end if;
     for test in
       select f.key as operator, f.value #>> '{}' as wanted
@@ -29,7 +31,7 @@ begin
       order by f.key
     loop
       if test.operator not in ('equals', 'prefix', 'like', 'contains') then
-        raise exception 'filter supports equals, prefix, like and contains, not "%"', test.operator using errcode = '22023';
+        raise exception 'filter supports equals, prefix, like and contains, not "%"', left(test.operator, 100) using errcode = '22023';
       end if;
       continue when test.wanted is null;
       one := case test.operator

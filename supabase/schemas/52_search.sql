@@ -26,23 +26,27 @@ begin
   if jsonb_typeof(query_embeddings) not in ('object', 'null') then
     raise exception 'query_embeddings must be an object of models and vectors, not %', jsonb_typeof(query_embeddings)
       using errcode = '22023';
+  elsif pg_column_size(query_embeddings) > 4194304 then
+    raise exception 'query_embeddings must have at most 4 MB' using errcode = '22023';
   end if;
   for given in
-    select e.key as model, (e.value #>> '{}')::extensions.vector as vector, format('query_embeddings[%s]', e.key) as argument
+    select e.key as model, e.value #>> '{}' as written, null::extensions.vector as vector, format('query_embeddings[%s]', e.key) as argument
     from jsonb_each(case when jsonb_typeof(query_embeddings) = 'object' then query_embeddings end) e
     where jsonb_typeof(e.value) <> 'null'
     union all
-    select coalesce(embedding_model, collection_model), query_embedding, 'query_embedding'
+    select coalesce(embedding_model, collection_model), null, query_embedding, 'query_embedding'
     where query_embedding is not null and coalesce(embedding_model, collection_model) is not null
       and not coalesce(query_embeddings ? coalesce(embedding_model, collection_model), false)
     order by 1
   loop
     model := given.model;
-    vector := given.vector;
     dimensions := embedding.model_dimensions(given.model);
+    -- The name is checked before the vector is read, because reading a vector takes longer.
     if dimensions is null then
-      raise exception 'model "%" is not registered', given.model using errcode = '22023';
-    elsif extensions.vector_dims(vector) <> dimensions then
+      raise exception 'model "%" is not registered', left(given.model, 100) using errcode = '22023';
+    end if;
+    vector := coalesce(given.vector, given.written::extensions.vector);
+    if extensions.vector_dims(vector) <> dimensions then
       raise exception '% has % dimensions, but model "%" of collection "%" has %',
         given.argument, extensions.vector_dims(vector), given.model, collection_name, dimensions
         using errcode = '22023', hint = 'Embed the query with the model that embedded the rows.';
@@ -299,7 +303,7 @@ begin
       using errcode = '42704', hint = 'Track it first: select track_embeddings(''...'').';
   end if;
   if method not in ('weighted', 'rrf') then
-    raise exception 'fusion must be weighted or rrf, not "%"', method using errcode = '22023';
+    raise exception 'fusion must be weighted or rrf, not "%"', left(method, 100) using errcode = '22023';
   end if;
   condition := embedding.filter_condition(source, filter);
   -- A list whose weight is 0 stays empty.

@@ -31,7 +31,8 @@ language sql stable security invoker rows 1 set search_path = '' as $$
   select s.id, s.tag_id, s.tag_type, s.tag_name, s.synonyms, s.source, s.confidence, s.updated_at
   from public.mir_synonyms s
   where s.tag_type = search_mir_synonyms_by_tag.tag_type and s.is_active
-    and s.tag_id = (select embedding.find_tag(search_mir_synonyms_by_tag.tag_type, search_mir_synonyms_by_tag.tag_name));
+    -- A name has at most 100 characters.
+    and s.tag_id = (select embedding.find_tag(search_mir_synonyms_by_tag.tag_type, left(search_mir_synonyms_by_tag.tag_name, 200)));
 $$;
 comment on function public.search_mir_synonyms_by_tag is
   'The active synonyms of the tag with that name in any spelling ("hip hop" for "Hip-Hop"). Runs as the caller.';

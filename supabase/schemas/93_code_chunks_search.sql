@@ -10,9 +10,10 @@ returns table (
 language sql stable security invoker rows 10 set search_path = '' as $$
   select k.id, k.path, k.language, k.content, k.metadata, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
   from embedding.search_hits(
-    'public.code_chunks', embedding.split_identifiers(query_text), query_embedding, match_count,
+    'public.code_chunks', embedding.split_identifiers(left(query_text, 24000)), query_embedding, match_count,
     jsonb_build_object('path', case
-      when filter_path ~ '[*?]' then jsonb_build_object('like', translate(regexp_replace(filter_path, '([\\%_])', '\\\1', 'g'), '*?', '%_'))
+      when length(filter_path) <= 10000 and filter_path ~ '[*?]'
+        then jsonb_build_object('like', translate(regexp_replace(filter_path, '([\\%_])', '\\\1', 'g'), '*?', '%_'))
       else jsonb_build_object('prefix', filter_path)
     end),
     full_text_weight, semantic_weight, embedding_model, query_embeddings, fusion) h

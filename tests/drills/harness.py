@@ -202,12 +202,15 @@ class Site:
 class FunctionsServer:
     """The HTTP server (python -m functions.local) on a free port of 127.0.0.1. A context manager."""
 
-    def __init__(self, site: Site, provider: ProtocolServer, *arguments: str) -> None:
+    def __init__(
+        self, site: Site, provider: ProtocolServer, *arguments: str, environment: dict[str, str] | None = None
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
-        environment = site.environment(provider, LOG_LEVEL="WARNING")
-        self.program = site.start("-m", "functions.local", "--port", port, *arguments, environment=environment)
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+            self.port: int = free.getsockname()[1]
+        chosen = site.environment(provider, LOG_LEVEL="WARNING", **(environment or {}))
+        command = ("-m", "functions.local", "--port", str(self.port), *arguments)
+        self.program = site.start(*command, environment=chosen)
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
     def get(self, path: str) -> httpx.Response:
         return self._http.get(path)

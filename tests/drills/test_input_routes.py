@@ -10,7 +10,7 @@ import orjson
 import pytest
 from hypothesis import strategies as st
 
-from functions.http.middleware import MAX_BODY_BYTES
+from functions.http.routes import LARGE_BODY
 from functions.services import Services
 from shared.database.postgres import PostgresDatabase
 from tests.database.rows import Connection
@@ -46,7 +46,7 @@ class Server:
         except httpx.InvalidURL:
             return None
         problem = self._judge_answer(answer)
-        if body is not None and len(body) > MAX_BODY_BYTES and answer.status_code != 413:
+        if body is not None and len(body) > LARGE_BODY and answer.status_code != 413:
             problem = problem or f"took a body of {len(body)} bytes: {answer.status_code}"
         if answer.status_code == 202:
             self._wait_for_tasks()

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from pydantic import SecretStr
 from tiktoken import Encoding, get_encoding
 
 from functions.http import token_arrays
+from functions.http.server import LimitedServer, server_config
 from functions.local import create_server
 from functions.services import Services
 from shared.database.postgres import PostgresDatabase
@@ -108,17 +108,7 @@ def make_settings(**overrides: Any) -> Settings:
 @contextmanager
 def serving(services: Services, port: int = 0) -> Iterator[str]:
     """Serve all functions on this port or a free one; yields the URL."""
-    config = uvicorn.Config(
-        create_server(services),
-        host="127.0.0.1",
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-    )
-    server = uvicorn.Server(config)
+    server = LimitedServer(server_config(create_server(services), host="127.0.0.1", port=port, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

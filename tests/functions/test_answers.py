@@ -10,7 +10,8 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from functions.http.middleware import MAX_BODY_BYTES, RequestMiddleware
+from functions.http.middleware import RequestMiddleware
+from functions.http.routes import LARGE_BODY
 from functions.services import Services
 from shared.database.base import Database
 from shared.errors import DatabaseContractError, DatabaseUnavailable
@@ -88,7 +89,7 @@ def test_a_form_is_refused(keyed: httpx.Client) -> None:
 
 
 def test_a_body_over_the_limit_is_refused_with_or_without_content_length(keyed: httpx.Client) -> None:
-    large = b" " * (MAX_BODY_BYTES + 1)
+    large = b" " * (LARGE_BODY + 1)
     named = keyed.post("/embed", content=large)
     chunked = keyed.post("/embed", content=(large[start : start + 65536] for start in range(0, len(large), 65536)))
     for answer in (named, chunked):
@@ -170,7 +171,8 @@ def test_only_configured_origins_are_allowed(serve: Serve) -> None:
     error = client.post("/embed", json={}, headers={"Origin": "https://a.example"})
     assert error.status_code in (401, 422)
     assert error.headers["access-control-allow-origin"] == "https://a.example", "also on errors, or none can be read"
-    too_large = client.post("/embed", content=b"x" * (MAX_BODY_BYTES + 1), headers={"Origin": "https://a.example"})
+    content = b"x" * (LARGE_BODY + 1)
+    too_large = client.post("/api/search/music_knowledge", content=content, headers={"Origin": "https://a.example"})
     assert too_large.status_code == 413
     assert too_large.headers["access-control-allow-origin"] == "https://a.example", "also on those before any route"
 

@@ -122,15 +122,15 @@ def test_a_statement_timeout_is_a_timeout(impatient: None, database: Database) -
 
 def test_a_lock_timeout_is_retryable(owner: Connection, database: Database, rest_reload: Callable[[], None]) -> None:
     # PostgREST itself retries a serialization failure without a limit.
-    codes = {"deadlocked": "40P01", "no_lock": "55P03"}
-    for name, code in codes.items():
+    errors = {"deadlocked": ("40P01", "database_conflict"), "no_lock": ("55P03", "database_timeout")}
+    for name, (code, _) in errors.items():
         body = f"begin raise exception 'x' using errcode = '{code}'; end"
         owner.execute(f"create function public.{name}() returns int language plpgsql as $${body}$$")
     rest_reload()
-    for name in codes:
+    for name, (_, expected) in errors.items():
         with pytest.raises(AppError) as caught:
             database.call(name)
-        assert (caught.value.code, caught.value.retryable) == ("database_conflict", True)
+        assert (caught.value.code, caught.value.retryable) == (expected, True)
 
 
 def test_error_details_that_quote_a_row_are_removed(

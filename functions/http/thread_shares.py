@@ -1,0 +1,63 @@
+"""Divides the threads of a server, so that slow requests of one kind leave threads for the other kinds."""
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from shared.errors import Overloaded
+
+# Threads of a server. Most wait for the database or the provider.
+THREADS = 128
+# Threads of one kind of request at a time; more requests wait.
+SHARE = 12
+# Seconds that a request waits for a thread.
+PATIENCE = 10.0
+
+
+class ThreadShares:
+    """Lets SHARE requests of each kind run at a time. For one event loop."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._waiting: defaultdict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
+
+    @asynccontextmanager
+    async def share(self, kind: str) -> AsyncIterator[bool]:
+        """Hold a thread's share; yields whether the request waited for it. Raises Overloaded after PATIENCE seconds."""
+        waits = self._running[kind] >= SHARE
+        if waits:
+            await self._wait(kind)
+        else:
+            self._running[kind] += 1
+        try:
+            yield waits
+        finally:
+            self._pass_on(kind)
+
+    async def _wait(self, kind: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[kind].append(turn)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                # The turn came at the same moment.
+                self._pass_on(kind)
+            if isinstance(error, TimeoutError):
+                raise Overloaded("too many requests of this kind are running; try again", retry_after=5) from None
+            raise
+
+    def _pass_on(self, kind: str) -> None:
+        """Give the share to the request that waits longest, or back."""
+        queue = self._waiting.get(kind)
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._waiting.pop(kind, None)
+        self._running[kind] -= 1
+        if not self._running[kind]:
+            del self._running[kind]

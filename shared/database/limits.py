@@ -1,0 +1,80 @@
+"""How long calls of the database may take, and how many connections each kind of call may use at a time."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shared.errors import DatabaseBusy
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The longest time of a statement, and of each wait for a lock, as PostgreSQL writes them: 8s, 10min."""
+
+    statement: str
+    lock: str
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """The statements that set them for the rest of the transaction."""
+        return f"set local statement_timeout = '{self.statement}'", f"set local lock_timeout = '{self.lock}'"
+
+
+# A search, or another call as a visitor or user. Supabase gives its role `authenticated` the same time for a statement.
+CALLER = Limits("8s", "2s")
+# A call that a request waits for: gateways close a connection after 30 seconds.
+REQUEST = Limits("25s", "2s")
+# The work of a backfill in a server. A lock is usually held by a long transaction or a migration.
+WORK = Limits("10min", "1min")
+
+# Calls that need no key or that every search makes. Each, for each collection, is a kind of its own.
+_OPEN = ("search_", "similar_rows", "collection_models", "ping_embeddings")
+_REST = "other calls"
+
+
+class Shares:
+    """Lets the calls of one kind use only a part of the connections, so that a locked table leaves some for the rest.
+
+    Of `connections`, a search function may use half for each collection, and all calls that are not part of a search may
+    use three eighths together. Too few connections are not divided.
+    """
+
+    def __init__(self, connections: int) -> None:
+        self._divided = connections >= 8
+        self._of_a_search = connections // 2
+        self._of_the_rest = connections * 3 // 8
+        self._used: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def share(self, function: str, arguments: Mapping[str, object], seconds: float) -> Iterator[None]:
+        """Hold one connection's share for a call. Raises DatabaseBusy if none is free within `seconds`."""
+        if not self._divided:
+            yield
+            return
+        kind = _kind(function, arguments)
+        most = self._of_the_rest if kind is _REST else self._of_a_search
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._used[kind] < most, seconds):
+                raise DatabaseBusy("calls of this kind use their whole share of the connections; try again later")
+            self._used[kind] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used[kind] -= 1
+                if not self._used[kind]:
+                    del self._used[kind]
+                self._changed.notify_all()
+
+    def held(self, function: str, arguments: Mapping[str, object]) -> int:
+        """How many calls of the same kind are running."""
+        return self._used[_kind(function, arguments)]
+
+
+def _kind(function: str, arguments: Mapping[str, object]) -> str:
+    if not function.startswith(_OPEN):
+        return _REST
+    return f"{function} {str(arguments.get('collection', '')).removeprefix('public.')}"
