@@ -1,6 +1,7 @@
 """Verifies the bearer token of a search and returns its caller."""
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from shared.models import ANON, Caller
 
 # The roles that may search. Not service_role: it bypasses row level security, and its key belongs on a server.
 ROLES = ("anon", "authenticated")
+# The end of the year 9999. A later time in a token is an error, or means that the token never expires.
+_LAST_TIME = 253_402_300_799
 
 
 def matches(given: str, secret: SecretStr | None) -> bool:
@@ -63,6 +66,15 @@ class TokenVerifier:
             # Claims are sent to the database and are part of cache keys. Python parses integers over 64 bits, half of a
             # surrogate pair and very deep lists; orjson cannot write them, so such a token is refused.
             orjson.dumps(claims)
-        except (jwt.PyJWTError, orjson.JSONEncodeError):
+            _check_times(claims)
+        except (jwt.PyJWTError, orjson.JSONEncodeError, ValueError, OverflowError):
             raise Unauthorized("the token is not valid, or has expired") from None
         return claims
+
+
+def _check_times(claims: Mapping[str, Any]) -> None:
+    """Raise ValueError for a time that is no number of seconds; jwt would convert texts and true to numbers."""
+    for name in ("exp", "nbf"):
+        time = claims.get(name, 0)
+        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= _LAST_TIME:
+            raise ValueError(f"{name} is no time")
