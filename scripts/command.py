@@ -37,6 +37,12 @@ use_project_environment()
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import AppError, DatabaseBusy  # noqa: E402 - only once the packages are there
+from shared.logs import PlainFormatter, hide_secrets  # noqa: E402
+
+
+def shown(path: Path) -> str:
+    """A path as it is printed: from the checkout, if it is in it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def parser(description: str | None, *, json: str | None = None) -> argparse.ArgumentParser:
@@ -49,12 +55,14 @@ def parser(description: str | None, *, json: str | None = None) -> argparse.Argu
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its code; an AppError is one line on stderr for each problem."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         code = main()
         sys.stdout.flush()
     except AppError as error:
-        print("error: " + error.message.replace("\n", "\nerror: "), file=sys.stderr)
+        print("error: " + hide_secrets(error.message).replace("\n", "\nerror: "), file=sys.stderr)
         # If the server only has no free connection, the settings are right.
         code = 1 if isinstance(error, DatabaseBusy) else EXIT_CONFIGURATION
     except KeyboardInterrupt:

@@ -61,7 +61,8 @@ def main() -> int:
     if settings.supabase_url is None:
         with step("setting up the database"):
             applied = migrate_database(settings, seed=True)
-        place = "DATABASE_URL" if settings.database_url else f"an embedded PostgreSQL in {settings.tonnetz_data_dir}/"
+        embedded = f"an embedded PostgreSQL in {command.shown(settings.tonnetz_data_dir)}/"
+        place = "DATABASE_URL" if settings.database_url else embedded
         state = f"{len(applied)} migrations applied" if applied else "up to date"
         console.print(f"database: {place}, {state}, sample rows loaded")
     with get_database(settings) as database, closing(get_provider(settings)) as provider:

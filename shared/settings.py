@@ -1,16 +1,22 @@
 """Reads the settings from the environment, `.env` and AWS Secrets Manager, and reports every problem by its variable."""
 
+import logging
+import os
 import re
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -25,8 +31,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, hide_userinfo
+from shared.logs import remember_secrets
 from shared.unknown_settings import warn_of_unknown
+
+log = logging.getLogger(__name__)
 
 Provider = Literal["onnx", "ollama", "openai"]
 
@@ -34,6 +43,12 @@ Provider = Literal["onnx", "ollama", "openai"]
 MIN_KEY_LENGTH = 16
 # Characters; an instruction to a model has a sentence or two.
 MAX_PREFIX = 1000
+
+_PROGRAM = Path(__file__).resolve().parents[1]
+# Settings that are addresses and no secrets as a whole.
+_ADDRESSES = ("supabase_url", "ollama_url", "openai_base_url")
+
+_warned_of: set[Path] = set()
 
 
 def _read_secret(settings_cls: type[BaseSettings], name: str) -> dict[str, Any]:
@@ -63,9 +78,8 @@ class Settings(BaseSettings):
     An empty string counts as unset. A key is required only if the chosen provider or database needs it.
     """
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    # load_settings names the file `.env`.
+    model_config = SettingsConfigDict(env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True)
 
     # Database
     supabase_url: str | None = None
@@ -73,7 +87,10 @@ class Settings(BaseSettings):
     supabase_anon_key: SecretStr | None = None
     supabase_jwt_secret: SecretStr | None = None
     database_url: SecretStr | None = None
-    tonnetz_data_dir: Path = Path(".tonnetz")
+    tonnetz_data_dir: Annotated[Path, AfterValidator(lambda path: home() / path.expanduser())] = Field(
+        default=Path(".tonnetz"), validate_default=True
+    )
+    tonnetz_env_file: Path | None = None
 
     # Embeddings
     embedding_provider: Provider = "onnx"
@@ -176,16 +193,74 @@ class Settings(BaseSettings):
         return self
 
     def secrets(self) -> list[str]:
-        """The values that must appear in no output. If such a value is a URL, its password is listed too."""
+        """The values that must appear in no output. The passwords in URLs are listed too, as written and decoded."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
-        return values + [password for value in values if (password := _password(value))]
+        addresses = [address for name in _ADDRESSES if (address := getattr(self, name))]
+        return values + [secret for url in [*values, *addresses] for secret in _secrets_in(url)]
+
+    @field_serializer(*_ADDRESSES)
+    def _without_userinfo(self, value: str | None) -> str | None:
+        return value and hide_userinfo(value)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, hide_userinfo(value) if isinstance(value, str) else value
 
 
-def _password(url: str) -> str | None:
+def _secrets_in(url: str) -> set[str]:
+    """The password of a URL, or its user if it has no password: that may be a key. As written and decoded."""
     try:
-        return urlsplit(url).password if "://" in url else None
+        parts = urlsplit(url) if "://" in url else None
     except ValueError:
-        return None
+        return set()
+    if parts is None:
+        return set()
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    asked = {value for name, value in parse_qsl(parts.query) if "password" in name.lower()}
+    written = {password or user, *asked}
+    return {form for one in written for form in (one, unquote(one), unquote_plus(one)) if form}
+
+
+def home() -> Path:
+    """The folder of `.env`, to which relative paths in settings are relative: the checkout.
+
+    It is the user's own folder where the program is installed as a package. It is never the current folder, which
+    may have been filled by another user.
+    """
+    if (_PROGRAM / "pyproject.toml").is_file():
+        return _PROGRAM
+    try:
+        return Path.home()
+    except RuntimeError:
+        return _PROGRAM
+
+
+def find_env_file() -> Path:
+    """The file that TONNETZ_ENV_FILE names, or `.env` of the checkout, or `~/.tonnetz/.env` of an installed package.
+
+    Raises ConfigurationError if TONNETZ_ENV_FILE names a file that does not exist.
+    """
+    if named := os.environ.get("TONNETZ_ENV_FILE"):
+        file = home() / Path(named).expanduser()
+        if not file.exists():
+            raise ConfigurationError("TONNETZ_ENV_FILE: there is no such file; correct it, or unset it")
+        return file
+    return home() / ".env" if home() == _PROGRAM else home() / ".tonnetz" / ".env"
+
+
+def _warn_of_access(file: Path) -> None:
+    """Warn once if other users can read or change the file."""
+    if file in _warned_of or os.name != "posix":
+        return
+    try:
+        mode = file.stat().st_mode
+        closed = not all(folder.stat().st_mode & stat.S_IXOTH for folder in file.resolve().parents)
+    except OSError:
+        return
+    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH) and not closed:
+        _warned_of.add(file)
+        can = "change" if mode & stat.S_IWOTH else "read"
+        log.warning("%s: other users of this machine can %s this file, which may contain keys; chmod 600 it", file, can)
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -193,11 +268,15 @@ def load_settings(**overrides: Any) -> Settings:
 
     The lines name variables, never values: a value that is not valid may still be a key.
     """
+    file = find_env_file()
+    _warn_of_access(file)
     try:
-        return Settings(**overrides)
+        settings = Settings(_env_file=file, **overrides)  # type: ignore[call-arg]
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise ConfigurationError("\n".join(_explain(problem) for problem in problems)) from None
+    remember_secrets(settings.secrets())
+    return settings
 
 
 def _explain(problem: ErrorDetails) -> str:

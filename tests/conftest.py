@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A `.env` file or exported variables of the user must not change the tests.
     for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "DATABASE_URL", "TONNETZ_DATA_DIR"):
         os.environ.pop(name, None)
+    os.environ["TONNETZ_ENV_FILE"] = os.devnull
 
 
 def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:

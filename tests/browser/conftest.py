@@ -123,6 +123,7 @@ class ConsoleProcess(Console):
                 "PYTHONPATH": str(ROOT),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "TONNETZ_DATA_DIR": str(folder / "data"),
+                "TONNETZ_ENV_FILE": os.devnull,
                 **self._settings,
             },
             stdin=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ class Result:
 
 
 class Command:
-    """Runs scripts in a temporary folder, so that they do not read `.env` and `.tonnetz` of the checkout."""
+    """Runs scripts in a temporary folder, without `.env` of the checkout."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -42,6 +42,7 @@ class Command:
             "HOME": str(folder),
             "PYTHONWARNINGS": "ignore",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "TONNETZ_ENV_FILE": os.devnull,
             **environment,
         }
         self._running: list[subprocess.Popen[str]] = []

@@ -1,11 +1,15 @@
 """`make demo` prints what docs/collections.md shows."""
 
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from shared.embedded.migrations import migrate
 from tests.commands.conftest import ROOT, Command
-from tests.postgres_cluster import Cluster
+from tests.postgres_cluster import Cluster, make_directory, remove
 
 PAGE = ROOT / "docs" / "collections.md"
 CUT = "[two more searches]"
@@ -21,14 +25,27 @@ def lines_of(text: str) -> list[str]:
     return [shape(line) for line in text.splitlines() if line.strip()]
 
 
-def test_the_demo_prints_what_its_page_shows(tmp_path: Path) -> None:
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    folder = make_directory("tonnetz-demo-")
+    yield folder
+    remove(folder)
+
+
+def test_the_demo_prints_what_its_page_shows(tmp_path: Path, checkout: Path) -> None:
     block = next(part for part in PAGE.read_text("utf-8").split("```") if CUT in part).removeprefix("text\n")
-    command = Command(tmp_path, {})
+    # In a checkout of its own: without settings, the database is in the checkout.
+    for folder in ("shared", "functions", "scripts", "supabase"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__", "bench"))
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    command = Command(tmp_path, {"TONNETZ_ENV_FILE": "<unset>"})
     try:
-        result = command.finish(command.start("demo.py"), timeout=240)
+        result = command.finish(command.start(str(checkout / "scripts" / "demo.py")), timeout=240)
     finally:
         command.close()
     assert result.code == 0, result.stderr
+    assert (checkout / ".tonnetz").is_dir()
+    assert not (tmp_path / ".tonnetz").exists()
     before, after = block.split(CUT)
     printed = lines_of(result.stdout)
     assert printed[: len(lines_of(before))] == lines_of(before)

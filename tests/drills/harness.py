@@ -167,6 +167,7 @@ class Site:
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "TONNETZ_ENV_FILE": os.devnull,
             "DATABASE_URL": self.url.get_secret_value(),
             "TONNETZ_DATA_DIR": str(self.folder / "data"),
             "EMBEDDING_PROVIDER": "openai",

@@ -16,17 +16,18 @@ NAMES = [name.upper() for name in Settings.model_fields]
 
 @pytest.fixture(autouse=True)
 def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove this machine's variables and ignore this checkout's `.env`."""
+    """Remove this machine's variables, and read `.env` of a folder in place of the checkout."""
     for name in list(os.environ):
         if name.upper() in NAMES:
             monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr("shared.settings._PROGRAM", tmp_path)
 
 
-def test_every_setting_is_optional() -> None:
+def test_every_setting_is_optional(tmp_path: Path) -> None:
     settings = load_settings()
     assert settings.embedding_provider == "onnx"
-    assert settings.tonnetz_data_dir == Path(".tonnetz")
+    assert settings.tonnetz_data_dir == tmp_path / ".tonnetz"
     assert settings.database_url is None
 
 
