@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import psycopg
 
-from shared.embedded.server import binaries
+from shared.embedded.binaries import binaries
 from tests.postgres_cluster import make_directory, remove
 from tests.postgrest_server import free_ports
 

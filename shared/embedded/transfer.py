@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from shared.database.postgres import connect
-from shared.embedded.server import client_binaries, serve_older
+from shared.embedded.binaries import client_binaries
+from shared.embedded.server import serve_older
 from shared.errors import ConfigurationError, DatabaseContractError, DatabaseUnavailable
 
 REFRESH_FULL_TEXT = Path(__file__).with_name("refresh_full_text.sql")

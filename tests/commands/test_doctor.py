@@ -1,11 +1,9 @@
 """Tests scripts/doctor.py on real servers: its checks, its message for each failure, and that no scratch row stays."""
 
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,7 +14,7 @@ from tests.commands.conftest import Command, Result
 from tests.conftest import Connection
 from tests.gateway import Gateway
 from tests.pgbouncer import PgBouncer
-from tests.postgres_cluster import Cluster
+from tests.postgres_cluster import Cluster, make_directory, remove
 from tests.protocol_server import ProtocolServer
 
 STEPS = [
@@ -69,9 +67,9 @@ def test_a_whole_installation_is_proven_and_nothing_stays(doctor: Callable[..., 
 
 
 def test_the_embedded_default_is_proven_line_by_line(command_with: Callable[..., Command]) -> None:
-    # Not tmp_path: a unix socket's path may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="tonnetz-doctor-") as folder:
-        result = command_with(TONNETZ_DATA_DIR=str(Path(folder) / "data"))("doctor.py")
+    folder = make_directory("tonnetz-doctor-")
+    result = command_with(TONNETZ_DATA_DIR=str(folder / "data"))("doctor.py")
+    remove(folder)
     assert (result.code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert [line[8:26].strip() for line in lines] == STEPS

@@ -3,13 +3,13 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands.conftest import ROOT, Command
+from tests.postgres_cluster import make_directory
 
 OLD_LAYOUT = """
 import sys
@@ -33,8 +33,7 @@ with psycopg.connect(url.get_secret_value(), autocommit=True) as owner:
 @pytest.fixture
 def embedded(small_model: Path) -> Iterator[Command]:
     """Runs commands on a separate embedded database, which stops after each command."""
-    # Not tmp_path: a unix socket's path may have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="tonnetz-migrate-"))
+    folder = make_directory("tonnetz-migrate-")
     command = Command(folder, {"TONNETZ_DATA_DIR": str(folder / "data"), "ONNX_MODEL": str(small_model)})
     yield command
     command.close()

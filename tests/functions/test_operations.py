@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tests.conftest import Connection
 from tests.fake_provider import FakeProvider
 from tests.functions.conftest import API_KEY, KEYS, Insert, Output, Serve, make_settings
 from tests.functions.test_answers import BrokenDatabase
-from tests.postgres_cluster import Cluster
+from tests.postgres_cluster import Cluster, make_directory, remove
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +137,7 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**inherited, **environment},
+        env={**inherited, "TONNETZ_ENV_FILE": os.devnull, **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -161,8 +161,15 @@ def test_wrong_settings_are_one_clear_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = make_directory("tonnetz-functions-")
+    yield made
+    remove(made)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_stops_its_embedded_database_on_shutdown(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_server_stops_its_embedded_database_on_shutdown(folder: Path, how: signal.Signals) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -172,7 +179,7 @@ def test_a_server_stops_its_embedded_database_on_shutdown(tmp_path: Path, how: s
         server = subprocess.Popen(
             [sys.executable, "-m", "functions.local", "--port", str(port)],
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TONNETZ_DATA_DIR": str(tmp_path)}
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "TONNETZ_DATA_DIR": str(folder)}
             | {"EMBEDDING_PROVIDER": "ollama", "OLLAMA_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -183,14 +190,14 @@ def test_a_server_stops_its_embedded_database_on_shutdown(tmp_path: Path, how: s
             wait_for(lambda: answers(f"{url}/health"), server)
             assert server.stdout.readline() == f"Tonnetz is at {url} (console, API at /docs); Ctrl-C ends it\n"
             assert httpx.get(f"{url}/ready", timeout=10).status_code == 503
-            assert (tmp_path / "postgres/postmaster.pid").exists()
+            assert (folder / "postgres/postmaster.pid").exists()
             server.send_signal(how)
             assert server.wait(60) == 0
         finally:
             server.kill()
             server.wait()
             server.stdout.close()
-    assert not (tmp_path / "postgres/postmaster.pid").exists()
+    assert not (folder / "postgres/postmaster.pid").exists()
 
 
 def test_a_server_collects_garbage_while_it_serves(serve: Serve) -> None:
