@@ -56,7 +56,7 @@ def check_vulnerabilities(lock: str) -> list[str]:
 def _json(module: str, *arguments: str) -> Any:
     """What a module prints as JSON. Raises CalledProcessError if it prints none."""
     command = [sys.executable, "-m", module, *arguments]
-    # pip-audit ends with 1 if it found a vulnerability, and prints its report all the same.
+    # pip-audit ends with 1 if it found a vulnerability, and prints its report nevertheless.
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if not result.stdout.lstrip().startswith(("{", "[")):
         raise subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="change nothing: name what the database lacks, with the statement that mends it (exit code 1 if it lacks something)",
+        help="change nothing: name what the database lacks, with the statement that fixes it (exit code 1 if it lacks something)",
     )
     parser.add_argument("--seed", action="store_true", help="also load the sample rows of supabase/seed*.sql")
     parser.add_argument(

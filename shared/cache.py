@@ -62,7 +62,7 @@ class RedisCache:
         except self._failure as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             # Log only the type: the error's text may quote the URL.
-            log.warning("redis is out of reach (%s); searching without it", type(error).__name__)
+            log.warning("redis cannot be reached (%s); searching without it", type(error).__name__)
             return None
 
 

@@ -122,7 +122,7 @@ class ProviderError(AppError, code="provider_error", status=502):
 class ProviderTimeout(ProviderError, code="provider_timeout", status=504, retryable=True):
     """The provider did not answer in time."""
 
-    # It may have done the work all the same.
+    # The provider may have done the work nevertheless.
     billed: int | None = None
 
 

@@ -51,7 +51,7 @@ REQUEST_RETRIES = RetryPolicy(max_attempts=3, max_seconds=15, base_wait=0.3, max
 
 @dataclass(eq=False, slots=True)
 class Retrier:
-    """Calls a function until it succeeds, fails for good, or the policy's bounds are reached.
+    """Calls a function until it succeeds, raises an error that is not retryable, or reaches the policy's bounds.
 
     Any number of threads share one retrier and its cooldown: the time before which nothing is sent to the server.
     """

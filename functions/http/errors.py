@@ -39,7 +39,7 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
-# What every route declares: errors have one shape, whatever their status.
+# Every route declares these answers: errors have one shape for every status.
 ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
     "4XX": {"model": ErrorAnswer, "description": "The request is wrong, or not allowed."},
     "5XX": {"model": ErrorAnswer, "description": "The server, its database or its provider failed."},

@@ -1,4 +1,4 @@
-"""What a database lacks before Tonnetz can be set up in it, and the statement that mends it."""
+"""What a database lacks before Tonnetz can be set up in it, and the statement that fixes it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LACKS = Path(__file__).with_suffix(".sql")
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """`mend` is an SQL statement, or what else to do. Without a `required` one Tonnetz works, but in another way."""
+    """Something that the database lacks. `fix` is an SQL statement or an instruction; without `required`, Tonnetz works, too."""
 
     what: str
-    mend: str
+    fix: str
     required: bool = True
 
     def __str__(self) -> str:
-        return f"{'' if self.required else 'note: '}{self.what}: {self.mend}"
+        return f"{'' if self.required else 'note: '}{self.what}: {self.fix}"
 
 
 def list_lacks(connection: Connection) -> list[Lack]:
@@ -35,7 +35,7 @@ def list_lacks(connection: Connection) -> list[Lack]:
         return [Lack(f"this server is PostgreSQL {major}, but {versions}", "upgrade the server")]
     newer = Lack(f"this server is PostgreSQL {major}", f"nothing yet; {versions} and was not tested on it", False)
     rows = connection.execute(_LACKS.read_text(encoding="utf-8")).fetchall()
-    return [Lack(what, mend, required) for required, what, mend in rows] + [newer] * (major > NEWEST)
+    return [Lack(what, fix, required) for required, what, fix in rows] + [newer] * (major > NEWEST)
 
 
 def require_server(connection: Connection) -> None:

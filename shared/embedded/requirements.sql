@@ -1,5 +1,5 @@
--- What a database lacks before Tonnetz can be set up in it, with the statement that mends each. Reads the catalog only.
--- A row with `alone` hides all others: the user of DATABASE_URL is the wrong one, whatever else is missing.
+-- Lists what a database lacks before Tonnetz can be set up in it, each with the statement that fixes it. Reads the catalog only.
+-- A row with `alone` hides all others: they depend on the user, so DATABASE_URL has to be corrected first.
 with me as (
   select r.rolname, r.rolsuper, quote_ident(r.rolname) as name, quote_ident(current_database()) as database,
     r.rolsuper or r.rolcreaterole as creates_roles,
@@ -26,7 +26,7 @@ pgvector as (
   left join pg_namespace n on n.oid = e.extnamespace
   left join pg_available_extensions a on a.name = 'vector'
 ),
-lacks (position, alone, required, what, mend) as (
+lacks (position, alone, required, what, fix) as (
   select 1, true, true,
     format('the schema %I belongs to %I, and %s may not act as that user', n.nspname, n.nspowner::regrole::text, me.name),
     format('set DATABASE_URL to the user %I', n.nspowner::regrole::text)
@@ -90,7 +90,7 @@ lacks (position, alone, required, what, mend) as (
     'alter role service_role bypassrls;'
   from api a where a.role = 'service_role' and not a.sees_all
 )
-select required, what, mend from lacks
+select required, what, fix from lacks
 where alone or not exists (select from lacks l where l.alone)
 order by position, what
 limit case when exists (select from lacks l where l.alone) then 1 end

@@ -61,7 +61,7 @@ class SynonymStore:
         return row["outcome"], row["id"]
 
     def fail_synonym_tag(self, tag: Tag, error: str, *, final: bool) -> bool:
-        """Record a failed attempt for a tag; True if the tag has now failed for good."""
+        """Record a failed attempt for a tag; True if the tag is now failed and will not be tried again."""
         failed = self._call("fail_synonym_tag", tag_type=tag.tag_type, tag_id=tag.tag_id, error=error, final=final)
         return failed == [True]
 

@@ -1,4 +1,4 @@
-"""What a server lacks is named with the statement that mends it, before anything is written (docs/configuration.md)."""
+"""What a server lacks is named with the statement that fixes it, before anything is written (docs/configuration.md)."""
 
 from collections.abc import Callable, Iterator
 
@@ -52,9 +52,9 @@ def lacks(url: SecretStr) -> list[Lack]:
         return list_lacks(connection)
 
 
-def mend(admin: Admin, found: list[Lack]) -> None:
+def fix(admin: Admin, found: list[Lack]) -> None:
     for lack in found:
-        admin.execute(lack.mend)
+        admin.execute(lack.fix)
 
 
 ROLES = ["the role anon is missing", "the role authenticated is missing", "the role service_role is missing"]
@@ -73,8 +73,8 @@ def test_the_mending_statements_are_all_that_an_owner_without_rights_needs(
         "pgvector is in the schema public, not in extensions",
         *ROLES,
     ]
-    assert "alter extension vector set schema extensions" in before[2].mend
-    assert "public.vector must write extensions.vector" in before[2].mend
+    assert "alter extension vector set schema extensions" in before[2].fix
+    assert "public.vector must write extensions.vector" in before[2].fix
 
     migrate_py = command_with(DATABASE_URL=app.get_secret_value())
     checked, stopped = migrate_py("migrate.py", "--check"), migrate_py("migrate.py")
@@ -84,17 +84,17 @@ def test_the_mending_statements_are_all_that_an_owner_without_rights_needs(
     assert stopped.stderr.splitlines() == [f"error: {lack}" for lack in before]
     report = migrate_py("migrate.py", "--check", "--json").report
     assert report["ready"] is False
-    assert report["lacks"][3] == {"what": before[3].what, "mend": before[3].mend, "required": True}
+    assert report["lacks"][3] == {"what": before[3].what, "fix": before[3].fix, "required": True}
     written = (
         "select count(*) from pg_namespace where nspname in ('extensions', 'embedding', 'auth', 'supabase_migrations')"
     )
     assert admin.execute(written).fetchone() == (0,)
 
-    mend(admin, before)
+    fix(admin, before)
     # What the administrator made is still to be opened to those who use it.
     (usage,) = lacks(app)
-    assert usage.mend == "grant usage on schema extensions to anon, app, authenticated, service_role;"
-    mend(admin, [usage])
+    assert usage.fix == "grant usage on schema extensions to anon, app, authenticated, service_role;"
+    fix(admin, [usage])
     checked = migrate_py("migrate.py", "--check")
     assert (checked.code, checked.stdout) == (0, "ready: nothing that is required is missing\n")
     assert migrate_py("migrate.py", "--seed").code == 0
@@ -164,7 +164,7 @@ def test_an_old_pgvector_and_no_pgvector_are_named(server: Cluster, app: SecretS
     admin.execute("create schema extensions; create extension vector with schema extensions")
     admin.execute("update pg_extension set extversion = '0.7.4' where extname = 'vector'")
     (old,) = (lack for lack in lacks(SecretStr(server.url(DATABASE))) if "pgvector" in lack.what)
-    assert (old.what, old.mend) == (
+    assert (old.what, old.fix) == (
         "pgvector is 0.7.4, but Tonnetz needs 0.8 or newer",
         "alter extension vector update;",
     )
