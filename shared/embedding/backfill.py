@@ -137,6 +137,7 @@ class _Run:
     ) -> None:
         self._collection = collection
         self._provider = provider
+        self._prefix = provider.document_prefix(registered)
         self._options = options
         self._stop = stop
         self._on_progress = on_progress
@@ -258,7 +259,8 @@ class _Run:
         leaders = self._in_flight.add(row for row in rows if not row.reused)
         if not leaders:
             return
-        reserved = self._tally.reserve([row.text for row in leaders], self._provider.count_tokens)
+        inputs = [self._prefix + row.text for row in leaders]
+        reserved = self._tally.reserve(inputs, self._provider.count_tokens)
         if reserved is None:
             self._over_budget = True
         else:

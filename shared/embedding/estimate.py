@@ -37,7 +37,8 @@ def estimate(
     """Estimate what a backfill would embed and cost, without a call to the provider.
 
     Equal texts count once, and texts that already have a vector in the table do not count. Tokens are counted on up to
-    1,000 texts and scaled by length beyond that. `price_is_set`: the user has set a price, so 0 means free.
+    1,000 texts, with the model's document prefix, and scaled by length beyond that. `price_is_set`: the user has set a
+    price, so 0 means free.
 
     Raises NotFound for a collection that is not tracked, Conflict if it is embedded with another model than the
     provider's and is not `switching` to it.
@@ -52,9 +53,12 @@ def estimate(
         "estimate_embeddings", {"collection": collection, "model": provider.model, "sample_size": 1000}
     )
     sample, texts, price = row["sample"], row["texts"], provider.price_per_million_tokens
-    sampled = sum(map(len, sample))
-    tokens = round(sum(provider.count_tokens(sample)) * row["characters"] / sampled) if sampled else 0
+    prefix = provider.document_prefix(next((model for model in models if model.name == provider.model), None))
     every = len(sample) == texts
+    inputs = [prefix + text for text in sample]
+    tokens = sum(provider.count_tokens(inputs))
+    if sample and not every:
+        tokens = round(tokens * (row["characters"] + texts * len(prefix)) / sum(map(len, inputs)))
     how = "the model's own tokenizer" if provider.counts_exactly else "an estimate by the characters of a text"
     scope = "every text" if every else f"{len(sample):,} of {texts:,} texts, scaled by length"
     return Estimate(

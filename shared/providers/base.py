@@ -79,6 +79,10 @@ class EmbeddingProvider(ABC):
             self._width_lock.release()
         return self._spec
 
+    def document_prefix(self, registered: EmbeddingModel | None = None) -> str:
+        """What is put before each document: as the model is `registered`, else as the provider declares it."""
+        return (registered or self._spec).document_prefix
+
     @property
     def spec(self) -> EmbeddingModel:
         """The model, with its width."""
@@ -133,7 +137,7 @@ class EmbeddingProvider(ABC):
         known = registered or spec
         # Stored vectors depend on the registered document prefix. The query prefix may change at any time.
         query_prefix = known.query_prefix if self._rules.query_prefix is None else spec.query_prefix
-        prefix = query_prefix if kind == "query" else known.document_prefix
+        prefix = query_prefix if kind == "query" else self.document_prefix(registered)
         spent = Spent() if spent is None else spent
         policy = retry or self.retrier.policy
         return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)

@@ -12,12 +12,13 @@ from shared.embedding.collection import Collection
 from shared.embedding.estimate import estimate
 from shared.errors import AppError
 from shared.providers.base import EmbeddingProvider
+from shared.providers.openai.provider import OpenAIProvider
 from shared.search.search import SearchService
 from shared.settings import Settings, load_settings
 from shared.wiring import get_provider, get_provider_for, get_query_cache, get_search
 from tests.compatible_server import CompatibleServer
 from tests.database.rows import MUSIC, Connection, add
-from tests.protocol_vectors import embed
+from tests.protocol_vectors import embed, tokenize
 
 Configure = Callable[..., tuple[Settings, EmbeddingProvider]]
 
@@ -163,6 +164,47 @@ def test_max_cost_sees_the_tokens_of_refused_answers(
     assert outcome.over_budget
     assert outcome.report.embedded < 60
     assert outcome.report.cost_usd == pytest.approx(server.billed)
+
+
+@pytest.mark.parametrize("prefix", ["", "passage, as the model wants it: "])
+def test_an_estimate_counts_the_document_prefix_of_each_text(
+    prefix: str,
+    owner: Connection,
+    database: PostgresDatabase,
+    server: CompatibleServer,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(OpenAIProvider, "count_tokens", lambda self, texts: [len(tokenize(text)) for text in texts])
+    add(owner, *(f"note number {number}" for number in range(40)))
+    _, provider = configure(embedding_document_prefix=prefix, embedding_dimensions=24)
+    expected = estimate(database, provider, MUSIC)
+    assert expected.tokens == 40 * len(tokenize(prefix + "note number 1"))
+    assert backfill(database, provider, BackfillOptions(MUSIC)).report.tokens == server.billed == expected.tokens
+    add(owner, "one more")
+    more = estimate(database, provider, MUSIC)
+    assert more.tokens == len(tokenize(prefix + "one more")), "the model is registered now"
+
+
+def test_an_estimate_counts_the_prefix_of_each_text_beyond_the_sample(
+    owner: Connection, database: PostgresDatabase, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenAIProvider, "count_tokens", lambda self, texts: [len(text) for text in texts])
+    add(owner, *(f"note {number:04}" for number in range(1500)))
+    _, provider = configure(embedding_document_prefix="passage: ", embedding_dimensions=24)
+    assert estimate(database, provider, MUSIC).tokens == 1500 * len("passage: note 0000")
+
+
+def test_max_cost_sees_the_prefix_before_it_is_paid(
+    owner: Connection, database: PostgresDatabase, server: CompatibleServer, configure: Configure
+) -> None:
+    add(owner, *(f"note number {number}" for number in range(20)))
+    _, provider = configure(
+        embedding_document_prefix="passage: ", embedding_dimensions=24, embedding_price_per_million=1_000_000.0
+    )
+    without = sum(provider.count_tokens([f"note number {number}" for number in range(20)]))
+    outcome = backfill(database, provider, BackfillOptions(MUSIC, batch_size=20, workers=1, max_cost=float(without)))
+    assert (outcome.over_budget, outcome.report.tokens, server.inputs) == (True, 0, [])
 
 
 def test_a_run_that_ends_with_an_error_reports_what_it_paid(
