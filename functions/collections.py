@@ -49,6 +49,7 @@ class SearchRoute(BaseModel):
 class CollectionCoverage(BaseModel):
     """total = embedded + pending + failed. `models` counts the vectors of each model; during a switch there are two.
 
+    `estimated`: the table is large, so its rows were counted on a sample; `failed` and `leased` are exact.
     `error` says why the table's rows cannot be read, and what to do; the numbers then come from the vectors and the queue.
     `search` is null if no search route serves the table. `label_column` is the column to show as a row's name (null: show
     its text); `category_columns` are columns with few distinct values.
@@ -62,6 +63,7 @@ class CollectionCoverage(BaseModel):
     failed: int
     leased: int
     models: dict[str, int]
+    estimated: bool
     error: str | None
     failures: list[RowFailure]
     search: SearchRoute | None
@@ -92,11 +94,15 @@ class Retried(BaseModel):
 
 
 class CostEstimate(BaseModel):
-    """The estimated cost of embedding the pending rows; `cost` is in USD, null if the price is not known."""
+    """The estimated cost of embedding the pending rows; `cost` is in USD, null if the price is not known.
+
+    `rows_estimated`: the table is large, so `rows` is estimated from a sample. `counted` is about the tokens.
+    """
 
     collection: str
     model: str = Field(examples=["all-MiniLM-L6-v2"])
     rows: int
+    rows_estimated: bool
     tokens: int
     cost: float | None
     counted: Literal["exact", "estimated"]

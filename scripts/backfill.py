@@ -34,7 +34,8 @@ exit code: 0 every row is embedded; 1 some rows failed, --verify found wrong vec
 
 --json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
 cost_usd and seconds are sums over all collections, and `collections` has an object with the same fields for each.
-With --dry-run the fields are collection, model, rows, texts, tokens and cost_usd (null: the price is not known).
+With --dry-run the fields are collection, model, rows, rows_estimated (true: rows and texts are from a sample of a
+large table), texts, tokens and cost_usd (null: the price is not known).
 collection and model are null if the collections differ.
 """
 # Errors that end every run until the configuration is changed.
@@ -232,7 +233,8 @@ def dry_run(
     expected = estimate(database, provider, name, switching=bool(arguments.switch_model), price_is_set=price_is_set)
     if not arguments.json:
         cost = "price not known" if expected.cost_usd is None else f"${expected.cost_usd:.4f}"
-        print(f"{name} ({provider.model}): {expected.rows:,} rows, about {expected.tokens:,} tokens, {cost}")
+        rows = f"{'about ' if expected.rows_estimated else ''}{expected.rows:,} rows"
+        print(f"{name} ({provider.model}): {rows}, about {expected.tokens:,} tokens, {cost}")
     return expected
 
 

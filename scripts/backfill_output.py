@@ -10,7 +10,7 @@ from shared.embedding.estimate import Estimate
 from shared.models import BackfillReport
 
 REPORT_FIELDS = tuple(field.name for field in dataclasses.fields(BackfillReport))
-ESTIMATE_FIELDS = ("collection", "model", "rows", "texts", "tokens", "cost_usd")
+ESTIMATE_FIELDS = ("collection", "model", "rows", "rows_estimated", "texts", "tokens", "cost_usd")
 
 
 def say(line: str) -> None:
@@ -26,6 +26,8 @@ def as_json(reports: Sequence[BackfillReport | Estimate]) -> dict[str, object]:
         values = [report[name] for report in every]
         if name in ("collection", "model"):
             whole[name] = values[0] if len(set(values)) == 1 else None
+        elif name == "rows_estimated":
+            whole[name] = any(values)
         else:
             whole[name] = None if None in values else round(sum(values), 6)
     return {**whole, "collections": every}

@@ -115,8 +115,9 @@ def coverage_table(database: Database) -> Table:
     for name in ("rows", "embedded", "pending", "failed"):
         table.add_column(name, justify="right")
     for row in embedding_coverage(database):
-        counts = (row.total, row.embedded, row.pending, row.failed)
-        table.add_row(row.collection, row.model or "-", *(f"{count:,}" for count in counts))
+        about = "about " if row.estimated else ""
+        counts = (f"{about}{count:,}" for count in (row.total, row.embedded, row.pending))
+        table.add_row(row.collection, row.model or "-", *counts, f"{row.failed:,}")
     return table
 
 

@@ -178,7 +178,10 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The coverage of a collection: total = embedded + pending + failed."""
+    """The coverage of a collection: total = embedded + pending + failed.
+
+    `estimated`: the table is large, so rows were counted on a sample; `failed` and `leased` are exact.
+    """
 
     collection: str
     model: str | None
@@ -188,6 +191,7 @@ class Coverage:
     failed: int
     leased: int
     models: Mapping[str, int]
+    estimated: bool
 
 
 @dataclass(frozen=True, slots=True)

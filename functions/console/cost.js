@@ -1,7 +1,7 @@
 // Shows tokens and cost by day and model, an estimate for the pending rows, and the latest runs.
 
 import { call, path } from "./api.js";
-import { compact, count, dayOf, el, figureRow, figures, fold, money, numbers, plural, segments, sum, table } from "./dom.js";
+import { about, compact, count, dayOf, el, figureRow, figures, fold, money, numbers, plural, segments, sum, table } from "./dom.js";
 import { runLine, runsTable } from "./coverage.js";
 import { fill, note } from "./states.js";
 
@@ -64,7 +64,7 @@ export function mount(panel) {
     if (!pending.length) return el("p", { class: "dim" }, "No row is pending: every row that can be embedded is embedded.");
     const found = await Promise.all(pending.map((collection) => call(path("collections", collection.collection, "estimate"))));
     const rows = found.map((one) =>
-      figureRow(one.collection, [count(one.rows), `${one.counted === "estimated" ? "≈ " : ""}${count(one.tokens)}`, money(one.cost)]),
+      figureRow(one.collection, [about(one.rows, one.rows_estimated), about(one.tokens, one.counted === "estimated"), money(one.cost)]),
     );
     return [
       table("numbers", ["collection", "rows", "tokens", "cost"], rows),

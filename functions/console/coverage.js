@@ -1,7 +1,7 @@
 // Shows the coverage of each collection, running backfills, failed rows and the latest runs.
 
 import { call, newest, path, post } from "./api.js";
-import { arrange, button, changing, count, duration, el, figures, fold, money, numbers, percent, plural, say, sum, table, timeOf, working } from "./dom.js";
+import { about, arrange, button, changing, count, duration, el, figures, fold, money, numbers, percent, plural, say, sum, table, timeOf, working } from "./dom.js";
 import { failure, loading, note } from "./states.js";
 
 const RUNNING_MS = 2000;
@@ -47,8 +47,9 @@ export function mount(panel) {
 
   function render(collections, runs) {
     const [total, embedded, pending, failed] = ["total", "embedded", "pending", "failed"].map((field) => sum(collections, field));
-    const parts = [plural(total, "row"), `${percent(embedded, total)} embedded`];
-    if (pending) parts.push(`${count(pending)} pending`);
+    const estimated = collections.some((collection) => collection.estimated);
+    const parts = [`${estimated ? "about " : ""}${plural(total, "row")}`, `${percent(embedded, total)} embedded`];
+    if (pending) parts.push(`${about(pending, estimated)} pending`);
     if (failed) parts.push(`${count(failed)} failed`);
     say(summary, total ? parts.join(" · ") : "");
     everything.hidden = !pending || collections.length < 2;
@@ -132,11 +133,12 @@ function makeCard(name, { embed, refresh, announce }) {
   return {
     node,
     update(collection, latest) {
-      const { total, embedded, pending, failed, running, error } = collection;
+      const { total, embedded, pending, failed, running, error, estimated } = collection;
       say(wrong, error ?? "");
       wrong.hidden = !error;
       say(model, collection.model ?? "no model yet: the first backfill sets it");
-      for (const [label, number] of Object.entries({ rows: total, embedded, pending, failed })) say(values[label], count(number));
+      for (const [label, number] of Object.entries({ rows: total, embedded, pending })) say(values[label], about(number, estimated));
+      say(values.failed, count(failed));
       values.failed.classList.toggle("bad", failed > 0);
       const [text, kind] = stateOf(collection);
       say(state, text);
@@ -152,11 +154,11 @@ function makeCard(name, { embed, refresh, announce }) {
 }
 
 /** What the chip says, and its colour. */
-function stateOf({ total, pending, failed, running, error }) {
+function stateOf({ total, pending, failed, running, error, estimated }) {
   if (error) return ["cannot be read", "bad"];
   if (running) return ["embedding", "run"];
   if (failed) return [`${count(failed)} failed`, "bad"];
-  if (pending) return [`${count(pending)} pending`, "wait"];
+  if (pending) return [`${about(pending, estimated)} pending`, "wait"];
   return total ? ["up to date", "ok"] : ["empty", ""];
 }
 

@@ -124,6 +124,7 @@ const day = new Intl.DateTimeFormat("en", { day: "numeric", month: "short" });
 const moment = new Intl.DateTimeFormat("en", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 export const count = (number) => whole.format(number);
+export const about = (number, estimated) => `${estimated && number ? "about " : ""}${count(number)}`;
 export const compact = (number) => short.format(number);
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 export const dayOf = (iso) => day.format(new Date(`${iso}T00:00:00`));

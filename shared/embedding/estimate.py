@@ -12,12 +12,14 @@ from shared.providers.base import EmbeddingProvider
 class Estimate:
     """`texts` is the number of distinct texts that the provider would embed; tokens were counted on `sampled` of them.
 
-    `cost_usd` is None if the price is not known. `counted` is exact or estimated; `method` describes how.
+    `rows_estimated`: the table is large, so `rows` and `texts` are from a sample. `cost_usd` is None if the price is not
+    known. `counted` says whether `tokens` is exact or estimated; `method` describes how.
     """
 
     collection: str
     model: str
     rows: int
+    rows_estimated: bool
     texts: int
     sampled: int
     tokens: int
@@ -37,8 +39,8 @@ def estimate(
     """Estimate what a backfill would embed and cost, without a call to the provider.
 
     Equal texts count once, and texts that already have a vector in the table do not count. Tokens are counted on up to
-    1,000 texts, with the model's document prefix, and scaled by length beyond that. `price_is_set`: the user has set a
-    price, so 0 means free.
+    1,000 texts, with the model's document prefix, and scaled by length beyond that. The rows of a large table are counted
+    on a sample. `price_is_set`: the user has set a price, so 0 means free.
 
     Raises NotFound for a collection that is not tracked, Conflict if it is embedded with another model than the
     provider's and is not `switching` to it.
@@ -54,17 +56,19 @@ def estimate(
     )
     sample, texts, price = row["sample"], row["texts"], provider.price_per_million_tokens
     prefix = provider.document_prefix(next((model for model in models if model.name == provider.model), None))
-    every = len(sample) == texts
+    every = len(sample) == texts and not row["estimated"]
     inputs = [prefix + text for text in sample]
     tokens = sum(provider.count_tokens(inputs))
     if sample and not every:
         tokens = round(tokens * (row["characters"] + texts * len(prefix)) / sum(map(len, inputs)))
     how = "the model's own tokenizer" if provider.counts_exactly else "an estimate by the characters of a text"
-    scope = "every text" if every else f"{len(sample):,} of {texts:,} texts, scaled by length"
+    about = "about " if row["estimated"] else ""
+    scope = "every text" if every else f"{len(sample):,} of {about}{texts:,} texts, scaled by length"
     return Estimate(
         collection=collection,
         model=provider.model,
         rows=row["rows"],
+        rows_estimated=row["estimated"],
         texts=texts,
         sampled=len(sample),
         tokens=tokens,

@@ -1905,32 +1905,170 @@ comment on function public.untrack_embeddings is 'Stops tracking a table. Its co
 revoke all on function public.untrack_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.untrack_embeddings to service_role;
 
--- 40_coverage.sql
+-- 39_samples.sql
 
-create function embedding.count_vectors(c embedding.tracked_tables, out embedded bigint, out pending bigint, out models jsonb)
+-- Counts and texts of a large table are read from a sample of its blocks, so that an answer takes as long at a hundred million
+-- rows as at a million. The queue is counted, not sampled: rows that are pending are usually few and lie side by side, so a
+-- sample of blocks would miss them or find too many. What the sample adds are rows that the queue does not list.
+create function embedding.is_large(source regclass)
+returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
+  -- A row with a vector of 384 dimensions takes 2 kB; of 1,536 dimensions 7 kB, most of it outside of the row.
+  select pg_relation_size(source) > 32 * 1024 * 1024 or pg_table_size(source) > 128 * 1024 * 1024
+$$;
+comment on function embedding.is_large is 'Whether the rows of a table are counted on a sample.';
+revoke all on function embedding.is_large from public, anon, authenticated, service_role;
+grant execute on function embedding.is_large to service_role;
+
+create function embedding.sampled_percent(source regclass)
+returns float8 language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case when embedding.is_large(source)
+    then least(100, 100.0 * 2000 * current_setting('block_size')::integer / pg_relation_size(source)) else 100 end
+$$;
+comment on function embedding.sampled_percent is
+  'The share of a table''s blocks that a sample reads, in percent: 2,000 blocks of a large table, else all of them.';
+revoke all on function embedding.sampled_percent from public, anon, authenticated, service_role;
+grant execute on function embedding.sampled_percent to service_role;
+
+create function embedding.sample_vectors(c embedding.tracked_tables, out rows bigint, out embedded bigint, out models jsonb)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  percent constant float8 := embedding.sampled_percent(c.source);
+  known constant float8 := (select r.reltuples from pg_class r where r.oid = c.source);
+  sampled record;
+  total float8;
+begin
+  -- The same blocks each time (repeatable), so that a figure does not change while the table does not.
+  execute format($sql$
+    select coalesce(sum(h.rows), 0)::float8 as rows, jsonb_object_agg(h.model, h.rows) filter (where h.model is not null) as models
+    from (
+      select case when s.embedding is not null then coalesce(s.embedding_model, '') end as model, count(*) as rows
+      from %s s tablesample system (%s) repeatable (1)
+      group by 1
+    ) h
+  $sql$, c.source, percent) into sampled;
+  total := sampled.rows * 100 / percent;
+  if percent < 100 and abs(known - total) <= total / 10 then
+    -- The count of the last ANALYZE or VACUUM is more exact, as long as the sample agrees with it.
+    total := known;
+  end if;
+  rows := round(total);
+  select coalesce(jsonb_object_agg(m.key, round(m.value::float8 * total / sampled.rows)::bigint), '{}') into models
+  from jsonb_each_text(sampled.models) m;
+  select coalesce(sum(m.value::bigint), 0) into embedded from jsonb_each_text(models) m where m.key = coalesce(c.model, m.key);
+end;
+$$;
+comment on function embedding.sample_vectors is
+  'About how many rows a table has, how many with a vector of its model, and how many vectors of each model. Exact if the table is not large.';
+revoke all on function embedding.sample_vectors from public, anon, authenticated, service_role;
+grant execute on function embedding.sample_vectors to service_role;
+
+create function embedding.sampled_texts(c embedding.tracked_tables, rows bigint)
+returns integer language sql stable set search_path = pg_catalog, pg_temp as $$
+  select least(20000, greatest(1000, 64 * 1024 * 1024 / greatest(pg_table_size(c.source) / greatest(rows, 1), 1)))::integer
+$$;
+comment on function embedding.sampled_texts is
+  'How many texts a sample reads: 20,000, fewer of long texts, at least 1,000. rows is the number of rows of the table.';
+revoke all on function embedding.sampled_texts from public, anon, authenticated, service_role;
+grant execute on function embedding.sampled_texts to service_role;
+
+create function embedding.sample_unqueued(
+  c embedding.tracked_tables, model text, needy bigint, out rows bigint, out places jsonb, wanted integer default 10000
+)
 language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  held_sql constant text := 'select s.embedding_model as model, count(*) as vectors from %2$s s where s.embedding is not null group by 1';
-  counts_sql constant text := $sql$
-    coalesce(sum(h.vectors) filter (where h.model = coalesce(($1).model, h.model)), 0)::bigint,
-    coalesce(jsonb_object_agg(coalesce(h.model, ''), h.vectors), '{}')
-  $sql$;
+  percent constant float8 := least(embedding.sampled_percent(c.source), 150.0 * wanted / greatest(needy, 1));
+  sampled record;
+  texts bigint;
 begin
+  rows := 0;
+  -- Whole blocks in a random order: see embedding.distinct_texts.
+  execute format($sql$
+    select array_agg(k.key) as keys, array_agg(k.block) as blocks
+    from (
+      select s.%1$I::text as key, (s.ctid::text::point)[0]::bigint as block
+      from %2$s s tablesample system (%3$s) repeatable (1)
+      where s.embedding is null or s.embedding_model <> $1
+      order by hashint8((s.ctid::text::point)[0]::bigint), 2
+      limit $2
+    ) k
+  $sql$, c.key_column, c.source, percent)
+  into sampled using model, wanted;
+  select coalesce(jsonb_object_agg(k.key, k.block), '{}') into places
+  from unnest(sampled.keys, sampled.blocks) k (key, block)
+  where k.key not in (select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (sampled.keys));
+  if places <> '{}' then
+    select r.texts into texts
+    from embedding.read_table(c, $sql$
+      select count(*)
+      from jsonb_object_keys($2) k (key)
+      join %2$s s on s.%1$I = k.key::%4$s
+      cross join lateral %3$s t
+      where t.text is not null or t.error is not null
+    $sql$, places, array[c.key_type]) r (texts bigint);
+    rows := round(needy::float8 * texts / cardinality(sampled.keys));
+  end if;
+end;
+$$;
+comment on function embedding.sample_unqueued is
+  'About how many of the `needy` rows, those without a vector of this model, have a text and are not in the queue. places: the sampled ones, {key: block}, of which so many as wanted are looked up in the queue.';
+revoke all on function embedding.sample_unqueued from public, anon, authenticated, service_role;
+grant execute on function embedding.sample_unqueued to service_role;
+
+create function embedding.sample_queue(c embedding.tracked_tables, queued bigint, texts integer)
+returns jsonb language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  percent constant float8 := least(100, 200.0 * texts / greatest(queued, 1));
+begin
+  return (
+    select coalesce(jsonb_object_agg(k.row_id, k.block), '{}')
+    from (
+      select q.row_id, (q.ctid::text::point)[0]::bigint as block
+      from embedding.queue q tablesample system (percent) repeatable (1)
+      where q.collection_id = c.id and q.failed_at is null
+      order by hashint8((q.ctid::text::point)[0]::bigint), 2
+      limit texts
+    ) k);
+end;
+$$;
+comment on function embedding.sample_queue is
+  'At most so many queued rows of a collection that are not failed, {key: block of the queue}; queued is how many there are.';
+revoke all on function embedding.sample_queue from public, anon, authenticated, service_role;
+grant execute on function embedding.sample_queue to service_role;
+
+-- 40_coverage.sql
+
+create function embedding.count_vectors(
+  c embedding.tracked_tables, queued bigint, out embedded bigint, out pending bigint, out models jsonb, out estimated boolean
+)
+language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  table_rows bigint;
+begin
+  estimated := embedding.is_large(c.source);
+  if estimated then
+    select v.rows, v.models, v.embedded into table_rows, models, embedded from embedding.sample_vectors(c) v;
+    select u.rows + queued into pending
+    from embedding.sample_unqueued(c, c.model, table_rows - embedded) u;
+    return;
+  end if;
   select v.* into embedded, models, pending
-  from embedding.read_table(c, 'with held as (' || held_sql || ') select ' || counts_sql || $sql$,
+  from embedding.read_table(c, $sql$
+    with held as (select s.embedding_model as model, count(*) as vectors from %2$s s where s.embedding is not null group by 1)
+    select
+      coalesce(sum(h.vectors) filter (where h.model = coalesce(($1).model, h.model)), 0)::bigint,
+      coalesce(jsonb_object_agg(coalesce(h.model, ''), h.vectors), '{}'),
       coalesce(sum(h.vectors) filter (where h.model <> ($1).model), 0)::bigint
         + (select count(*) from %2$s s cross join lateral %3$s t where s.embedding is null and (t.text is not null or t.error is not null))
     from held h
   $sql$) v (embedded bigint, models jsonb, pending bigint);
 exception
-  when object_not_in_prerequisite_state then
+  when others then
     if embedding.collection_error(c) is null then
       raise;
     end if;
-    -- No row can be read: count the queued rows as pending.
-    select count(*) into pending from embedding.queue q where q.collection_id = c.id;
+    pending := queued;
     begin
-      execute format('select ' || counts_sql || ' from (' || held_sql || ') h', c.key_column, c.source) into embedded, models using c;
+      select v.models, v.embedded into models, embedded from embedding.sample_vectors(c) v;
     exception
       when others then
         if embedding.error_scope(sqlstate) = 'passing' then
@@ -1943,69 +2081,35 @@ exception
 end;
 $$;
 comment on function embedding.count_vectors is
-  'Counts rows with a vector of the collection''s model, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the queued rows count as pending.';
+  'Counts rows with a vector of the collection''s model, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the `queued` rows count as pending. estimated: the table is large, so only the queue was counted and the rest is from a sample.';
 revoke all on function embedding.count_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.count_vectors to service_role;
 
 create function public.embedding_coverage()
 -- models: vectors by the model that made them; more than one key while a switch is under way
 returns table (
-  collection text, model text, total bigint, embedded bigint, pending bigint, failed bigint, leased bigint, models jsonb
+  collection text, model text, total bigint, embedded bigint, pending bigint, failed bigint, leased bigint, models jsonb,
+  estimated boolean
 )
 language sql stable security invoker set search_path = '' as $$
-  select k.name, k.model, v.embedded + v.pending, v.embedded, v.pending - least(q.failed, v.pending), least(q.failed, v.pending), q.leased, v.models
+  select k.name, k.model, v.embedded + v.pending, v.embedded, v.pending - least(q.failed, v.pending), least(q.failed, v.pending), q.leased, v.models,
+    v.estimated
   from embedding.tracked_tables k
   cross join lateral (
     select
+      count(*) as queued,
       count(*) filter (where e.failed_at is not null) as failed,
       count(*) filter (where e.failed_at is null and e.leased_at is not null and e.available_at > clock_timestamp()) as leased
     from embedding.queue e
     where e.collection_id = k.id
   ) q
-  cross join lateral embedding.count_vectors(k) v
+  cross join lateral embedding.count_vectors(k, q.queued) v
   order by k.name
 $$;
 comment on function public.embedding_coverage is
-  'One row a collection: total = embedded + pending + failed, counted from the table itself; leased rows are among the pending. If the rows of a table cannot be read (list_embedding_collections(true) has the error), the queued rows count as pending.';
+  'One row a collection: total = embedded + pending + failed, counted from the table itself; leased rows are among the pending. estimated: the table is large, so its rows were counted on a sample; failed and leased are exact. If the rows of a table cannot be read (list_embedding_collections(true) has the error), the queued rows count as pending.';
 revoke all on function public.embedding_coverage from public, anon, authenticated, service_role;
 grant execute on function public.embedding_coverage to service_role;
-
-create function public.estimate_embeddings(collection text, model text, sample_size integer default 1000)
-returns table (rows bigint, texts bigint, characters bigint, sample text[])
-language sql stable security invoker set search_path = '' as $$
-  select r.*
-  from embedding.read_table(embedding.get_collection(collection), $sql$
-    with pending as (
-      select t.text as document
-      from %2$s s cross join lateral %3$s t
-      where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
-        and not exists (
-          select from embedding.queue q
-          where q.collection_id = ($1).id and q.row_id = s.%1$I::text and q.failed_at is not null
-        )
-    ),
-    -- Equal texts are embedded once; texts that have a vector of this model in the table are not embedded again.
-    payable as (
-      select distinct p.document
-      from pending p
-      where p.document is not null
-        and not exists (
-          select from %2$s s
-          where s.embedding_hash = embedding.text_hash(p.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
-        )
-    )
-    select
-      (select count(*) from pending p where p.document is not null),
-      count(*),
-      coalesce(sum(char_length(t.document)), 0)::bigint,
-      coalesce((select array_agg(x.document) from (select y.document from payable y limit ($2 ->> 'sample_size')::integer) x), '{}')
-    from payable t
-  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size)) r (rows bigint, texts bigint, characters bigint, sample text[])
-$$;
-comment on function public.estimate_embeddings is
-  'What a backfill with this model would have to embed: rows without a vector of it (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on.';
-revoke all on function public.estimate_embeddings from public, anon, authenticated, service_role;
-grant execute on function public.estimate_embeddings to service_role;
 
 -- 41_verify.sql
 
@@ -2747,6 +2851,158 @@ comment on function public.check_installation is
   'the steps after an error are left out.';
 revoke all on function public.check_installation from public, anon, authenticated, service_role;
 grant execute on function public.check_installation to service_role;
+
+-- 48_estimate.sql
+
+-- How many distinct texts do all rows have, if a sample of whole blocks has these? `blocks` says in how many blocks each text
+-- was found. Equal texts of one block count once: rows that were written together are often equal, and would make every text
+-- look frequent. scale is the number of rows for each sampled row.
+--
+-- A text of three blocks or more is frequent, so that nearly all such texts are in the sample. The others are of two kinds.
+-- Some are repeated, as often as the numbers of texts of one, two and three blocks suggest: if those were only the tail of
+-- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them. The
+-- remaining texts of one block are unique, and there are `scale` times as many. One kind alone goes wrong: with half of the
+-- rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the texts.
+create function embedding.distinct_texts(blocks bigint[], scale float8)
+returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select f.three_or_more + (f.one - r.one) * scale
+    + case when r.one + f.two > 0
+        then (r.one + 2 * f.two) * (r.one + f.two) / (2 * f.two + r.one / scale) else 0 end
+  from (
+    select
+      count(*) filter (where b = 1)::float8 as one, count(*) filter (where b = 2)::float8 as two,
+      count(*) filter (where b = 3)::float8 as three, count(*) filter (where b >= 3)::float8 as three_or_more
+    from unnest(blocks) b
+  ) f
+  -- One standard deviation less, so that a few texts of three blocks do not decide.
+  cross join lateral (select least(f.one, 2 * f.two ^ 2 / (3 * nullif(f.three - sqrt(f.three), 0))) as one) r
+$$;
+comment on function embedding.distinct_texts is 'Estimates the number of distinct texts from the number of blocks in which each text of a sample was found.';
+revoke all on function embedding.distinct_texts from public, anon, authenticated, service_role;
+grant execute on function embedding.distinct_texts to service_role;
+
+create function embedding.estimate_from_sample(
+  c embedding.tracked_tables, model text, sample_size integer, queued bigint,
+  out rows bigint, out texts bigint, out characters bigint, out sample text[]
+)
+language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  vectors record;
+  unqueued record;
+  needy bigint;
+  texts_wanted integer;
+  looks_up boolean;
+begin
+  select v.* into vectors from embedding.sample_vectors(c) v;
+  -- Without this index the look-up would read the whole table.
+  looks_up := vectors.models ? model and exists (
+    select from pg_index x
+    join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+    where x.indrelid = c.source and a.attname = 'embedding_hash' and x.indisvalid);
+  needy := vectors.rows - coalesce((vectors.models ->> model)::bigint, 0);
+  texts_wanted := embedding.sampled_texts(c, vectors.rows);
+  select u.* into unqueued from embedding.sample_unqueued(c, model, needy) u;
+  if unqueued.rows > queued then
+    select u.* into unqueued from embedding.sample_unqueued(c, model, needy, texts_wanted) u;
+  end if;
+  rows := queued + unqueued.rows;
+  select r.* into texts, characters, sample
+  from embedding.read_table(c, $sql$
+    with read as materialized (
+      select t.text as document, p.value as block, count(*) as rows
+      from jsonb_each_text($2 -> 'places') p
+      join %2$s s on s.%1$I = p.key::%4$s
+      cross join lateral %3$s t
+      where t.text is not null
+      group by 1, 2
+    ),
+    found as materialized (
+      select r.document, count(*) as blocks, %5$s as held from read r group by r.document
+    ),
+    counted as (
+      select
+        embedding.distinct_texts(
+          array_agg(d.blocks), greatest(($2 ->> 'rows')::float8 / (select sum(r.rows) from read r), 1))
+          * avg((not d.held)::integer) as texts,
+        avg(char_length(d.document)) filter (where not d.held) as length
+      from found d
+    )
+    select
+      coalesce(round(d.texts), 0)::bigint,
+      coalesce(round(d.texts * d.length), 0)::bigint,
+      coalesce((select array_agg(x.document) from (select f.document from found f where not f.held limit ($2 ->> 'sample_size')::integer) x), '{}')
+    from counted d
+  $sql$,
+    jsonb_build_object('model', model, 'sample_size', sample_size, 'rows', rows, 'places',
+      -- Read the texts of the queued rows or of the others, whichever are more.
+      case when unqueued.rows > queued then unqueued.places
+        else embedding.sample_queue(c, queued, texts_wanted) end),
+    array[c.key_type, case when looks_up then $sql$exists (
+      select from $sql$ || c.source::text || $sql$ s
+      where s.embedding_hash = embedding.text_hash(r.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+      -- One look-up for each text. Without this line the planner may read the whole table once.
+      offset 0
+    )$sql$ else 'false' end]) r (texts bigint, characters bigint, sample text[]);
+exception
+  when others then
+    -- Raises the error that names the fix if no row can be read.
+    perform embedding.concerns_rows(c, sqlstate, sqlerrm);
+    raise;
+end;
+$$;
+comment on function embedding.estimate_from_sample is
+  'As estimate_embeddings, for a large table or a long queue; queued is the number of queued rows that are not failed. Rows are the queued ones and those that a sample finds outside of the queue; texts are read from 20,000 of them.';
+revoke all on function embedding.estimate_from_sample from public, anon, authenticated, service_role;
+grant execute on function embedding.estimate_from_sample to service_role;
+
+create function public.estimate_embeddings(collection text, model text, sample_size integer default 1000)
+returns table (rows bigint, texts bigint, characters bigint, sample text[], estimated boolean)
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  c embedding.tracked_tables := embedding.get_collection(collection);
+  queued constant bigint := (select count(*) from embedding.queue q where q.collection_id = c.id and q.failed_at is null);
+begin
+  estimated := queued > 20000 or embedding.is_large(c.source);
+  if estimated then
+    select e.* into rows, texts, characters, sample from embedding.estimate_from_sample(c, model, sample_size, queued) e;
+    return next;
+    return;
+  end if;
+  select r.* into rows, texts, characters, sample
+  from embedding.read_table(c, $sql$
+    with pending as (
+      select t.text as document
+      from %2$s s cross join lateral %3$s t
+      where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
+        and not exists (
+          select from embedding.queue q
+          where q.collection_id = ($1).id and q.row_id = s.%1$I::text and q.failed_at is not null
+        )
+    ),
+    -- Equal texts are embedded once; texts that have a vector of this model in the table are not embedded again.
+    payable as (
+      select distinct p.document
+      from pending p
+      where p.document is not null
+        and not exists (
+          select from %2$s s
+          where s.embedding_hash = embedding.text_hash(p.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+        )
+    )
+    select
+      (select count(*) from pending p where p.document is not null),
+      count(*),
+      coalesce(sum(char_length(t.document)), 0)::bigint,
+      coalesce((select array_agg(x.document) from (select y.document from payable y limit ($2 ->> 'sample_size')::integer) x), '{}')
+    from payable t
+  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size)) r (rows bigint, texts bigint, characters bigint, sample text[]);
+  return next;
+end;
+$$;
+comment on function public.estimate_embeddings is
+  'What a backfill with this model would have to embed: rows without a vector of it (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on. estimated: the table or the queue is long, so that the numbers are from a sample.';
+revoke all on function public.estimate_embeddings from public, anon, authenticated, service_role;
+grant execute on function public.estimate_embeddings to service_role;
 
 -- 50_bm25.sql
 

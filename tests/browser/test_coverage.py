@@ -108,6 +108,27 @@ def test_during_a_switch_the_bar_has_a_part_for_each_model(
         expect(legend).to_have_text([re.compile("wide.*100.%")])
 
 
+def test_estimated_counts_are_shown_as_such(reading: Console, tab: OpenTab) -> None:
+    def as_large(route: Route) -> None:
+        answer = route.fetch()
+        listed = answer.json()
+        (music,) = [one for one in listed["collections"] if one["collection"] == "music_knowledge"]
+        music.update(estimated=True, total=1_000_000, pending=999_920)
+        route.fulfill(response=answer, json=listed)
+
+    opened = tab(reading.url)
+    opened.page.route("**/api/collections", as_large)
+    page = opened.open()
+    expect(page.locator("#coverage-summary")).to_contain_text("about 1,000,087 rows")
+    assert figures(page) == {
+        "rows": "about 1,000,000",
+        "embedded": "about 80",
+        "pending": "about 999,920",
+        "failed": "0",
+    }
+    expect(page.locator(f"{CARD} .chip")).to_have_text("about 999,920 pending")
+
+
 def test_an_unreadable_table_is_shown_with_the_fix_and_the_others_are_shown(
     own_url: SecretStr, rows: Connection, start: StartConsole, tab: OpenTab
 ) -> None:

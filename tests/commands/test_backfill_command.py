@@ -16,7 +16,7 @@ FIELDS = {
     "collection", "model", "processed", "embedded", "failed", "stale",
     "reused", "truncated", "tokens", "cost_usd", "seconds",
 }  # fmt: skip
-ESTIMATE_FIELDS = {"collection", "model", "rows", "texts", "tokens", "cost_usd"}
+ESTIMATE_FIELDS = {"collection", "model", "rows", "rows_estimated", "texts", "tokens", "cost_usd"}
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -149,7 +149,7 @@ def test_a_dry_run_counts_and_changes_nothing(owner: Connection, command: Comman
     result = command("backfill.py", *MUSIC, "--dry-run", "--json")
     assert result.code == 0
     assert set(result.report) == {*ESTIMATE_FIELDS, "collections"}
-    assert result.report["rows"] == 10
+    assert (result.report["rows"], result.report["rows_estimated"]) == (10, False)
     assert result.report["tokens"] > 10
     assert "10 rows" in command("backfill.py", *MUSIC, "--dry-run").stdout
     assert owner.execute("select * from embedding.collections, embedding.queue order by row_id").fetchall() == before

@@ -126,7 +126,7 @@ def test_what_is_pending_is_estimated_without_a_call(
     before = len(provider.wire.requests)
     found = keyed.get(f"{MUSIC}/estimate").json()
     assert (found["rows"], found["tokens"], found["cost"], found["model"]) == (3, 5, 0.005, "fake")
-    assert found["counted"] == "estimated"
+    assert (found["counted"], found["rows_estimated"]) == ("estimated", False)
     assert "every text" in found["method"]
     assert len(provider.wire.requests) == before
 

@@ -1,0 +1,149 @@
+-- How many distinct texts do all rows have, if a sample of whole blocks has these? `blocks` says in how many blocks each text
+-- was found. Equal texts of one block count once: rows that were written together are often equal, and would make every text
+-- look frequent. scale is the number of rows for each sampled row.
+--
+-- A text of three blocks or more is frequent, so that nearly all such texts are in the sample. The others are of two kinds.
+-- Some are repeated, as often as the numbers of texts of one, two and three blocks suggest: if those were only the tail of
+-- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them. The
+-- remaining texts of one block are unique, and there are `scale` times as many. One kind alone goes wrong: with half of the
+-- rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the texts.
+create function embedding.distinct_texts(blocks bigint[], scale float8)
+returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select f.three_or_more + (f.one - r.one) * scale
+    + case when r.one + f.two > 0
+        then (r.one + 2 * f.two) * (r.one + f.two) / (2 * f.two + r.one / scale) else 0 end
+  from (
+    select
+      count(*) filter (where b = 1)::float8 as one, count(*) filter (where b = 2)::float8 as two,
+      count(*) filter (where b = 3)::float8 as three, count(*) filter (where b >= 3)::float8 as three_or_more
+    from unnest(blocks) b
+  ) f
+  -- One standard deviation less, so that a few texts of three blocks do not decide.
+  cross join lateral (select least(f.one, 2 * f.two ^ 2 / (3 * nullif(f.three - sqrt(f.three), 0))) as one) r
+$$;
+comment on function embedding.distinct_texts is 'Estimates the number of distinct texts from the number of blocks in which each text of a sample was found.';
+revoke all on function embedding.distinct_texts from public, anon, authenticated, service_role;
+grant execute on function embedding.distinct_texts to service_role;
+
+create function embedding.estimate_from_sample(
+  c embedding.tracked_tables, model text, sample_size integer, queued bigint,
+  out rows bigint, out texts bigint, out characters bigint, out sample text[]
+)
+language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  vectors record;
+  unqueued record;
+  needy bigint;
+  texts_wanted integer;
+  looks_up boolean;
+begin
+  select v.* into vectors from embedding.sample_vectors(c) v;
+  -- Without this index the look-up would read the whole table.
+  looks_up := vectors.models ? model and exists (
+    select from pg_index x
+    join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+    where x.indrelid = c.source and a.attname = 'embedding_hash' and x.indisvalid);
+  needy := vectors.rows - coalesce((vectors.models ->> model)::bigint, 0);
+  texts_wanted := embedding.sampled_texts(c, vectors.rows);
+  select u.* into unqueued from embedding.sample_unqueued(c, model, needy) u;
+  if unqueued.rows > queued then
+    select u.* into unqueued from embedding.sample_unqueued(c, model, needy, texts_wanted) u;
+  end if;
+  rows := queued + unqueued.rows;
+  select r.* into texts, characters, sample
+  from embedding.read_table(c, $sql$
+    with read as materialized (
+      select t.text as document, p.value as block, count(*) as rows
+      from jsonb_each_text($2 -> 'places') p
+      join %2$s s on s.%1$I = p.key::%4$s
+      cross join lateral %3$s t
+      where t.text is not null
+      group by 1, 2
+    ),
+    found as materialized (
+      select r.document, count(*) as blocks, %5$s as held from read r group by r.document
+    ),
+    counted as (
+      select
+        embedding.distinct_texts(
+          array_agg(d.blocks), greatest(($2 ->> 'rows')::float8 / (select sum(r.rows) from read r), 1))
+          * avg((not d.held)::integer) as texts,
+        avg(char_length(d.document)) filter (where not d.held) as length
+      from found d
+    )
+    select
+      coalesce(round(d.texts), 0)::bigint,
+      coalesce(round(d.texts * d.length), 0)::bigint,
+      coalesce((select array_agg(x.document) from (select f.document from found f where not f.held limit ($2 ->> 'sample_size')::integer) x), '{}')
+    from counted d
+  $sql$,
+    jsonb_build_object('model', model, 'sample_size', sample_size, 'rows', rows, 'places',
+      -- Read the texts of the queued rows or of the others, whichever are more.
+      case when unqueued.rows > queued then unqueued.places
+        else embedding.sample_queue(c, queued, texts_wanted) end),
+    array[c.key_type, case when looks_up then $sql$exists (
+      select from $sql$ || c.source::text || $sql$ s
+      where s.embedding_hash = embedding.text_hash(r.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+      -- One look-up for each text. Without this line the planner may read the whole table once.
+      offset 0
+    )$sql$ else 'false' end]) r (texts bigint, characters bigint, sample text[]);
+exception
+  when others then
+    -- Raises the error that names the fix if no row can be read.
+    perform embedding.concerns_rows(c, sqlstate, sqlerrm);
+    raise;
+end;
+$$;
+comment on function embedding.estimate_from_sample is
+  'As estimate_embeddings, for a large table or a long queue; queued is the number of queued rows that are not failed. Rows are the queued ones and those that a sample finds outside of the queue; texts are read from 20,000 of them.';
+revoke all on function embedding.estimate_from_sample from public, anon, authenticated, service_role;
+grant execute on function embedding.estimate_from_sample to service_role;
+
+create function public.estimate_embeddings(collection text, model text, sample_size integer default 1000)
+returns table (rows bigint, texts bigint, characters bigint, sample text[], estimated boolean)
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  c embedding.tracked_tables := embedding.get_collection(collection);
+  queued constant bigint := (select count(*) from embedding.queue q where q.collection_id = c.id and q.failed_at is null);
+begin
+  estimated := queued > 20000 or embedding.is_large(c.source);
+  if estimated then
+    select e.* into rows, texts, characters, sample from embedding.estimate_from_sample(c, model, sample_size, queued) e;
+    return next;
+    return;
+  end if;
+  select r.* into rows, texts, characters, sample
+  from embedding.read_table(c, $sql$
+    with pending as (
+      select t.text as document
+      from %2$s s cross join lateral %3$s t
+      where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
+        and not exists (
+          select from embedding.queue q
+          where q.collection_id = ($1).id and q.row_id = s.%1$I::text and q.failed_at is not null
+        )
+    ),
+    -- Equal texts are embedded once; texts that have a vector of this model in the table are not embedded again.
+    payable as (
+      select distinct p.document
+      from pending p
+      where p.document is not null
+        and not exists (
+          select from %2$s s
+          where s.embedding_hash = embedding.text_hash(p.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+        )
+    )
+    select
+      (select count(*) from pending p where p.document is not null),
+      count(*),
+      coalesce(sum(char_length(t.document)), 0)::bigint,
+      coalesce((select array_agg(x.document) from (select y.document from payable y limit ($2 ->> 'sample_size')::integer) x), '{}')
+    from payable t
+  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size)) r (rows bigint, texts bigint, characters bigint, sample text[]);
+  return next;
+end;
+$$;
+comment on function public.estimate_embeddings is
+  'What a backfill with this model would have to embed: rows without a vector of it (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on. estimated: the table or the queue is long, so that the numbers are from a sample.';
+revoke all on function public.estimate_embeddings from public, anon, authenticated, service_role;
+grant execute on function public.estimate_embeddings to service_role;
