@@ -94,6 +94,20 @@ def test_another_client_finds_nothing_of_ours_on_the_connection(
             other.execute("create table public.application_own (id int)")
 
 
+def test_a_repeated_statement_is_never_prepared(database_url: SecretStr, only_one: PgBouncer) -> None:
+    pooled = only_one.url(database_url)
+    # psycopg prepares a statement that it sends for the sixth time, and the pooler keeps it for other programs.
+    with connect(pooled) as owner:
+        for number in range(10):
+            owner.execute("select %s::int", [number])
+    with PostgresDatabase(pooled) as database:
+        for number in range(10):
+            # A large argument is sent beside its statement.
+            database.call("upsert_datasets", {"rows": [{"external_id": str(number), "title": "t" * 40_000}]})
+    with psycopg.connect(pooled.get_secret_value(), autocommit=True, prepare_threshold=None) as other:
+        assert state(other) == ("postgres", 0, "0", "off", "", 0)
+
+
 def state(connection: Connection) -> tuple[object, ...]:
     """What of ours could have stayed on a connection."""
     found = connection.execute(
