@@ -77,7 +77,7 @@ class RequestMiddleware:
             inside = self._inside or self._prepared(scope)
             await inside(scope, receive, answer)
             if not begun:
-                # The client went away: nginx's status for it.
+                # The client has closed the connection; 499 is nginx's status for that.
                 status = 499
         finally:
             self._open_requests -= 1

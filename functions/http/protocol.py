@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections whose memory and time are limited: uvicorn's protocol reads heads and trailers of any size, for ever."""
+"""Limits the memory and time of HTTP/1.1 connections; uvicorn alone reads heads and trailers of any size without a time limit."""
 
 import math
 from asyncio import BaseTransport, Transport
@@ -36,7 +36,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast(Transport, transport))
-        # When the head or the body that is under way must be complete; infinite between requests.
+        # The time at which the head or body that is being received must be complete; infinite between requests.
         self.due = self.loop.time() + HEAD_SECONDS
         self._in_head = True
         self._head_bytes = self._fields = 0
@@ -95,7 +95,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def check_time(self, now: float) -> None:
         """Close the connection if its request or its client takes too long."""
         if self.flow.read_paused:
-            # The server itself does not read.
+            # The server has paused reading, so the client is not late.
             self.due = max(self.due, now + HEAD_SECONDS)
         elif now > self.due:
             self.refuse(*TOO_SLOW)

@@ -43,14 +43,14 @@ class ThreadShares:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                # The turn came at the same moment.
+                # The request got its share at the same moment.
                 self._pass_on(kind)
             if isinstance(error, TimeoutError):
                 raise Overloaded("too many requests of this kind are running; try again", retry_after=5) from None
             raise
 
     def _pass_on(self, kind: str) -> None:
-        """Give the share to the request that waits longest, or back."""
+        """Give the share to the request that has waited longest; if none waits, free it."""
         queue = self._waiting.get(kind)
         while queue:
             turn = queue.popleft()

