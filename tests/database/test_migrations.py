@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError
 from shared.search.search import SearchService
 from tests.fake_provider import FakeProvider
-from tests.postgres_cluster import Cluster
+from tests.postgres_cluster import Cluster, make_directory
 
 VERSIONS = [migration.version for migration in list_migrations()]
 
@@ -34,7 +33,7 @@ def empty(cluster: Cluster) -> Iterator[SecretStr]:
 @pytest.fixture
 def virgin() -> Iterator[SecretStr]:
     """A database on a new server without the project's roles, which belong to the whole server."""
-    directory = Path(tempfile.mkdtemp(prefix="tonnetz-tests-"))
+    directory = make_directory("tonnetz-tests-")
     with Cluster(directory) as cluster, cluster.empty() as url:
         yield url
     shutil.rmtree(directory, ignore_errors=True)

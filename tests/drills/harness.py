@@ -240,7 +240,7 @@ class FunctionsServer:
 @contextmanager
 def open_site(cluster: Cluster, rows: int = 0) -> Iterator[Site]:
     """A new database in the cluster; programs of it that still run are killed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="tonnetz-drill-"))
+    folder = make_folder("tonnetz-drill-")
     try:
         with cluster.clone() as url:
             site = Site(cluster, url, folder)
@@ -254,10 +254,17 @@ def open_site(cluster: Cluster, rows: int = 0) -> Iterator[Site]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def make_folder(prefix: str) -> Path:
+    """Make a temporary folder. If root starts an embedded server in it, the system user of the server has to enter it."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o711)
+    return folder
+
+
 @contextmanager
 def open_cluster() -> Iterator[Cluster]:
     """A PostgreSQL server for drills only, because they crash it."""
-    directory = Path(tempfile.mkdtemp(prefix="tonnetz-drills-"))
+    directory = make_folder("tonnetz-drills-")
     try:
         with Cluster(directory) as cluster:
             yield cluster
