@@ -95,9 +95,11 @@ def switch_model(database: Database, provider: EmbeddingProvider, collection: st
 
     Search continues: it uses the old vector of each row until the next backfill replaces it.
     """
+    moved = Collection(database, collection)
+    # Before a request, which may cost money: the column may have a fixed width.
+    moved.collection_models(provider.spec)
     # Embed one word first: an error ends the switch if the provider fails or returns vectors of another width.
     provider.embed(["music"], retry=ONE_TRY)
-    moved = Collection(database, collection)
     return moved.set_collection_model(moved.register_embedding_model(provider.spec).name)
 
 

@@ -116,9 +116,14 @@ class Collection:
         """Move the collection to a registered model; returns how many rows were queued."""
         return int(self._call("set_collection_model", model=model)[0])
 
-    def collection_models(self) -> list[EmbeddingModel]:
-        """The models that rows may be embedded with, the present one first."""
-        return [_spec(row) for row in self._call("collection_models")]
+    def collection_models(self, planned: EmbeddingModel | None = None) -> list[EmbeddingModel]:
+        """The models that rows may be embedded with, the present one first.
+
+        With a `planned` model, which need not be registered, raises DatabaseRejected if the column embedding cannot hold
+        its vectors, or if the model is registered with another width.
+        """
+        arguments = {"model": planned.name, "dimensions": planned.dimensions} if planned else {}
+        return [_spec(row) for row in self._call("collection_models", **arguments)]
 
     def create_embedding_index(self, model: str | None = None, *, min_rows: int = 0) -> str | None:
         """Build the vector index of a model; returns its name.

@@ -32,6 +32,20 @@ create table embedding.models (
 comment on table embedding.models is
   'Every model whose vectors may be stored. A name is one vector space: its width and prefixes never change.';
 
+create function embedding.check_dimensions(stored embedding.models, dimensions integer)
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if stored.dimensions <> check_dimensions.dimensions then
+    raise exception 'model "%" is registered with % dimensions, not %', stored.name, stored.dimensions, check_dimensions.dimensions
+      using errcode = '22023',
+            hint = 'All vectors of a model have the same width. Use another model name (EMBEDDING_MODEL) for another width.';
+  end if;
+end;
+$$;
+comment on function embedding.check_dimensions is 'Raises an error where a registered model has another width.';
+revoke all on function embedding.check_dimensions from public, anon, authenticated, service_role;
+grant execute on function embedding.check_dimensions to service_role;
+
 create function public.register_embedding_model(
   name text, provider text, dimensions integer, document_prefix text default '', query_prefix text default '',
   max_tokens integer default null, collection text default null
@@ -49,11 +63,7 @@ begin
   on conflict on constraint models_pkey do nothing;
 
   select m.* into strict stored from embedding.models m where m.name = register_embedding_model.name;
-  if stored.dimensions <> register_embedding_model.dimensions then
-    raise exception 'model "%" is registered with % dimensions, not %', stored.name, stored.dimensions, register_embedding_model.dimensions
-      using errcode = '22023',
-            hint = 'All vectors of a model have the same width. Use another model name (EMBEDDING_MODEL) for another width.';
-  end if;
+  perform embedding.check_dimensions(stored, register_embedding_model.dimensions);
   if register_embedding_model.collection is not null then
     perform embedding.check_model(embedding.get_collection(register_embedding_model.collection), stored.name);
   end if;
@@ -771,10 +781,10 @@ comment on function embedding.cleared_reason is 'The error of a row that has no 
 revoke all on function embedding.cleared_reason from public, anon, authenticated, service_role;
 grant execute on function embedding.cleared_reason to service_role;
 
-create function embedding.check_width(source regclass, model text)
+create function embedding.check_width(source regclass, model text, dimensions integer default null)
 returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  wanted constant int := (embedding.get_model(model)).dimensions;
+  wanted constant int := coalesce(check_width.dimensions, (embedding.get_model(model)).dimensions);
   width int;
 begin
   -- The type modifier of a vector column is its width, -1 for any.
@@ -789,7 +799,7 @@ begin
 end;
 $$;
 comment on function embedding.check_width is
-  'Raises an error where the column embedding has a fixed width, such as vector(1536), that is not the width of the model.';
+  'Raises an error where the column embedding has a fixed width, such as vector(1536), that is not the width of the model. A model that is not registered yet comes with its dimensions.';
 revoke all on function embedding.check_width from public, anon, authenticated, service_role;
 grant execute on function embedding.check_width to service_role;
 
@@ -2298,18 +2308,25 @@ comment on function embedding.retire_models is
 revoke all on function embedding.retire_models from public, anon, authenticated, service_role;
 grant execute on function embedding.retire_models to service_role;
 
-create function public.collection_models(collection text)
+create function public.collection_models(collection text, model text default null, dimensions integer default null)
 returns setof embedding.models language plpgsql stable security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
+  stored embedding.models;
 begin
+  if collection_models.dimensions is not null then
+    select m.* into stored from embedding.models m where m.name = collection_models.model;
+    perform embedding.check_dimensions(stored, collection_models.dimensions);
+    perform embedding.check_width(c.source, collection_models.model, collection_models.dimensions);
+  end if;
   return query
   select m.* from embedding.models m
   where m.name = c.model or m.name = any (c.retiring_models)
   order by m.name <> c.model, m.name;
 end;
 $$;
-comment on function public.collection_models is 'The model of the collection, then those that a switch is replacing.';
+comment on function public.collection_models is
+  'The model of the collection, then those that a switch is replacing. With a model and its dimensions, raises an error where the collection cannot hold vectors of this model; it need not be registered.';
 revoke all on function public.collection_models from public, anon, authenticated, service_role;
 grant execute on function public.collection_models to service_role;
 
