@@ -34,6 +34,13 @@ class Database(AbstractContextManager["Database"]):
     @abstractmethod
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]: ...
 
+    def run_alone(self, listed_by: str, argument: str) -> bool:
+        """Run statements that a transaction cannot hold, as the owner; False where this connection cannot.
+
+        The query `listed_by` lists them under a lock, so that two programs do not build the same index.
+        """
+        return False
+
     def as_caller(self, caller: Caller) -> "Database":
         """Return a read-only adapter that calls functions with the role and claims of `caller`.
 

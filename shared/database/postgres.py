@@ -27,6 +27,8 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 # Seconds that a call waits for a connection. The pool stops reconnecting after the same time: by default it doubles
 # its pauses up to minutes, so that it would notice a restarted server a minute late.
 WAIT_FOR_CONNECTION = 15.0
+# The advisory lock of the session that builds indexes.
+BUILDS = 6_203_114_582
 
 # Through a pooler in transaction mode a prepared statement would be missing in the next transaction.
 _OPTIONS: dict[str, Any] = {
@@ -112,6 +114,9 @@ class PostgresDatabase(Database):
     def for_work(self) -> Database:
         return _PostgresService(self._service.pool, WORK) if self._is_limited else self
 
+    def run_alone(self, listed_by: str, argument: str) -> bool:
+        return self._service.run_alone(listed_by, argument)
+
     def close(self) -> None:
         self._service.pool.close()
 
@@ -122,6 +127,23 @@ class _PostgresService(Database):
     def __init__(self, pool: "_Pool", limits: Limits | None) -> None:
         self.pool = pool
         self._preceded_by = (_AS_SERVICE_ROLE, *(limits.statements if limits else ()))
+
+    def run_alone(self, listed_by: str, argument: str) -> bool:
+        with connect(self.pool.url) as connection:
+            try:
+                # A pooler would give the statements to different sessions, and keep their settings and locks.
+                found = connection.execute("select pg_backend_pid()").fetchone()
+                if found != (connection.info.backend_pid,):
+                    return False
+                connection.execute("set statement_timeout = 0")
+                if connection.execute("select pg_try_advisory_lock(%s)", [BUILDS]).fetchone() == (True,):
+                    for (statement,) in connection.execute(listed_by.encode(), [argument]).fetchall():
+                        connection.execute(statement.encode())
+            except psycopg.errors.InsufficientPrivilege:
+                return False
+            except psycopg.Error as error:
+                raise translate(error) from None
+        return True
 
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
         names = tuple(arguments)
@@ -167,7 +189,7 @@ class _Pool:
     """Connections that send a call, and what precedes it, as one simple query: one round trip and one transaction."""
 
     def __init__(self, url: SecretStr, first: Connection, size: int, *, divided: bool) -> None:
-        self._url = url
+        self.url = url
         self._shares = Shares(size if divided else 0)
         self._first = [first]
         # The error of the last attempt to connect.
@@ -228,7 +250,7 @@ class _Pool:
     def _no_connection(self) -> DatabaseUnavailable:
         if self._failure is None:
             return DatabaseBusy("all connections to the database are in use; try again later")
-        found = explain(self._failure, self._url)
+        found = explain(self._failure, self.url)
         # The program could connect when it started, so the error may be temporary.
         return found if isinstance(found, DatabaseUnavailable) else DatabaseUnavailable(found.message)
 

@@ -16,6 +16,7 @@ from shared.database.base import Database
 from shared.embedding.batch_worker import Batch, BatchWorker
 from shared.embedding.collection import Collection
 from shared.embedding.in_flight import InFlight
+from shared.embedding.missing_rows import MissingRows
 from shared.embedding.provider_check import ONE_TRY
 from shared.embedding.tally import Tally
 from shared.errors import AppError, ConfigurationError, DatabaseError, DatabaseUnavailable, Interrupted
@@ -163,6 +164,7 @@ class _Run:
         self._news = True
         # The last claim found fewer rows than it asked for.
         self._drained = False
+        self._missing = MissingRows(collection, self._retrier, stop)
         self._over_budget = False
         self._error: Exception | None = None
         self._expected = self._waiting_for_others = 0
@@ -172,6 +174,7 @@ class _Run:
     def run(self) -> BackfillOutcome:
         """Work until no row is left, the budget is used up, the run is stopped or an error ends it."""
         try:
+            self._begin()
             while self._advance():
                 self._watch()
         finally:
@@ -188,17 +191,30 @@ class _Run:
             self._show(self._on_progress)
         return self._finish()
 
+    def _begin(self) -> None:
+        try:
+            self._missing.begin()
+        except AppError as error:
+            self._end(error)
+
     def _advance(self) -> bool:
         """Claim a batch, or wait until one ends; False when the run is over."""
         size = self._options.batch_size if self._left is None else min(self._options.batch_size, self._left)
         held = len(self._in_flight.held)
         fits = not held or held + size <= self._capacity
-        claims = not (self._drained or self._over_budget or self._halt.is_set())
+        goes_on = size and not (self._over_budget or self._halt.is_set())
         try:
-            if size and fits and claims:
+            if goes_on and fits and not self._drained:
                 self._claim(size)
-            elif self._tasks:
+                return True
+            prepares = goes_on and self._missing.preparing
+            # A table that was large when it was tracked is prepared while batches are at the provider.
+            if prepares and self._missing.queue_next():
+                self._news, self._drained = True, False
+            if self._tasks:
                 self._collect()
+            elif prepares:
+                self._missing.wait_while_paused()
             else:
                 return not self._halt.is_set() and self._more_will_come()
         except AppError as error:
@@ -234,7 +250,7 @@ class _Run:
         if self._run_id is not None or report.processed:
             counts = {**asdict(report), "calls": self._tally.calls}
             self._run_id = self._collection.record_embedding_run(self._run_id, report.model, "running", counts)
-        if self._drained or not self._expected:
+        if self._drained or self._missing.preparing or not self._expected:
             state = self._collection.embedding_queue()
             self._expected = report.processed + state.pending
             # New rows may have arrived while the pool was working.
@@ -274,6 +290,9 @@ class _Run:
             return False
         state = self._retrier.call(self._collection.embedding_queue, stop=self._stop)
         self._drained = False
+        if not state.ready and (self._missing.queue_some() or self._missing.preparing):
+            self._news = True
+            return True
         self._waiting_for_others = state.leased
         if state.ready and self._news:
             return True

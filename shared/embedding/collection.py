@@ -90,7 +90,14 @@ class Collection:
 
     def reconcile_embeddings(self) -> int:
         """Queue pending rows that were written without the triggers."""
-        return int(self._call("reconcile_embeddings")[0])
+        return int(self._call("reconcile_embeddings")[0]["queued"])
+
+    def queue_missing_rows(self, after: str | None, batch_size: int) -> dict[str, Any]:
+        """Queue pending rows that are not queued, from one batch of rows after this key.
+
+        Returns `queued`, `last_id` (None at the end), `preparing` (all rows are read), `missing_indexes`.
+        """
+        return dict(self._call("reconcile_embeddings", after=after, batch_size=batch_size)[0])
 
     def retry_failed_embeddings(self, row_ids: Sequence[str] | None = None) -> int:
         """Queue failed rows again, all of them without `row_ids`; returns how many."""

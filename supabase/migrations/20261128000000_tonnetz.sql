@@ -114,21 +114,25 @@ create table embedding.collections (
   retiring_models text[] not null default '{}',
   text_config text not null default 'pg_catalog.english',
   max_attempts integer not null default 5 check (max_attempts > 0),
+  preparing boolean not null default false,
+  prepared_to text,
+  vectors_unchecked boolean not null default false,
   created_at timestamptz not null default now()
 );
 comment on table embedding.collections is
-  'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed.';
+  'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed; preparing: a backfill has yet to read the rows that a large table had when it was tracked, in the order of their keys; prepared_to is the last key that was read; vectors_unchecked: rows after it may have the vector of an earlier text, because the table was tracked before.';
 revoke all on embedding.models, embedding.collections from public, anon, authenticated;
 grant select, insert, update, delete on embedding.models to service_role;
 grant select on embedding.collections to service_role;
-grant update (model, retiring_models) on embedding.collections to service_role;
+grant update (model, retiring_models, preparing, prepared_to, vectors_unchecked) on embedding.collections to service_role;
 
 -- Finds the table of a collection by the table's trigger, whose first argument is the collection's id. Unlike a stored oid,
 -- it survives renames, dumps and pg_upgrade. A table that was dropped has no trigger any more, so it is not listed.
 -- Only the function's owner can create a trigger that calls it, so no other table can claim to belong to a collection.
 create view embedding.tracked_tables with (security_invoker = true) as
 select
-  c.id, c.name, t.source, c.key_column, c.key_type, c.model, c.retiring_models, c.text_config, c.max_attempts, c.created_at
+  c.id, c.name, t.source, c.key_column, c.key_type, c.model, c.retiring_models, c.text_config, c.max_attempts, c.preparing, c.prepared_to,
+  c.created_at
 from embedding.collections c
 cross join lateral (
   select g.tgrelid::regclass as source
@@ -186,10 +190,12 @@ revoke all on function public.list_embedding_collections from public, anon, auth
 grant execute on function public.list_embedding_collections to service_role;
 
 create function embedding.describe_collection(source regclass)
-returns table (name text, key_column name, key_type text, model text, dimensions int, text_config regconfig)
+returns table (
+  name text, key_column name, key_type text, model text, dimensions int, text_config regconfig, vectors_unchecked boolean, prepared_to text
+)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- Look the trigger up by its table, which is faster than reading embedding.tracked_tables.
-  select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig
+  select c.name, c.key_column, c.key_type, c.model, m.dimensions, c.text_config::regconfig, c.vectors_unchecked, c.prepared_to
   from pg_trigger g
   join embedding.collections c on c.id::text = split_part(encode(g.tgargs, 'escape'), '\000', 1)
   left join embedding.models m on m.name = c.model
@@ -440,29 +446,6 @@ comment on function public.embedding_queue is 'How many rows are ready, leased, 
 revoke all on function public.embedding_queue from public, anon, authenticated, service_role;
 grant execute on function public.embedding_queue to service_role;
 
--- The scheduled worker calls this first, so that it records no run when there is nothing to do.
-create function public.has_ready_embeddings()
-returns boolean language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
-declare
-  present timestamptz := clock_timestamp();
-  collection integer;
-begin
-  -- One collection at a time: in a join the planner would scan the whole queue for each of them if statistics say it is empty.
-  for collection in select c.id from embedding.collections c loop
-    perform from embedding.queue q
-    where q.collection_id = collection and q.failed_at is null and q.available_at <= present
-    order by q.available_at limit 1;
-    if found then
-      return true;
-    end if;
-  end loop;
-  return false;
-end;
-$$;
-comment on function public.has_ready_embeddings is 'Whether a row of any collection can be claimed now.';
-revoke all on function public.has_ready_embeddings from public, anon, authenticated, service_role;
-grant execute on function public.has_ready_embeddings to service_role;
-
 create function embedding.queue_pending_rows(c embedding.tracked_tables)
 returns bigint language sql security invoker set search_path = pg_catalog, pg_temp as $$
   select r.queued
@@ -484,15 +467,6 @@ comment on function embedding.queue_pending_rows is
   'Queues every row without a vector of the collection''s model that has a text, or whose text cannot be read (its claim marks it failed). Returns how many were not queued before.';
 revoke all on function embedding.queue_pending_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.queue_pending_rows to service_role;
-
-create function public.reconcile_embeddings(collection text)
-returns bigint language sql security invoker set search_path = '' as $$
-  select embedding.queue_pending_rows(embedding.get_collection(collection))
-$$;
-comment on function public.reconcile_embeddings is
-  'Queues pending rows that the triggers did not see (disabled for a load, restored from a dump). Reads the whole table. Returns how many.';
-revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
-grant execute on function public.reconcile_embeddings to service_role;
 
 -- 21_claim.sql
 
@@ -1552,7 +1526,7 @@ begin
   document := embedding.document_text(new);
   if tg_op = 'UPDATE' then
     -- Do not parse the text again when only a vector was saved.
-    if document is not distinct from embedding.document_text(old) and new.fts is not distinct from old.fts then
+    if new.fts is not null and new.fts is not distinct from old.fts and document is not distinct from embedding.document_text(old) then
       return new;
     end if;
   end if;
@@ -1763,13 +1737,8 @@ revoke all on function embedding.text_config_name from public, anon, authenticat
 
 create function embedding.add_columns(source regclass, config_name text)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  table_name constant text := (select c.relname from pg_class c where c.oid = source);
 begin
   execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
-  -- Equal texts share their vector: this index finds it.
-  execute format('create index if not exists %I on %s (embedding_hash) where embedding is not null',
-    left(table_name, 43) || '_embedding_hash_idx', source);
   -- A generated column fts is used as it is; otherwise a trigger computes it.
   execute format('drop trigger if exists zz_embedding_fts on %s', source);
   if not exists (
@@ -1778,16 +1747,13 @@ begin
     execute format('alter table %s add column if not exists fts tsvector', source);
     -- zz_: after the table's own BEFORE triggers, which may still change the text.
     execute format('create trigger zz_embedding_fts before insert or update on %s for each row execute function embedding.refresh_fts(%L)', source, config_name);
-    -- Rows that are already there have no fts until the trigger fires for them.
-    execute format('update %1$s s set fts = embedding.fit_lexemes(%2$L::regconfig, coalesce(embedding.document_text(row(s.*)::%1$s), '''')) where s.fts is null', source, config_name);
   end if;
-  execute format('create index if not exists %I on %s using gin (fts)', left(table_name, 50) || '_fts_idx', source);
   -- Full-text search ranks by how rare a lexeme is. It reads the frequencies of the 6,000 most frequent lexemes from the
   -- planner's statistics and counts rarer ones in the index. More would make each search and each plan slower.
   execute format('alter table %s alter column fts set statistics 600', source);
 end;
 $$;
-comment on function embedding.add_columns is 'Adds the columns of the vectors, fts, and their indexes.';
+comment on function embedding.add_columns is 'Adds the columns of the vectors, and fts with its trigger. No row is read.';
 revoke all on function embedding.add_columns from public, anon, authenticated, service_role;
 
 create function embedding.add_collection(source regclass, model text, config_name text)
@@ -1829,34 +1795,28 @@ $$;
 comment on function embedding.add_collection is 'Records a table as a collection and creates its triggers.';
 revoke all on function embedding.add_collection from public, anon, authenticated, service_role;
 
-create function embedding.adopt_vectors(source regclass, collection text, model text)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+create function embedding.check_model_is_named(source regclass, model text)
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  unnamed boolean;
+  unnamed boolean := false;
 begin
-  execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model is null)', source) into unnamed;
-  if unnamed and model is null then
+  if model is null and embedding.default_model(source) is null
+    and (select count(*) = 2 from pg_attribute a
+      where a.attrelid = source and a.attname in ('embedding', 'embedding_model') and not a.attisdropped) then
+    execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model is null)', source) into unnamed;
+  elsif model is null and embedding.default_model(source) is null
+    and exists (select from pg_attribute a where a.attrelid = source and a.attname = 'embedding' and not a.attisdropped) then
+    execute format('select exists (select from %s s where s.embedding is not null)', source) into unnamed;
+  end if;
+  if unnamed then
     raise exception '% has vectors without an embedding_model', source
       using errcode = '22023',
-            hint = format('Name the model that made them: select track_embeddings(%L, model => ''...''), or clear them: update %s set embedding = null.', collection, source);
+            hint = format('Name the model that made them: select track_embeddings(%L, model => ''...''), or clear them: update %s set embedding = null.', source, source);
   end if;
-  execute format($sql$
-    update %1$s s
-    set embedding_model = coalesce(s.embedding_model, $1),
-        embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(row(s.*)::%1$s)))
-    where s.embedding is not null and (s.embedding_model is null or s.embedding_hash is null)
-  $sql$, source) using model;
-  -- A table that was untracked may have been edited since then.
-  execute format($sql$
-    update %1$s s set embedding = null
-    where s.embedding is not null
-      and s.embedding_hash is distinct from embedding.text_hash(embedding.document_text(row(s.*)::%1$s))
-  $sql$, source);
 end;
 $$;
-comment on function embedding.adopt_vectors is
-  'Vectors that the table already has are assumed to belong to its present texts and to the given model. The triggers raise an error for a model that is not registered or has another width.';
-revoke all on function embedding.adopt_vectors from public, anon, authenticated, service_role;
+comment on function embedding.check_model_is_named is 'Raises an error for a table with vectors whose model is not known.';
+revoke all on function embedding.check_model_is_named from public, anon, authenticated, service_role;
 
 create function public.track_embeddings(source regclass, model text default null, text_config regconfig default 'english')
 returns text
@@ -1866,6 +1826,9 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set clie
 declare
   collection embedding.collections;
   config_name text;
+  index record;
+  last_id text;
+  tracked_before boolean;
 begin
   -- All checks run before anything is added.
   perform embedding.check_session();
@@ -1874,21 +1837,37 @@ begin
     perform embedding.check_width(source, model);
   end if;
   config_name := embedding.text_config_name(text_config);
+  perform embedding.lock_tracking(source);
+  perform embedding.check_model_is_named(source, model);
+  perform embedding.lock_briefly(source);
   perform embedding.set_privileges(source);
 
+  tracked_before := exists (select from pg_attribute a where a.attrelid = source and a.attname = 'embedding_hash' and not a.attisdropped)
+    and not exists (select from embedding.tracked_tables t where t.source = track_embeddings.source);
   perform embedding.add_columns(source, config_name);
   if model is not null then
     -- A client that writes vectors, such as LangChain, does not know this column.
     execute format('alter table %s alter column embedding_model set default %L', source, model);
   end if;
   collection := embedding.add_collection(source, model, config_name);
-  perform embedding.adopt_vectors(source, collection.name, model);
-  perform embedding.queue_pending_rows(embedding.get_collection(collection.name));
+  -- No row of a large table is read under this lock: a backfill prepares the rows in batches and builds the indexes.
+  update embedding.collections c
+  set preparing = true, prepared_to = null, vectors_unchecked = c.vectors_unchecked or tracked_before
+  where c.id = collection.id;
+  if pg_table_size(source) <= 1024 * 1024 then
+    for index in select i.name, i.columns from embedding.tracking_indexes(source) i where i.found is null loop
+      execute format('create index if not exists %I on %s %s', index.name, source, index.columns);
+    end loop;
+    loop
+      select q.last_id into last_id from public.reconcile_embeddings(collection.name, null, 1000) q;
+      exit when last_id is null;
+    end loop;
+  end if;
   return collection.name;
 end;
 $$;
 comment on function public.track_embeddings is
-  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. Safe to repeat. Returns the collection''s name.';
+  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. A table of more than 1 MB gets its columns and triggers at once; the next backfill builds the indexes and reads the rows, while the table is in use. Safe to repeat. Returns the collection''s name.';
 revoke all on function public.track_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.track_embeddings to service_role;
 
@@ -1898,6 +1877,8 @@ declare
   tracked embedding.tracked_tables := embedding.get_collection(collection);
   trigger_name name;
 begin
+  perform embedding.lock_tracking(tracked.source);
+  perform embedding.lock_briefly(tracked.source);
   for trigger_name in
     select t.tgname from pg_catalog.pg_trigger t
     join pg_catalog.pg_proc p on p.oid = t.tgfoid
@@ -1914,6 +1895,381 @@ $$;
 comment on function public.untrack_embeddings is 'Stops tracking a table. Its columns, vectors and indexes stay.';
 revoke all on function public.untrack_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.untrack_embeddings to service_role;
+
+-- 33_missing_rows.sql
+
+-- The rows decide what is pending, not the queue. A row that was written while the triggers were off (logical replication, a
+-- restore) is in no queue, so a backfill reads the pending rows themselves before it ends.
+--
+-- The index over them starts with NULLs, the primary key ends with them: the order below fits this index alone. With equal
+-- orders the planner could read the primary key to the end, because the statistics of a table that was just loaded say that
+-- every row is pending.
+create function embedding.tracking_indexes(source regclass)
+returns table (name name, columns text, found regclass, usable boolean) language sql stable set search_path = pg_catalog, pg_temp as $$
+  select (left(r.relname, i.length) || i.suffix)::name, i.columns, f.indexrelid::regclass, coalesce(f.indisvalid, false)
+  from pg_class r
+  cross join lateral embedding.key_of(r.oid) k
+  cross join lateral (values
+    (1, 41, '_embedding_pending_idx', format('(%I nulls first) where embedding is null', k.key_column), k.key_column, 'btree', 2, '(embedding IS NULL)'),
+    -- Equal texts share their vector: this index finds it.
+    (2, 43, '_embedding_hash_idx', '(embedding_hash) where embedding is not null', 'embedding_hash', 'btree', 0, '(embedding IS NOT NULL)'),
+    (3, 50, '_fts_idx', 'using gin (fts)', 'fts', 'gin', 0, null)
+  ) i (place, length, suffix, columns, first_column, method, options, predicate)
+  -- Found by what it is, not by its name: the table may have been renamed, or have had such an index.
+  left join lateral (
+    select x.indexrelid, x.indisvalid
+    from pg_index x
+    join pg_class n on n.oid = x.indexrelid
+    join pg_am m on m.oid = n.relam
+    join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+    where x.indrelid = r.oid and x.indnkeyatts = 1 and a.attname = i.first_column and m.amname = i.method
+      and x.indoption[0] = i.options and pg_get_expr(x.indpred, x.indrelid) is not distinct from i.predicate
+    order by x.indisvalid desc, x.indexrelid limit 1
+  ) f on true
+  where r.oid = tracking_indexes.source
+  order by i.place
+$$;
+comment on function embedding.tracking_indexes is
+  'The indexes of a tracked table, first that over its pending rows; found is null where one is missing. usable: it is complete.';
+revoke all on function embedding.tracking_indexes from public, anon, authenticated, service_role;
+grant execute on function embedding.tracking_indexes to service_role;
+grant execute on function embedding.key_of to service_role;
+
+create function embedding.has_pending_index(source regclass)
+returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
+  select i.usable from embedding.tracking_indexes(has_pending_index.source) i limit 1
+$$;
+comment on function embedding.has_pending_index is 'Whether the index over the pending rows of a table can be used.';
+revoke all on function embedding.has_pending_index from public, anon, authenticated, service_role;
+grant execute on function embedding.has_pending_index to service_role;
+
+create function embedding.missing_indexes(collection text)
+returns setof text language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select s.statement
+  from embedding.get_collection(missing_indexes.collection) c
+  cross join lateral embedding.tracking_indexes(c.source) with ordinality i (name, columns, found, usable, place)
+  cross join lateral (values
+    -- What an interrupted build leaves behind.
+    (1, i.found is not null, format('drop index concurrently if exists %s', i.found)),
+    (2, true, format('create index concurrently %I on %s %s', i.name, c.source, i.columns))
+  ) s (step, needed, statement)
+  where not i.usable and s.needed
+  order by i.place, s.step
+$$;
+comment on function embedding.missing_indexes is
+  'Statements that build the indexes of a collection that are missing, without a lock on its writers. Each must run outside of a transaction, as the owner of the table.';
+revoke all on function embedding.missing_indexes from public, anon, authenticated, service_role;
+grant execute on function embedding.missing_indexes to service_role;
+
+create function embedding.next_keys(c embedding.tracked_tables, after text, wanted integer, out keys text[], out last_id text)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  indexed constant boolean := not c.preparing and embedding.has_pending_index(c.source);
+begin
+  execute format($sql$
+    select array_agg(k.key::text order by k.key) filter (where k.needed), (array_agg(k.key::text order by k.key desc))[1]
+    from (select s.%1$I as key, %2$s as needed from %3$s s where %4$s %5$s order by s.%1$I %6$s limit $2) k
+  $sql$, c.key_column, case when c.preparing then 'true' else 's.embedding is null' end, c.source,
+    case when indexed then 's.embedding is null' else 'true' end,
+    case when after is not null then format('and s.%I > $1::%s', c.key_column, c.key_type) end,
+    case when indexed then 'nulls first' end)
+  -- Without the index a call reads a bounded part of the table, so that it ends before a timeout.
+  into keys, last_id using after, case when c.preparing or indexed then wanted else 10000 end;
+exception
+  when others then
+    perform embedding.concerns_rows(c, sqlstate, sqlerrm);
+    raise;
+end;
+$$;
+comment on function embedding.next_keys is
+  'The next keys of rows without a vector, after a key, and the last key that was read; every row counts while the collection is being prepared.';
+revoke all on function embedding.next_keys from public, anon, authenticated, service_role;
+grant execute on function embedding.next_keys to service_role;
+
+create function embedding.adopt_vectors(c embedding.tracked_tables, keys text[])
+returns void language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+begin
+  execute format($sql$
+    update %2$s s
+    set embedding_model = coalesce(s.embedding_model, $2),
+        embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(s.*))),
+        -- A table that was untracked may have been edited since then.
+        embedding = case when coalesce(s.embedding_hash = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
+          then s.embedding end
+    from (
+      select d.%1$I as key from %2$s d
+      where d.%1$I = any ($1::%3$s[]) and case when d.embedding is null then false
+        else d.embedding_model is null or d.embedding_hash is distinct from embedding.text_hash(embedding.document_text(d.*)) end
+      order by d.%1$I for no key update
+    ) found
+    where s.%1$I = found.key
+  $sql$, c.key_column, c.source, c.key_type) using keys, embedding.default_model(c.source);
+end;
+$$;
+comment on function embedding.adopt_vectors is
+  'Vectors that the table already has are assumed to belong to its present texts and to the model that tracking was given. The triggers raise an error for a model that is not registered or has another width.';
+revoke all on function embedding.adopt_vectors from public, anon, authenticated, service_role;
+grant execute on function embedding.adopt_vectors to service_role;
+grant execute on function embedding.default_model to service_role;
+
+create function embedding.fill_full_text(c embedding.tracked_tables, keys text[])
+returns void language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+begin
+  if exists (select from pg_trigger g where g.tgrelid = c.source and g.tgname = 'zz_embedding_fts') then
+    -- The trigger computes it.
+    execute format($sql$
+      update %2$s s set fts = null
+      from (
+        select d.%1$I as key from %2$s d where d.%1$I = any ($1::%3$s[]) and (d.fts is null %4$s) order by d.%1$I for no key update
+      ) outdated
+      where s.%1$I = outdated.key
+    $sql$, c.key_column, c.source, c.key_type, case when c.preparing then format(
+      -- It may be of an earlier text or configuration.
+      'or d.fts is distinct from embedding.fit_lexemes(%L::regconfig, coalesce(embedding.document_text(d.*), %L))', c.text_config, '') end)
+    using keys;
+  end if;
+end;
+$$;
+comment on function embedding.fill_full_text is 'Computes fts of these rows where it is missing or, while the collection is being prepared, of an earlier text.';
+revoke all on function embedding.fill_full_text from public, anon, authenticated, service_role;
+grant execute on function embedding.fill_full_text to service_role;
+
+create function embedding.prepare_rows(c embedding.tracked_tables, keys text[])
+returns void language plpgsql security invoker
+-- A batch that waits for a row holds its other rows, for which writers would wait.
+set search_path = pg_catalog, pg_temp set lock_timeout = '300ms' as $$
+declare
+  key text;
+begin
+  if c.preparing then
+    perform embedding.adopt_vectors(c, keys);
+  end if;
+  perform embedding.fill_full_text(c, keys);
+exception
+  when others then
+    -- 22023: a vector has another width than its model, or an unknown model. Only the user can tell which is right.
+    if sqlstate = '22023' or not embedding.concerns_rows(c, sqlstate, sqlerrm) then
+      raise;
+    end if;
+    if cardinality(keys) > 1 then
+      foreach key in array keys loop
+        perform embedding.prepare_rows(c, array[key]);
+      end loop;
+    end if;
+    -- A row that cannot be read or written: its claim marks it as failed, and verify_embeddings reports its old vector.
+end;
+$$;
+comment on function embedding.prepare_rows is
+  'Fills fts of these rows and, while the collection is being prepared, adopts their vectors. A row that cannot be read or written is left out.';
+revoke all on function embedding.prepare_rows from public, anon, authenticated, service_role;
+grant execute on function embedding.prepare_rows to service_role;
+
+create function embedding.queue_missing_keys(c embedding.tracked_tables, keys text[])
+returns bigint language plpgsql security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set lock_timeout = '300ms' as $$
+declare
+  statement constant text := format($sql$
+    insert into embedding.queue (collection_id, row_id)
+    select $1, s.%1$I::text
+    from %2$s s cross join lateral embedding.try_document_text(s.*) t
+    where s.%1$I = any ($2::%3$s[]) and (t.text is not null or t.error is not null)
+      -- In a CASE, so that the rows are found by their keys alone.
+      and case when s.embedding is null or s.embedding_model <> $3 then true else false end
+    order by s.%1$I
+    on conflict on constraint queue_pkey do nothing
+  $sql$, c.key_column, c.source, c.key_type);
+  -- An array, not a join: the planner would scan the whole queue if statistics say that it is empty.
+  missing constant text[] := array(
+    select k from unnest(keys) k
+    except
+    select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (keys));
+  key text;
+  queued bigint := 0;
+  added bigint;
+begin
+  if missing <> '{}' then
+    execute statement using c.id, missing, c.model;
+    get diagnostics queued = row_count;
+  end if;
+  return queued;
+exception
+  when lock_not_available then
+    if c.preparing then
+      raise;
+    end if;
+    -- A transaction has written one of the rows and queued it. It may take long, so that row is left out.
+    perform set_config('lock_timeout', '5ms', true);
+    foreach key in array missing loop
+      begin
+        execute statement using c.id, array[key], c.model;
+        get diagnostics added = row_count;
+        queued := queued + added;
+      exception
+        when lock_not_available then
+          null;
+      end;
+    end loop;
+    return queued;
+end;
+$$;
+comment on function embedding.queue_missing_keys is 'Queues those of these rows that are pending and not queued. Returns how many.';
+revoke all on function embedding.queue_missing_keys from public, anon, authenticated, service_role;
+grant execute on function embedding.queue_missing_keys to service_role;
+
+create function public.reconcile_embeddings(collection text, after text default null, batch_size integer default null)
+returns table (queued bigint, last_id text, preparing boolean, missing_indexes text[])
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
+declare
+  c embedding.tracked_tables := embedding.get_collection(collection);
+  keys text[];
+begin
+  queued := 0;
+  preparing := c.preparing;
+  if batch_size is null then
+    queued := embedding.queue_pending_rows(c);
+    return next;
+    return;
+  end if;
+  if after is null then
+    missing_indexes := array(select embedding.missing_indexes(collection));
+  end if;
+  if c.preparing then
+    -- One batch at a time. What another backfill has prepared is not prepared again, also after a crash.
+    select k.preparing, k.prepared_to into c.preparing, c.prepared_to
+    from embedding.collections k where k.id = c.id for no key update skip locked;
+    if not found then
+      last_id := c.prepared_to;
+      return next;
+      return;
+    end if;
+  end if;
+  select n.keys, n.last_id into keys, last_id
+  from embedding.next_keys(c, case when c.preparing then c.prepared_to else after end, least(greatest(batch_size, 1), 10000)) n;
+  begin
+    perform embedding.prepare_rows(c, keys);
+    queued := embedding.queue_missing_keys(c, keys);
+  exception
+    when lock_not_available then
+      -- A transaction holds one of the rows.
+      if c.preparing then
+        last_id := c.prepared_to;
+        return next;
+        return;
+      end if;
+      -- A row that was not prepared gets its fts with its vector.
+      queued := embedding.queue_missing_keys(c, keys);
+  end;
+  if c.preparing then
+    update embedding.collections k
+    set prepared_to = reconcile_embeddings.last_id, preparing = reconcile_embeddings.last_id is not null,
+        vectors_unchecked = k.vectors_unchecked and reconcile_embeddings.last_id is not null
+    where k.id = c.id;
+  end if;
+  return next;
+end;
+$$;
+comment on function public.reconcile_embeddings is
+  'Queues pending rows that the triggers did not see (disabled for a load, restored from a dump). Without batch_size it reads the whole table. '
+  'With batch_size it reads so many rows without a vector, in the order of their keys after the key `after`, and fills their fts; last_id is the '
+  'key to go on with, null at the end. preparing: the table was large when it was tracked, so a batch of all of its rows was read, after the last '
+  'one of any backfill; call again without `after`. missing_indexes: statements that build its indexes, where `after` is null.';
+revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
+grant execute on function public.reconcile_embeddings to service_role;
+
+-- The scheduled worker calls this first, so that it records no run when there is nothing to do.
+create function public.has_ready_embeddings()
+returns boolean language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
+declare
+  present timestamptz := clock_timestamp();
+  -- Pending rows that are looked at for one that the queue does not list, at either end of their index. A load without the
+  -- triggers usually adds keys at one end; a backfill that starts for another reason looks at all of them.
+  looked_at constant integer := 10;
+  c embedding.tracked_tables;
+  keys text[];
+  missing boolean;
+begin
+  -- One collection at a time: in a join the planner would scan the whole queue for each of them if statistics say it is empty.
+  for c in select t.* from embedding.tracked_tables t loop
+    perform from embedding.queue q
+    where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
+    order by q.available_at limit 1;
+    if found or c.preparing then
+      return true;
+    end if;
+  end loop;
+  for c in select t.* from embedding.tracked_tables t where embedding.has_pending_index(t.source) loop
+    begin
+      execute format($sql$
+        select array_agg(k.key::text) from (
+          (select s.%1$I as key from %2$s s where s.embedding is null order by s.%1$I nulls first limit $1)
+          union
+          (select s.%1$I from %2$s s where s.embedding is null order by s.%1$I desc nulls last limit $1)
+        ) k
+      $sql$, c.key_column, c.source) into keys using looked_at;
+      keys := array(
+        select k from unnest(keys) k
+        except
+        select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (keys));
+      if keys <> '{}' then
+        execute format(
+          'select exists (select from %2$s s where s.%1$I = any ($1::%3$s[]) and embedding.document_text(s.*) is not null)',
+          c.key_column, c.source, c.key_type) into missing using keys;
+        if missing then
+          return true;
+        end if;
+      end if;
+    exception
+      when others then
+        -- A table or a row that cannot be read: a run reports it. No other collection waits for that.
+        if embedding.error_scope(sqlstate) = 'passing' then
+          raise;
+        end if;
+    end;
+  end loop;
+  return false;
+end;
+$$;
+comment on function public.has_ready_embeddings is
+  'Whether a row of any collection can be claimed now, or has a text and no vector and is missing in the queue (the first and the last ten pending rows of each collection are looked at).';
+revoke all on function public.has_ready_embeddings from public, anon, authenticated, service_role;
+grant execute on function public.has_ready_embeddings to service_role;
+
+-- 34_tracking_locks.sql
+
+-- Tracking changes a table that may be in use. Its readers and writers wait at most for a moment.
+create function embedding.lock_briefly(source regclass)
+returns void language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '400ms' as $$
+begin
+  -- Everybody else who uses the table waits behind a lock that waits, so it gives up soon and tries again later.
+  for attempt in 1..60 loop
+    begin
+      execute format('lock table %s in access exclusive mode', source);
+      return;
+    exception
+      when lock_not_available then
+        perform pg_sleep(0.3 + random() / 5);
+    end;
+  end loop;
+  raise exception '% is in use by a long transaction', source
+    using errcode = '55P03', hint = 'Try again when that transaction has ended. See pg_stat_activity.';
+end;
+$$;
+comment on function embedding.lock_briefly is 'Locks a table without holding up its readers and writers for long.';
+revoke all on function embedding.lock_briefly from public, anon, authenticated, service_role;
+
+create function embedding.lock_tracking(source regclass)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  -- In the order of a backfill that prepares the table: first its collection, then the table.
+  perform from embedding.collections c
+  where c.id = (select t.id from embedding.tracked_tables t where t.source = lock_tracking.source)
+  for no key update;
+  -- Only one session at a time tracks a table. This mode lets its readers and writers pass, also while it waits.
+  execute format('lock table %s in share update exclusive mode', source);
+end;
+$$;
+comment on function embedding.lock_tracking is 'Waits for other sessions that track, untrack or prepare the table.';
+revoke all on function embedding.lock_tracking from public, anon, authenticated, service_role;
 
 -- 39_samples.sql
 
@@ -3464,16 +3820,20 @@ create function embedding.semantic_candidates(
   condition text, depth int, out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  -- A table that was tracked before may hold vectors of earlier texts, until a backfill has compared them.
+  checked constant text := case when collection.vectors_unchecked then
+    format(' and s.%I <= %L::%s', collection.key_column, collection.prepared_to, collection.key_type) else '' end;
 begin
   -- Each model ranks the rows that it embedded. The index is used because ORDER BY and WHERE repeat its expression and condition.
   select
     string_agg(format(
       '(select s.%1$I as key from %2$s s where s.embedding_model = %3$L%4$s
           order by s.embedding::extensions.halfvec(%5$s) operator(extensions.<=>) $1[%6$s]::extensions.halfvec(%5$s) limit %7$s)',
-      collection.key_column, source, v.model, condition, v.dimensions, v.place, depth), ' union all '),
+      collection.key_column, source, v.model, condition || checked, v.dimensions, v.place, depth), ' union all '),
     coalesce('case' || string_agg(format(
-      ' when s.embedding_model = %L then nullif(1 - (s.embedding operator(extensions.<=>) $1[%s]), ''NaN'')',
-      v.model, v.place), '') || ' end', 'null::float8'),
+      ' when s.embedding_model = %L%s then nullif(1 - (s.embedding operator(extensions.<=>) $1[%s]), ''NaN'')',
+      v.model, checked, v.place), '') || ' end', 'null::float8'),
     array_agg(v.vector order by v.place)
   into candidates_sql, cosine_sql, vectors
   from embedding.query_vectors(

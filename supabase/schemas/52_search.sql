@@ -170,16 +170,20 @@ create function embedding.semantic_candidates(
   condition text, depth int, out candidates_sql text, out cosine_sql text, out vectors extensions.vector[]
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  -- A table that was tracked before may hold vectors of earlier texts, until a backfill has compared them.
+  checked constant text := case when collection.vectors_unchecked then
+    format(' and s.%I <= %L::%s', collection.key_column, collection.prepared_to, collection.key_type) else '' end;
 begin
   -- Each model ranks the rows that it embedded. The index is used because ORDER BY and WHERE repeat its expression and condition.
   select
     string_agg(format(
       '(select s.%1$I as key from %2$s s where s.embedding_model = %3$L%4$s
           order by s.embedding::extensions.halfvec(%5$s) operator(extensions.<=>) $1[%6$s]::extensions.halfvec(%5$s) limit %7$s)',
-      collection.key_column, source, v.model, condition, v.dimensions, v.place, depth), ' union all '),
+      collection.key_column, source, v.model, condition || checked, v.dimensions, v.place, depth), ' union all '),
     coalesce('case' || string_agg(format(
-      ' when s.embedding_model = %L then nullif(1 - (s.embedding operator(extensions.<=>) $1[%s]), ''NaN'')',
-      v.model, v.place), '') || ' end', 'null::float8'),
+      ' when s.embedding_model = %L%s then nullif(1 - (s.embedding operator(extensions.<=>) $1[%s]), ''NaN'')',
+      v.model, checked, v.place), '') || ' end', 'null::float8'),
     array_agg(v.vector order by v.place)
   into candidates_sql, cosine_sql, vectors
   from embedding.query_vectors(

@@ -8,7 +8,7 @@ import pytest
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, BackfillOutcome, Progress, backfill
 from tests.database.backfill_rows import Run
-from tests.database.rows import MUSIC, Connection
+from tests.database.rows import LIVE_ROWS, MUSIC, Connection
 from tests.fake_provider import FakeProvider
 
 
@@ -23,6 +23,22 @@ def notes(owner: Connection) -> Connection:
         select track_embeddings('notes', model => 'tiny');
         grant select on public.notes to anon;
     """)
+    return owner
+
+
+@pytest.fixture
+def live(owner: Connection) -> Connection:
+    """A table of a few megabytes that is not tracked yet; 100 of its rows have a vector without a model."""
+    owner.execute("create table live (id bigint primary key, body text, embedding extensions.vector(16))")
+    owner.execute(
+        "create function embedding.document_text(t live) returns text language sql immutable as 'select t.body'"
+    )
+    owner.execute(
+        "insert into live select n, repeat('word' || mod(n, 50) || ' ', 40) from generate_series(1, %s) n",
+        [LIVE_ROWS],
+    )
+    owner.execute("select register_embedding_model('fake', 'fake', 16)")
+    owner.execute("update live set embedding = array_fill(1::float4, array[16])::extensions.vector where id <= 100")
     return owner
 
 

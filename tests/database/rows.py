@@ -14,6 +14,8 @@ from tests.fake_provider import FakeProvider
 
 Connection = psycopg.Connection[Any]
 MUSIC = "music_knowledge"
+# Of the table `live`.
+LIVE_ROWS = 8_000
 Result = TypeVar("Result")
 
 
@@ -66,6 +68,11 @@ def queued(connection: Connection, collection: str = MUSIC) -> set[str]:
         [collection],
     )
     return {row[0] for row in rows}
+
+
+def missing_indexes(connection: Connection, collection: str = "live") -> list[str]:
+    """The statements that build the indexes which a large table lacks."""
+    return [row[0] for row in connection.execute("select embedding.missing_indexes(%s)", [collection]).fetchall()]
 
 
 def entry(connection: Connection, row_id: str) -> dict[str, Any] | None:

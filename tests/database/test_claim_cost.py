@@ -147,15 +147,15 @@ def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
 
 
 @full
-def test_has_ready_embeddings_reads_one_index_entry(owner: Connection, connect: Connect) -> None:
-    """With all rows leased, failed or ready."""
+def test_has_ready_embeddings_reads_few_index_entries(owner: Connection, connect: Connect) -> None:
+    """With all rows leased, failed or ready: at most ten pending rows at either end of their index."""
     worker = connect(autocommit=False)
     worker.execute("set role service_role")
     for change in ("leased_at = now(), available_at = now() + interval '1 hour'", "failed_at = now()"):
         owner.execute(f"update embedding.queue set {change}")
         owner.execute("vacuum analyze embedding.queue")
         for _ in range(8):
-            with look_ups(worker, at_most=10):
+            with look_ups(worker, at_most=20):
                 assert worker.execute("select has_ready_embeddings()").fetchall() == [(False,)]
         worker.commit()
     owner.execute("update embedding.queue set failed_at = null, available_at = now() - interval '1 day'")

@@ -137,6 +137,7 @@ def filled(value: Any, text: str) -> Iterator[Any]:
 
 # Valid values by the name of the argument.
 _BY_NAME: Mapping[str, object] = {
+    "after": LEASED_ID,
     "batch_size": 5,
     "collection": MUSIC,
     "confidence": 0.5,

@@ -1,0 +1,102 @@
+"""Queues rows that the queue lacks: those of a large table that was just tracked, or written without the triggers."""
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from functools import partial
+
+from shared.embedding.background import in_background
+from shared.embedding.collection import Collection
+from shared.errors import AppError
+from shared.retry import Retrier
+
+log = logging.getLogger(__name__)
+
+FIRST_BATCH = 100
+LARGEST_BATCH = 1_000
+# After so many rows were queued, they are embedded before more are looked for.
+QUEUE_AHEAD = 5_000
+# A batch locks its rows, so writers of these rows wait about this long.
+BATCH_SECONDS = 0.2
+# Seconds until the next attempt, after a row of the batch was locked by a transaction or another backfill was at work.
+PAUSE = 0.3
+# Seconds that a run waits for its indexes before it goes on without them. An old transaction holds up a build.
+INDEX_WAIT = 60.0
+
+
+class MissingRows:
+    """Reads the rows of a collection in batches of a fraction of a second.
+
+    While the collection is `preparing`, all rows are read once, by all backfills together; then those without a vector,
+    until `done`.
+    """
+
+    def __init__(self, collection: Collection, retrier: Retrier, stop: threading.Event) -> None:
+        self._collection = collection
+        self._retrier = retrier
+        self._stop = stop
+        self._after: str | None = None
+        self._size = FIRST_BATCH
+        self._paused_until = 0.0
+        self._prepared_to: str | None = None
+        self._build: Future[None] | None = None
+        self.preparing = self.done = False
+
+    def wait_while_paused(self) -> None:
+        """Wait, if the next batch must wait because one of its rows is locked."""
+        self._stop.wait(max(0.0, self._paused_until - time.monotonic()))
+
+    def begin(self) -> int:
+        """Find out whether the collection is being prepared, and build its indexes if they are missing."""
+        queued = self.queue_next()
+        deadline = time.monotonic() + INDEX_WAIT
+        while self._build and not self._build.done() and not self._stop.wait(0.02):
+            if time.monotonic() > deadline:
+                log.warning("the indexes of %s are still being built; the run goes on", self._collection.collection)
+                break
+        # The pending rows are looked at once more before the run ends.
+        self._after, self.done = None, False
+        return queued
+
+    def queue_some(self) -> int:
+        """Look at pending rows until enough were queued or all were looked at; returns how many were queued."""
+        queued = 0
+        while not (self.done or self.preparing or self._stop.is_set()) and queued < QUEUE_AHEAD:
+            queued += self.queue_next()
+        return queued
+
+    def queue_next(self) -> int:
+        """Read a batch of rows; returns how many were queued."""
+        if time.monotonic() < self._paused_until:
+            return 0
+        began = time.monotonic()
+        look = partial(self._collection.queue_missing_rows, self._after, self._size)
+        found = self._retrier.call(look, stop=self._stop)
+        seconds = time.monotonic() - began
+        if found["missing_indexes"] and self._build is None:
+            self._build = in_background(partial(_build, self._collection, found["missing_indexes"]), "indexes")
+        self.preparing, last_id = found["preparing"], found["last_id"]
+        if self.preparing and last_id == self._prepared_to:
+            self._paused_until = time.monotonic() + PAUSE
+        if seconds > BATCH_SECONDS:
+            self._size = max(self._size // 2, 1)
+        elif seconds < BATCH_SECONDS / 3:
+            self._size = min(self._size * 2, LARGEST_BATCH)
+        self._prepared_to = last_id if self.preparing else None
+        self._after = None if self.preparing else last_id
+        self.done = not self.preparing and last_id is None
+        return int(found["queued"])
+
+
+def _build(collection: Collection, missing: list[str]) -> None:
+    """Build indexes without a lock on writers; where this connection cannot, log the statements.
+
+    Rows are embedded without these indexes as well, so an error does not end the run.
+    """
+    name = collection.collection
+    try:
+        if not collection.database.run_alone("select embedding.missing_indexes(%s)", name):
+            log.warning("%s has no indexes yet; run these as its owner, each alone: %s;", name, "; ".join(missing))
+    except AppError as error:
+        log.warning("could not build the indexes of %s: %s", name, error.message)
