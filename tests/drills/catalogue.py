@@ -15,6 +15,7 @@ from tests.drills.database_faults import (
 )
 from tests.drills.database_refusals import fill_the_disk, provoke_a_deadlock, read_only, time_out_a_statement
 from tests.drills.harness import Finding, Length
+from tests.drills.neighbour import crowd_out
 from tests.drills.provider_faults import bad_tls, fail_in_every_way, search_while_it_fails
 from tests.drills.races import write_while_workers_run
 from tests.drills.soak import soak
@@ -47,6 +48,7 @@ DRILLS = (
     Drill("provider: every fault", fail_in_every_way),
     Drill("provider: failing while the HTTP server runs", search_while_it_fails),
     Drill("provider: bad TLS", bad_tls),
+    Drill("neighbour", crowd_out),
     Drill("soak", soak),
 )
 
