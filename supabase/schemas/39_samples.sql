@@ -1,4 +1,4 @@
--- Counts and texts of a large table are read from a sample of its blocks, so that an answer takes as long at a hundred million
+-- Counts and texts of a large table are read from a sample of its blocks, so that reading takes as long at a hundred million
 -- rows as at a million. The queue is counted, not sampled: rows that are pending are usually few and lie side by side, so a
 -- sample of blocks would miss them or find too many. What the sample adds are rows that the queue does not list.
 create function embedding.is_large(source regclass)
