@@ -137,8 +137,8 @@ def estimate(collection: CollectionName, services: ServicesOf) -> CostEstimate:
     # Imported here: it needs numpy, which coverage does not.
     from shared.embedding import estimate as embedding
 
-    price_is_set = services.settings.embedding_price_per_million is not None
-    expected = embedding.estimate(services.database, services.provider, collection, price_is_set=price_is_set)
+    provider = services.providers.for_collection(Collection(services.database, collection))
+    expected = embedding.estimate(services.database, provider, collection)
     return CostEstimate(**asdict(expected), cost=expected.cost_usd)
 
 

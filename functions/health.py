@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from functions.http.app import create_function
 from functions.http.auth import ServicesOf
+from functions.http.problems import Problem, provider_problems
 from functions.http.routes import Route
 from functions.services import Services
 from shared.errors import AppError
@@ -18,14 +19,18 @@ PROBE_SECONDS = 1.0
 
 
 class Health(BaseModel):
-    """`embedding_dim` and `model` are null while they are unknown, for example until the model is loaded."""
+    """`embedding_dim` and `model` are null while they are unknown, for example until the model is loaded.
 
-    status: Literal["ok", "unavailable"]
+    degraded: the server answers, but the providers in `problems` failed in their latest call or cannot be made.
+    """
+
+    status: Literal["ok", "degraded", "unavailable"]
     model_loaded: bool
     embedding_dim: int | None = Field(examples=[384])
     provider: str = Field(examples=["onnx"])
     model: str | None = Field(examples=["all-MiniLM-L6-v2"])
     database: Literal["ok", "unavailable"]
+    problems: list[Problem]
 
 
 UNAVAILABLE: dict[int | str, dict[str, object]] = {
@@ -36,18 +41,24 @@ UNAVAILABLE: dict[int | str, dict[str, object]] = {
 @router.head("/health", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 def health(services: ServicesOf, response: Response) -> Health:
-    """Answer 200 if the process reaches its database, else 503. Loads no model."""
+    """Answer 200 if the process reaches its database, else 503. Loads no model.
+
+    A provider that fails makes the status `degraded`, with 200: search goes on by full text, and an outage of the provider
+    would take every server out of a load balancer at once.
+    """
     up = services.health.database_is_up()
     response.status_code = 200 if up else 503
     settings = services.settings
+    problems = provider_problems(services)
     model = _loaded_model(services)
     return Health(
-        status="ok" if up else "unavailable",
+        status="unavailable" if not up else "degraded" if problems else "ok",
         model_loaded=model is not None and services.provider_check.latest().error is None,
         embedding_dim=model.dimensions if model else settings.embedding_dimensions,
         provider=model.provider if model else settings.embedding_provider,
         model=model.name if model else settings.embedding_model,
         database="ok" if up else "unavailable",
+        problems=problems,
     )
 
 
@@ -67,7 +78,7 @@ def _loaded_model(services: Services) -> EmbeddingModel | None:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=UNAVAILABLE)
 def ready(services: ServicesOf, response: Response) -> Health:
-    """For load balancers: like /health, and also 503 if the provider did not answer its latest check."""
+    """Like /health, and also 503 until the configured provider answers: for load balancers that wait for the model."""
     provider = services.provider_check.state()
     answer = health(services, response)
     answer.model_loaded = provider.model is not None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from shared.database.base import Database
     from shared.embedding.embedding_job import EmbeddingJob
     from shared.embedding.health import HealthService
+    from shared.embedding.model_providers import ModelProviders
     from shared.embedding.provider_check import ProviderCheck
     from shared.embedding.rows import RowEmbedder
     from shared.embedding.run_queue import RunQueue
@@ -124,6 +125,15 @@ class Services:
 
         return self._resources.enter_context(closing(get_provider(self.settings)))
 
+    @lazy
+    def providers(self) -> ModelProviders:
+        """The provider of each model that a collection has."""
+        from shared.embedding.model_providers import ModelProviders
+        from shared.wiring import get_provider_for
+
+        providers = ModelProviders(lambda: self.provider, lambda spec: get_provider_for(spec, self.settings))
+        return self._resources.enter_context(closing(providers))
+
     @property
     def provider_is_made(self) -> bool:
         """Whether the provider was created already; reading this does not create it."""
@@ -151,7 +161,7 @@ class Services:
 
         in_process = self.settings.embedding_provider == "onnx"
         embedding = EmbeddingService(
-            lambda: self.provider,
+            self.providers.configured,
             joins=self.long_lived,
             workers=CALLERS_IN_PROCESS if in_process else WORKERS[self.settings.embedding_provider],
             joining_workers=JOINING_IN_PROCESS if in_process else None,
@@ -169,9 +179,10 @@ class Services:
     @lazy
     def search(self) -> SearchService:
         """Searches collections."""
-        from shared.wiring import get_search
+        from shared.search.search import SearchService
+        from shared.wiring import get_query_cache
 
-        return get_search(self.settings, database=self.database, provider=lambda: self.provider)
+        return SearchService(self.database, self.providers, get_query_cache(self.settings))
 
     @lazy
     def health(self) -> HealthService:
@@ -180,12 +191,10 @@ class Services:
 
         return HealthService(lambda: self.database)
 
-    @lazy
+    @property
     def provider_check(self) -> ProviderCheck:
-        """Asks whether the provider answers."""
-        from shared.embedding.provider_check import ProviderCheck
-
-        return ProviderCheck(lambda: self.provider)
+        """Asks whether the configured provider answers."""
+        return self.providers.check()
 
     @lazy
     def maps(self) -> MapService:
@@ -215,7 +224,7 @@ class Services:
         """Embeds rows that a request names."""
         from shared.embedding.rows import RowEmbedder
 
-        return RowEmbedder(self.database, self.provider)
+        return RowEmbedder(self.database, self.providers)
 
     @lazy
     def runs(self) -> Runs:
@@ -232,8 +241,8 @@ class Services:
 
         return EmbeddingJob(
             self.database.for_work(),
-            lambda: self.provider,
-            workers=WORKERS[self.settings.embedding_provider],
+            self.providers,
+            WORKERS,
             wait_for_others=self.long_lived,
             observe=self.metrics.observe_run if self.long_lived else None,
         )

@@ -4,7 +4,7 @@
 import argparse
 import json
 import threading
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import command
@@ -13,11 +13,16 @@ from backfill_output import as_json, describe, progress_bar, say
 from shared.database.base import Database
 from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, BackfillOutcome, backfill, switch_model
 from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
+from shared.embedding.embedding_job import DEFAULT_WORKERS
 from shared.embedding.estimate import Estimate, estimate
+from shared.embedding.model_providers import ModelProviders
+from shared.embedding.runs import record_run
 from shared.errors import (
     AppError,
     ConfigurationError,
     DatabaseContractError,
+    DatabaseError,
+    DatabaseRejected,
     DatabaseTimeout,
     ProviderInputRejected,
     ProviderRejected,
@@ -26,11 +31,13 @@ from shared.errors import (
 from shared.models import BackfillReport, split_model_name
 from shared.providers.base import EmbeddingProvider
 from shared.settings import Settings, load_settings
-from shared.wiring import WORKERS, get_database, get_provider
+from shared.wiring import WORKERS, get_database, model_providers
 
 EPILOG = """\
-exit code: 0 every row is embedded; 1 some rows failed, --verify found wrong vectors, or the run ended early;
-2 wrong configuration; 130 interrupted.
+exit code: 0 every row is embedded; 1 some rows or some collections failed, --verify found wrong vectors, or the run ended
+early; 2 wrong configuration, so that no collection could be embedded; 130 interrupted.
+
+Each collection is embedded with its own model. A collection without a model gets the one of the settings.
 
 --json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
 cost_usd and seconds are sums over all collections, and `collections` has an object with the same fields for each.
@@ -40,6 +47,9 @@ collection and model are null if the collections differ.
 """
 # Errors that end every run until the configuration is changed.
 WRONG_SETTINGS = (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError)
+
+# The provider of a collection; the reason why it has none; or None if there is nothing for it to do.
+Choice = EmbeddingProvider | AppError | None
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,48 +80,38 @@ def main() -> int:
         if not arguments.collection:
             raise ConfigurationError("--switch-model: name the collection to move with --collection")
         settings = settings_for_model(settings, arguments.switch_model)
-    if arguments.workers is None:
-        arguments.workers = WORKERS[settings.embedding_provider]
     # Check the flags before anything is started or loaded.
-    options_for("", arguments)
-    with get_database(settings, max_connections=8) as database:
-        collections = choose_collections(database, arguments.collection)
-        with closing(get_provider(settings)) as provider:
-            price_is_set = settings.embedding_price_per_million is not None
-            unpriced = provider.name == "openai" and not provider.price_per_million_tokens and not price_is_set
-            if unpriced and arguments.max_cost is not None:
-                raise ConfigurationError(
-                    f"--max-cost: the price of {provider.model} is not known; set EMBEDDING_PRICE_PER_MILLION"
-                )
-            stop = command.stop_on_signal()
-            codes: list[int] = []
-            reports: list[BackfillReport | Estimate] = []
-            for name in collections:
-                try:
-                    if arguments.dry_run:
-                        reports.append(dry_run(database, provider, name, arguments, price_is_set))
-                        codes.append(0)
-                    else:
-                        report, code = run_one(database, provider, name, arguments, stop)
-                        reports.append(report)
-                        codes.append(code)
-                except AppError:
-                    if not is_broken(database, name):
-                        raise
-                    codes.append(1)
-                    if not arguments.dry_run:
-                        reports.append(BackfillReport(name, provider.model))
-                if stop.is_set():
-                    break
-            if arguments.json:
-                print(json.dumps(as_json(reports)))
-            return max(codes)
+    options_for("", arguments, DEFAULT_WORKERS)
+    with get_database(settings, max_connections=8) as database, model_providers(settings) as providers:
+        names = choose_collections(database, arguments.collection)
+        chosen = choose_providers(database, providers, names, arguments)
+        stop = command.stop_on_signal()
+        codes: list[int] = []
+        reports: list[BackfillReport | Estimate] = []
+        for name, provider in chosen.items():
+            report, code = run_or_report(database, provider, name, arguments, stop)
+            codes.append(code)
+            if report is not None:
+                reports.append(report)
+            if stop.is_set():
+                break
+        if arguments.json:
+            print(json.dumps(as_json(reports)))
+        return exit_code(codes)
 
 
-def options_for(name: str, arguments: argparse.Namespace) -> BackfillOptions:
+def exit_code(codes: Sequence[int]) -> int:
+    """The code for all collections: 2 only if the configuration let none of them be embedded."""
+    if command.EXIT_INTERRUPTED in codes:
+        return command.EXIT_INTERRUPTED
+    return max(codes) if len(set(codes)) == 1 else 1
+
+
+def options_for(name: str, arguments: argparse.Namespace, workers: int) -> BackfillOptions:
     """The options of the command line for one collection. Raises ConfigurationError naming the flag."""
-    flags = ("batch_size", "workers", "limit", "max_cost", "lease_seconds")
-    return BackfillOptions(name, **{flag: getattr(arguments, flag) for flag in flags})
+    flags = ("batch_size", "limit", "max_cost", "lease_seconds")
+    given = {flag: getattr(arguments, flag) for flag in flags}
+    return BackfillOptions(name, workers=workers if arguments.workers is None else arguments.workers, **given)
 
 
 def settings_for_model(settings: Settings, target: str) -> Settings:
@@ -141,6 +141,86 @@ def choose_collections(database: Database, name: str | None) -> list[str]:
     return names
 
 
+def choose_providers(
+    database: Database, providers: ModelProviders, names: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, Choice]:
+    """The provider of each collection: that of its model, or the target of --switch-model.
+
+    Prints the collections whose provider cannot be made, with the fix. Raises ConfigurationError if none can be made.
+    """
+    chosen: dict[str, Choice] = {}
+    problems: dict[str, list[str]] = {}
+    for name in names:
+        try:
+            work = Collection(database, name)
+            provider = providers.configured() if arguments.switch_model else providers.for_backfill(work)
+            if provider is not None and arguments.max_cost is not None and not provider.price_is_known:
+                raise ConfigurationError(
+                    f"--max-cost: the price of {provider.model} is not known; set EMBEDDING_PRICE_PER_MILLION"
+                )
+            chosen[name] = provider
+        except ConfigurationError as error:
+            chosen[name] = error
+            problems.setdefault(error.message, []).append(name)
+    lines = [f"{', '.join(of)}: {message}" for message, of in problems.items()]
+    if all(isinstance(choice, AppError) for choice in chosen.values()):
+        raise ConfigurationError("\n".join(lines))
+    for line in lines:
+        say(f"error: {line}")
+    if others := with_another_model(providers, chosen):
+        say(f"{', '.join(others)}: the model is not the one of the settings; --switch-model moves a collection")
+    return chosen
+
+
+def with_another_model(providers: ModelProviders, chosen: Mapping[str, Choice]) -> list[str]:
+    """The collections whose provider has another model than the settings name."""
+    try:
+        model = providers.configured().model
+    except ConfigurationError:
+        return []
+    return [name for name, one in chosen.items() if isinstance(one, EmbeddingProvider) and one.model != model]
+
+
+def run_or_report(
+    database: Database, choice: Choice, name: str, arguments: argparse.Namespace, stop: threading.Event
+) -> tuple[BackfillReport | Estimate | None, int]:
+    """Embed one collection, or estimate its cost. An error that concerns this collection alone does not end the command."""
+    if isinstance(choice, AppError):
+        return skip(database, name, choice, arguments), command.EXIT_CONFIGURATION
+    if choice is None:
+        # Another program writes the vectors.
+        work = Collection(database, name)
+        code = verify(work, repair=arguments.repair) if arguments.verify or arguments.repair else 0
+        return None if arguments.dry_run else empty_report(work), code
+    try:
+        if arguments.dry_run:
+            return dry_run(database, choice, name, arguments), 0
+        return run_one(database, choice, name, arguments, stop)
+    except AppError as error:
+        if is_broken(database, name):
+            return None if arguments.dry_run else BackfillReport(name, choice.model), 1
+        concerns_all = isinstance(error, DatabaseError) and not isinstance(error, DatabaseRejected)
+        if arguments.collection is not None or concerns_all:
+            raise
+        say(f"error: {name}: {error.message}")
+        return skip(database, name, error, arguments), command.EXIT_CONFIGURATION
+
+
+def skip(database: Database, name: str, error: AppError, arguments: argparse.Namespace) -> BackfillReport | None:
+    """Record a run that failed before its first row; returns its report. A dry run changes and reports nothing."""
+    if arguments.dry_run:
+        return None
+    report = empty_report(Collection(database, name))
+    record_run(database, None, name, "failed", {"model": report.model, "error": error.message})
+    return report
+
+
+def empty_report(work: Collection) -> BackfillReport:
+    """The report of a collection of which no row was claimed."""
+    models = work.collection_models()
+    return BackfillReport(work.collection, models[0].name if models else "")
+
+
 def run_one(
     database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace, stop: threading.Event
 ) -> tuple[BackfillReport, int]:
@@ -152,8 +232,9 @@ def run_one(
         say(f"{name}: {work.reconcile_embeddings():,} pending rows queued that the triggers had not seen")
     if arguments.switch_model:
         say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
+    options = options_for(name, arguments, WORKERS[provider.name])
     with progress_bar(name) as show:
-        outcome = backfill(database, provider, options_for(name, arguments), stop=stop, on_progress=show)
+        outcome = backfill(database, provider, options, stop=stop, on_progress=show)
     if outcome.error and is_broken(database, name):
         return outcome.report, 1
     if not arguments.json:
@@ -227,10 +308,8 @@ def verify(work: Collection, *, repair: bool) -> int:
     return 1 if wrong else 0
 
 
-def dry_run(
-    database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace, price_is_set: bool
-) -> Estimate:
-    expected = estimate(database, provider, name, switching=bool(arguments.switch_model), price_is_set=price_is_set)
+def dry_run(database: Database, provider: EmbeddingProvider, name: str, arguments: argparse.Namespace) -> Estimate:
+    expected = estimate(database, provider, name, switching=bool(arguments.switch_model))
     if not arguments.json:
         cost = "price not known" if expected.cost_usd is None else f"${expected.cost_usd:.4f}"
         rows = f"{'about ' if expected.rows_estimated else ''}{expected.rows:,} rows"

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from shared.embedding.backfill import Progress
 from shared.embedding.estimate import Estimate
@@ -20,7 +21,10 @@ def say(line: str) -> None:
 def as_json(reports: Sequence[BackfillReport | Estimate]) -> dict[str, object]:
     """The sums over all collections, and each collection's own report under `collections`."""
     fields = ESTIMATE_FIELDS if any(isinstance(report, Estimate) for report in reports) else REPORT_FIELDS
-    every = [{name: getattr(report, name) for name in fields} for report in reports]
+    every: list[dict[str, Any]] = [{name: getattr(report, name) for name in fields} for report in reports]
+    for report in every:
+        # A collection that could not be embedded may have no model.
+        report["model"] = report["model"] or None
     whole: dict[str, object] = {}
     for name in fields:
         values = [report[name] for report in every]

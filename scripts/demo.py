@@ -17,6 +17,7 @@ from rich.text import Text
 from shared.database.base import Database
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import embedding_coverage, list_embedding_collections
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import ConfigurationError
 from shared.models import Hit
 from shared.search.search import SearchService
@@ -81,7 +82,7 @@ def main() -> int:
             if coverage.total:
                 console.print("backfill: " + describe(outcome.report, provider.price_per_million_tokens))
         console.print(coverage_table(database))
-        search = SearchService(database, provider)
+        search = SearchService(database, ModelProviders(lambda: provider))
         if COLLECTION in list_embedding_collections(database):
             for query in QUERIES:
                 with step("searching"):

@@ -8,6 +8,7 @@
     ├── NotFound                     404
     ├── Conflict                     409   it exists already, or was changed in the meantime
     ├── ConfigurationError           500   settings; the command line exits with 2
+    │   └── UnknownProvider          500   another program makes the vectors of the model
     ├── Interrupted                  503   the work was stopped on request
     ├── Overloaded                   503   retryable, has retry_after: too many requests are waiting
     ├── ProviderError                502
@@ -97,6 +98,10 @@ class Conflict(AppError, code="conflict", status=409):
 
 class ConfigurationError(AppError, code="configuration"):
     """The settings are incomplete or contradict each other."""
+
+
+class UnknownProvider(ConfigurationError):
+    """The model is registered with a provider that is none of this program's."""
 
 
 class Interrupted(AppError, code="interrupted", status=503):

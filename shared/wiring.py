@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import SecretStr
 
-from shared.errors import ConfigurationError, DatabaseBusy
+from shared.errors import ConfigurationError, DatabaseBusy, UnknownProvider
 from shared.models import InputRules, split_model_name
 from shared.retry import Retrier, RetryPolicy
 from shared.settings import Settings, load_settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from shared.database.base import Database
     from shared.database.limits import Limits
     from shared.embedded.requirements import Lack
+    from shared.embedding.model_providers import ModelProviders
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
     from shared.search.query_cache import QueryCache
@@ -186,8 +188,16 @@ def _check_migratable(settings: Settings) -> None:
 
 
 def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> EmbeddingProvider:
-    """The provider of a registered model, with the model's name and width and the configured keys and addresses."""
+    """The provider of a registered model, with the model's name and width and the configured keys and addresses.
+
+    Raises ConfigurationError, which names the fix, if the settings allow no provider for it.
+    """
     settings = settings or load_settings()
+    if spec.provider not in WORKERS:
+        raise UnknownProvider(
+            f'the provider of the model {spec.name}, "{spec.provider}", is none of {", ".join(WORKERS)}: write the vectors '
+            "with the program that makes them, or move the collection with backfill.py --switch-model"
+        )
     name = split_model_name(spec.name)
     chosen = {
         "embedding_provider": spec.provider,
@@ -203,7 +213,8 @@ def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> 
         return get_provider(settings.model_copy(update={**chosen, "embedding_model": None, "onnx_model": source}))
     if spec.provider == "openai" and not (settings.openai_api_key or settings.openai_base_url):
         raise ConfigurationError(
-            f"OPENAI_API_KEY: is needed for the model {spec.name}, with which rows are still embedded"
+            f"OPENAI_API_KEY: is needed for the model {spec.name}; set it, or move the collection with backfill.py "
+            "--switch-model"
         )
     return get_provider(settings.model_copy(update={**chosen, "embedding_model": name.model}))
 
@@ -216,7 +227,9 @@ def _onnx_source(model: str, settings: Settings) -> str | None:
     if source is not None and name_of(source) == model:
         return source
     if model != PACKAGED_MODEL:
-        raise ConfigurationError(f"ONNX_MODEL: set it to the folder of {model}, with which rows are still embedded")
+        raise ConfigurationError(
+            f"ONNX_MODEL: set it to the folder of {model}, or move the collection with backfill.py --switch-model"
+        )
     return None
 
 
@@ -264,22 +277,24 @@ def get_generator(settings: Settings | None = None) -> SynonymGenerator:
     raise ConfigurationError("GENERATION_PROVIDER: set it to ollama or openai to generate synonyms")
 
 
-def get_search(
-    settings: Settings | None = None,
-    *,
-    database: Database | None = None,
-    provider: EmbeddingProvider | Callable[[], EmbeddingProvider] | None = None,
-) -> SearchService:
-    """Search with the configured database, provider and cache.
+@contextmanager
+def model_providers(settings: Settings) -> Iterator[ModelProviders]:
+    """The providers of all models under these settings, each made at its first use and closed at the end."""
+    from shared.embedding.model_providers import ModelProviders
 
-    A database or provider that exists already can be given; a function makes the provider at the first search.
-    """
+    with ExitStack() as stack:
+        configured = cache(lambda: stack.enter_context(closing(get_provider(settings))))
+        yield stack.enter_context(closing(ModelProviders(configured, partial(get_provider_for, settings=settings))))
+
+
+def get_search(
+    settings: Settings | None = None, *, database: Database | None = None, provider: EmbeddingProvider | None = None
+) -> SearchService:
+    """Search with the configured database, provider and cache. A database or provider that exists already can be given."""
+    from shared.embedding.model_providers import ModelProviders
     from shared.search.search import SearchService
 
     settings = settings or load_settings()
-    return SearchService(
-        database or get_database(settings),
-        provider or get_provider(settings),
-        get_query_cache(settings),
-        provider_for=lambda spec: get_provider_for(spec, settings),
-    )
+    made = provider or get_provider(settings)
+    providers = ModelProviders(lambda: made, partial(get_provider_for, settings=settings))
+    return SearchService(database or get_database(settings), providers, get_query_cache(settings))

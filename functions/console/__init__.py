@@ -15,11 +15,12 @@ from starlette.staticfiles import StaticFiles
 
 from functions.http.app import create_function
 from functions.http.auth import ServicesOf
+from functions.http.problems import Problem, provider_problems
 from functions.http.routes import CompressedRoute
 from functions.http.schemas import Text
 from functions.services import Services
 from shared.embedding.collection import list_embedding_collections
-from shared.errors import AppError, ConfigurationError, NotFound, ProviderUnavailable
+from shared.errors import AppError, NotFound
 from shared.search.filters import FILTERS
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,6 @@ _POLICY = (
 )
 _NOT_MODIFIED: dict[str, Any] = {"description": "The browser's copy is up to date."}
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
-
-
-class Problem(BaseModel):
-    """Something that is missing, and how to fix it."""
-
-    code: str = Field(examples=["database_gone"])
-    message: str = Field(examples=["The database does not answer."])
-    fix: str
 
 
 class ConsoleStart(BaseModel):
@@ -108,9 +101,7 @@ def start(request: Request, services: ServicesOf) -> ConsoleStart:
     up = services.health.database_is_up()
     state = services.provider_check.state()
     settings = services.settings
-    problems = [] if up else [DATABASE_GONE]
-    if state.error is not None:
-        problems.append(_provider_problem(services, state.error))
+    problems = [*([] if up else [DATABASE_GONE]), *provider_problems(services)]
     if services.needs_key and settings.functions_api_key is None:
         problems.append(NO_KEY)
     return ConsoleStart(
@@ -147,28 +138,6 @@ NO_KEY = Problem(
     message="This server has no key, so it refuses every call.",
     fix="Set FUNCTIONS_API_KEY and start it again.",
 )
-_START_PROVIDER = {
-    "onnx": "The model runs in this process: the server's log has the reason.",
-    "ollama": "Start it with ollama serve, pull the model, and check that OLLAMA_URL leads to it.",
-    "openai": "Check the connection and OPENAI_BASE_URL.",
-}
-
-
-def _provider_problem(services: Services, error: AppError) -> Problem:
-    """Describe the provider's problem. Only a server for this machine alone shows addresses and settings."""
-    name = services.settings.embedding_provider
-    if isinstance(error, ConfigurationError):
-        message = f"The provider {name} is not set up."
-        fix = "Check EMBEDDING_PROVIDER, EMBEDDING_MODEL and its key, then start the server again. Its log has the reason."
-    elif isinstance(error, ProviderUnavailable):
-        message = f"The provider {name} cannot be reached: search is full-text only, and nothing is embedded."
-        fix = _START_PROVIDER[name]
-    else:
-        message = f"The provider {name} does not answer correctly: search is full-text only, and nothing is embedded."
-        fix = "The server's log has the reason."
-    if not services.needs_key:
-        fix = f"{fix} The error: {error.message}"
-    return Problem(code=error.code, message=message, fix=fix)
 
 
 app, handler = create_function("console", router)

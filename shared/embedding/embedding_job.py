@@ -1,13 +1,14 @@
 """Embeds the pending rows of one collection, or of all collections one after the other."""
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.database.base import Database
-from shared.embedding.collection import has_ready_embeddings, list_embedding_collections
+from shared.embedding.collection import Collection, has_ready_embeddings, list_embedding_collections
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.runs import TASK_NAME, Outcome, Task
 from shared.errors import AppError
 from shared.events import emit
@@ -15,18 +16,22 @@ from shared.models import BackfillReport
 
 if TYPE_CHECKING:
     from shared.embedding.backfill import Progress
-    from shared.providers.base import EmbeddingProvider
 
 Report = Callable[[BackfillReport], None]
+
+DEFAULT_WORKERS = 4
 
 
 @dataclass(slots=True)
 class EmbeddingJob:
-    """Embeds with one provider. `wait_for_others`: also wait for rows of other workers (on Lambda, waiting costs)."""
+    """Embeds each collection with the provider of its model. `workers` are the concurrent requests of each provider.
+
+    `wait_for_others`: also wait for rows of other workers (on Lambda, waiting costs).
+    """
 
     database: Database
-    provider: "Callable[[], EmbeddingProvider]"
-    workers: int
+    providers: ModelProviders
+    workers: Mapping[str, int] = field(default_factory=dict)
     wait_for_others: bool = True
     observe: Report | None = None
     name: str = TASK_NAME
@@ -63,13 +68,24 @@ class EmbeddingJob:
 
         alone = task.collection is not None
         names = [task.collection] if task.collection is not None else list(list_embedding_collections(self.database))
-        provider = self.provider()
-        done = BackfillReport(task.collection or "", provider.model)
+        done = BackfillReport(task.collection or "", "")
+        models: set[str] = set()
         problems: list[str] = []
         interrupted = False
         for name in names:
-            options = BackfillOptions(name, task.batch_size, self.workers, wait_for_others=self.wait_for_others)
             try:
+                provider = self.providers.for_backfill(Collection(self.database, name))
+                if provider is None:
+                    continue
+                models.add(provider.model)
+                # The run of several collections has a model if they all have the same.
+                done = replace(done, model=provider.model if len(models) == 1 else "")
+                options = BackfillOptions(
+                    name,
+                    task.batch_size,
+                    self.workers.get(provider.name, DEFAULT_WORKERS),
+                    wait_for_others=self.wait_for_others,
+                )
                 # Each backfill records a run: under the task's id if the task has one collection, otherwise under a new
                 # id.
                 outcome = backfill(
@@ -85,7 +101,7 @@ class EmbeddingJob:
                 continue
             done = _sum(done, outcome.report)
             if outcome.error is not None:
-                problems.append(outcome.error.message)
+                problems.append(outcome.error.message if alone else f"{name}: {outcome.error.message}")
             if interrupted := outcome.interrupted:
                 break
         status = "failed" if problems else "interrupted" if interrupted else "completed"

@@ -34,18 +34,19 @@ def estimate(
     collection: str,
     *,
     switching: bool = False,
-    price_is_set: bool = False,
 ) -> Estimate:
     """Estimate what a backfill would embed and cost, without a call to the provider.
 
     Equal texts count once, and texts that already have a vector in the table do not count. Tokens are counted on up to
     1,000 texts, with the model's document prefix, and scaled by length beyond that. The rows of a large table are counted
-    on a sample. `price_is_set`: the user has set a price, so 0 means free.
+    on a sample.
 
     Raises NotFound for a collection that is not tracked, Conflict if it is embedded with another model than the
-    provider's and is not `switching` to it.
+    provider's and is not `switching` to it, DatabaseRejected if its column has a fixed width that the model does not have.
     """
-    models = Collection(database, collection).collection_models()
+    models = Collection(database, collection).collection_models(
+        provider.declared if provider.declared.dimensions else None
+    )
     if models and models[0].name != provider.model and not switching:
         raise Conflict(
             f'collection "{collection}" is embedded with model "{models[0].name}", not "{provider.model}": '
@@ -72,7 +73,7 @@ def estimate(
         texts=texts,
         sampled=len(sample),
         tokens=tokens,
-        cost_usd=None if provider.name == "openai" and not price and not price_is_set else tokens * price / 1e6,
+        cost_usd=tokens * price / 1e6 if provider.price_is_known else None,
         counted="exact" if provider.counts_exactly and every else "estimated",
         method=f"{how}, on {scope}",
     )

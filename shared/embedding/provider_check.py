@@ -1,4 +1,4 @@
-"""Checks whether the provider answers, by embedding one word from time to time."""
+"""Checks whether a provider answers, by embedding one word from time to time and by the calls that fail."""
 
 import logging
 import threading
@@ -28,7 +28,7 @@ ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """The result of a check: model and width (None while unknown), and the error if the provider did not answer."""
+    """The result of a check or of a failed call: model and width (None while unknown), and the error of the provider."""
 
     model: str | None = None
     dimensions: int | None = None
@@ -44,6 +44,8 @@ class ProviderCheck:
     _check: Future[ProviderState] | None = None
     _state: ProviderState = ProviderState()
     _until: float = float("-inf")
+    # Until then a failure is reported as it is.
+    _failing_until: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> Future[ProviderState] | None:
@@ -62,12 +64,25 @@ class ProviderCheck:
                 check.result(WAIT_SECONDS)
         return self.latest()
 
+    def fail(self, error: AppError) -> None:
+        """Report that a call of the provider has failed. This ends an earlier success; `state` checks again at once."""
+        with self._lock:
+            self._state, self._until = ProviderState(error=error), float("-inf")
+            self._failing_until = self.clock() + BAD_SECONDS
+
+    def known(self) -> ProviderState:
+        """The latest result. A success is not checked again; a failure is after BAD_SECONDS, because it may be over."""
+        state = self.latest()
+        return self.state() if state.error is not None and self.clock() >= self._failing_until else state
+
     def latest(self) -> ProviderState:
-        """The result of the latest check; never starts one and never waits."""
+        """The latest result; never starts a check and never waits."""
         with self._lock:
             if self._check is not None and self._check.done():
                 self._state = self._check.result()
                 self._until = self.clock() + (BAD_SECONDS if self._state.error else GOOD_SECONDS)
+                if self._state.error:
+                    self._failing_until = self._until
                 self._check = None
             return self._state
 

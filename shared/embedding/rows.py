@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shared.database.base import Database
 from shared.deadline import Deadline
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import AppError, ProviderInputRejected
 from shared.events import emit
 from shared.models import ClaimedRow, EmbeddingModel, Spent
@@ -65,10 +66,10 @@ class RowsReport:
 
 @dataclass(frozen=True, slots=True)
 class RowEmbedder:
-    """Claims, embeds and saves named rows of one database with one provider."""
+    """Claims, embeds and saves named rows of one database, each collection with the provider of its model."""
 
     database: Database
-    provider: "EmbeddingProvider"
+    providers: ModelProviders
 
     def embed_rows(
         self, collection: str, rows: Sequence[RowToEmbed], batch_id: str, *, deadline: Deadline | None = None
@@ -76,13 +77,13 @@ class RowEmbedder:
         """Embed each row's current text; a row that has its vector already costs nothing.
 
         If a row's text differs from the given text, this row fails and the others continue. With a `deadline` the call
-        fails fast when the provider is down. Raises NotFound for an untracked collection, DatabaseRejected for one that
-        is embedded with another model, ProviderError if no text can be embedded in time; vectors that were saved before
-        the error stay.
+        fails fast when the provider is down. Raises NotFound for an untracked collection, ConfigurationError if
+        the settings allow no provider for its model, ProviderError if no text can be embedded in time; vectors that were
+        saved before the error stay.
         """
         started = time.perf_counter()
-        provider = self.provider
         work = Collection(self.database, collection)
+        provider = self.providers.for_collection(work)
         registered = work.register_embedding_model(provider.describe(deadline), use=True)
         common: dict[str, object] = {"batch_id": batch_id, "chunk_count": len(rows), "collection": collection}
         emit("embedding.batch_started.v1", **common)

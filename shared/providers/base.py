@@ -2,12 +2,13 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
 from shared.deadline import Deadline
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ProviderError, ProviderInputRejected
 from shared.models import AS_KNOWN, EmbeddingModel, Embeddings, InputKind, InputRules, Spent, Vectors
 from shared.providers.answers import WireAnswer
 from shared.providers.batches import estimate_tokens
@@ -25,7 +26,8 @@ class EmbeddingProvider(ABC):
 
     One object serves any number of threads, which share its retrier and cooldown. `declared` has 0 dimensions if only
     the server knows them; the `rules` are applied to it. `model` is the name under which the vectors are stored.
-    `price_per_million_tokens` is in USD.
+    `price_per_million_tokens` is in USD, 0 where `price_is_known` is false. `on_failure` is called with every error that
+    concerns all texts, such as an outage or a refused key.
     """
 
     name: ClassVar[str]
@@ -38,6 +40,7 @@ class EmbeddingProvider(ABC):
     server_cuts: ClassVar[bool] = False
     # Whether `count_tokens` returns what the provider will count, and not an estimate.
     counts_exactly: ClassVar[bool] = False
+    price_is_known: bool = True
     # Whether a vector that is cut short and scaled to unit length is a valid vector of the model.
     shortens_vectors: bool = False
 
@@ -53,6 +56,7 @@ class EmbeddingProvider(ABC):
         self.model = declared.name
         self.price_per_million_tokens = price
         self.retrier = retrier or Retrier()
+        self.on_failure: Callable[[ProviderError], None] = lambda _: None
         self._spec = declared
         self._rules = rules
         # The cost of the request for the width. The next call reports it and sets this to no cost.
@@ -68,11 +72,12 @@ class EmbeddingProvider(ABC):
             raise deadline.error()
         try:
             if not self._spec.dimensions:
-                answer = self.retrier.call(
-                    lambda: self._request([PROBE], None if deadline is None else deadline.left),
-                    policy=WIDTH_RETRIES,
-                    deadline=deadline,
-                )
+                with self._watched():
+                    answer = self.retrier.call(
+                        lambda: self._request([PROBE], None if deadline is None else deadline.left),
+                        policy=WIDTH_RETRIES,
+                        deadline=deadline,
+                    )
                 self._unreported = Spent(self.billed_tokens([PROBE], answer.tokens), answer.calls)
                 self._spec = replace(self._spec, dimensions=int(answer.vectors.shape[1]))
         finally:
@@ -82,6 +87,11 @@ class EmbeddingProvider(ABC):
     def document_prefix(self, registered: EmbeddingModel | None = None) -> str:
         """What is put before each document: as the model is `registered`, else as the provider declares it."""
         return (registered or self._spec).document_prefix
+
+    @property
+    def declared(self) -> EmbeddingModel:
+        """The model as it is known without a request, with 0 dimensions while only the server knows them."""
+        return self._spec
 
     @property
     def spec(self) -> EmbeddingModel:
@@ -140,7 +150,19 @@ class EmbeddingProvider(ABC):
         prefix = query_prefix if kind == "query" else self.document_prefix(registered)
         spent = Spent() if spent is None else spent
         policy = retry or self.retrier.policy
-        return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
+        with self._watched():
+            return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except ProviderInputRejected:
+            # Concerns this text only.
+            raise
+        except ProviderError as error:
+            self.on_failure(error)
+            raise
 
     def take_unreported(self) -> Spent:
         """Return the cost of the request for the width; later calls return no cost."""

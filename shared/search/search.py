@@ -2,25 +2,23 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cachetools import TTLCache
 
 from shared.database.base import Database
 from shared.deadline import Deadline
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
 from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult, Vectors
 from shared.retry import RetryPolicy
 from shared.search.filters import COMMON_OPTIONS, FILTERS, OPTIONS
 from shared.search.query_cache import QueryCache
-
-if TYPE_CHECKING:
-    from shared.providers.base import EmbeddingProvider
 
 log = logging.getLogger(__name__)
 
@@ -34,26 +32,14 @@ QUERY_SECONDS = 15.0
 class SearchService:
     """Hybrid search over one database.
 
-    `provider` (or the one that it creates at the first search) embeds the queries of collections with its model. For
-    any other model, `provider_for` returns the provider.
+    Each model of a collection embeds the query with its own provider.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        provider: "EmbeddingProvider | Callable[[], EmbeddingProvider]",
-        cache: QueryCache | None = None,
-        *,
-        provider_for: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
-    ) -> None:
+    def __init__(self, database: Database, providers: ModelProviders, cache: QueryCache | None = None) -> None:
         self._database = database
-        self._make = provider if callable(provider) else lambda: provider
+        self._providers = providers
         self._cache = cache or QueryCache()
-        self._provider_for = provider_for
-        self._others: dict[str, EmbeddingProvider] = {}
         self._models: TTLCache[str, list[EmbeddingModel]] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
-        # A provider that could not be created is tried again only after a while, not for each query.
-        self._broken: TTLCache[str, str] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
         self._lock = Lock()
 
     def search(
@@ -126,19 +112,7 @@ class SearchService:
         return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
 
     def _query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline) -> Vectors:
-        with self._lock:
-            reason = self._broken.get(spec.name)
-        if reason is not None:
-            raise ConfigurationError(reason)
-        try:
-            provider = self._make()
-            declared = provider.describe(deadline).name
-            if spec.name != declared:
-                provider = self._other_provider(spec, declared)
-        except ConfigurationError as error:
-            with self._lock:
-                self._broken[spec.name] = error.message
-            raise
+        provider = self._providers.for_model(spec)
         # A search must answer quickly: after the second try it continues without the vector.
         answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
         vector: Vectors = answer.vectors[0]
@@ -153,14 +127,3 @@ class SearchService:
             with self._lock:
                 self._models[collection] = models
         return models
-
-    def _other_provider(self, spec: EmbeddingModel, declared: str) -> "EmbeddingProvider":
-        if self._provider_for is None:
-            raise ConfigurationError(
-                f"the collection is embedded with {spec.name}, the provider is set to {declared}: "
-                "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
-            )
-        with self._lock:
-            if spec.name not in self._others:
-                self._others[spec.name] = self._provider_for(spec)
-            return self._others[spec.name]

@@ -101,25 +101,6 @@ def test_a_wrong_flag_exits_2_and_is_named(command: Command, flags: tuple[str, .
     assert "Traceback" not in result.stderr
 
 
-def test_a_model_of_another_width_is_one_line_that_names_both_and_the_switch(
-    owner: Connection, command: Command, tmp_path: Path
-) -> None:
-    add(owner, "one")
-    assert command("backfill.py", *MUSIC).code == 0
-    add(owner, "two")
-    with ProtocolServer(api_key="key-of-the-test") as server:
-        result = command(
-            "backfill.py",
-            *MUSIC,
-            EMBEDDING_PROVIDER="openai",
-            OPENAI_API_KEY="key-of-the-test",
-            OPENAI_BASE_URL=server.openai_url,
-        )
-    one_line(result, "music_knowledge", "text-embedding-3-small", "set_collection_model")
-    assert embedded(owner) == 1
-    assert "key-of-the-test" not in result.stderr
-
-
 def test_max_cost_stops_before_it_is_passed(owner: Connection, command: Command) -> None:
     add(owner, *texts(40))
     with ProtocolServer(api_key="key-of-the-test") as server:

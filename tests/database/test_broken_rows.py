@@ -4,6 +4,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.collection import Collection, broken_embedding_collections
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.rows import RowEmbedder, RowToEmbed
 from tests.database.rows import Connection, coverage_of, end_waits, entry, queued, save
 from tests.database.tracked_songs import run, track
@@ -78,7 +79,7 @@ def test_claiming_a_row_with_a_cleared_vector_by_key_does_not_pay_again(
         "create trigger clear_vector before update on songs for each row when (old.id = 1) execute function clear_vector()"
     )
     owner.execute("insert into songs values (1, 'one'), (2, 'two')")
-    service = RowEmbedder(database, provider)
+    service = RowEmbedder(database, ModelProviders(lambda: provider))
     for _ in range(10):
         report = service.embed_rows("songs", [RowToEmbed("1"), RowToEmbed("2")], "b")
         assert [row_id for row_id, _ in report.failed] == ["1"]
@@ -209,7 +210,7 @@ def test_coverage_verify_and_estimate_work_with_a_row_whose_text_raises(
 def test_a_row_claimed_by_key_fails_and_the_others_are_embedded(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, raising: None
 ) -> None:
-    service = RowEmbedder(database, provider)
+    service = RowEmbedder(database, ModelProviders(lambda: provider))
     report = service.embed_rows("songs", [RowToEmbed(str(n)) for n in (10, 11, 12, 99)], "b")
     assert report.updated == 2
     assert dict(report.failed).keys() == {"11", "99"}

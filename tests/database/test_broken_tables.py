@@ -7,6 +7,7 @@ import pytest
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
 from shared.embedding.coverage import list_collections
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.rows import RowEmbedder, RowToEmbed
 from shared.errors import DatabaseContractError, DatabaseRejected, NotFound
 from tests.database.rows import Connection, add, coverage_of, queued
@@ -42,7 +43,10 @@ def test_a_column_may_have_the_name_of_any_alias(
     estimate = database.call_scalar("estimate_embeddings", {"collection": "songs", "model": "fake"})
     assert set(estimate["sample"]) == bodies
     assert (
-        RowEmbedder(database, provider).embed_rows("songs", [RowToEmbed("22", "asked for by name")], "b").updated == 1
+        RowEmbedder(database, ModelProviders(lambda: provider))
+        .embed_rows("songs", [RowToEmbed("22", "asked for by name")], "b")
+        .updated
+        == 1
     )
     assert work.reconcile_embeddings() == 1
 

@@ -142,21 +142,20 @@ def test_an_estimate_says_how_it_was_counted(
 ) -> None:
     provider.price_per_million_tokens = 2.0
     add(owner, *(f"text number {number}" for number in range(1001)))
-    guess = estimate(database, provider, MUSIC, price_is_set=False)
+    guess = estimate(database, provider, MUSIC)
     assert (guess.rows, guess.counted) == (1001, "estimated")
     assert guess.tokens == pytest.approx(3003, rel=0.05)
     assert guess.cost_usd == pytest.approx(guess.tokens * 2e-6)
     assert "1,000 of 1,001 texts" in guess.method
     owner.execute("delete from music_knowledge where content = 'text number 7'")
-    assert estimate(database, provider, MUSIC, price_is_set=False).counted == "estimated"
+    assert estimate(database, provider, MUSIC).counted == "estimated"
     monkeypatch.setattr(FakeProvider, "counts_exactly", True)
-    exact = estimate(database, provider, MUSIC, price_is_set=False)
+    exact = estimate(database, provider, MUSIC)
     assert (exact.tokens, exact.counted) == (3000, "exact")
-    monkeypatch.setattr(FakeProvider, "name", "openai")
-    assert estimate(database, provider, MUSIC, price_is_set=False).cost_usd is not None
     provider.price_per_million_tokens = 0.0
-    assert estimate(database, provider, MUSIC, price_is_set=False).cost_usd is None
-    assert estimate(database, provider, MUSIC, price_is_set=True).cost_usd == 0.0
+    assert estimate(database, provider, MUSIC).cost_usd == 0.0
+    provider.price_is_known = False
+    assert estimate(database, provider, MUSIC).cost_usd is None
 
 
 # Failed rows

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.runs import Runs
 from shared.errors import DatabaseRejected
 from shared.search.search import SearchService
@@ -116,7 +117,7 @@ def test_the_score_has_every_part_and_is_their_sum(
     add(owner, "Drum loops", "breaks", score=1.0, published_at=now + timedelta(days=3))
     add(owner, "Bass lines", "with drums")
     embed_all(datasets, provider)
-    search = SearchService(database, provider)
+    search = SearchService(database, ModelProviders(lambda: provider))
     for options in (
         {},
         {"static_weight": 0.3, "decay_weight": 0.05, "half_life_days": 50.0},

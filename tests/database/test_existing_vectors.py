@@ -5,6 +5,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill, switch_model
+from shared.embedding.estimate import estimate
 from shared.errors import DatabaseRejected
 from tests.database.rows import Connection, coverage_of
 from tests.fake_provider import DIMENSIONS, FakeProvider
@@ -56,6 +57,8 @@ def test_a_column_of_another_width_is_refused_before_a_provider_is_asked(
             backfill(database, provider, BackfillOptions("documents"))
     with pytest.raises(DatabaseRejected, match=expected):
         switch_model(database, provider, "documents")
+    with pytest.raises(DatabaseRejected, match=expected):
+        estimate(database, provider, "documents")
     assert provider.wire.requests == []
     assert owner.execute("select count(*) from embedding.models").fetchone() == (0,)
     assert owner.execute("select model from embedding.collections where name = 'documents'").fetchone() == (None,)

@@ -15,6 +15,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedded.migrations import LOCK, MIGRATIONS, PROJECT, SEED, list_migrations, migrate, parse_collections
 from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.shipped import SHIPPED
 from shared.errors import ConfigurationError, DatabaseContractError
 from shared.search.search import SearchService
@@ -252,7 +253,7 @@ def test_on_supabase_no_superuser_is_needed(hosted: SecretStr) -> None:
         work = Collection(database, "music_knowledge")
         assert work.verify_embeddings() == 0
         assert work.create_embedding_index()
-        assert SearchService(database, provider).search("music_knowledge", "reverb").hits
+        assert SearchService(database, ModelProviders(lambda: provider)).search("music_knowledge", "reverb").hits
     with psycopg.connect(hosted.get_secret_value(), autocommit=True) as owner:
         owner.execute("create table notes (id int primary key, body text)")
         owner.execute(

@@ -8,6 +8,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill, switch_model
 from shared.embedding.collection import Collection, embedding_coverage
 from shared.embedding.estimate import estimate
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import Conflict, DatabaseRejected, ProviderRejected
 from shared.models import EmbeddingModel
 from shared.search.query_cache import QueryCache
@@ -37,7 +38,7 @@ def embedded(owner: Connection, database: PostgresDatabase, narrow: FakeProvider
 
 def search_service(database: PostgresDatabase, *providers: FakeProvider) -> SearchService:
     by_model = {provider.model: provider for provider in providers}
-    return SearchService(database, providers[0], QueryCache(), provider_for=lambda spec: by_model[spec.name])
+    return SearchService(database, ModelProviders(lambda: providers[0], lambda spec: by_model[spec.name]), QueryCache())
 
 
 def models(database: PostgresDatabase) -> dict[str, int]:
@@ -63,6 +64,15 @@ def test_nothing_moves_to_a_provider_that_does_not_embed_one_text(
     assert [spec.name for spec in Collection(database, MUSIC).collection_models()] == ["narrow"]
     assert owner.execute("select count(*) from embedding.models where name = 'wide'").fetchone() == (0,)
     assert Collection(database, MUSIC).embedding_queue().pending == 0
+
+
+def test_a_switch_to_a_registered_name_with_another_width_is_refused_before_a_request(
+    database: PostgresDatabase, owner: Connection, embedded: None, wide: FakeProvider
+) -> None:
+    owner.execute("select register_embedding_model('wide', 'fake', 24)")
+    with pytest.raises(DatabaseRejected, match='model "wide" is registered with 24 dimensions, not 48'):
+        switch_model(database, wide, MUSIC)
+    assert wide.wire.requests == []
 
 
 def test_rows_move_to_the_new_model_and_the_old_one_is_removed(
@@ -200,7 +210,7 @@ def test_a_collection_of_another_model_is_searched_with_that_model(
 def test_a_model_without_a_provider_leaves_full_text_search(
     database: PostgresDatabase, embedded: None, wide: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    result = SearchService(database, wide).search(MUSIC, "song verse")
+    result = SearchService(database, ModelProviders(lambda: wide)).search(MUSIC, "song verse")
     assert result.degraded
     assert len(result.hits) == 10
     assert "narrow" in caplog.text

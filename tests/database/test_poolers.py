@@ -13,6 +13,7 @@ from shared.database.postgres import PostgresDatabase, connect
 from shared.embedded.migrations import list_migrations, migrate
 from shared.embedding.backfill import BackfillOptions, BackfillOutcome, backfill
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import AppError, DatabaseBusy, Forbidden
 from shared.models import ANON
 from shared.retry import RetryPolicy
@@ -58,7 +59,7 @@ def test_a_backfill_and_forty_searches_at_once(
     provider.wire.delay = 0.01
     with PostgresDatabase(pooler(mode).url(database_url), max_connections=8) as database:
         Collection(database, MUSIC).register_embedding_model(provider.spec, use=True)
-        searches = SearchService(database, provider)
+        searches = SearchService(database, ModelProviders(lambda: provider))
         run = InThread(lambda: backfill(database, provider, BackfillOptions(MUSIC, batch_size=10, workers=8)))
         asked = [
             InThread(lambda query=f"take {number}": searches.search(MUSIC, query, caller=ANON))  # type: ignore[misc]

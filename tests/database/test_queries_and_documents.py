@@ -10,6 +10,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedding.backfill import BackfillOptions, backfill, switch_model
 from shared.embedding.collection import Collection
 from shared.embedding.estimate import estimate
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import AppError
 from shared.providers.base import EmbeddingProvider
 from shared.providers.openai.provider import OpenAIProvider
@@ -116,7 +117,9 @@ def test_another_query_prefix_takes_effect_at_once_and_nothing_is_embedded_again
     assert sent(server) == [f"passage: {text(owner)}", "query: jazz", "ask: jazz"]
     # Without the setting the registered one is used.
     settings, provider = configure(embedding_document_prefix="passage: ")
-    for_registered = SearchService(database, provider, provider_for=lambda spec: get_provider_for(spec, settings))
+    for_registered = SearchService(
+        database, ModelProviders(lambda: provider, lambda spec: get_provider_for(spec, settings))
+    )
     for_registered.search(MUSIC, "jazz")
     assert sent(server) == ["query: jazz"]
 

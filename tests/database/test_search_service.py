@@ -6,6 +6,7 @@ import pytest
 
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderUnavailable
 from shared.search.search import SearchService
 from tests.database.rows import Connection, add, embed_all
@@ -17,7 +18,7 @@ def service(owner: Connection, work: Collection, database: PostgresDatabase, pro
     add(owner, "gain staging before the compressor", "reverb gives space to a voice", "a jazz ballad in slow four")
     embed_all(work, provider)
     provider.wire.requests.clear()
-    return SearchService(database, provider)
+    return SearchService(database, ModelProviders(lambda: provider))
 
 
 def test_hits_come_with_every_part_of_their_score(service: SearchService) -> None:
@@ -54,7 +55,7 @@ def test_a_missing_model_of_a_collection_is_cached_too(
     add(owner, *(f"reverb number {number}" for number in range(5)))
     read, looks = Collection.collection_models, []
     monkeypatch.setattr(Collection, "collection_models", lambda queue: looks.append(1) or read(queue))
-    service = SearchService(database, provider)
+    service = SearchService(database, ModelProviders(lambda: provider))
     for _ in range(3):
         assert len(service.search("music_knowledge", "reverb", match_count=5).hits) == 5
     assert len(looks) == 1
@@ -88,9 +89,9 @@ class Maker:
 def test_a_provider_that_could_not_be_created_is_created_later(
     service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 0)
+    monkeypatch.setattr("shared.embedding.model_providers.RETRY_SECONDS", 0)
     make = Maker(provider)
-    service = SearchService(database, make)
+    service = SearchService(database, ModelProviders(make))
     assert make.calls == 0, "a full-text search needs no provider"
     degraded = service.search("music_knowledge", "reverb")
     assert (degraded.degraded, len(degraded.hits)) == (True, 1)
@@ -101,9 +102,9 @@ def test_a_provider_that_could_not_be_created_is_created_later(
 def test_creating_a_failing_provider_is_not_repeated_for_every_query(
     service: SearchService, database: PostgresDatabase, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.search.search.MODELS_SECONDS", 600)
+    monkeypatch.setattr("shared.embedding.model_providers.RETRY_SECONDS", 600)
     make = Maker(provider)
-    service = SearchService(database, make)
+    service = SearchService(database, ModelProviders(make))
     for _ in range(5):
         assert service.search("music_knowledge", "reverb").degraded
     assert make.calls == 1
@@ -113,7 +114,7 @@ def test_before_the_first_backfill_a_search_is_full_text_only(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     add(owner, "gain staging")
-    result = SearchService(database, provider).search("music_knowledge", "gain")
+    result = SearchService(database, ModelProviders(lambda: provider)).search("music_knowledge", "gain")
     assert [hit.row["content"] for hit in result.hits] == ["gain staging"]
 
 

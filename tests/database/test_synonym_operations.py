@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shared.cache import Cache
 from shared.database.postgres import PostgresDatabase
 from shared.embedding.collection import Collection
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import Conflict, NotFound
 from shared.search.search import SearchService
 from shared.synonyms.service import SynonymService
@@ -49,7 +50,9 @@ class Operations(RuleBasedStateMachine):
         self.work.register_embedding_model(self.provider.spec, use=True)
         # One service for all operations, as in a server.
         self.store = SynonymStore(self.database)
-        self.service = SynonymService(self.database, SearchService(self.database, self.provider), Cache())
+        self.service = SynonymService(
+            self.database, SearchService(self.database, ModelProviders(lambda: self.provider)), Cache()
+        )
         self.tags: dict[int, Row] = {}
 
     def pick(self, number: int) -> tuple[int, Row]:

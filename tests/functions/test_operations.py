@@ -39,6 +39,7 @@ def test_health_reports_model_and_database(client: httpx.Client) -> None:
         "provider": "fake",
         "model": "fake",
         "database": "ok",
+        "problems": [],
     }
     assert client.get("/ready").status_code == 200
 

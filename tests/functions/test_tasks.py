@@ -15,6 +15,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedding import run_queue
 from shared.embedding import runs as runs_module
 from shared.embedding.embedding_job import EmbeddingJob
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.run_queue import RunQueue
 from shared.embedding.runs import Runs, Task
 from shared.errors import InvalidRequest, Overloaded
@@ -81,7 +82,7 @@ def test_an_unknown_task_is_not_found(client: httpx.Client) -> None:
     assert client.get("/api/tasks/7", headers=KEYS).status_code == 422
 
 
-def test_a_task_fails_with_the_reason_when_the_collection_has_another_model(
+def test_a_task_fails_with_the_reason_when_the_model_of_the_collection_has_no_provider(
     client: httpx.Client, insert: Insert, owner: Connection
 ) -> None:
     insert("a harp")
@@ -117,7 +118,7 @@ class CountingJob(EmbeddingJob):
 
 
 def make_job(database: PostgresDatabase, provider: FakeProvider) -> CountingJob:
-    return CountingJob(database, lambda: provider, workers=2)
+    return CountingJob(database, ModelProviders(lambda: provider), {"fake": 2})
 
 
 def make_queue(database: PostgresDatabase, provider: FakeProvider, **options: Any) -> RunQueue:

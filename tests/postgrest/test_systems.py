@@ -9,6 +9,7 @@ from shared.database.base import Database
 from shared.database.postgres import PostgresDatabase
 from shared.database.supabase import SupabaseDatabase
 from shared.embedding.code_chunks import CodeChunk, store_chunks
+from shared.embedding.model_providers import ModelProviders
 from shared.embedding.rows import RowEmbedder
 from shared.embedding.runs import record_run
 from shared.errors import Conflict, NotFound
@@ -54,8 +55,10 @@ def test_synonyms_of_a_tag_are_requested_generated_and_found(
     assert store.embedding_is_under_way() is False
     assert store.list_failed_synonyms() == []
 
-    embedder = RowEmbedder(adapter, provider)
-    service = SynonymService(adapter, SearchService(adapter, provider), embedder=lambda: embedder)
+    embedder = RowEmbedder(adapter, ModelProviders(lambda: provider))
+    service = SynonymService(
+        adapter, SearchService(adapter, ModelProviders(lambda: provider)), embedder=lambda: embedder
+    )
     assert service.get("genre", "zouk", ANON)["source"] == "generated"
     with pytest.raises(NotFound):
         service.get("genre", "Salsa")
@@ -81,7 +84,7 @@ def test_synonyms_of_a_tag_are_requested_generated_and_found(
 def test_datasets_and_code(adapter: Database, provider: FakeProvider) -> None:
     rows = [{"external_id": "a", "title": "Drums", "tags": ["x"], "enrichment_status": "enriched", "static_score": 0.5}]
     assert adapter.call("upsert_datasets", {"rows": rows}) == [{"inserted": 1, "updated": 0, "unchanged": 0}]
-    search = SearchService(adapter, provider)
+    search = SearchService(adapter, ModelProviders(lambda: provider))
     (hit,) = search.search("datasets", "drums", filters={"tag": "x"}, options={"half_life_days": 10}, caller=ANON).hits
     assert (hit.row["title"], hit.row["static_score"], hit.row["time_decay"]) == ("Drums", 0.5, 0)
     assert adapter.call_scalar("set_dataset_scores", {"rows": [{"id": hit.id, "static_score": 0.75}]}) == 1

@@ -88,3 +88,19 @@ def test_a_check_can_be_started_without_waiting_for_a_silent_provider() -> None:
     assert check.latest().model is None
     provider.wire.gate.set()
     assert started.result(10).model == "fake"
+
+
+def test_a_failed_call_ends_a_success_and_the_next_question_checks_again() -> None:
+    provider, clock = FakeProvider(), Clock()
+    check = ProviderCheck(lambda: provider, clock=clock)
+    assert check.state().error is None
+    check.fail(ProviderUnavailable("gone"))
+    assert isinstance(check.latest().error, ProviderUnavailable)
+    assert isinstance(check.known().error, ProviderUnavailable), "a failure is reported for a while"
+    assert len(provider.wire.requests) == 1
+    assert check.state().error is None
+    assert len(provider.wire.requests) == 2
+    check.fail(ProviderUnavailable("gone"))
+    clock.now = BAD_SECONDS + 0.1
+    assert check.known().error is None, "it may be over"
+    assert len(provider.wire.requests) == 3

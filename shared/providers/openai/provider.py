@@ -65,6 +65,7 @@ class OpenAIProvider(EmbeddingProvider):
         )
         price = OPENAI_PRICES.get(model, 0.0) if price_per_million_tokens is None else price_per_million_tokens
         super().__init__(declared, retrier=retrier, price=price, rules=rules)
+        self.price_is_known = price_per_million_tokens is not None or model in OPENAI_PRICES
         self._client = OpenAIClient(api_key, base_url, model, timeout=timeout, purpose="EMBEDDING")
         self._options: dict[str, Any] = {} if asked is None else {"dimensions": asked}
         self._types = rules.types

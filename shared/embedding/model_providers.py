@@ -1,0 +1,135 @@
+"""Gives each collection the provider of its model, and knows which providers fail."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
+
+from shared.embedding.collection import Collection
+from shared.embedding.provider_check import ProviderCheck
+from shared.errors import AppError, ConfigurationError, UnknownProvider
+from shared.models import EmbeddingModel
+
+if TYPE_CHECKING:
+    from shared.providers.base import EmbeddingProvider
+
+# Seconds after which a provider that could not be made is tried again, not at each call.
+RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A provider that could not be made, or that failed in its latest call. `spec` is None for the configured one."""
+
+    spec: EmbeddingModel | None
+    error: AppError
+
+
+class ModelProviders:
+    """The configured provider, and a provider for each other model that a collection has.
+
+    `configured` returns the provider of the settings, which is not closed here. `make` makes the provider of another
+    model; it is called once for each model. Without it the configured provider is the only one.
+    """
+
+    def __init__(
+        self,
+        configured: "Callable[[], EmbeddingProvider]",
+        make: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
+    ) -> None:
+        self._configured = configured
+        self._make = make
+        self._checks: dict[EmbeddingModel | None, ProviderCheck] = {}
+        self._others: dict[str, EmbeddingProvider] = {}
+        self._broken: TTLCache[str | None, ConfigurationError] = TTLCache(maxsize=256, ttl=RETRY_SECONDS)
+        self._lock = Lock()
+
+    def configured(self) -> "EmbeddingProvider":
+        """The provider of the settings. Raises ConfigurationError if it cannot be made."""
+        return self._watch(self._configured(), None)
+
+    def check(self, spec: EmbeddingModel | None = None) -> ProviderCheck:
+        """The check of a model's provider; of the configured one for None."""
+        return self._checks.setdefault(spec, ProviderCheck(lambda: self.for_model(spec)))
+
+    def failures(self) -> list[Failure]:
+        """The providers that fail, by their latest call or check. Starts no check of those that are not known to fail."""
+        states = [(spec, check.known()) for spec, check in list(self._checks.items())]
+        return [Failure(spec, state.error) for spec, state in states if state.error is not None]
+
+    def for_model(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
+        """The provider of a registered model; the configured one for None.
+
+        Raises ConfigurationError, which names the fix, if the settings allow no provider for it, or one of another width.
+        """
+        try:
+            return self._fitting(spec)
+        except UnknownProvider:
+            # Another program makes these vectors, so nothing is missing.
+            raise
+        except ConfigurationError as error:
+            self.check(spec).fail(error)
+            raise
+
+    def for_collection(self, collection: Collection) -> "EmbeddingProvider":
+        """The provider of the collection's model; the configured one if it has no model yet."""
+        models = collection.collection_models()
+        return self.for_model(models[0] if models else None)
+
+    def for_backfill(self, collection: Collection) -> "EmbeddingProvider | None":
+        """As `for_collection`; None if another program writes the vectors of the collection and no row is pending."""
+        try:
+            return self.for_collection(collection)
+        except UnknownProvider:
+            if collection.embedding_queue().pending:
+                raise
+            return None
+
+    def close(self) -> None:
+        """Close the providers that were made here."""
+        with self._lock:
+            for provider in self._others.values():
+                provider.close()
+
+    def _fitting(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
+        key = spec.name if spec else None
+        with self._lock:
+            if (known := self._broken.get(key)) is not None:
+                raise type(known)(known.message)
+            try:
+                provider = self._find(spec)
+            except ConfigurationError as error:
+                self._broken[key] = error
+                raise
+        width = provider.declared.dimensions
+        if spec is not None and width and width != spec.dimensions:
+            raise ConfigurationError(
+                f"{spec.name} is registered with {spec.dimensions} dimensions, but its provider {provider.name} makes "
+                f"{width}: check EMBEDDING_DIMENSIONS, or move the collection with backfill.py --switch-model"
+            )
+        return provider
+
+    def _find(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
+        if spec is not None and spec.name in self._others:
+            return self._others[spec.name]
+        try:
+            configured = self.configured()
+        except ConfigurationError:
+            # The settings may still be right for another model.
+            if spec is None or self._make is None:
+                raise
+        else:
+            if spec is None or spec.name == configured.model:
+                return configured
+            if self._make is None:
+                raise ConfigurationError(
+                    f"the collection is embedded with {spec.name}, the provider is set to {configured.model}: "
+                    "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
+                )
+        return self._others.setdefault(spec.name, self._watch(self._make(spec), spec))
+
+    def _watch(self, provider: "EmbeddingProvider", spec: EmbeddingModel | None) -> "EmbeddingProvider":
+        provider.on_failure = self.check(spec).fail
+        return provider
