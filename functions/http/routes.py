@@ -14,7 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from functions.http.auth import CHECKS
-from functions.http.thread_shares import ThreadShares
+from functions.http.thread_shares import KEYED, ThreadShares
 from shared.errors import AppError, RequestTooLarge
 
 # A question has at most 20,000 characters, of 3 bytes each.
@@ -57,7 +57,8 @@ class Route(APIRoute):
         if self.methods and scope["method"] not in self.methods:
             await self._answer(scope, receive, send)
             return
-        request = Request(scope)
+        # Its `receive` is the server's own: to ask whether the client went away must not consume the body below.
+        request = Request(scope, receive)
         for check in self._checks:
             await check(request, None)
         if self.body_field is not None:
@@ -71,7 +72,7 @@ class Route(APIRoute):
         shares: ThreadShares = request.app.state.thread_shares
         async with shares.share(self._kind(scope)) as has_waited:
             # A client that went away while its request waited gets no thread.
-            if not (has_waited and await Request(scope, receive).is_disconnected()):
+            if not (has_waited and await request.is_disconnected()):
                 await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +81,7 @@ class Route(APIRoute):
     def _kind(self, scope: Scope) -> str:
         """Which requests share their threads: all that need a key, or those of an open route for one collection."""
         if self._checks:
-            return "keyed"
+            return KEYED
         return f"{self.path} {str(scope['path_params'].get('collection', '')).removeprefix('public.')}"
 
 

@@ -8,15 +8,17 @@ from contextlib import asynccontextmanager
 from shared.errors import Overloaded
 
 # Threads of a server. Most wait for the database or the provider.
-THREADS = 128
-# Threads of one kind of request at a time; more requests wait.
+THREADS = 160
+# Threads of one kind of request at a time; more requests wait. A burst of webhooks has a key.
 SHARE = 12
-# Seconds that a request waits for a thread.
-PATIENCE = 10.0
+KEYED = "keyed"
+KEYED_SHARE = 32
+# Seconds that a request waits for a thread. A gateway waits 30 seconds for the answer.
+PATIENCE = 20.0
 
 
 class ThreadShares:
-    """Lets SHARE requests of each kind run at a time. For one event loop."""
+    """Lets SHARE requests of each kind run at a time, and KEYED_SHARE of those with a key. For one event loop."""
 
     def __init__(self) -> None:
         self._running: Counter[str] = Counter()
@@ -25,7 +27,7 @@ class ThreadShares:
     @asynccontextmanager
     async def share(self, kind: str) -> AsyncIterator[bool]:
         """Hold a thread's share; yields whether the request waited for it. Raises Overloaded after PATIENCE seconds."""
-        waits = self._running[kind] >= SHARE
+        waits = self._running[kind] >= (KEYED_SHARE if kind == KEYED else SHARE)
         if waits:
             await self._wait(kind)
         else:
