@@ -88,8 +88,10 @@ def test_a_locked_data_directory_is_waited_for_and_its_holder_named(
     monkeypatch.setattr(server, "_LOCK_SECONDS", 0.3)
     path = folder / "postgres.lock"
     path.write_text("4711\n")
+    started = time.monotonic()
     with locked(path), pytest.raises(DatabaseUnavailable, match=f"waited 0 s for {path}, which process 4711"):
         start_embedded(folder)
+    assert time.monotonic() - started < 15
     start_embedded(folder)
 
 
@@ -144,13 +146,15 @@ def test_a_reused_process_id_does_not_prevent_a_start(folder: Path) -> None:
     account = choose_account(data)
     options = {"user": account.uid, "group": account.gid} if account.other else {}
     with subprocess.Popen(["sleep", "600"], cwd="/", **options) as other:  # type: ignore[call-overload]
-        for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
-            (data / name).write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
-            account.own(data / name)
-        psycopg.connect(start_embedded(folder).get_secret_value()).close()
-        stop_embedded(folder)
-        assert other.poll() is None, "a stop ends no other process"
-        other.kill()
+        try:
+            for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+                (data / name).write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
+                account.own(data / name)
+            psycopg.connect(start_embedded(folder).get_secret_value()).close()
+            stop_embedded(folder)
+            assert other.poll() is None, "a stop ends no other process"
+        finally:
+            other.kill()
 
 
 def test_a_copied_folder_does_not_use_the_server_of_the_original(folder: Path) -> None:
