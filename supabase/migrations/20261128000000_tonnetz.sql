@@ -773,7 +773,7 @@ begin
 end;
 $$;
 comment on function embedding.check_width is
-  'Raises an error where the column embedding has a fixed width, such as vector(1536), that is not the width of the model. A model that is not registered yet comes with its dimensions.';
+  'Raises an error where the column embedding has a fixed width, such as vector(1536), that is not the width of the model. For a model that is not registered yet, pass its dimensions.';
 revoke all on function embedding.check_width from public, anon, authenticated, service_role;
 grant execute on function embedding.check_width to service_role;
 
@@ -2275,7 +2275,7 @@ revoke all on function embedding.lock_tracking from public, anon, authenticated,
 
 -- Counts and texts of a large table are read from a sample of its blocks, so that reading takes as long at a hundred million
 -- rows as at a million. The queue is counted, not sampled: rows that are pending are usually few and lie side by side, so a
--- sample of blocks would miss them or find too many. What the sample adds are rows that the queue does not list.
+-- sample of blocks would miss them or find too many. The sample only adds pending rows that are not in the queue.
 create function embedding.is_large(source regclass)
 returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
   -- A row with a vector of 384 dimensions takes 2 kB; of 1,536 dimensions 7 kB, most of it outside of the row.
@@ -2376,7 +2376,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_unqueued is
-  'About how many of the `needy` rows, those without a vector of this model, have a text and are not in the queue. places: the sampled ones, {key: block}, of which so many as wanted are looked up in the queue.';
+  'About how many of the `needy` rows, those without a vector of this model, have a text and are not in the queue. places: of up to `wanted` sampled rows, those that are not in the queue, as {key: block}.';
 revoke all on function embedding.sample_unqueued from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_unqueued to service_role;
 
@@ -2397,7 +2397,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_queue is
-  'At most so many queued rows of a collection that are not failed, {key: block of the queue}; queued is how many there are.';
+  'Up to `texts` queued rows of a collection that are not failed, as {key: block of the queue}. queued is the number of all such rows.';
 revoke all on function embedding.sample_queue from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_queue to service_role;
 
@@ -3227,15 +3227,16 @@ grant execute on function public.check_installation to service_role;
 
 -- 48_estimate.sql
 
--- How many distinct texts do all rows have, if a sample of whole blocks has these? `blocks` says in how many blocks each text
--- was found. Equal texts of one block count once: rows that were written together are often equal, and would make every text
--- look frequent. scale is the number of rows for each sampled row.
+-- Estimates how many distinct texts all rows have, from a sample of whole blocks. `blocks` says in how many blocks of the
+-- sample each text was found. Equal texts of one block count once: rows that were written together are often equal, and would
+-- make every text look frequent. scale is the number of rows for each sampled row.
 --
 -- A text of three blocks or more is frequent, so that nearly all such texts are in the sample. The others are of two kinds.
 -- Some are repeated, as often as the numbers of texts of one, two and three blocks suggest: if those were only the tail of
--- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them. The
--- remaining texts of one block are unique, and there are `scale` times as many. One kind alone goes wrong: with half of the
--- rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the texts.
+-- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them.
+-- The remaining texts of one block are unique, and there are `scale` times as many. An estimator for only one of these kinds is
+-- wrong: with half of the rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the
+-- texts.
 create function embedding.distinct_texts(blocks bigint[], scale float8)
 returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select f.three_or_more + (f.one - r.one) * scale

@@ -1,6 +1,6 @@
 -- Counts and texts of a large table are read from a sample of its blocks, so that reading takes as long at a hundred million
 -- rows as at a million. The queue is counted, not sampled: rows that are pending are usually few and lie side by side, so a
--- sample of blocks would miss them or find too many. What the sample adds are rows that the queue does not list.
+-- sample of blocks would miss them or find too many. The sample only adds pending rows that are not in the queue.
 create function embedding.is_large(source regclass)
 returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
   -- A row with a vector of 384 dimensions takes 2 kB; of 1,536 dimensions 7 kB, most of it outside of the row.
@@ -101,7 +101,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_unqueued is
-  'About how many of the `needy` rows, those without a vector of this model, have a text and are not in the queue. places: the sampled ones, {key: block}, of which so many as wanted are looked up in the queue.';
+  'About how many of the `needy` rows, those without a vector of this model, have a text and are not in the queue. places: of up to `wanted` sampled rows, those that are not in the queue, as {key: block}.';
 revoke all on function embedding.sample_unqueued from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_unqueued to service_role;
 
@@ -122,6 +122,6 @@ begin
 end;
 $$;
 comment on function embedding.sample_queue is
-  'At most so many queued rows of a collection that are not failed, {key: block of the queue}; queued is how many there are.';
+  'Up to `texts` queued rows of a collection that are not failed, as {key: block of the queue}. queued is the number of all such rows.';
 revoke all on function embedding.sample_queue from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_queue to service_role;

@@ -1,12 +1,13 @@
--- How many distinct texts do all rows have, if a sample of whole blocks has these? `blocks` says in how many blocks each text
--- was found. Equal texts of one block count once: rows that were written together are often equal, and would make every text
--- look frequent. scale is the number of rows for each sampled row.
+-- Estimates how many distinct texts all rows have, from a sample of whole blocks. `blocks` says in how many blocks of the
+-- sample each text was found. Equal texts of one block count once: rows that were written together are often equal, and would
+-- make every text look frequent. scale is the number of rows for each sampled row.
 --
 -- A text of three blocks or more is frequent, so that nearly all such texts are in the sample. The others are of two kinds.
 -- Some are repeated, as often as the numbers of texts of one, two and three blocks suggest: if those were only the tail of
--- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them. The
--- remaining texts of one block are unique, and there are `scale` times as many. One kind alone goes wrong: with half of the
--- rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the texts.
+-- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them.
+-- The remaining texts of one block are unique, and there are `scale` times as many. An estimator for only one of these kinds is
+-- wrong: with half of the rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the
+-- texts.
 create function embedding.distinct_texts(blocks bigint[], scale float8)
 returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select f.three_or_more + (f.one - r.one) * scale
