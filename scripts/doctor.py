@@ -21,7 +21,7 @@ from shared.embedded.inspection import inspect
 from shared.embedded.migrations import list_migrations
 from shared.embedded.requirements import OLDEST
 from shared.embedding.collection import Collection, describe_collections, vector_text
-from shared.errors import AppError, ConfigurationError, DatabaseContractError, Forbidden
+from shared.errors import AppError, ConfigurationError, DatabaseContractError, Forbidden, UnknownProvider
 from shared.models import ANON, Vectors
 from shared.providers.base import EmbeddingProvider
 from shared.retry import RetryPolicy
@@ -212,6 +212,9 @@ class Installation:
                 if model.name != made.model:
                     try:
                         get_provider_for(model, self.settings).close()
+                    except UnknownProvider:
+                        # Another program makes the vectors of this collection.
+                        continue
                     except AppError as error:
                         problems.append(f"{name}: {error.message}")
                 elif model.dimensions != made.dimensions:

@@ -229,6 +229,13 @@ def test_a_provider_with_another_width_than_the_collection_fails(command: Comman
     assert message.startswith("datasets: the model small-bert is registered with 7 dimensions")
 
 
+def test_a_collection_whose_vectors_another_program_makes_needs_no_provider(
+    command: Command, owner: Connection
+) -> None:
+    owner.execute("select register_embedding_model('my-clip', 'mine', 7, collection => 'datasets')")
+    assert command("doctor.py", "--json").code == 0
+
+
 def test_an_interrupt_leaves_nothing_behind(
     command: Command, owner: Connection, connect: Callable[..., Connection], database_url: SecretStr
 ) -> None:
