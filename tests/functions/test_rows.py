@@ -184,15 +184,13 @@ def test_rows_are_released_when_no_text_can_be_embedded(
     assert state(row) == PENDING
 
 
-def test_another_model_is_refused_by_both_names(
+def test_a_row_whose_model_has_no_provider_is_an_error_of_the_settings(
     keyed: httpx.Client, insert: Insert, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     work = Collection(database, "music_knowledge")
     work.register_embedding_model(EmbeddingModel("another", "fake", 16), use=True)
     answer = keyed.post("/api/upsert-embeddings", json={"rows": [{"id": insert("a")}]})
-    assert answer.status_code == 422
-    assert "another" in answer.json()["error"]["message"]
-    assert "fake" in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "configuration")
     assert not any("t\nc" in text for text in provider.wire.texts)
 
 
