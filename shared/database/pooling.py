@@ -42,8 +42,7 @@ def find_pooling(url: SecretStr, connection: Connection) -> Pooling:
         return Pooling.SESSION
     with closing(second):
         for _ in range(_LOOKS):
-            # Twice, because a pooler that uses its server processes in turn could always give both clients the same two.
-            if any(_server_process(connection) != first for _ in range(2)):
+            if _server_process(connection) != first:
                 return Pooling.TRANSACTION
             theirs = _server_process(second)
             if theirs is None:

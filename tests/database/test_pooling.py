@@ -1,11 +1,14 @@
 """The mode of a pooler is found without a setting, a lock or a statement that stays behind."""
 
+from contextlib import ExitStack
+from typing import Any
+
 import pytest
 from pydantic import SecretStr
 
 from shared.database import pooling
 from shared.database.pooling import Pooling, find_pooling
-from shared.database.postgres import connect
+from shared.database.postgres import Connection, connect
 from shared.errors import DatabaseBusy
 from tests.pgbouncer import PgBouncer
 from tests.postgres_cluster import Cluster
@@ -31,6 +34,22 @@ def test_transaction_mode(cluster: Cluster, database_url: SecretStr, settings: d
         with connect(url) as one, connect(url) as other, one.transaction(), other.transaction():
             one.execute("select 1")
             other.execute("select 1")
+        assert found(url) == Pooling.TRANSACTION
+
+
+def test_transaction_mode_where_another_program_takes_the_process(
+    cluster: Cluster, database_url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PgBouncer(cluster.url("postgres"), "transaction") as pooled, ExitStack() as others:
+        url = pooled.url(database_url)
+
+        def connect_after_another(*arguments: Any, **options: Any) -> Connection:
+            other = others.enter_context(connect(url))
+            others.enter_context(other.transaction())
+            other.execute("select 1")
+            return connect(*arguments, **options)
+
+        monkeypatch.setattr(pooling, "connect", connect_after_another)
         assert found(url) == Pooling.TRANSACTION
 
 
