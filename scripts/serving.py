@@ -13,6 +13,8 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 
 START_SECONDS = 120.0
+# A model that is still loading ends first, which takes long on a busy machine.
+STOP_SECONDS = 90.0
 # Without periodic backfills (0: never) the server ends as soon as it gets the signal.
 FUNCTIONS = (sys.executable, "-m", "functions.local", "--drain-minutes", "0")
 
@@ -39,7 +41,7 @@ def serving(
         yield url, server
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(STOP_SECONDS)
 
 
 def answers(url: str) -> bool:
