@@ -100,8 +100,8 @@ class ConfigurationError(AppError, code="configuration"):
     """The settings are incomplete or contradict each other."""
 
 
-class UnknownProvider(ConfigurationError):
-    """The model is registered with a provider that is none of this program's."""
+class UnknownProvider(ConfigurationError, code="unknown_provider"):
+    """No provider of this program makes the vectors of the model; another program does."""
 
 
 class Interrupted(AppError, code="interrupted", status=503):
