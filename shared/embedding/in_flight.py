@@ -8,7 +8,7 @@ from shared.models import ClaimedRow
 
 @dataclass(slots=True)
 class InFlight:
-    """The rows that a run holds. Each text is sent once: other rows with an equal text wait for its vector."""
+    """The rows that a run holds. Rows with an equal `text_hash` may share a vector: the first is sent, the others wait."""
 
     # The ids of the rows.
     held: set[str] = field(default_factory=set)

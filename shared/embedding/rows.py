@@ -182,8 +182,9 @@ class _Call:
         return [row for row_id, row in claimed.items() if row_id not in wrong]
 
     def _ask_provider(self, rows: list[ClaimedRow]) -> None:
-        """Embed and save these rows; equal texts are sent once."""
-        texts = list(dict.fromkeys(row.text for row in rows))
+        """Embed and save these rows; a text is sent once for all rows that may share its vector."""
+        shared = {row.text_hash: row.text for row in rows}
+        texts = list(shared.values())
         answer = self.provider.embed(
             texts,
             registered=self.registered,
@@ -192,9 +193,9 @@ class _Call:
             retry=None if self.deadline is None else REQUEST_RETRIES,
             deadline=self.deadline,
         )
-        place = {text: index for index, text in enumerate(texts)}
-        good = [row for row in rows if place[row.text] not in answer.errors]
-        bad = [(row, answer.errors[place[row.text]]) for row in rows if place[row.text] in answer.errors]
+        place = {text_hash: index for index, text_hash in enumerate(shared)}
+        good = [row for row in rows if place[row.text_hash] not in answer.errors]
+        bad = [(row, answer.errors[place[row.text_hash]]) for row in rows if place[row.text_hash] in answer.errors]
         if bad:
             failures = [(row.row_id, error.message, isinstance(error, ProviderInputRejected)) for row, error in bad]
             self.work.fail_embeddings(failures)
@@ -203,7 +204,7 @@ class _Call:
                 self.failures[self.asked_as[row.row_id]] = error.message
                 self.refused.add(self.asked_as[row.row_id])
         if good:
-            vectors = answer.vectors[[place[row.text] for row in good]]
+            vectors = answer.vectors[[place[row.text_hash] for row in good]]
             saved, stale = self.work.save_embeddings(self.registered.name, good, vectors)
             self.held.difference_update(row.row_id for row in good)
             self.updated += saved

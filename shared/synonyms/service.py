@@ -55,14 +55,15 @@ class SynonymService:
 
     def get(self, tag_type: str, tag_name: str, caller: Caller = ANON) -> dict[str, Any]:
         """The active synonyms of a tag, by its name in any spelling. Raises NotFound."""
-        key = cache_key(self._store.synonyms_version(), caller, "get", tag_type, tag_name)
-        known = self._cache.get(key)
+        key = self._cache_key(caller, "get", tag_type, tag_name)
+        known = None if key is None else self._cache.get(key)
         if known is None:
             rows = self._database.as_caller(caller).call(
                 "search_mir_synonyms_by_tag", {"tag_type": tag_type, "tag_name": tag_name}
             )
             known = {"row": rows[0] if rows else None}
-            self._cache.put(key, known)
+            if key is not None:
+                self._cache.put(key, known)
         if known["row"] is None:
             raise NotFound(f"there are no synonyms for the {tag_type} {tag_name!r}")
         row: dict[str, Any] = known["row"]
@@ -72,17 +73,22 @@ class SynonymService:
         """Find tags by common words for them, in English or French. Raises the errors of SearchService.search."""
         started = time.perf_counter()
         # The version is read before the search, so an answer is never cached under a version newer than its data.
-        key = cache_key(self._store.synonyms_version(), caller, "search", query, tag_type, limit)
-        known = self._cache.get(key)
+        key = self._cache_key(caller, "search", query, tag_type, limit)
+        known = None if key is None else self._cache.get(key)
         cached = known is not None
         if known is None:
             filters = {"tag_type": tag_type} if tag_type else {}
             found = self._search.search(COLLECTION, query, match_count=limit, filters=filters, caller=caller)
             known = {"hits": [hit.as_dict() | {"id": int(hit.id)} for hit in found.hits], "degraded": found.degraded}
-            if not found.degraded:
+            if key is not None and not found.degraded:
                 self._cache.put(key, known)
         took_ms = round((time.perf_counter() - started) * 1000, 1)
         return SynonymHits(known["hits"], known["degraded"], cached, took_ms)
+
+    def _cache_key(self, caller: Caller, *question: object) -> str | None:
+        """The key of a cached answer; None for a caller who may not see every row, whose answers are not cached."""
+        version = self._store.synonyms_version(caller.role)
+        return None if version is None else cache_key(version, caller, *question)
 
     def embed(self, row: dict[str, Any]) -> dict[str, Any]:
         """Embed synonyms that were just written; returns them. If that fails or takes too long they stay pending."""
@@ -97,8 +103,8 @@ def cache_key(version: str, caller: Caller, *question: object) -> str:
     After a change of tags or synonyms the version is another one, so an older answer is never found again, in any
     process.
     """
-    # Row level security may show each caller something else. The token is part of the key because the database may be
-    # the one that verifies it: a token with the same claims and a forged signature must not find the answer.
+    # The token is part of the key because the database may be the one that verifies it: a token with the same claims and
+    # a forged signature must not find the answer.
     token = None if caller.token is None else hashlib.sha256(caller.token.encode("utf-8", "surrogatepass")).hexdigest()
     who = [caller.role, dict(caller.claims), token]
     parts = orjson.dumps([version, who, list(question)], option=orjson.OPT_SORT_KEYS, default=str)

@@ -24,9 +24,13 @@ class SynonymStore:
 
     database: Database
 
-    def synonyms_version(self) -> str:
-        """A value that changes with every change of tags and synonyms; it is part of the keys of cached answers."""
-        return str(self._call("synonyms_version")[0])
+    def synonyms_version(self, role: str) -> str | None:
+        """A value that changes with every change of tags and synonyms; it is part of the keys of cached answers.
+
+        None if this role does not see every row: its answers are not cached, because a policy may change at any time.
+        """
+        found = self._call("synonyms_version", caller=role)
+        return found[0] if found else None
 
     def create_synonyms(self, tag_type: str, synonyms: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Write a tag's synonyms; inactive ones are replaced. `options`: tag_id or tag_name, and confidence.

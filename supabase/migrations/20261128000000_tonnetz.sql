@@ -117,10 +117,14 @@ create table embedding.collections (
   preparing boolean not null default false,
   prepared_to text,
   vectors_unchecked boolean not null default false,
+  reuse text not null default 'all',
+  -- New for each tracking, so that a hash that was written while the table was not tracked is not taken for a worker's.
+  reuse_mark bytea not null default substring(uuid_send(gen_random_uuid()) for 6),
+  client_vectors boolean not null default false,
   created_at timestamptz not null default now()
 );
 comment on table embedding.collections is
-  'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed; preparing: a backfill has yet to read the rows that a large table had when it was tracked, in the order of their keys; prepared_to is the last key that was read; vectors_unchecked: rows after it may have the vector of an earlier text, because the table was tracked before.';
+  'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed; preparing: a backfill has yet to read the rows that a large table had when it was tracked, in the order of their keys; prepared_to is the last key that was read; vectors_unchecked: rows after it may have the vector of an earlier text, because the table was tracked before; reuse: which rows with equal texts share a vector (all, none, or those with the same value of this column); reuse_mark: part of the embedding_hash of a vector that a worker stored; client_vectors: anon and authenticated may write vectors.';
 revoke all on embedding.models, embedding.collections from public, anon, authenticated;
 grant select, insert, update, delete on embedding.models to service_role;
 grant select on embedding.collections to service_role;
@@ -132,7 +136,7 @@ grant update (model, retiring_models, preparing, prepared_to, vectors_unchecked)
 create view embedding.tracked_tables with (security_invoker = true) as
 select
   c.id, c.name, t.source, c.key_column, c.key_type, c.model, c.retiring_models, c.text_config, c.max_attempts, c.preparing, c.prepared_to,
-  c.created_at
+  c.reuse, c.reuse_mark, c.client_vectors, c.created_at
 from embedding.collections c
 cross join lateral (
   select g.tgrelid::regclass as source
@@ -150,7 +154,7 @@ revoke all on embedding.tracked_tables from public, anon, authenticated;
 grant select on embedding.tracked_tables to service_role;
 
 -- force_generic_plan: without it the queue functions, which use force_custom_plan, would have this query planned at every call.
-create function embedding.get_collection(collection text)
+create function embedding.get_collection(collection text, check_owner boolean default true)
 returns embedding.tracked_tables
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
@@ -163,10 +167,13 @@ begin
             hint = format('Tracked collections: %s. Track a table with track_embeddings(''table_name'').',
               coalesce((select string_agg(c.name, ', ' order by c.name) from embedding.tracked_tables c), 'none'));
   end if;
+  if check_owner then
+    perform embedding.check_ownership(found_collection.source);
+  end if;
   return found_collection;
 end;
 $$;
-comment on function embedding.get_collection is 'The collection of that name. Raises an error that lists the tracked ones if there is none.';
+comment on function embedding.get_collection is 'The collection of that name. Raises an error that lists the tracked ones if there is none, or if its table has an owner that is not trusted.';
 revoke all on function embedding.get_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.get_collection to service_role;
 
@@ -237,7 +244,7 @@ returns bytea language sql immutable strict parallel safe set search_path = pg_c
   select sha256(convert_to(document, 'UTF8'))
 $$;
 comment on function embedding.text_hash is
-  'Identifies a text. Texts with equal hashes share a vector, so the hash must resist collisions made on purpose: SHA-256.';
+  'Identifies a text. Texts with equal hashes share a vector, so the hash must resist collisions made on purpose: SHA-256. It is the first 32 bytes of embedding_hash.';
 revoke all on function embedding.text_hash from public, anon, authenticated, service_role;
 grant execute on function embedding.text_hash to service_role;
 
@@ -256,7 +263,26 @@ comment on function embedding.error_scope is
 revoke all on function embedding.error_scope from public, anon, authenticated, service_role;
 grant execute on function embedding.error_scope to service_role;
 
-create function embedding.error_reason(state text, message text, document jsonb)
+create function embedding.row_values(document anyelement)
+returns text[] language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  found_values text[];
+begin
+  -- concat calls the output functions of the types. to_jsonb would also call casts, which the owner of a type can create.
+  execute format('select array[%s]', (
+    select string_agg(format('concat(($1).%I)', a.attname), ', ')
+    from pg_type t
+    join pg_attribute a on a.attrelid = t.typrelid
+    where t.oid = pg_typeof(document) and a.attnum > 0 and not a.attisdropped and a.attname not in ('embedding', 'fts')
+  )) into found_values using document;
+  return found_values;
+end;
+$$;
+comment on function embedding.row_values is 'The values of a row as texts, without its vector and fts.';
+revoke all on function embedding.row_values from public, anon, authenticated, service_role;
+grant execute on function embedding.row_values to service_role;
+
+create function embedding.error_reason(state text, message text, row_values text[])
 returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   -- PostgreSQL quotes the value that it could not parse.
@@ -265,7 +291,7 @@ declare
 begin
   -- An error of the user's own code may quote values of the row.
   for held in
-    select v.value from jsonb_each_text(document - array['embedding', 'fts']) v
+    select v.value from unnest(row_values) v (value)
     where char_length(v.value) > 3 order by char_length(v.value) desc
   loop
     reason := replace(reason, held, '...');
@@ -286,7 +312,7 @@ exception
     if embedding.error_scope(sqlstate) = 'passing' then
       raise;
     end if;
-    error := 'embedding.document_text: ' || embedding.error_reason(sqlstate, sqlerrm, to_jsonb(document));
+    error := 'embedding.document_text: ' || embedding.error_reason(sqlstate, sqlerrm, embedding.row_values(document));
     state := sqlstate;
 end;
 $$;
@@ -301,9 +327,14 @@ create function embedding.collection_error(c embedding.tracked_tables)
 returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   readable boolean;
+  problem constant text := embedding.ownership_error(c.source);
 begin
+  if problem is not null then
+    return rtrim(problem, ';');
+  end if;
   begin
-    execute format('select s.%I = null::%s, s.embedding, s.embedding_model, s.embedding_hash from %s s limit 0', c.key_column, c.key_type, c.source);
+    execute format('select s.%I = null::%s, s.embedding, s.embedding_model, s.embedding_hash%s from %s s limit 0', c.key_column, c.key_type,
+      case when c.reuse not in ('all', 'none') then format(', s.%I', c.reuse) end, c.source);
   exception
     when others then
       if embedding.error_scope(sqlstate) <> 'table' then
@@ -367,6 +398,7 @@ declare
   safe constant text := 'embedding.try_document_text(s.*)';
   result record;
 begin
+  perform embedding.check_ownership(c.source);
   begin
     execute format(statement, variadic names || fast || parts) into result using c, arguments;
   exception
@@ -384,6 +416,52 @@ comment on function embedding.read_table is
   'Runs a statement that reads the texts of a whole table and returns one row. In the statement %1$I is the key, %2$s the table (alias s), %3$s the text of a row (alias t: text, error), %4$s and later are parts; $1 is the collection, $2 the arguments.';
 revoke all on function embedding.read_table from public, anon, authenticated, service_role;
 grant execute on function embedding.read_table to service_role;
+
+-- 14_ownership.sql
+
+-- The triggers of a tracked table and track_embeddings run with the rights of the owner of these functions, and they run code of
+-- others: the table's triggers, policies and generated columns, and document_text. The owners of that code must have these
+-- rights already, or they would gain them.
+create function embedding.ownership_error(source regclass)
+returns text language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+  held record;
+begin
+  select t.relowner as table_owner, d.proowner as text_owner, f.proowner as owner into held
+  from pg_class t
+  cross join pg_proc f
+  left join pg_proc d
+    on d.proname = 'document_text' and d.pronamespace = f.pronamespace and d.proargtypes = t.reltype::text::oidvector
+  where t.oid = source and f.oid = to_regproc('embedding.check_vectors');
+  if not pg_has_role(held.table_owner, held.owner, 'usage') then
+    return format('%1$s belongs to %2$s, who would gain the rights of %3$s, the owner of the functions: alter table %1$s owner to %3$s;',
+      source, held.table_owner::regrole, held.owner::regrole);
+  elsif not pg_has_role(held.text_owner, held.owner, 'usage') then
+    return format('embedding.document_text(%1$s) belongs to %2$s, who would gain the rights of %3$s, the owner of the functions: alter function embedding.document_text(%1$s) owner to %3$s;',
+      source, held.text_owner::regrole, held.owner::regrole);
+  end if;
+  return null;
+end;
+$$;
+comment on function embedding.ownership_error is
+  'Why a table cannot be tracked: it, or its document_text, belongs to a role without the rights of the owner of these functions. Null if it can.';
+revoke all on function embedding.ownership_error from public, anon, authenticated, service_role;
+grant execute on function embedding.ownership_error to service_role;
+
+create function embedding.check_ownership(source regclass)
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  problem constant text := embedding.ownership_error(source);
+begin
+  if problem is not null then
+    raise exception '%', problem
+      using errcode = '55000', hint = 'Or apply the migrations as the owner of your tables, or stop tracking the table: select untrack_embeddings(''...'');';
+  end if;
+end;
+$$;
+comment on function embedding.check_ownership is 'Raises the error of ownership_error.';
+revoke all on function embedding.check_ownership from public, anon, authenticated, service_role;
+grant execute on function embedding.check_ownership to service_role;
 
 -- 20_queue.sql
 
@@ -547,6 +625,21 @@ comment on function public.claim_embeddings is
 revoke all on function public.claim_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.claim_embeddings to service_role;
 
+-- A claim returns text_hash with a suffix, and a save stores it with the vector. Rows with equal hashes share a vector.
+create function embedding.hash_suffix(c embedding.tracked_tables)
+returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('%L::bytea', c.reuse_mark) || case when c.reuse = 'all' then '' else
+    format(' || substring(sha256(convert_to(%s, ''UTF8'')) for 10)', case
+      when c.reuse = 'none' then format('concat(''row '', s.%I)', c.key_column)
+      -- A row without a value shares with no other.
+      else format('case when s.%2$I is null then concat(''row '', s.%1$I) else concat(''value '', s.%2$I) end', c.key_column, c.reuse)
+    end) end
+$$;
+comment on function embedding.hash_suffix is
+  'SQL for the bytes that follow the hash of a text in embedding_hash, for a row s: the mark of a vector that a worker stored, then a hash of the rows that may share it (none: of the row itself).';
+revoke all on function embedding.hash_suffix from public, anon, authenticated, service_role;
+grant execute on function embedding.hash_suffix to service_role;
+
 create function embedding.lease_next_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz, safely boolean)
 returns table (row_id text, text text, text_hash text, attempts integer)
 language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
@@ -561,7 +654,7 @@ begin
       order by q.available_at limit $3 for update skip locked
     ),
     document as materialized (
-      select h.row_id, h.attempts, %4$s
+      select h.row_id, h.attempts, %6$s as suffix, %4$s
       from head h
       left join %2$s s on s.%1$I = h.row_id::%3$s
       %5$s
@@ -588,16 +681,16 @@ begin
       set leased_at = $2, available_at = $2 + $4, attempts = q.attempts + 1
       from document d
       where q.collection_id = $1 and q.row_id = d.row_id and d.text is not null and d.attempts < 4 * $6
-      returning q.row_id, q.attempts, d.text
+      returning q.row_id, q.attempts, d.text, d.suffix
     )
-    select l.row_id, l.text, encode(embedding.text_hash(l.text), 'hex'), l.attempts
+    select l.row_id, l.text, encode(embedding.text_hash(l.text) || l.suffix, 'hex'), l.attempts
     from leased l
   $sql$, c.key_column, c.source, c.key_type, case
     when safely then 't.text, t.error'
     else format('case when %s then embedding.document_text(s.*) end as text, null::text as error', is_pending)
   end, case
     when safely then format('left join lateral (select d.* from embedding.try_document_text(s.*) d where %s offset 0) t on true', is_pending)
-  end)
+  end, embedding.hash_suffix(c))
   using c.id, present, wanted, lease, c.model, c.max_attempts;
 end;
 $$;
@@ -627,7 +720,7 @@ begin
         k.row_id,
         -- null: there is no such row
         s.embedding is not null and s.embedding_model = $4 as embedded,
-        t.text, t.error, t.state,
+        t.text, t.error, t.state, %4$s as suffix,
         -- A webhook that is sent at each save would otherwise claim this row by its key for ever.
         (s.embedding is null or s.embedding_model is distinct from $4) and exists (
           select from embedding.queue q
@@ -676,13 +769,13 @@ begin
         else 'claimed'
       end,
       case when not d.cleared then d.text end,
-      encode(embedding.text_hash(d.text), 'hex'),
+      encode(embedding.text_hash(d.text) || d.suffix, 'hex'),
       l.attempts
     from asked a
     left join document d on d.row_id = a.row_id
     left join leased l on l.row_id = a.row_id
     order by a.place
-  $sql$, c.key_column, c.source, c.key_type) using c.id, c.key_type, row_ids, c.model, clock_timestamp(), lease, c;
+  $sql$, c.key_column, c.source, c.key_type, embedding.hash_suffix(c)) using c.id, c.key_type, row_ids, c.model, clock_timestamp(), lease, c;
 exception
   when others then
     perform embedding.concerns_rows(c, sqlstate, sqlerrm);
@@ -825,9 +918,9 @@ begin
     locked as materialized (
       select
         s.%1$I as key, i.row_id, i.text_hash, i.embedding,
-        embedding.text_hash(embedding.document_text(s.*)) = i.text_hash as fresh,
+        embedding.text_hash(embedding.document_text(s.*)) = substring(i.text_hash for 32) as fresh,
         -- True if another worker saved the row after this worker's lease had expired.
-        s.embedding_hash = i.text_hash and s.embedding_model = $4 as saved_before,
+        substring(s.embedding_hash for 32) = substring(i.text_hash for 32) and s.embedding_model = $4 as saved_before,
         -- Read before the update: the table's trigger removes the row from the queue once it has its vector.
         coalesce((select q.attempts from embedding.queue q where q.collection_id = $5 and q.row_id = i.row_id), 0) as attempts
       from incoming i
@@ -850,7 +943,7 @@ begin
   -- on the vector stand outside of WHERE, where the planner could choose the index on embedding_hash and read all of it.
   execute format($sql$
     select coalesce(array_agg(i.row_id)
-      filter (where s.embedding_hash = i.text_hash and s.embedding_model = $3 and s.embedding is not null), '{}')
+      filter (where substring(s.embedding_hash for 32) = substring(i.text_hash for 32) and s.embedding_model = $3 and s.embedding is not null), '{}')
     from unnest($1, $2) as i(row_id, text_hash)
     join %2$s s on s.%1$I = i.row_id::%3$s
   $sql$, c.key_column, c.source, c.key_type) into kept using row_ids, text_hashes, model;
@@ -877,7 +970,7 @@ declare
   failed_with text;
   reason text;
   entry record;
-  document jsonb;
+  row_values text[];
 begin
   begin
     return embedding.write_batch(c, model, row_ids, text_hashes, vectors);
@@ -899,8 +992,8 @@ begin
         if not embedding.concerns_rows(c, sqlstate, sqlerrm) then
           raise;
         end if;
-        execute format('select to_jsonb(s.*) from %s s where s.%I = $1::%s', c.source, c.key_column, c.key_type) into document using entry.row_id;
-        reason := 'the vector could not be written: ' || embedding.error_reason(sqlstate, sqlerrm, document);
+        execute format('select embedding.row_values(s.*) from %s s where s.%I = $1::%s', c.source, c.key_column, c.key_type) into row_values using entry.row_id;
+        reason := 'the vector could not be written: ' || embedding.error_reason(sqlstate, sqlerrm, row_values);
         perform embedding.refuse_rows(c, array[entry.row_id],
           array[(select q.attempts from embedding.queue q where q.collection_id = c.id and q.row_id = entry.row_id)],
           array[reason]);
@@ -990,6 +1083,10 @@ declare
   hashes bytea[];
   vectors extensions.vector[];
 begin
+  -- Only a vector that a worker stored is copied. Where clients may write vectors, its mark could have been copied.
+  if c.reuse = 'none' or c.client_vectors then
+    return '{}';
+  end if;
   -- Skip rows that another transaction has locked: it may wait for the queue entries that this claim has locked (a deadlock).
   begin
     execute format($sql$
@@ -999,6 +1096,8 @@ begin
         cross join lateral (
           select s.embedding, s.embedding_hash from %2$s s
           where s.embedding_hash = decode(v.text_hash, 'hex') and s.embedding_model = $3 and s.embedding is not null
+            -- The column of reuse may have changed since the save.
+            and substring(s.embedding_hash from 33) = %4$s
           limit 1
         ) d
       ),
@@ -1010,7 +1109,7 @@ begin
         for no key update of s skip locked
       )
       select array_agg(l.row_id), array_agg(l.embedding_hash), array_agg(l.embedding) from locked l
-    $sql$, c.key_column, c.source, c.key_type) into known, hashes, vectors using row_ids, text_hashes, model;
+    $sql$, c.key_column, c.source, c.key_type, embedding.hash_suffix(c)) into known, hashes, vectors using row_ids, text_hashes, model;
   exception
     when others then
       perform embedding.concerns_rows(c, sqlstate, sqlerrm);
@@ -1385,7 +1484,7 @@ begin
         n.%1$I as key,
         t.text_hash,
         n.embedding is not null and t.text_hash is not null and case
-          when n.embedding_hash is distinct from o.embedding_hash then n.embedding_hash = t.text_hash
+          when n.embedding_hash is distinct from o.embedding_hash then substring(n.embedding_hash for 32) = t.text_hash
           when o.embedding is null or n.embedding operator(extensions.<>) o.embedding
             or n.embedding_model is distinct from o.embedding_model then true
           -- The vector is older than the tracking of the table: it stays if the text has not changed.
@@ -1395,7 +1494,7 @@ begin
       left join %3$s o on o.%1$I = n.%1$I
       cross join lateral (select embedding.text_hash(embedding.document_text(row(n.*)::%2$s)) as text_hash) t
       where (n.embedding is not null
-          and (t.text_hash is null or n.embedding_hash is distinct from t.text_hash or n.embedding_model is null))
+          and (t.text_hash is null or substring(n.embedding_hash for 32) is distinct from t.text_hash or n.embedding_model is null))
          or (n.embedding is null and (n.embedding_model is not null or n.embedding_hash is not null))
     ) fix
     where s.%1$I = fix.key
@@ -1426,10 +1525,20 @@ begin
   if pg_my_temp_schema() <> 0 then
     perform embedding.check_session();
   end if;
-  select c.id, c.name, c.key_column, c.model, m.dimensions into collection
+  select
+    c.id, c.name, c.key_column, c.model, m.dimensions,
+    pg_has_role(t.relowner, current_user, 'usage') and pg_has_role(d.proowner, current_user, 'usage') is not false as trusted
+  into collection
   from embedding.collections c
+  cross join pg_class t
   left join embedding.models m on m.name = c.model
-  where c.id = tg_argv[0]::integer;
+  left join pg_proc d
+    on d.proname = 'document_text' and d.pronamespace = 'embedding'::regnamespace and d.proargtypes = t.reltype::text::oidvector
+  where c.id = tg_argv[0]::integer and t.oid = source;
+  -- The owner may have changed since the table was tracked.
+  if not collection.trusted then
+    perform embedding.check_ownership(source);
+  end if;
   perform embedding.check_columns(source, collection.key_column);
 
   if tg_op = 'INSERT' and not exists (
@@ -1448,7 +1557,7 @@ begin
         coalesce(bool_or(case
           when n.embedding is null then n.embedding_model is not null or n.embedding_hash is not null
           else n.embedding_model is null
-            or (n.embedding_hash = embedding.text_hash(embedding.document_text(row(n.*)::%1$s))) is not true
+            or (substring(n.embedding_hash for 32) = embedding.text_hash(embedding.document_text(row(n.*)::%1$s))) is not true
         end), false) as stale
       from new_rows n
     $sql$, source) into work using collection.model, collection.dimensions;
@@ -1520,6 +1629,16 @@ declare
 begin
   if pg_my_temp_schema() <> 0 then
     perform embedding.check_session();
+  end if;
+  -- check_vectors checks the owners too, but after the statement, and a new owner of the table could disable it. The look-up
+  -- takes 6 microseconds a row; a caller with the rights of this function's owner, as in a bulk load, does not need it.
+  if not pg_has_role(case current_setting('role') when 'none' then session_user else current_setting('role') end, current_user, 'usage') then
+    perform from pg_proc d
+    where d.proname = 'document_text' and d.pronamespace = 'embedding'::regnamespace and d.proargtypes = pg_typeof(new)::oid::text::oidvector
+      and pg_has_role(d.proowner, current_user, 'usage');
+    if not found then
+      perform embedding.check_ownership(tg_relid);
+    end if;
   end if;
   -- PostgreSQL compiles a trigger function once for each trigger, so `new` has the row type of the tracked table, and the
   -- calls are planned once per session. EXECUTE would plan them for each row.
@@ -1756,7 +1875,7 @@ $$;
 comment on function embedding.add_columns is 'Adds the columns of the vectors, and fts with its trigger. No row is read.';
 revoke all on function embedding.add_columns from public, anon, authenticated, service_role;
 
-create function embedding.add_collection(source regclass, model text, config_name text)
+create function embedding.add_collection(source regclass, model text, config_name text, reuse text, client_vectors boolean)
 returns embedding.collections language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   key constant record := embedding.key_of(source);
@@ -1772,12 +1891,16 @@ begin
   -- A table that is already tracked keeps its collection, under the table's present name.
   update embedding.collections c
   set name = present_name, key_column = key.key_column, key_type = key.key_type,
-      model = coalesce(c.model, add_collection.model), text_config = config_name
+      model = coalesce(c.model, add_collection.model), text_config = config_name,
+      reuse = coalesce(add_collection.reuse, c.reuse), client_vectors = coalesce(add_collection.client_vectors, c.client_vectors),
+      -- Clients may have copied the former mark.
+      reuse_mark = case when c.client_vectors then substring(uuid_send(gen_random_uuid()) for 6) else c.reuse_mark end
   where c.id = (select t.id from embedding.tracked_tables t where t.source = add_collection.source)
   returning c.* into added;
   if not found then
-    insert into embedding.collections as c (name, key_column, key_type, model, text_config)
-    values (present_name, key.key_column, key.key_type, add_collection.model, config_name)
+    insert into embedding.collections as c (name, key_column, key_type, model, text_config, reuse, client_vectors)
+    values (present_name, key.key_column, key.key_type, add_collection.model, config_name,
+      coalesce(add_collection.reuse, 'all'), coalesce(add_collection.client_vectors, false))
     returning c.* into added;
   end if;
   -- The argument of the triggers, the collection's id, connects the collection with its table.
@@ -1789,6 +1912,14 @@ begin
     referencing old table as old_rows for each statement execute function embedding.dequeue_deleted(%L)', source, added.id);
   execute format('create or replace trigger embedding_dequeue_truncate after truncate on %s
     for each statement execute function embedding.dequeue_deleted(%L)', source, added.id);
+  -- Their names sort before embedding_check, so that they fire first.
+  execute format('drop trigger if exists embedding_api_insert on %1$s; drop trigger if exists embedding_api_update on %1$s', source);
+  if not added.client_vectors then
+    execute format('create trigger embedding_api_insert after insert on %s
+      referencing new table as new_rows for each statement execute function embedding.refuse_client_vectors()', source);
+    execute format('create trigger embedding_api_update after update on %s
+      referencing old table as old_rows new table as new_rows for each statement execute function embedding.refuse_client_vectors()', source);
+  end if;
   return added;
 end;
 $$;
@@ -1818,7 +1949,26 @@ $$;
 comment on function embedding.check_model_is_named is 'Raises an error for a table with vectors whose model is not known.';
 revoke all on function embedding.check_model_is_named from public, anon, authenticated, service_role;
 
-create function public.track_embeddings(source regclass, model text default null, text_config regconfig default 'english')
+create function embedding.check_reuse(source regclass, reuse text)
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if reuse not in ('all', 'none') and not exists (
+    select from pg_attribute a
+    where a.attrelid = source and a.attname = reuse and a.attnum > 0 and not a.attisdropped
+      and a.attname not in ('embedding', 'embedding_model', 'embedding_hash', 'fts')
+  ) then
+    raise exception 'reuse must be all, none or a column of %, not "%"', source, reuse
+      using errcode = '22023', hint = 'With a column, such as that of the tenant, only rows with the same value share the vector of equal texts.';
+  end if;
+end;
+$$;
+comment on function embedding.check_reuse is 'Refuses a value of reuse that is neither all nor none nor a column.';
+revoke all on function embedding.check_reuse from public, anon, authenticated, service_role;
+
+create function public.track_embeddings(
+  source regclass, model text default null, text_config regconfig default 'english', reuse text default null,
+  client_vectors boolean default null
+)
 returns text
 -- Security definer, because only the table's owner can add columns, indexes and triggers.
 -- client_min_messages: "if not exists" would print a notice for everything that the table already has.
@@ -1833,6 +1983,8 @@ begin
   -- All checks run before anything is added.
   perform embedding.check_session();
   perform embedding.check_table(source);
+  perform embedding.check_ownership(source);
+  perform embedding.check_reuse(source, reuse);
   if model is not null then
     perform embedding.check_width(source, model);
   end if;
@@ -1849,7 +2001,7 @@ begin
     -- A client that writes vectors, such as LangChain, does not know this column.
     execute format('alter table %s alter column embedding_model set default %L', source, model);
   end if;
-  collection := embedding.add_collection(source, model, config_name);
+  collection := embedding.add_collection(source, model, config_name, reuse, client_vectors);
   -- No row of a large table is read under this lock: a backfill prepares the rows in batches and builds the indexes.
   update embedding.collections c
   set preparing = true, prepared_to = null, vectors_unchecked = c.vectors_unchecked or tracked_before
@@ -1859,7 +2011,7 @@ begin
       execute format('create index if not exists %I on %s %s', index.name, source, index.columns);
     end loop;
     loop
-      select q.last_id into last_id from public.reconcile_embeddings(collection.name, null, 1000) q;
+      select q.last_id into last_id from public.reconcile_embeddings(collection.name, null::text, 1000) q;
       exit when last_id is null;
     end loop;
   end if;
@@ -1867,14 +2019,14 @@ begin
 end;
 $$;
 comment on function public.track_embeddings is
-  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. A table of more than 1 MB gets its columns and triggers at once; the next backfill builds the indexes and reads the rows, while the table is in use. Safe to repeat. Returns the collection''s name.';
+  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. A table of more than 1 MB gets its columns and triggers at once; the next backfill builds the indexes and reads the rows, while the table is in use. reuse: which rows share the vector of equal texts: all, none, or a column, whose value must be equal. client_vectors: anon and authenticated may write vectors. Safe to repeat: null keeps reuse and client_vectors as they are (at first all and false). Returns the collection''s name.';
 revoke all on function public.track_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.track_embeddings to service_role;
 
 create function public.untrack_embeddings(collection text)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  tracked embedding.tracked_tables := embedding.get_collection(collection);
+  tracked embedding.tracked_tables := embedding.get_collection(collection, check_owner => false);
   trigger_name name;
 begin
   perform embedding.lock_tracking(tracked.source);
@@ -1994,12 +2146,12 @@ begin
     set embedding_model = coalesce(s.embedding_model, $2),
         embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(s.*))),
         -- A table that was untracked may have been edited since then.
-        embedding = case when coalesce(s.embedding_hash = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
+        embedding = case when coalesce(substring(s.embedding_hash for 32) = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
           then s.embedding end
     from (
       select d.%1$I as key from %2$s d
       where d.%1$I = any ($1::%3$s[]) and case when d.embedding is null then false
-        else d.embedding_model is null or d.embedding_hash is distinct from embedding.text_hash(embedding.document_text(d.*)) end
+        else d.embedding_model is null or substring(d.embedding_hash for 32) is distinct from embedding.text_hash(embedding.document_text(d.*)) end
       order by d.%1$I for no key update
     ) found
     where s.%1$I = found.key
@@ -2197,7 +2349,8 @@ begin
       return true;
     end if;
   end loop;
-  for c in select t.* from embedding.tracked_tables t where embedding.has_pending_index(t.source) loop
+  for c in select t.* from embedding.tracked_tables t where embedding.has_pending_index(t.source) and embedding.ownership_error(t.source) is null
+  loop
     begin
       execute format($sql$
         select array_agg(k.key::text) from (
@@ -2270,6 +2423,49 @@ end;
 $$;
 comment on function embedding.lock_tracking is 'Waits for other sessions that track, untrack or prepare the table.';
 revoke all on function embedding.lock_tracking from public, anon, authenticated, service_role;
+
+-- 35_client_vectors.sql
+
+-- The vector of a row is found by searches of others, so the roles of end users may not choose it. This trigger runs as the
+-- role that writes: in a SECURITY DEFINER function of the application that is its owner, who may.
+create function embedding.refuse_client_vectors()
+returns trigger language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (current_user in ('anon', 'authenticated')
+    -- Another role that PostgREST switched to for a request.
+    or session_user = 'authenticator' and current_user = current_setting('role') and not pg_has_role(current_user, 'service_role', 'usage')
+  ) then
+    return null;
+  end if;
+  -- A vector may be removed, as triggers that clear it on each edit do. An unchanged one may be sent with the other columns.
+  if tg_op = 'INSERT' then
+    perform from new_rows n where n.embedding is not null or n.embedding_hash is not null limit 1;
+  else
+    -- Compared byte by byte, which needs no privilege on the schema extensions.
+    perform from new_rows n
+    where n.embedding is not null
+      and not exists (
+        select from old_rows o
+        where o.embedding_hash = n.embedding_hash and o.embedding_model = n.embedding_model
+          and record_image_eq(row(o.embedding), row(n.embedding)))
+      -- A vector that was there before the table was tracked has no hash until a backfill has prepared the table.
+      and not (n.embedding_hash is null and exists (
+        select from old_rows o
+        where o.embedding_hash is null and o.embedding_model is not distinct from n.embedding_model
+          and record_image_eq(row(o.embedding), row(n.embedding))))
+    limit 1;
+  end if;
+  if found then
+    raise exception 'role "%" may not write the columns embedding, embedding_model and embedding_hash of %', current_user, tg_relid::regclass
+      using errcode = '42501',
+            hint = format('Leave them out: the vector follows the text. If clients shall write vectors: select track_embeddings(%L, client_vectors => true);', tg_relid::regclass);
+  end if;
+  return null;
+end;
+$$;
+comment on function embedding.refuse_client_vectors is
+  'After an insert or update by anon, authenticated or another role of a request: refuses a vector, a model or a hash that the row did not have.';
+revoke all on function embedding.refuse_client_vectors from public, anon, authenticated, service_role;
 
 -- 39_samples.sql
 
@@ -2494,7 +2690,7 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
           case
             when t.error is not null then 'the vector cannot be compared with the text: ' || t.error
             when t.text is null then 'the row has a vector, but no text to embed'
-            when s.embedding_hash is distinct from embedding.text_hash(t.text) then 'the vector belongs to another text'
+            when substring(s.embedding_hash for 32) is distinct from embedding.text_hash(t.text) then 'the vector belongs to another text'
             when m.name is null then 'embedding_model is not a registered model'
             when extensions.vector_dims(s.embedding) <> m.dimensions then 'the vector does not have the width of its model'
           end as reason
@@ -3039,6 +3235,7 @@ declare
   secret_name constant text := tg_argv[2];
   key_column name;
   secret text;
+  key_value jsonb;
 begin
   select c.key_column into key_column from embedding.collections c where c.id = tg_argv[0]::integer;
   execute 'select s.decrypted_secret from vault.decrypted_secrets s where s.name = $1' into secret using secret_name;
@@ -3048,12 +3245,14 @@ begin
       case when key_column is null then 'its tracking' else 'the vault secret ' || secret_name end;
     return null;
   end if;
+  -- Only the key: to_jsonb of the row would call casts, which the owners of the columns' types can create.
+  execute format('select to_jsonb(($1).%I)', key_column) into key_value using new;
   -- pg_net sends the request in the background, after the commit.
   execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 30000)'
   using target,
     jsonb_build_object(
       'type', tg_op, 'table', tg_table_name, 'schema', tg_table_schema, 'old_record', null,
-      'record', jsonb_build_object(key_column, to_jsonb(new) -> key_column)),
+      'record', jsonb_build_object(key_column, key_value)),
     jsonb_build_object('Content-Type', 'application/json', 'x-webhook-secret', secret);
   return null;
 end;
@@ -3147,7 +3346,8 @@ begin
   create function embedding.document_text(document embedding.installation_check) returns text
   language sql stable set search_path = pg_catalog, pg_temp as $f$ select document.body $f$;
   grant execute on function embedding.document_text(embedding.installation_check) to service_role;
-  perform public.track_embeddings('embedding.installation_check');
+  -- All arguments with their types, so that no function of the same name in public fits as well.
+  perform public.track_embeddings('embedding.installation_check'::regclass, null::text, 'english'::regconfig, null::text, null::boolean);
 end;
 $$;
 comment on function embedding.create_installation_check is 'Creates and tracks the table of check_installation, which rolls it back.';
@@ -3269,7 +3469,7 @@ declare
 begin
   select v.* into vectors from embedding.sample_vectors(c) v;
   -- Without this index the look-up would read the whole table.
-  looks_up := vectors.models ? model and exists (
+  looks_up := vectors.models ? model and not c.client_vectors and exists (
     select from pg_index x
     join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
     where x.indrelid = c.source and a.attname = 'embedding_hash' and x.indisvalid);
@@ -3283,15 +3483,15 @@ begin
   select r.* into texts, characters, sample
   from embedding.read_table(c, $sql$
     with read as materialized (
-      select t.text as document, p.value as block, count(*) as rows
+      select t.text as document, %6$s as suffix, p.value as block, count(*) as rows
       from jsonb_each_text($2 -> 'places') p
       join %2$s s on s.%1$I = p.key::%4$s
       cross join lateral %3$s t
       where t.text is not null
-      group by 1, 2
+      group by 1, 2, 3
     ),
     found as materialized (
-      select r.document, count(*) as blocks, %5$s as held from read r group by r.document
+      select r.document, count(*) as blocks, %5$s as held from read r group by r.document, r.suffix
     ),
     counted as (
       select
@@ -3313,10 +3513,10 @@ begin
         else embedding.sample_queue(c, queued, texts_wanted) end),
     array[c.key_type, case when looks_up then $sql$exists (
       select from $sql$ || c.source::text || $sql$ s
-      where s.embedding_hash = embedding.text_hash(r.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+      where s.embedding_hash = embedding.text_hash(r.document) || r.suffix and s.embedding_model = $2 ->> 'model' and s.embedding is not null
       -- One look-up for each text. Without this line the planner may read the whole table once.
       offset 0
-    )$sql$ else 'false' end]) r (texts bigint, characters bigint, sample text[]);
+    )$sql$ else 'false' end, embedding.hash_suffix(c)]) r (texts bigint, characters bigint, sample text[]);
 exception
   when others then
     -- Raises the error that names the fix if no row can be read.
@@ -3345,7 +3545,7 @@ begin
   select r.* into rows, texts, characters, sample
   from embedding.read_table(c, $sql$
     with pending as (
-      select t.text as document
+      select t.text as document, %4$s as suffix
       from %2$s s cross join lateral %3$s t
       where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
         and not exists (
@@ -3355,12 +3555,13 @@ begin
     ),
     -- Equal texts are embedded once; texts that have a vector of this model in the table are not embedded again.
     payable as (
-      select distinct p.document
+      select distinct on (p.document, p.suffix) p.document
       from pending p
       where p.document is not null
         and not exists (
           select from %2$s s
-          where s.embedding_hash = embedding.text_hash(p.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+          where s.embedding_hash = embedding.text_hash(p.document) || p.suffix and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+            and not ($1).client_vectors
         )
     )
     select
@@ -3369,7 +3570,7 @@ begin
       coalesce(sum(char_length(t.document)), 0)::bigint,
       coalesce((select array_agg(x.document) from (select y.document from payable y limit ($2 ->> 'sample_size')::integer) x), '{}')
     from payable t
-  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size)) r (rows bigint, texts bigint, characters bigint, sample text[]);
+  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size), array[embedding.hash_suffix(c)]) r (rows bigint, texts bigint, characters bigint, sample text[]);
   return next;
 end;
 $$;

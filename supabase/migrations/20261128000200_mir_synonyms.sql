@@ -273,6 +273,7 @@ returns trigger
 -- The caller who writes a tag may lack the right to write synonyms.
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  perform embedding.check_ownership('public.mir_synonyms');
   if tg_op = 'TRUNCATE' then
     delete from public.mir_synonyms s where s.tag_type = tg_argv[0];
   elsif tg_op = 'DELETE' then
@@ -349,11 +350,15 @@ for each statement execute function embedding.note_synonym_change();
 
 insert into embedding.synonym_changes default values;
 
-create function public.synonyms_version()
+create function public.synonyms_version(caller text default null)
 returns text language sql stable security invoker set search_path = '' as $$
   select md5(string_agg(c.id::text, '' order by c.id)) from embedding.synonym_changes c
+  where caller is null or (
+    -- What the answers are made from.
+    select bool_and(embedding.sees_every_row(t.source, synonyms_version.caller::name))
+    from (values ('public.mir_synonyms'::regclass), ('public.genre_tags'), ('public.mood_tags')) t (source))
 $$;
-comment on function public.synonyms_version is 'The state of tags and synonyms. An answer of this version is valid.';
+comment on function public.synonyms_version is 'The state of tags and synonyms. An answer of this version is valid. With a caller, a role: null unless this role sees every row of them, so that no cached answer outlives a right.';
 revoke all on function public.synonyms_version from public, anon, authenticated, service_role;
 grant execute on function public.synonyms_version to service_role;
 

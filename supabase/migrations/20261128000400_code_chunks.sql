@@ -78,7 +78,7 @@ begin
   set path = excluded.path, content = excluded.content, language = coalesce(excluded.language, k.language), metadata = excluded.metadata,
       embedding = excluded.embedding, embedding_model = excluded.embedding_model, embedding_hash = excluded.embedding_hash
   -- An unchanged row is not written, so that its vector stays in the index.
-  where (k.path, k.content, k.metadata, k.embedding_model, k.embedding_hash)
+  where (k.path, k.content, k.metadata, k.embedding_model, substring(k.embedding_hash for 32))
       is distinct from (excluded.path, excluded.content, excluded.metadata, excluded.embedding_model, excluded.embedding_hash)
     or excluded.language is distinct from coalesce(excluded.language, k.language);
   get diagnostics stored = row_count;

@@ -94,12 +94,12 @@ begin
     set embedding_model = coalesce(s.embedding_model, $2),
         embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(s.*))),
         -- A table that was untracked may have been edited since then.
-        embedding = case when coalesce(s.embedding_hash = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
+        embedding = case when coalesce(substring(s.embedding_hash for 32) = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
           then s.embedding end
     from (
       select d.%1$I as key from %2$s d
       where d.%1$I = any ($1::%3$s[]) and case when d.embedding is null then false
-        else d.embedding_model is null or d.embedding_hash is distinct from embedding.text_hash(embedding.document_text(d.*)) end
+        else d.embedding_model is null or substring(d.embedding_hash for 32) is distinct from embedding.text_hash(embedding.document_text(d.*)) end
       order by d.%1$I for no key update
     ) found
     where s.%1$I = found.key
@@ -297,7 +297,8 @@ begin
       return true;
     end if;
   end loop;
-  for c in select t.* from embedding.tracked_tables t where embedding.has_pending_index(t.source) loop
+  for c in select t.* from embedding.tracked_tables t where embedding.has_pending_index(t.source) and embedding.ownership_error(t.source) is null
+  loop
     begin
       execute format($sql$
         select array_agg(k.key::text) from (

@@ -41,7 +41,8 @@ begin
   create function embedding.document_text(document embedding.installation_check) returns text
   language sql stable set search_path = pg_catalog, pg_temp as $f$ select document.body $f$;
   grant execute on function embedding.document_text(embedding.installation_check) to service_role;
-  perform public.track_embeddings('embedding.installation_check');
+  -- All arguments with their types, so that no function of the same name in public fits as well.
+  perform public.track_embeddings('embedding.installation_check'::regclass, null::text, 'english'::regconfig, null::text, null::boolean);
 end;
 $$;
 comment on function embedding.create_installation_check is 'Creates and tracks the table of check_installation, which rolls it back.';

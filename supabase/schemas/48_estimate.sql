@@ -40,7 +40,7 @@ declare
 begin
   select v.* into vectors from embedding.sample_vectors(c) v;
   -- Without this index the look-up would read the whole table.
-  looks_up := vectors.models ? model and exists (
+  looks_up := vectors.models ? model and not c.client_vectors and exists (
     select from pg_index x
     join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
     where x.indrelid = c.source and a.attname = 'embedding_hash' and x.indisvalid);
@@ -54,15 +54,15 @@ begin
   select r.* into texts, characters, sample
   from embedding.read_table(c, $sql$
     with read as materialized (
-      select t.text as document, p.value as block, count(*) as rows
+      select t.text as document, %6$s as suffix, p.value as block, count(*) as rows
       from jsonb_each_text($2 -> 'places') p
       join %2$s s on s.%1$I = p.key::%4$s
       cross join lateral %3$s t
       where t.text is not null
-      group by 1, 2
+      group by 1, 2, 3
     ),
     found as materialized (
-      select r.document, count(*) as blocks, %5$s as held from read r group by r.document
+      select r.document, count(*) as blocks, %5$s as held from read r group by r.document, r.suffix
     ),
     counted as (
       select
@@ -84,10 +84,10 @@ begin
         else embedding.sample_queue(c, queued, texts_wanted) end),
     array[c.key_type, case when looks_up then $sql$exists (
       select from $sql$ || c.source::text || $sql$ s
-      where s.embedding_hash = embedding.text_hash(r.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+      where s.embedding_hash = embedding.text_hash(r.document) || r.suffix and s.embedding_model = $2 ->> 'model' and s.embedding is not null
       -- One look-up for each text. Without this line the planner may read the whole table once.
       offset 0
-    )$sql$ else 'false' end]) r (texts bigint, characters bigint, sample text[]);
+    )$sql$ else 'false' end, embedding.hash_suffix(c)]) r (texts bigint, characters bigint, sample text[]);
 exception
   when others then
     -- Raises the error that names the fix if no row can be read.
@@ -116,7 +116,7 @@ begin
   select r.* into rows, texts, characters, sample
   from embedding.read_table(c, $sql$
     with pending as (
-      select t.text as document
+      select t.text as document, %4$s as suffix
       from %2$s s cross join lateral %3$s t
       where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
         and not exists (
@@ -126,12 +126,13 @@ begin
     ),
     -- Equal texts are embedded once; texts that have a vector of this model in the table are not embedded again.
     payable as (
-      select distinct p.document
+      select distinct on (p.document, p.suffix) p.document
       from pending p
       where p.document is not null
         and not exists (
           select from %2$s s
-          where s.embedding_hash = embedding.text_hash(p.document) and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+          where s.embedding_hash = embedding.text_hash(p.document) || p.suffix and s.embedding_model = $2 ->> 'model' and s.embedding is not null
+            and not ($1).client_vectors
         )
     )
     select
@@ -140,7 +141,7 @@ begin
       coalesce(sum(char_length(t.document)), 0)::bigint,
       coalesce((select array_agg(x.document) from (select y.document from payable y limit ($2 ->> 'sample_size')::integer) x), '{}')
     from payable t
-  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size)) r (rows bigint, texts bigint, characters bigint, sample text[]);
+  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size), array[embedding.hash_suffix(c)]) r (rows bigint, texts bigint, characters bigint, sample text[]);
   return next;
 end;
 $$;

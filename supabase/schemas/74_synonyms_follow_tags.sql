@@ -28,6 +28,7 @@ returns trigger
 -- The caller who writes a tag may lack the right to write synonyms.
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  perform embedding.check_ownership('public.mir_synonyms');
   if tg_op = 'TRUNCATE' then
     delete from public.mir_synonyms s where s.tag_type = tg_argv[0];
   elsif tg_op = 'DELETE' then

@@ -26,7 +26,7 @@ select public.track_embeddings('public.datasets');
 alter table public.datasets add column is_ready_for_search boolean generated always as (
   coalesce(
     embedding is not null
-    and embedding_hash = embedding.text_hash(embedding.dataset_text(title, description, enrichment_status, is_active)),
+    and substring(embedding_hash for 32) = embedding.text_hash(embedding.dataset_text(title, description, enrichment_status, is_active)),
     false)
 ) stored;
 

@@ -73,7 +73,7 @@ QUERIES: Mapping[str, str] = {
           {_grants("o.defaclacl", "r", "o.defaclrole")}
         from pg_default_acl o left join pg_namespace n on n.oid = o.defaclnamespace order by 1, 2, 3""",
     "collections": """
-        select to_jsonb(c) - 'created_at' from embedding.collections c order by c.name""",
+        select to_jsonb(c) - array['created_at', 'reuse_mark'] from embedding.collections c order by c.name""",
 }
 
 

@@ -20,7 +20,8 @@ from tests.postgres_cluster import Cluster
 ROWS = 100_000
 CLOSE = 0.1
 EMBED = (
-    "update big set embedding_model = 'fake', embedding_hash = embedding.text_hash(embedding.document_text(big.*)),"
+    "update big set embedding_model = 'fake', embedding_hash = embedding.text_hash(embedding.document_text(big.*))"
+    " || (select c.reuse_mark from embedding.collections c where c.name = 'big'),"
     " embedding = array_fill(1::float4, array[16])::extensions.vector"
 )
 

@@ -68,7 +68,7 @@ def test_tracking_twice_changes_nothing(owner: Connection, work: Collection, pro
     assert queued(owner, name) == set()
     assert own.verify_embeddings() == 0
     triggers = owner.execute("select count(*) from pg_trigger where tgrelid = 'notes'::regclass").fetchone()
-    assert triggers == (5,)
+    assert triggers == (7,)
 
 
 def test_an_untracked_table_keeps_its_vectors_and_has_no_triggers(

@@ -48,7 +48,7 @@ from tests.database.rows import Connection
         ),
         (
             "create table bad (id int primary key); alter table bad owner to service_role",
-            "service_role can create triggers",
+            "public.bad belongs to service_role",
         ),
         ("create table bad (id int primary key, body text)", r"there is no embedding\.document_text\(public\.bad\)"),
     ],

@@ -16,7 +16,7 @@ from tests.documents import blocks
 from tests.fake_provider import FakeProvider
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/your-own-table.md"
-TRACK, SEARCH, FILTER, PUBLISH, OWN_VECTORS, LANGUAGES, UNTRACK = (
+TRACK, SEARCH, FILTER, PUBLISH, OWN_VECTORS, CLIENT_VECTORS, REUSE, LANGUAGES, UNTRACK = (
     block.text for block in blocks(PAGE) if block.language == "sql"
 )
 
@@ -85,6 +85,10 @@ def test_a_table_can_use_its_own_vectors(owner: Connection, database: PostgresDa
         backfill(database, provider, BackfillOptions("pictures"))
     kept = owner.execute("select embedding_model, count(*) from pictures where embedding is not null group by 1")
     assert kept.fetchall() == [("my-clip", 1)]
+    rows(owner, CLIENT_VECTORS)
+    rows(owner, REUSE)
+    options = owner.execute("select client_vectors, reuse from embedding.collections where name = 'pictures'")
+    assert options.fetchall() == [(True, "none")]
 
 
 def test_several_languages(owner: Connection) -> None:

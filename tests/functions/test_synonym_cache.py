@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conftest import Connection
 from tests.functions.conftest import JWT_SECRET, token
@@ -60,3 +61,41 @@ def test_callers_do_not_see_each_others_answers(client: httpx.Client, owner: Con
     assert ask(client, "caribbean") == (False, [])
     assert client.get("/api/synonyms/genre/Zouk", headers=hers).status_code == 200
     assert client.get("/api/synonyms/genre/Zouk", headers=his).status_code == 404
+
+
+def test_an_answer_does_not_outlive_the_right_to_it(client: httpx.Client, owner: Connection) -> None:
+    """Policies, grants and the tables that a policy reads change no version."""
+    add_tag(owner, "Zouk")
+    write(client, "Zouk", "caribbean dance")
+    owner.execute(
+        "create table members (name text); grant select on members to anon; insert into members values ('all')"
+    )
+    owner.execute('drop policy "everyone reads" on mir_synonyms')
+    owner.execute("create policy members on mir_synonyms for select to anon using (exists (select from members))")
+    assert [ask(client, "caribbean") for _ in range(2)] == [(False, ["Zouk"]), (False, ["Zouk"])]
+    assert client.get("/api/synonyms/genre/Zouk").status_code == 200
+    owner.execute("delete from members")
+    assert ask(client, "caribbean") == (False, [])
+    assert client.get("/api/synonyms/genre/Zouk").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'alter policy "everyone reads" on mir_synonyms using (false)',
+        "create policy narrower on mir_synonyms as restrictive for select to anon using (false)",
+        "revoke select on mir_synonyms from anon",
+        'drop policy "everyone reads" on genre_tags',
+    ],
+)
+def test_an_answer_that_everybody_saw_is_not_given_once_they_may_not(
+    client: httpx.Client, owner: Connection, change: str
+) -> None:
+    add_tag(owner, "Zouk")
+    write(client, "Zouk", "caribbean dance")
+    assert [ask(client, "caribbean") for _ in range(2)] == [(False, ["Zouk"]), (True, ["Zouk"])]
+    assert client.get("/api/synonyms/genre/Zouk").status_code == 200
+    owner.execute(change)
+    assert client.get("/api/synonyms/genre/Zouk").status_code != 200
+    answer = client.post("/api/mir/synonyms/search", json={"query": "caribbean"}).json()
+    assert not answer.get("cached")

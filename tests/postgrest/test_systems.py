@@ -66,13 +66,13 @@ def test_synonyms_of_a_tag_are_requested_generated_and_found(
     service.embed(made)
     with pytest.raises(Conflict, match=rf"PUT /api/synonyms/{made['id']}"):
         store.create_synonyms("genre", {"search_terms": ["again"]}, tag_id=2)
-    before = store.synonyms_version()
+    before = store.synonyms_version("anon")
     with pytest.raises(Conflict, match="were changed at"):
         store.update_synonyms(made["id"], confidence=0.1, expected_updated_at="2020-01-01T00:00:00Z")
     assert (
         store.update_synonyms(made["id"], confidence=0.7, expected_updated_at=made["updated_at"])["confidence"] == 0.7
     )
-    assert store.synonyms_version() != before
+    assert store.synonyms_version("anon") != before
     found = service.search("cuban dance", tag_type="genre", caller=ANON)
     assert (found.hits[0]["tag_name"], found.degraded, found.cached) == ("Salsa", False, False)
     assert found.hits[0]["semantic_rank"] == 1
