@@ -30,8 +30,10 @@ def main() -> int:
     with ExitStack() as stack:
         url = arguments.url
         if url is None:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="tonnetz-screenshots-"))
-            url = stack.enter_context(serving_samples(Path(scratch)))
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tonnetz-screenshots-")))
+            # If root runs this, the user of the embedded database has to enter the folder.
+            scratch.chmod(0o711)
+            url = stack.enter_context(serving_samples(scratch))
         browser = stack.enter_context(open_browser())
         shoot_for_readme(browser, url)
         if not arguments.readme:
