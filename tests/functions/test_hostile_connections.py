@@ -127,10 +127,14 @@ def test_a_trailer_is_not_a_header(client: httpx.Client) -> None:
     trailer = f"Authorization: Bearer {API_KEY}\r\n".encode()
     for pause in (False, True):
         with connected(client) as connection:
-            connection.sendall(chunked)
+            rest = b"2\r\n{}\r\n0\r\n" + trailer + b"\r\n"
             if pause:
+                connection.sendall(chunked)
                 time.sleep(0.1)
-            connection.sendall(b"2\r\n{}\r\n0\r\n" + trailer + b"\r\n")
+                connection.sendall(rest)
+            else:
+                # In one packet: the trailer is parsed before the application sees the head.
+                connection.sendall(chunked + rest)
             assert answer(connection).startswith(b"HTTP/1.1 401 ")
 
 
