@@ -48,7 +48,8 @@ def is_superuser(owner: Connection) -> bool:
 
 def test_a_table_of_another_owner_is_refused_at_tracking(owner: Connection, app: Connection) -> None:
     owner.execute(DOCUMENT_TEXT)
-    app.execute("insert into app.docs values (1, 'hello')")
+    # More than 1 MB: tracking itself reads no row of such a table.
+    app.execute("insert into app.docs select n, repeat(md5(n::text), 40) from generate_series(1, 2000) n")
     make_trap(app)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
         owner.execute("set role service_role; select track_embeddings('app.docs')")
