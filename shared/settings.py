@@ -208,7 +208,7 @@ class Settings(BaseSettings):
 
 
 def _secrets_in(url: str) -> set[str]:
-    """The password of a URL, or its user if it has no password: that may be a key. As written and decoded."""
+    """The password of a URL, or the user of an http URL without a password: that may be a key. As written and decoded."""
     try:
         parts = urlsplit(url) if "://" in url else None
     except ValueError:
@@ -217,7 +217,7 @@ def _secrets_in(url: str) -> set[str]:
         return set()
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
     asked = {value for name, value in parse_qsl(parts.query) if "password" in name.lower()}
-    written = {password or user, *asked}
+    written = {password or (user if parts.scheme in ("http", "https") else ""), *asked}
     return {form for one in written for form in (one, unquote(one), unquote_plus(one)) if form}
 
 

@@ -118,6 +118,8 @@ def count(root: Path) -> dict[str, Found]:
     from tests.protocol_server import ProtocolServer
 
     with tempfile.TemporaryDirectory(prefix="tonnetz-walks-") as folder, ProtocolServer() as chat:
+        # If root runs this, the user of the embedded database has to enter the folder.
+        Path(folder).chmod(0o711)
         checkout = Checkout(root, Path(folder), chat.openai_url)
         checkout.trace("scripts/migrate.py", "--seed")
         checkout.trace("scripts/backfill.py")

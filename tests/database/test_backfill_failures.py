@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from shared.database import postgres
 from shared.database.postgres import PostgresDatabase
 from shared.embedding import backfill as service
 from shared.embedding.backfill import BackfillOptions, Progress, backfill
@@ -171,12 +172,11 @@ def test_a_run_survives_a_restart_of_the_database(
 def test_a_lasting_database_outage_ends_the_run_with_its_reason(
     cluster: Cluster,
     owner: Connection,
-    database: PostgresDatabase,
     run: Run,
     provider: FakeProvider,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    database._pool.timeout = 0.5
+    monkeypatch.setattr(postgres, "WAIT_FOR_CONNECTION", 0.5)
     monkeypatch.setattr(
         service, "DATABASE_RETRIES", RetryPolicy(max_attempts=3, max_seconds=3, base_wait=0.05, max_wait=0.1)
     )
