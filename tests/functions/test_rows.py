@@ -190,7 +190,7 @@ def test_a_row_whose_model_has_no_provider_is_an_error_of_the_settings(
     work = Collection(database, "music_knowledge")
     work.register_embedding_model(EmbeddingModel("another", "fake", 16), use=True)
     answer = keyed.post("/api/upsert-embeddings", json={"rows": [{"id": insert("a")}]})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "configuration")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "unknown_provider")
     assert not any("t\nc" in text for text in provider.wire.texts)
 
 

@@ -175,6 +175,7 @@ def test_a_search_uses_full_text_alone_when_the_provider_cannot_be_created(
     synonyms = {"tag_type": "genre", "tag_name": "Zouk", "synonyms": {"search_terms": ["caribbean dance"]}}
     assert client.post("/api/synonyms", json=synonyms, headers=KEYS).status_code == 201
     Collection(database, "mir_synonyms").register_embedding_model(EmbeddingModel("fake", "fake", 16), use=True)
+    owner.execute("update embedding.models set provider = 'onnx' where name = 'fake'")
     answer = client.get("/api/search/music_knowledge?q=harp").json()
     assert (answer["degraded"], [hit["id"] for hit in answer["hits"]]) == (True, [row])
     found = client.post("/api/mir/synonyms/search", json={"query": "caribbean"}).json()
