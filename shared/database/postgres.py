@@ -152,11 +152,17 @@ class _PostgresService(Database):
             values = [_adapted(value) for value in arguments.values()]
             if not any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
                 return connection.execute(_statement(self._preceded_by, function, names), values).set_result(-1)
-            # Like the single query above, the pipeline takes one round trip and one transaction.
-            with connection.pipeline(), connection.transaction():
-                for statement in self._preceded_by:
-                    connection.execute(statement)
-                return psycopg.Cursor(connection).execute(_statement((), function, names), values)
+            # Not psycopg's pipeline: it may send a Flush after its Sync, which has no answer, so that PgBouncer in
+            # transaction mode keeps the server's connection for this client.
+            try:
+                connection.execute("; ".join(("begin", *self._preceded_by)))
+                cursor = psycopg.Cursor(connection).execute(_statement((), function, names), values)
+                connection.execute("commit")
+            except psycopg.Error:
+                if not connection.closed:
+                    connection.rollback()
+                raise
+            return cursor
 
         return self.pool.rows(function, arguments, send)
 

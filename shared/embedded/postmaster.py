@@ -101,7 +101,7 @@ def wait_until_ready(directory: Path, pid: int, *, seconds: float) -> Postmaster
         found = _read(directory)
         if found is not None and found.pid == pid and found.ready:
             return found
-        if not _is_alive(pid):
+        if not is_alive(pid):
             raise DatabaseUnavailable(
                 f"the embedded database did not start{_reason(directory)}; "
                 "see the file log and the folder logs in TONNETZ_DATA_DIR/postgres"
@@ -124,7 +124,7 @@ def stop(directory: Path) -> None:
             os.kill(found.pid, how)
         deadline = time.monotonic() + _STOP_SECONDS
         while time.monotonic() < deadline:
-            if not _is_alive(found.pid):
+            if not is_alive(found.pid):
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -139,7 +139,8 @@ def _read(directory: Path) -> Postmaster | None:
         return None
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether the process runs. One that has ended and that its parent has not yet asked for its exit code does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -147,14 +148,13 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     with suppress(OSError):
-        # A process that has ended stays listed until its parent asks for its exit code.
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
 
 
 def _serves(pid: int, directory: Path) -> bool:
     """Whether this process is the server of the directory, and not another one with a reused process id."""
-    if pid <= 0 or not _is_alive(pid):
+    if pid <= 0 or not is_alive(pid):
         return False
     if sys.platform != "linux":
         listed = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)

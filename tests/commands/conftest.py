@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from tests.postgres_cluster import make_directory, remove
 from tests.unit.small_bert import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,12 +85,14 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command_with(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Command]]:
     """Make a Command for an environment; processes that still run at the end are killed."""
     made: list[Command] = []
+    # pytest's folders are closed to the user of a server that root starts.
+    data = make_directory("tonnetz-commands-")
 
     def make(**environment: str) -> Command:
         engine = {
             "EMBEDDING_PROVIDER": "onnx",
             "ONNX_MODEL": str(small_model),
-            "TONNETZ_DATA_DIR": str(tmp_path / "data"),
+            "TONNETZ_DATA_DIR": str(data / "data"),
         }
         made.append(Command(tmp_path, engine | environment))
         return made[-1]
@@ -97,6 +100,7 @@ def command_with(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Co
     yield make
     for command in made:
         command.close()
+    remove(data)
 
 
 @pytest.fixture

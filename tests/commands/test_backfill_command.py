@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from pydantic import SecretStr
@@ -180,12 +180,12 @@ def test_help_says_what_the_exit_codes_and_the_json_mean(command: Command) -> No
         assert word in result.stdout
 
 
-def test_reconcile_queues_rows_that_the_triggers_missed(owner: Connection, command: Command) -> None:
+@pytest.mark.parametrize("flags", [(), ("--reconcile",)])
+def test_rows_that_the_triggers_missed_are_embedded(owner: Connection, command: Command, flags: Sequence[str]) -> None:
     owner.execute("alter table music_knowledge disable trigger user")
     add(owner, *texts(3))
     owner.execute("alter table music_knowledge enable trigger user")
-    assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 0
-    assert command("backfill.py", *MUSIC, "--json", "--reconcile").report["embedded"] == 3
+    assert command("backfill.py", *MUSIC, "--json", *flags).report["embedded"] == 3
 
 
 def test_failed_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Connection, command: Command) -> None:

@@ -153,7 +153,7 @@ def test_through_a_pooler(
 
 
 def test_with_nothing_configured_the_embedded_database_is_started_and_left_clean(
-    command_with: Callable[..., Command], tmp_path: Path
+    command_with: Callable[..., Command],
 ) -> None:
     command = command_with()
     applied = command("migrate.py", "--seed")
@@ -164,7 +164,9 @@ def test_with_nothing_configured_the_embedded_database_is_started_and_left_clean
     assert result.code == 0, result.stderr
     assert result.report["embedded"] >= 60
     assert command("backfill.py", *MUSIC, "--json").report["embedded"] == 0
-    assert not (tmp_path / "data/postgres/postmaster.pid").exists(), "the last process stops it"
+    data = Path(command.environment["TONNETZ_DATA_DIR"])
+    assert (data / "postgres/PG_VERSION").exists()
+    assert not (data / "postgres/postmaster.pid").exists(), "the last process stops it"
 
 
 def test_a_data_directory_that_cannot_be_used_is_one_line(command_with: Callable[..., Command], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -107,6 +108,20 @@ def test_a_repeated_statement_is_never_prepared(database_url: SecretStr, only_on
             database.call("upsert_datasets", {"rows": [{"external_id": str(number), "title": "t" * 40_000}]})
     with psycopg.connect(pooled.get_secret_value(), autocommit=True, prepare_threshold=None) as other:
         assert state(other) == ("postgres", 0, "0", "off", "", 0)
+
+
+def test_a_large_argument_sends_nothing_that_has_no_answer(database: PostgresDatabase, tmp_path: Path) -> None:
+    """A Flush after the last Sync has none: the pooler would lend the server's connection to this client for ever."""
+    with (tmp_path / "trace").open("w") as trace:
+        with database._service.pool._connection() as connection:
+            connection.pgconn.trace(trace.fileno())
+        for _ in range(3):
+            database.call("upsert_datasets", {"rows": [{"external_id": "1", "title": "t" * 40_000}]})
+        connection.pgconn.untrace()
+    sent = [line.split("\t") for line in (tmp_path / "trace").read_text("utf-8").splitlines()]
+    kinds = [message[3] for message in sent if message[1] == "F"]
+    assert kinds.count("Sync") == 3
+    assert "Flush" not in kinds
 
 
 def state(connection: Connection) -> tuple[object, ...]:
