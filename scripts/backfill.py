@@ -11,11 +11,12 @@ import command
 from backfill_output import as_json, describe, progress_bar, say
 
 from shared.database.base import Database
-from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, BackfillOutcome, backfill, switch_model
+from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, BackfillOutcome, backfill
 from shared.embedding.collection import Collection, broken_embedding_collections, list_embedding_collections
 from shared.embedding.embedding_job import DEFAULT_WORKERS
 from shared.embedding.estimate import Estimate, estimate
 from shared.embedding.model_providers import ModelProviders
+from shared.embedding.model_switch import switch_model
 from shared.embedding.runs import record_run
 from shared.errors import (
     AppError,
@@ -34,7 +35,7 @@ from shared.settings import Settings, load_settings
 from shared.wiring import WORKERS, get_database, model_providers
 
 EPILOG = """\
-exit code: 0 every row is embedded; 1 some rows or some collections failed, --verify found wrong vectors, or the run ended
+exit code: 0 every row is embedded; 1 some rows or some collections failed, --verify found wrong rows, or the run ended
 early; 2 wrong configuration, so that no collection could be embedded; 130 interrupted.
 
 Each collection is embedded with its own model. A collection without a model gets the one of the settings.
@@ -66,10 +67,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-cost", type=float, metavar="USD", help="stop before the run would cost more")
     flag("--retry-failed", help="first queue the failed rows again")
     flag("--reconcile", help="first queue pending rows that the triggers did not see")
-    flag("--verify", help="afterwards compare every vector with its row's text and model")
-    flag("--repair", help="like --verify, and also remove the wrong vectors: the next run embeds the rows")
+    flag("--verify", help="afterwards compare the vector, fts and queue entry of every row with its text")
+    flag("--repair", help="like --verify, and also repair the rows: the next run embeds those without a vector")
     target = "move the collection to another model, such as ollama:nomic-embed-text; searches go on during the move"
     add("--switch-model", metavar="PROVIDER:MODEL", help=target)
+    flag("--replace-foreign", help="also replace the vectors of models that no provider here makes")
     return parser.parse_args()
 
 
@@ -153,7 +155,10 @@ def choose_providers(
     for name in names:
         try:
             work = Collection(database, name)
-            provider = providers.configured() if arguments.switch_model else providers.for_backfill(work)
+            if arguments.switch_model:
+                provider: EmbeddingProvider | None = providers.configured()
+            else:
+                provider = providers.for_backfill(work, look=not arguments.dry_run)
             if provider is not None and arguments.max_cost is not None and not provider.price_is_known:
                 raise ConfigurationError(
                     f"--max-cost: the price of {provider.model} is not known; set EMBEDDING_PRICE_PER_MILLION"
@@ -230,8 +235,9 @@ def run_one(
         say(f"{name}: {work.retry_failed_embeddings():,} failed rows queued again")
     if arguments.reconcile:
         say(f"{name}: {work.reconcile_embeddings():,} pending rows queued that the triggers had not seen")
-    if arguments.switch_model:
-        say(f"{name}: {switch_model(database, provider, name):,} rows move to {provider.model}")
+    if arguments.switch_model or arguments.replace_foreign:
+        moved = switch_model(database, provider, name, replace_foreign=arguments.replace_foreign)
+        say(f"{name}: {moved:,} rows move to {provider.model}")
     options = options_for(name, arguments, WORKERS[provider.name])
     with progress_bar(name) as show:
         outcome = backfill(database, provider, options, stop=stop, on_progress=show)
@@ -264,6 +270,11 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
     """Print the remaining rows and the reason to stderr; return the exit code."""
     left = outcome.left
     code = 0
+    for model, rows in left.foreign_vectors.items():
+        say(
+            f"{work.collection}: {rows:,} rows have vectors of the model {model}, which no provider here makes; "
+            "--replace-foreign replaces them"
+        )
     if left.failed or left.waiting or outcome.report.failed:
         code = 1
         if left.waiting:
@@ -300,11 +311,13 @@ def index(database: Database, name: str) -> None:
 
 def verify(work: Collection, *, repair: bool) -> int:
     wrong = work.verify_embeddings()
-    say(f"{work.collection}: {wrong:,} vectors do not belong to their text or model")
+    say(f"{work.collection}: {wrong:,} rows have a wrong vector, fts or queue entry")
     for row in work.mismatched_embeddings(10) if wrong else []:
         say(f"  {row['row_id']}: {row['reason']}")
     if wrong and repair:
-        say(f"{work.collection}: {work.repair_embeddings():,} rows queued; the next run embeds them")
+        say(
+            f"{work.collection}: {work.repair_embeddings():,} rows repaired; the next run embeds those without a vector"
+        )
     return 1 if wrong else 0
 
 

@@ -24,7 +24,7 @@ from evaluate import COLLECTIONS, loaded, scratch_settings
 from scratch import embed_pending
 
 from shared.database.postgres import connect
-from shared.embedding.backfill import switch_model
+from shared.embedding.model_switch import switch_model
 from shared.errors import AppError
 from shared.search.evaluation import DEPTH, JudgedSet, Scores, mean, read_judged_set, score_ranking
 from shared.search.search import SearchService

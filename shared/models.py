@@ -163,12 +163,16 @@ class NamedRow:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The number of queued rows: claimable now, leased to a worker, waiting for the next attempt, failed."""
+    """The number of queued rows: claimable now, leased to a worker, waiting for the next attempt, failed.
+
+    `foreign_vectors`, at the end of a run: rows by model whose vectors another program made, so that they are kept.
+    """
 
     ready: int
     leased: int
     waiting: int
     failed: int
+    foreign_vectors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:

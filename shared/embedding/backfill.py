@@ -17,7 +17,6 @@ from shared.embedding.batch_worker import Batch, BatchWorker
 from shared.embedding.collection import Collection
 from shared.embedding.in_flight import InFlight
 from shared.embedding.missing_rows import MissingRows
-from shared.embedding.provider_check import ONE_TRY
 from shared.embedding.tally import Tally
 from shared.errors import AppError, ConfigurationError, DatabaseError, DatabaseUnavailable, Interrupted
 from shared.models import BackfillReport, EmbeddingModel, QueueState
@@ -89,19 +88,6 @@ class BackfillOutcome:
     def complete(self) -> bool:
         """Whether every row that this run could claim is embedded."""
         return not (self.report.failed or self.error or self.over_budget or self.interrupted)
-
-
-def switch_model(database: Database, provider: EmbeddingProvider, collection: str) -> int:
-    """Move the collection to the provider's model; returns how many rows are queued again.
-
-    Search continues: it uses the old vector of each row until the next backfill replaces it.
-    """
-    moved = Collection(database, collection)
-    # Before a request, which may cost money: the column may have a fixed width.
-    moved.collection_models(provider.spec)
-    # Embed one word first: an error ends the switch if the provider fails or returns vectors of another width.
-    provider.embed(["music"], retry=ONE_TRY)
-    return moved.set_collection_model(moved.register_embedding_model(provider.spec).name)
 
 
 def backfill(

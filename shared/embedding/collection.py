@@ -21,11 +21,13 @@ class Collection:
         return self.database.call(function, {"collection": self.collection, **arguments})
 
     def register_embedding_model(self, spec: EmbeddingModel, *, use: bool = False) -> EmbeddingModel:
-        """Register the model, or read the registered one. Its prefixes replace those of `spec`. Another width fails.
+        """Register a model whose vectors are made here, or read the registered one. Another width fails.
+
+        The prefixes of a registered model replace those of `spec`.
 
         With `use` the collection is set to the model if it has none; raises if it has another one.
         """
-        arguments = {**asdict(spec), "collection": self.collection if use else None}
+        arguments = {**asdict(spec), "collection": self.collection if use else None, "made_here": True}
         return _spec(self.database.call("register_embedding_model", arguments)[0])
 
     def claim_embeddings(self, batch_size: int, lease_seconds: int, model: str | None = None) -> list[ClaimedRow]:
@@ -108,20 +110,23 @@ class Collection:
         return self._call("list_failed_embeddings", max_rows=max_rows)
 
     def verify_embeddings(self) -> int:
-        """How many rows have a vector that does not belong to their text or model."""
+        """How many rows have a wrong vector or fts, or are pending and missing in the queue."""
         return int(self._call("verify_embeddings")[0])
 
     def mismatched_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
-        """Rows whose vector does not belong to their text or model, with the reason."""
+        """The rows that `verify_embeddings` counts, with the reason."""
         return self._call("mismatched_embeddings", max_rows=max_rows)
 
     def repair_embeddings(self) -> int:
-        """Remove vectors that do not belong to their row's text or model, and queue the rows; returns how many."""
+        """Remove wrong vectors, queue pending rows and compute wrong fts; returns how many rows were repaired."""
         return int(self._call("repair_embeddings")[0])
 
-    def set_collection_model(self, model: str) -> int:
-        """Move the collection to a registered model; returns how many rows were queued."""
-        return int(self._call("set_collection_model", model=model)[0])
+    def set_collection_model(self, model: str, *, replace_foreign: bool = False) -> int:
+        """Move the collection to a registered model; returns how many rows were queued.
+
+        With `replace_foreign` the vectors that other programs made are replaced as well.
+        """
+        return int(self._call("set_collection_model", model=model, replace_foreign=replace_foreign)[0])
 
     def collection_models(self, planned: EmbeddingModel | None = None) -> list[EmbeddingModel]:
         """The models that rows may be embedded with, the present one first.
@@ -142,7 +147,9 @@ class Collection:
 
     def record_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> str:
         """Record the start of a run (run_id None) or its progress; returns its id."""
-        return str(self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0])
+        recorded = self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0]
+        # A run that has ended keeps its record.
+        return str(recorded or run_id)
 
     def finish_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> QueueState:
         """Record how a backfill ended and remove the leftovers of a model switch; returns the state of the queue.

@@ -1,5 +1,6 @@
 """Embeds the pending rows of one collection, or of all collections one after the other."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +17,8 @@ from shared.models import BackfillReport
 
 if TYPE_CHECKING:
     from shared.embedding.backfill import Progress
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[BackfillReport], None]
 
@@ -99,6 +102,8 @@ class EmbeddingJob:
             except AppError as error:
                 problems.append(error.message if alone else f"{name}: {error.message}")
                 continue
+            for model, rows in outcome.left.foreign_vectors.items():
+                log.warning("%s: %d rows keep vectors of %s, which no provider here makes", name, rows, model)
             done = _sum(done, outcome.report)
             if outcome.error is not None:
                 problems.append(outcome.error.message if alone else f"{name}: {outcome.error.message}")

@@ -66,6 +66,14 @@ class MissingRows:
             queued += self.queue_next()
         return queued
 
+    def queue_all(self) -> int:
+        """Prepare the collection and read its pending rows to the end, without embedding any; returns how many were queued."""
+        queued = self.begin()
+        while not (self.done or self._stop.is_set()):
+            queued += self.queue_next()
+            self.wait_while_paused()
+        return queued
+
     def queue_next(self) -> int:
         """Read a batch of rows; returns how many were queued."""
         if time.monotonic() < self._paused_until:

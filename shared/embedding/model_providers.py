@@ -2,21 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
 from shared.embedding.collection import Collection
+from shared.embedding.missing_rows import MissingRows
 from shared.embedding.provider_check import ProviderCheck
 from shared.errors import AppError, ConfigurationError, UnknownProvider
 from shared.models import EmbeddingModel
+from shared.retry import Retrier, RetryPolicy
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
 # Seconds after which a provider that could not be made is tried again, not at each call.
 RETRY_SECONDS = 2.0
+# For a short outage of the database.
+DATABASE_TRIES = RetryPolicy(max_attempts=5, max_seconds=10, base_wait=0.1, max_wait=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,16 @@ class ModelProviders:
         models = collection.collection_models()
         return self.for_model(models[0] if models else None)
 
-    def for_backfill(self, collection: Collection) -> "EmbeddingProvider | None":
-        """As `for_collection`; None if another program writes the vectors of the collection and no row is pending."""
+    def for_backfill(self, collection: Collection, *, look: bool = True) -> "EmbeddingProvider | None":
+        """As `for_collection`; None if another program writes the vectors of the collection and no row is pending.
+
+        The rows are looked at, not only the queue, and those that are missing in the queue are added; not without `look`.
+        """
         try:
             return self.for_collection(collection)
         except UnknownProvider:
+            if look:
+                MissingRows(collection, Retrier(DATABASE_TRIES), Event()).queue_all()
             if collection.embedding_queue().pending:
                 raise
             return None

@@ -94,7 +94,7 @@ class Runs:
     ) -> Task:
         """A new task, recorded as queued. Raises NotFound for an untracked collection."""
         task_id = record_run(self.database, None, collection, "queued", kind=KINDS[name])
-        return Task(task_id, collection, batch_size or BATCH_SIZES.get(collection or "", BATCH_SIZE), name)
+        return Task(str(task_id), collection, batch_size or BATCH_SIZES.get(collection or "", BATCH_SIZE), name)
 
     def get(self, task_id: str) -> Mapping[str, Any]:
         """The run's row. Raises NotFound."""
@@ -109,7 +109,9 @@ class Runs:
         done = threading.Event()
         reporting = threading.Thread(target=self._report, args=(task, latest, done), name="run-report", daemon=True)
         try:
-            record_run(self.database, task.task_id, task.collection, "running", kind=KINDS[task.name])
+            if record_run(self.database, task.task_id, task.collection, "running", kind=KINDS[task.name]) is None:
+                log.warning("task %s has ended already; it was delivered twice", task.task_id)
+                return Outcome(str(self.get(task.task_id)["status"]), latest[-1], recorded=True)
             reporting.start()
             outcome = job.run(task, stop or threading.Event(), latest.append)
         except Interrupted:
@@ -151,8 +153,8 @@ def record_run(
     status: str,
     report: Mapping[str, Any] | None = None,
     kind: str = "embedding",
-) -> str:
-    """Begin a run (run_id None) or report on it; returns its id."""
+) -> str | None:
+    """Begin a run (run_id None) or report on it; returns its id, or None if it has ended already."""
     counts = dict(report or {})
     arguments = {
         "run_id": run_id,
@@ -162,4 +164,5 @@ def record_run(
         "report": counts,
         "kind": kind,
     }
-    return str(database.call_scalar("record_embedding_run", arguments))
+    recorded = database.call_scalar("record_embedding_run", arguments)
+    return None if recorded is None else str(recorded)

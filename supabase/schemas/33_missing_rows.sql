@@ -6,7 +6,13 @@
 -- every row is pending.
 create function embedding.tracking_indexes(source regclass)
 returns table (name name, columns text, found regclass, usable boolean) language sql stable set search_path = pg_catalog, pg_temp as $$
-  select (left(r.relname, i.length) || i.suffix)::name, i.columns, f.indexrelid::regclass, coalesce(f.indisvalid, false)
+  select
+    -- A table that was renamed keeps the names of its indexes.
+    case when exists (
+      select from pg_class t join pg_index x on x.indexrelid = t.oid
+      where t.relnamespace = r.relnamespace and t.relname = left(r.relname, i.length) || i.suffix and x.indrelid <> r.oid
+    ) then left(r.relname, i.length - 11) || i.suffix || '_' || r.oid else left(r.relname, i.length) || i.suffix end::name,
+    i.columns, f.indexrelid::regclass, coalesce(f.indisvalid, false)
   from pg_class r
   cross join lateral embedding.key_of(r.oid) k
   cross join lateral (values
@@ -115,7 +121,7 @@ grant execute on function embedding.default_model to service_role;
 create function embedding.fill_full_text(c embedding.tracked_tables, keys text[])
 returns void language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 begin
-  if exists (select from pg_trigger g where g.tgrelid = c.source and g.tgname = 'zz_embedding_fts') then
+  if embedding.computes_fts(c.source) then
     -- The trigger computes it.
     execute format($sql$
       update %2$s s set fts = null
@@ -174,7 +180,7 @@ declare
     from %2$s s cross join lateral embedding.try_document_text(s.*) t
     where s.%1$I = any ($2::%3$s[]) and (t.text is not null or t.error is not null)
       -- In a CASE, so that the rows are found by their keys alone.
-      and case when s.embedding is null or s.embedding_model <> $3 then true else false end
+      and case when s.embedding is null or s.embedding_model <> all ($3) then true else false end
     order by s.%1$I
     on conflict on constraint queue_pkey do nothing
   $sql$, c.key_column, c.source, c.key_type);
@@ -188,7 +194,7 @@ declare
   added bigint;
 begin
   if missing <> '{}' then
-    execute statement using c.id, missing, c.model;
+    execute statement using c.id, missing, c.kept_models;
     get diagnostics queued = row_count;
   end if;
   return queued;
@@ -201,7 +207,7 @@ exception
     perform set_config('lock_timeout', '5ms', true);
     foreach key in array missing loop
       begin
-        execute statement using c.id, array[key], c.model;
+        execute statement using c.id, array[key], c.kept_models;
         get diagnostics added = row_count;
         queued := queued + added;
       exception
@@ -232,6 +238,8 @@ begin
   end if;
   if after is null then
     missing_indexes := array(select embedding.missing_indexes(collection));
+    update embedding.queue q set leased_at = null, available_at = clock_timestamp()
+    where q.collection_id = c.id and q.row_id = any (array(select embedding.stray_leases(c.id, clock_timestamp())));
   end if;
   if c.preparing then
     -- One batch at a time. What another backfill has prepared is not prepared again, also after a crash.
@@ -293,7 +301,7 @@ begin
     perform from embedding.queue q
     where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
     order by q.available_at limit 1;
-    if found or c.preparing then
+    if found or c.preparing or exists (select from embedding.stray_leases(c.id, present)) then
       return true;
     end if;
   end loop;
@@ -313,7 +321,7 @@ begin
         select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (keys));
       if keys <> '{}' then
         execute format(
-          'select exists (select from %2$s s where s.%1$I = any ($1::%3$s[]) and embedding.document_text(s.*) is not null)',
+          'select exists (select from %2$s s where s.%1$I = any ($1::%3$s[]) and embedding.present_text(embedding.document_text(s.*)) is not null)',
           c.key_column, c.source, c.key_type) into missing using keys;
         if missing then
           return true;

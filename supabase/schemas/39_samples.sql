@@ -45,11 +45,11 @@ begin
   rows := round(total);
   select coalesce(jsonb_object_agg(m.key, round(m.value::float8 * total / sampled.rows)::bigint), '{}') into models
   from jsonb_each_text(sampled.models) m;
-  select coalesce(sum(m.value::bigint), 0) into embedded from jsonb_each_text(models) m where m.key = coalesce(c.model, m.key);
+  select coalesce(sum(m.value::bigint), 0) into embedded from jsonb_each_text(models) m where c.model is null or m.key = any (c.kept_models);
 end;
 $$;
 comment on function embedding.sample_vectors is
-  'About how many rows a table has, how many with a vector of its model, and how many vectors of each model. Exact if the table is not large.';
+  'About how many rows a table has, how many with a vector that is kept, and how many vectors of each model. Exact if the table is not large.';
 revoke all on function embedding.sample_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_vectors to service_role;
 
@@ -63,7 +63,7 @@ revoke all on function embedding.sampled_texts from public, anon, authenticated,
 grant execute on function embedding.sampled_texts to service_role;
 
 create function embedding.sample_unqueued(
-  c embedding.tracked_tables, model text, needy bigint, out rows bigint, out places jsonb, wanted integer default 10000
+  c embedding.tracked_tables, kept_models text[], needy bigint, out rows bigint, out places jsonb, wanted integer default 10000
 )
 language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -78,12 +78,12 @@ begin
     from (
       select s.%1$I::text as key, (s.ctid::text::point)[0]::bigint as block
       from %2$s s tablesample system (%3$s) repeatable (1)
-      where s.embedding is null or s.embedding_model <> $1
+      where s.embedding is null or s.embedding_model <> all ($1)
       order by hashint8((s.ctid::text::point)[0]::bigint), 2
       limit $2
     ) k
   $sql$, c.key_column, c.source, percent)
-  into sampled using model, wanted;
+  into sampled using kept_models, wanted;
   select coalesce(jsonb_object_agg(k.key, k.block), '{}') into places
   from unnest(sampled.keys, sampled.blocks) k (key, block)
   where k.key not in (select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (sampled.keys));
@@ -101,7 +101,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_unqueued is
-  'About how many of the `needy` rows, those without a vector of this model, have a text and are not in the queue. places: of up to `wanted` sampled rows, those that are not in the queue, as {key: block}.';
+  'About how many of the `needy` rows, those without a vector of these models, have a text and are not in the queue. places: of up to `wanted` sampled rows, those that are not in the queue, as {key: block}.';
 revoke all on function embedding.sample_unqueued from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_unqueued to service_role;
 

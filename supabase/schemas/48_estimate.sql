@@ -37,6 +37,7 @@ declare
   needy bigint;
   texts_wanted integer;
   looks_up boolean;
+  kept constant text[] := coalesce(embedding.kept_models(model, c.retiring_models), array[model]);
 begin
   select v.* into vectors from embedding.sample_vectors(c) v;
   -- Without this index the look-up would read the whole table.
@@ -44,11 +45,11 @@ begin
     select from pg_index x
     join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
     where x.indrelid = c.source and a.attname = 'embedding_hash' and x.indisvalid);
-  needy := vectors.rows - coalesce((vectors.models ->> model)::bigint, 0);
+  needy := vectors.rows - (select coalesce(sum(m.value::bigint), 0) from jsonb_each_text(vectors.models) m where m.key = any (kept));
   texts_wanted := embedding.sampled_texts(c, vectors.rows);
-  select u.* into unqueued from embedding.sample_unqueued(c, model, needy) u;
+  select u.* into unqueued from embedding.sample_unqueued(c, kept, needy) u;
   if unqueued.rows > queued then
-    select u.* into unqueued from embedding.sample_unqueued(c, model, needy, texts_wanted) u;
+    select u.* into unqueued from embedding.sample_unqueued(c, kept, needy, texts_wanted) u;
   end if;
   rows := queued + unqueued.rows;
   select r.* into texts, characters, sample
@@ -106,6 +107,7 @@ language plpgsql stable security invoker set search_path = '' as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   queued constant bigint := (select count(*) from embedding.queue q where q.collection_id = c.id and q.failed_at is null);
+  kept constant text[] := coalesce(embedding.kept_models(model, c.retiring_models), array[model]);
 begin
   estimated := queued > 20000 or embedding.is_large(c.source);
   if estimated then
@@ -118,7 +120,7 @@ begin
     with pending as (
       select t.text as document, %4$s as suffix
       from %2$s s cross join lateral %3$s t
-      where (s.embedding is null or s.embedding_model is distinct from $2 ->> 'model')
+      where (s.embedding is null or (s.embedding_model = any (array(select jsonb_array_elements_text($2 -> 'kept')))) is not true)
         and not exists (
           select from embedding.queue q
           where q.collection_id = ($1).id and q.row_id = s.%1$I::text and q.failed_at is not null
@@ -141,11 +143,11 @@ begin
       coalesce(sum(char_length(t.document)), 0)::bigint,
       coalesce((select array_agg(x.document) from (select y.document from payable y limit ($2 ->> 'sample_size')::integer) x), '{}')
     from payable t
-  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size), array[embedding.hash_suffix(c)]) r (rows bigint, texts bigint, characters bigint, sample text[]);
+  $sql$, jsonb_build_object('model', model, 'sample_size', sample_size, 'kept', kept), array[embedding.hash_suffix(c)]) r (rows bigint, texts bigint, characters bigint, sample text[]);
   return next;
 end;
 $$;
 comment on function public.estimate_embeddings is
-  'What a backfill with this model would have to embed: rows without a vector of it (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on. estimated: the table or the queue is long, so that the numbers are from a sample.';
+  'What a backfill with this model would have to embed: rows without a vector of it or of a model that no backfill makes (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on. estimated: the table or the queue is long, so that the numbers are from a sample.';
 revoke all on function public.estimate_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.estimate_embeddings to service_role;

@@ -9,7 +9,8 @@ from playwright.sync_api import Page, Route, expect
 from pydantic import SecretStr
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import BackfillOptions, backfill, switch_model
+from shared.embedding.backfill import BackfillOptions, backfill
+from shared.embedding.model_switch import switch_model
 from tests.browser.conftest import DESK, Console, OpenTab, StartConsole, add_rows, provider_of
 from tests.conftest import Connection
 from tests.fake_provider import FakeProvider

@@ -51,7 +51,7 @@ def test_json_prints_exactly_the_documented_fields_and_nothing_else_to_stdout(
     again = command("backfill.py", *MUSIC, "--json", "--verify")
     assert again.code == 0
     assert (again.report["processed"], again.report["embedded"], again.report["failed"]) == (0, 0, 0)
-    assert "0 vectors do not belong" in again.stderr
+    assert "0 rows have a wrong vector" in again.stderr
 
     ids = [row[0] for row in owner.execute("select id::text from music_knowledge order by id limit 3").fetchall()]
     for row_id in ids:
@@ -164,12 +164,12 @@ def test_verify_lists_stale_rows(owner: Connection, command: Command) -> None:
     owner.execute("alter table music_knowledge enable trigger user")
     result = command("backfill.py", *MUSIC, "--json", "--verify")
     assert result.code == 1
-    assert "1 vectors do not belong" in result.stderr
+    assert "1 rows have a wrong vector" in result.stderr
     assert ids[0] in result.stderr
     # --repair compares, also without --verify.
     repaired = command("backfill.py", *MUSIC, "--repair")
     assert repaired.code == 1
-    assert "1 rows queued" in repaired.stderr
+    assert "1 rows repaired" in repaired.stderr
     assert command("backfill.py", *MUSIC, "--json", "--verify").report["embedded"] == 1
 
 

@@ -120,7 +120,7 @@ def test_vectors_of_another_program_are_left_alone_until_a_row_is_pending(owner:
     quiet = command("backfill.py", "--verify", "--json")
     assert quiet.code == 0, quiet.stderr
     assert parts(quiet.report)["pictures"] == ("my-clip", 0)
-    assert "pictures: 0 vectors do not belong" in quiet.stderr
+    assert "pictures: 0 rows have a wrong vector" in quiet.stderr
     write(owner, "pictures", 2, "a picture without a vector")
     result = command("backfill.py")
     assert result.code == 1
@@ -128,6 +128,44 @@ def test_vectors_of_another_program_are_left_alone_until_a_row_is_pending(owner:
     assert line.startswith(
         'error: pictures: the provider of the model my-clip, "mine", is none of onnx, ollama, openai'
     )
+
+
+def test_a_pending_row_of_another_program_is_found_although_no_queue_lists_it(
+    owner: Connection, command: Command
+) -> None:
+    owner.execute("select register_embedding_model('my-clip', 'mine', 3)")
+    track(owner, "pictures", model="my-clip")
+    owner.execute("set session_replication_role = replica")
+    write(owner, "pictures", 1, "a replicated picture")
+    owner.execute("reset session_replication_role")
+    queue = "select count(*) from embedding.queue"
+    dry = command("backfill.py", "--dry-run")
+    assert (dry.code, owner.execute(queue).fetchone()) == (0, (0,)), "a dry run changes nothing"
+    result = command("backfill.py")
+    assert result.code == 1
+    assert result.stderr.startswith("error: pictures: the provider of the model my-clip")
+
+
+def test_vectors_of_another_program_are_reported_and_replaced_only_by_name(owner: Connection, command: Command) -> None:
+    owner.execute("select register_embedding_model('my-clip', 'mine', 3)")
+    track(owner, "pictures")
+    owner.execute(
+        "insert into pictures (id, body, embedding, embedding_model) values (1, 'a picture', '[1, 0, 0]', 'my-clip')"
+    )
+    held = "select embedding_model, vector_dims(embedding) from pictures"
+    owner.execute("set search_path = public, extensions")
+    for _ in range(2):
+        plain = command("backfill.py", "--collection", "pictures", "--verify")
+        assert plain.code == 0, plain.stderr
+        assert (
+            "pictures: 1 rows have vectors of the model my-clip, which no provider here makes; --replace-foreign replaces them"
+        ) in plain.stderr
+        assert owner.execute(held).fetchall() == [("my-clip", 3)]
+    assert command("backfill.py", "--collection", "pictures", "--dry-run", "--json").report["rows"] == 0
+    replaced = command("backfill.py", "--collection", "pictures", "--replace-foreign")
+    assert replaced.code == 0, replaced.stderr
+    assert "my-clip, which" not in replaced.stderr
+    assert owner.execute(held).fetchall() == [("small-bert", 24)]
 
 
 def test_a_column_of_another_width_is_reported_before_a_request_and_the_others_are_embedded(

@@ -4,8 +4,9 @@ import psycopg
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import BackfillOptions, backfill, switch_model
+from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.estimate import estimate
+from shared.embedding.model_switch import switch_model
 from shared.errors import DatabaseRejected
 from tests.database.rows import Connection, coverage_of
 from tests.fake_provider import DIMENSIONS, FakeProvider

@@ -36,7 +36,7 @@ def filled(cluster: Cluster) -> Iterator[SecretStr]:
                 "create function embedding.document_text(b big) returns text language sql immutable as 'select b.body'"
             )
             owner.execute("select track_embeddings('big')")
-            owner.execute("select register_embedding_model('fake', 'fake', 16)")
+            owner.execute("select register_embedding_model('fake', 'fake', 16, made_here => true)")
             owner.execute("select embedding.check_model(embedding.get_collection('big'), 'fake')")
             owner.execute("alter table big disable trigger user")
             owner.execute(

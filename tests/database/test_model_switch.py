@@ -5,10 +5,11 @@ import threading
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill, switch_model
+from shared.embedding.backfill import INDEX_MIN_ROWS, BackfillOptions, backfill
 from shared.embedding.collection import Collection, embedding_coverage
 from shared.embedding.estimate import estimate
 from shared.embedding.model_providers import ModelProviders
+from shared.embedding.model_switch import switch_model
 from shared.errors import Conflict, DatabaseRejected, ProviderRejected
 from shared.models import EmbeddingModel
 from shared.search.query_cache import QueryCache

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from shared.database.postgres import PostgresDatabase
-from shared.embedding.backfill import BackfillOptions, backfill, switch_model
+from shared.embedding.backfill import BackfillOptions, backfill
 from shared.embedding.collection import Collection
 from shared.embedding.estimate import estimate
 from shared.embedding.model_providers import ModelProviders
+from shared.embedding.model_switch import switch_model
 from shared.errors import AppError
 from shared.providers.base import EmbeddingProvider
 from shared.providers.openai.provider import OpenAIProvider

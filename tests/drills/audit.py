@@ -61,4 +61,4 @@ def verify(site: Site, server: ProtocolServer, finding: Finding, **environment: 
     program = site.backfill(server, "--verify", "--json", **environment)
     code = program.finish(60)
     finding.expect(code == 0, f"--verify exits {code}: {program.stderr.strip()[-300:]}")
-    finding.expect("0 vectors do not belong" in program.stderr, f"--verify says: {program.stderr.strip()[-300:]}")
+    finding.expect("0 rows have a wrong vector" in program.stderr, f"--verify says: {program.stderr.strip()[-300:]}")
