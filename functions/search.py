@@ -16,7 +16,7 @@ router = APIRouter(tags=["search"], route_class=Route)
 
 Question = Annotated[SomeText, Field(max_length=20_000, examples=["how loud should a finished song be"])]
 MatchCount = Annotated[int, Field(ge=1, le=200)]
-# Options that only some collections have; one request model contains them all.
+# The options of all collections: the common ones, and those that only the collection `datasets` has.
 _OPTIONS = {*COMMON_OPTIONS, *(name for names in OPTIONS.values() for name in names)}
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
@@ -32,7 +32,7 @@ class SearchRequest(Body):
     full_text_weight: Weight | None = Field(None, examples=[0.3])
     semantic_weight: Weight | None = Field(None, examples=[0.7])
     fusion: Literal["weighted", "rrf"] | None = None
-    # For datasets: score = hybrid_score (the sum in the docstring) + static_weight × static_score
+    # For the collection `datasets`: score = hybrid_score (the sum in the docstring) + static_weight × static_score
     # + decay_weight × 2^(-days since published_at / half_life_days).
     static_weight: Weight | None = None
     decay_weight: Weight | None = None
@@ -77,7 +77,7 @@ def search_by_url(
     q: Annotated[Question, Query()],
     limit: Annotated[MatchCount, Query()] = 10,
 ) -> SearchAnswer:
-    """The same search with all options at their defaults, as a link that can be shared."""
+    """Like POST, but as a link that can be shared: it takes only the query and `limit`."""
     return _answer(services.search.search(collection, q, match_count=limit, caller=caller))
 
 

@@ -171,7 +171,7 @@ def search_synonyms(
 
 @router.post("/api/mir/synonyms/search", openapi_extra=OPTIONAL_TOKEN)
 def search_mir_synonyms(body: SynonymSearch, services: ServicesOf, caller: CallerOf) -> SynonymAnswer:
-    """The same search by POST."""
+    """Like GET /api/synonyms/search, with the parameters in the body."""
     found = services.synonyms.search(body.query, tag_type=body.tag_type, limit=body.limit, caller=caller)
     return _answer(body.query, found)
 
@@ -189,7 +189,7 @@ def _answer(query: str, found: SynonymHits) -> SynonymAnswer:
 
 @router.post("/api/synonyms/generate", status_code=202, dependencies=[NeedsKey])
 def generate_synonyms(services: ServicesOf, body: GenerateRequest | None = None) -> GenerationAccepted:
-    """Generate synonyms in the background for every tag that has none; failed tags are tried again."""
+    """Generate synonyms in the background for the requested tags that have none (with `force`, for all of them)."""
     wanted = body or GenerateRequest()
     return accepted(*services.synonym_requests.start(wanted.tag_type, wanted.tag_ids, force=wanted.force))
 

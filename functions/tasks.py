@@ -20,7 +20,7 @@ class TaskRequest(Body):
     """Without `collection`, the task embeds all collections."""
 
     collection: CollectionName | None = None
-    # The default is 50, and 100 for datasets.
+    # The default is 100 for the collection `datasets` and 50 for all others.
     batch_size: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 

@@ -7,7 +7,7 @@ import orjson
 
 
 def emit(event: str, **fields: object) -> None:
-    """Write an event. A closed stdout is ignored, because it must not fail the work."""
+    """Write an event. A failed write to stdout is ignored, so that it does not stop the caller."""
     line = orjson.dumps({"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
     try:
         # One write, so that lines of several threads do not mix.

@@ -68,7 +68,8 @@ def bearer_token(request: Request) -> str | None:
     return token.strip()
 
 
-# Route calls these before it reads a body. FastAPI calls them again, so a route of another class is not open.
+# Route calls these before it reads a body. FastAPI also calls them as dependencies, so the key is checked even if a
+# route does not use this class.
 CHECKS = (_require_key, _require_webhook_secret)
 
 ServicesOf = Annotated[Services, Depends(_services)]

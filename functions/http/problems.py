@@ -20,14 +20,17 @@ class Problem(BaseModel):
 
 
 _START_PROVIDER = {
-    "onnx": "The model runs in this process: the server's log has the reason.",
+    "onnx": "The model runs inside the server; the server's log says why it could not be used.",
     "ollama": "Start it with ollama serve, pull the model, and check that OLLAMA_URL leads to it.",
     "openai": "Check the connection and OPENAI_BASE_URL.",
 }
 
 
 def provider_problems(services: Services) -> list[Problem]:
-    """The providers that fail, each with its model. Only a server for this machine alone names settings and tables."""
+    """The providers that fail, each with its model.
+
+    The text of the error and the affected collections are included only if the server needs no key.
+    """
     return [_provider_problem(services, failure) for failure in services.providers.failures()]
 
 

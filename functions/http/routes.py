@@ -17,7 +17,7 @@ from functions.http.auth import CHECKS
 from functions.http.thread_shares import KEYED, ThreadShares
 from shared.errors import AppError, RequestTooLarge
 
-# A question has at most 20,000 characters, of 3 bytes each.
+# A query has at most 20,000 characters. With up to 3 bytes each (every script, but not emoji), it fits.
 SMALL_BODY = 64 * 1024
 # Lambda takes 6 MB; a batch of 256 chunks of 2,000 words is 3 MB.
 LARGE_BODY = 6 * 1024 * 1024
@@ -44,7 +44,7 @@ TakesLargeBody = Depends(_BodyLimit(LARGE_BODY))
 
 
 class Route(APIRoute):
-    """A route whose requests are refused before they cost memory, a thread or time of the event loop."""
+    """Refuses a request without a valid key, or with a body over the limit, before it is parsed and before it takes a thread."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -79,7 +79,7 @@ class Route(APIRoute):
         await super().handle(scope, receive, send)
 
     def _kind(self, scope: Scope) -> str:
-        """Which requests share their threads: all that need a key, or those of an open route for one collection."""
+        """The group whose requests share threads. All routes with a key are one group; others have one for each collection."""
         if self._checks:
             return KEYED
         return f"{self.path} {str(scope['path_params'].get('collection', '')).removeprefix('public.')}"
@@ -122,7 +122,7 @@ def _size(limit: int) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the body that was read, and then what the client does."""
+    """A `receive` that returns the body that was read, and after it the server's further messages, such as a disconnect."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

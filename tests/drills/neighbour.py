@@ -77,6 +77,10 @@ class _Client:
             self._connection.close()
             self._connection = None
 
+    def __del__(self) -> None:
+        # pytest reports each socket that is still open when its client is gone.
+        self.close()
+
 
 def crowd_out(cluster: Cluster, length: Length) -> Finding:
     """Lock a table, abandon requests, send endless headers, half bodies, 560,000 fields and 10 MB, all at the same time."""
