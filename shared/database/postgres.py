@@ -87,40 +87,6 @@ def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
         raise explain(error, url) from None
 
 
-class PostgresDatabase(Database):
-    """Calls SQL functions as service_role over a pool of connections. No call needs session state of an earlier one.
-
-    `max_connections` bounds the pool: one for each thread that calls at the same time. With `limits` each call has these
-    time limits, and no kind of call uses all connections: for a server, where requests wait for the calls.
-    """
-
-    def __init__(self, url: SecretStr, *, max_connections: int = 10, limits: Limits | None = None) -> None:
-        # Connect once before the pool: the pool would retry in the background and only report a timeout.
-        first = connect(url)
-        try:
-            first.execute(f"{_AS_SERVICE_ROLE}; select 1")
-        except psycopg.Error as error:
-            first.close()
-            raise _cannot_act(error) from None
-        self._is_limited = limits is not None
-        self._service = _PostgresService(_Pool(url, first, max_connections, divided=self._is_limited), limits)
-
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        return self._service.call(function, arguments)
-
-    def as_caller(self, caller: Caller) -> Database:
-        return _PostgresCaller(self._service.pool, caller)
-
-    def for_work(self) -> Database:
-        return _PostgresService(self._service.pool, WORK) if self._is_limited else self
-
-    def run_alone(self, listed_by: str, argument: str) -> bool:
-        return self._service.run_alone(listed_by, argument)
-
-    def close(self) -> None:
-        self._service.pool.close()
-
-
 class _PostgresService(Database):
     """Runs each call as service_role, with these time limits if there are any."""
 
@@ -168,6 +134,34 @@ class _PostgresService(Database):
 
     def close(self) -> None:
         """Do nothing: PostgresDatabase owns the connections."""
+
+
+class PostgresDatabase(_PostgresService):
+    """Calls SQL functions as service_role over a pool of connections. No call needs session state of an earlier one.
+
+    `max_connections` bounds the pool: one for each thread that calls at the same time. With `limits` each call has these
+    time limits, and no kind of call uses all connections: for a server, where requests wait for the calls.
+    """
+
+    def __init__(self, url: SecretStr, *, max_connections: int = 10, limits: Limits | None = None) -> None:
+        # Connect once before the pool: the pool would retry in the background and only report a timeout.
+        first = connect(url)
+        try:
+            first.execute(f"{_AS_SERVICE_ROLE}; select 1")
+        except psycopg.Error as error:
+            first.close()
+            raise _cannot_act(error) from None
+        self._is_limited = limits is not None
+        super().__init__(_Pool(url, first, max_connections, divided=self._is_limited), limits)
+
+    def as_caller(self, caller: Caller) -> Database:
+        return _PostgresCaller(self.pool, caller)
+
+    def for_work(self) -> Database:
+        return _PostgresService(self.pool, WORK) if self._is_limited else self
+
+    def close(self) -> None:
+        self.pool.close()
 
 
 class _PostgresCaller(Database):
