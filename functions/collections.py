@@ -32,7 +32,10 @@ class RowFailure(BaseModel):
 
 
 class RunningState(BaseModel):
-    """All active runs of the collection together: the latest `run_id`; `done` and the rate are sums; `remaining`: pending rows."""
+    """The active runs of the collection, added up.
+
+    `run_id` is the id of the latest run. `done` and `rows_per_second` are sums. `remaining` is the number of pending rows.
+    """
 
     run_id: str
     started_at: datetime
@@ -49,10 +52,10 @@ class SearchRoute(BaseModel):
 class CollectionCoverage(BaseModel):
     """total = embedded + pending + failed. `models` counts the vectors of each model; during a switch there are two.
 
-    `estimated`: the table is large, so its rows were counted on a sample; `failed` and `leased` are exact.
+    `estimated` is true if the table is large: its rows are then counted on a sample; `failed` and `leased` are exact.
     `error` says why the table's rows cannot be read, and what to do; the numbers then come from the vectors and the queue.
-    `search` is null if no search route serves the table. `label_column` is the column to show as a row's name (null: show
-    its text); `category_columns` are columns with few distinct values.
+    `search` is null if no search route serves the table. `label_column` is the column to show as a row's name; if it is
+    null, show the row's text. `category_columns` are columns with few distinct values.
     """
 
     collection: str = Field(examples=["music_knowledge"])
@@ -84,7 +87,7 @@ class Failures(BaseModel):
 
 
 class RetryRequest(Body):
-    """Without `row_ids`: all failed rows of the collection."""
+    """Without `row_ids`, all failed rows of the collection are queued again."""
 
     row_ids: Annotated[list[RowId], Field(max_length=MAX_ROWS)] | None = None
 
@@ -96,7 +99,8 @@ class Retried(BaseModel):
 class CostEstimate(BaseModel):
     """The estimated cost of embedding the pending rows; `cost` is in USD, null if the price is not known.
 
-    `rows_estimated`: the table is large, so `rows` is estimated from a sample. `counted` is about the tokens.
+    `rows_estimated` is true if the table is large: `rows` is then estimated from a sample. `counted` says whether
+    `tokens` is exact.
     """
 
     collection: str
@@ -133,8 +137,8 @@ def retry(collection: CollectionName, services: ServicesOf, body: RetryRequest |
 
 @router.get("/{collection}/estimate")
 def estimate(collection: CollectionName, services: ServicesOf) -> CostEstimate:
-    """Estimate rows, tokens and cost of the pending rows, without a call to the provider; failed rows are left out."""
-    # Imported here: it needs numpy, which coverage does not.
+    """Estimate number, tokens and cost of the pending rows. The provider is not called, and failed rows are left out."""
+    # Imported only here, because it needs numpy, and the other routes do not.
     from shared.embedding import estimate as embedding
 
     provider = services.providers.for_collection(Collection(services.database, collection))

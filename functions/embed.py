@@ -49,7 +49,7 @@ class ChunkVector(BaseModel):
 
 
 class EmbedAnswer(BaseModel):
-    """A vector for each chunk, in order, of unit length."""
+    """A vector of unit length for each chunk, in the order of the chunks."""
 
     batch_id: str
     vectors: list[ChunkVector]

@@ -21,7 +21,8 @@ PROBE_SECONDS = 1.0
 class Health(BaseModel):
     """`embedding_dim` and `model` are null while they are unknown, for example until the model is loaded.
 
-    degraded: the server answers, but the providers in `problems` failed in their latest call or cannot be made.
+    The status is `degraded` if the server answers, but a provider failed in its latest call or cannot be created.
+    `problems` names these providers.
     """
 
     status: Literal["ok", "degraded", "unavailable"]
@@ -41,10 +42,10 @@ UNAVAILABLE: dict[int | str, dict[str, object]] = {
 @router.head("/health", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 def health(services: ServicesOf, response: Response) -> Health:
-    """Answer 200 if the process reaches its database, else 503. Loads no model.
+    """Answer 200 if the process reaches its database, else 503. This loads no model.
 
-    A provider that fails makes the status `degraded`, with 200: search goes on by full text, and an outage of the provider
-    would take every server out of a load balancer at once.
+    If a provider fails, the answer is still 200, with the status `degraded`: full-text search goes on. With a 503, an
+    outage of the provider would take every server out of the load balancer at once.
     """
     up = services.health.database_is_up()
     response.status_code = 200 if up else 503
@@ -78,7 +79,7 @@ def _loaded_model(services: Services) -> EmbeddingModel | None:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=UNAVAILABLE)
 def ready(services: ServicesOf, response: Response) -> Health:
-    """Like /health, and also 503 until the configured provider answers: for load balancers that wait for the model."""
+    """Like /health, but 503 until the configured provider answers: for load balancers that wait for the model."""
     provider = services.provider_check.state()
     answer = health(services, response)
     answer.model_loaded = provider.model is not None

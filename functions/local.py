@@ -58,7 +58,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     _warm_up(services)
     current_default_thread_limiter().total_tokens = THREADS
-    # functions/__init__.py switches the garbage collector off for cold starts; a server runs for days.
+    # functions/__init__.py makes the garbage collector run rarely, for fast cold starts. A server runs for days, so it
+    # must run more often here.
     gc.set_threshold(10_000, 10, 10)
     yield
     services.close()
@@ -114,11 +115,11 @@ def main() -> int:
     try:
         # Listen before anything is started, so that a port that is in use is reported at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # An IPv6 address takes IPv4 too, if the system allows it.
+        # A socket with an IPv6 address also accepts IPv4, if the system allows it.
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         bound = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
-        # Python appends the address to the message of the system.
+        # Remove the address, which Python appends to the system's message.
         reason = str(error.strerror).partition(" (while")[0]
         advice = "choose another with --port, or make serve PORT=N"
         print(f"error: cannot listen on {host}:{port}: {reason}; {advice}", file=sys.stderr)
@@ -130,7 +131,7 @@ def main() -> int:
 
 
 def _serve(services: Services, bound: socket.socket) -> int:
-    """Serve until SIGINT or SIGTERM. The signal stops running tasks; the rest is closed after the last request."""
+    """Serve until SIGINT or SIGTERM. The signal stops running tasks; everything else is closed after the last request."""
     from functions.http.server import LimitedServer, server_config
 
     class Server(LimitedServer):
@@ -144,8 +145,8 @@ def _serve(services: Services, bound: socket.socket) -> int:
             services.stop_tasks()
             super().handle_exit(sig, frame)
 
-    # At its end uvicorn raises the signal again. SIGTERM then ends the program like Ctrl-C, with time to stop an
-    # embedded database.
+    # When uvicorn ends, it raises the signal again. With this handler SIGTERM ends the program like Ctrl-C, which leaves
+    # time to stop an embedded database.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = Server(server_config(create_server(services), timeout_graceful_shutdown=20))
     with suppress(KeyboardInterrupt):
@@ -162,7 +163,7 @@ def _greeting(services: Services, bound: socket.socket) -> str:
 
 
 if __name__ == "__main__":
-    # Must precede the application below, which is for `uvicorn functions.local:app` and Lambda.
+    # This must come before the application below, which is for `uvicorn functions.local:app` and Lambda.
     sys.exit(main())
 
 app = create_server(Services(long_lived=True))

@@ -27,7 +27,7 @@ class MapPoint(BaseModel):
 
 
 class CollectionMap(BaseModel):
-    """`sampled` is how many of the `total` vectors of the most used model are shown.
+    """A map of the vectors of the most used model: it shows `sampled` of the `total` vectors.
 
     `explained` is each axis' share of the variance.
     """

@@ -40,7 +40,7 @@ class SearchRequest(Body):
 
 
 class SearchHit(ScoredHit):
-    """A row's own columns beside its score."""
+    """A row's columns and its score."""
 
     model_config = ConfigDict(extra="allow")
 

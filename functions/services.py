@@ -102,7 +102,7 @@ class Services:
 
     @lazy
     def lambda_logs(self) -> bool:
-        """Writes the logs as JSON lines; a server configures its logs before it starts."""
+        """Makes a function on Lambda write its logs as JSON lines; a server does this itself, before it starts."""
         from shared.logs import configure_logs
 
         configure_logs(self.settings.log_level, self.settings.secrets())
@@ -110,7 +110,7 @@ class Services:
 
     @lazy
     def database(self) -> Database:
-        """The database, as service_role; its calls end before the request that waits for them."""
+        """The database, called as service_role; a call ends before the request that waits for it has to end."""
         from shared.database.limits import REQUEST
         from shared.wiring import get_database
 
@@ -325,7 +325,7 @@ class Services:
             _ = self.generator, self.upsert, self.synonym_requests
 
     def stop_tasks(self) -> None:
-        """Tell running tasks to give their rows back. Safe in a signal handler: it does not wait for them."""
+        """Tell running tasks to release their rows. Safe in a signal handler, because it does not wait for the tasks."""
         for queue in self._run_queues:
             queue.stop()
 

@@ -207,7 +207,7 @@ def generation_state(services: ServicesOf) -> GenerationState:
 
 @router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey, TakesLargeBody])
 def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
-    """Write a tag's synonyms. Inactive ones are replaced and activated; if it has active ones the answer is 409."""
+    """Write a tag's synonyms. Inactive synonyms are replaced and activated; for a tag with active ones, answer 409."""
     row = services.synonym_store.create_synonyms(**body.model_dump())
     return StoredSynonyms(**services.synonyms.embed(row))
 

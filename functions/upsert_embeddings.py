@@ -43,7 +43,7 @@ class UpsertAnswer(BaseModel):
     processed: int
     updated: int
     failed: list[FailedRow]
-    message: str = Field(examples=["2 of 2 rows have their vector, 1 of them is new"])
+    message: str = Field(examples=["2 of 2 rows have their vector, 1 of them new"])
 
 
 @router.post("/api/upsert-embeddings")

@@ -17,12 +17,13 @@ from shared.models import BackfillReport
 
 log = logging.getLogger(__name__)
 
-# Time reserved for open requests, releasing leases and recording the run; at most a third of the time limit.
+# Seconds at the end that are reserved for open requests, for releasing leases and for recording the run; at most a third
+# of the time limit.
 MARGIN_SECONDS = 20.0
 
 
 class LambdaContext(Protocol):
-    """The part of Lambda's context that is used."""
+    """The part of Lambda's context that this module uses."""
 
     def get_remaining_time_in_millis(self) -> int: ...
 
@@ -49,7 +50,7 @@ def _run_schedule(services: Services, stop: threading.Event) -> dict[str, Any]:
     try:
         written = _execute_if_needed(services, services.synonym_job, stop)
     except AppError as error:
-        # Still return the outcome for the rows.
+        # The outcome of the rows is still returned.
         log.warning("could not look for queued tags: %s", error.message)
         written = {"status": "failed", "error": error.message}
     return answer if written is None else {**answer, "synonyms": written}

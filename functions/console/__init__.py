@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SUFFIXES = (".html", ".css", ".js", ".svg")
 _FILES = StaticFiles(directory=FOLDER)
-# Some systems give .js a content type with which browsers refuse to run a module.
+# Some systems register a content type for .js with which browsers refuse to run a module.
 mimetypes.add_type("text/javascript", ".js")
 
 # Everything is loaded from this server, and the page holds no inline script or style.
@@ -90,14 +90,14 @@ async def _serve(name: str, request: Request) -> Response:
     if Path(name).suffix not in SUFFIXES:
         raise NotFound(f"the console has no file {name!r}")
     response = await _FILES.get_response(name, request.scope)
-    # no-cache: the browser asks each time, and a 304 says that nothing has changed.
+    # With no-cache the browser asks the server each time; the answer 304 means that the file has not changed.
     response.headers.update({"cache-control": "no-cache", "content-security-policy": _POLICY})
     return response
 
 
 @router.get("/api/console")
 def start(request: Request, services: ServicesOf) -> ConsoleStart:
-    """Return the data with which the page starts, and a list of problems. The answer contains no data of rows."""
+    """Return the data with which the page starts, and a list of problems. The answer contains no row data."""
     up = services.health.database_is_up()
     state = services.provider_check.state()
     settings = services.settings

@@ -1,4 +1,4 @@
-"""The size of an answer that Lambda carries, and the refusal of a request whose answer would be larger."""
+"""Refuses requests whose answer would be larger than Lambda can send."""
 
 from typing import Annotated
 
@@ -7,13 +7,14 @@ from fastapi import Depends, Request
 
 from shared.errors import InvalidRequest
 
-# Lambda refuses an answer above 6,291,556 bytes after the work is done, and the caller sees a 502. The rest is for headers.
+# Lambda refuses an answer above 6,291,556 bytes. It does so after the work is done, and the caller gets a 502. This limit
+# is lower, to leave room for headers.
 MAX_ANSWER_BYTES = 5_500_000
-# A number of a unit vector in JSON, with its comma. Its average is 12.0 bytes at 96 dimensions and 12.7 at 4,096.
+# Bytes of one number of a unit vector in JSON, with its comma. The average is 12.0 at 96 dimensions and 12.7 at 4,096.
 _NUMBER_BYTES = 13
 # pgvector stores no wider vector.
 _MAX_DIMENSIONS = 16_000
-# Field names and punctuation around each vector, and around all of them.
+# Bytes of field names and punctuation: around each vector, and around the whole answer.
 _ITEM_BYTES, _ENVELOPE_BYTES = 80, 1_000
 
 
@@ -22,7 +23,7 @@ class AnswerTooLarge(InvalidRequest, code="answer_too_large", status=413):
 
 
 async def _on_lambda(request: Request) -> bool:
-    # Mangum adds the event. A server of our own has no such limit.
+    # Mangum, which runs the application on Lambda, adds the event. Outside Lambda there is no such limit.
     return "aws.event" in request.scope
 
 
@@ -30,14 +31,15 @@ OnLambda = Annotated[bool, Depends(_on_lambda)]
 
 
 def may_be_too_large(vectors: int) -> bool:
-    """Whether so many vectors could be too large for an answer, if they were as wide as possible."""
+    """Whether this number of vectors could be too large for an answer, if each had the most dimensions possible."""
     return vectors > _most(_MAX_DIMENSIONS * _NUMBER_BYTES)
 
 
 def check_answer_fits(field: str, vectors: int, dimensions: int, *, base64: bool = False, names: int = 0) -> None:
-    """Raise AnswerTooLarge if an answer cannot carry these vectors; `names` is the size of the longest name beside one.
+    """Raise AnswerTooLarge if these vectors do not fit into an answer.
 
-    Call it before the provider is asked, because an answer that is refused afterwards was paid.
+    `names` is the largest number of bytes that the caller's own names add to one vector. Call this before the provider:
+    an answer that is refused after the provider's call has to be paid.
     """
     vector = (4 * dimensions + 2) // 3 * 4 if base64 else _NUMBER_BYTES * dimensions
     most = _most(vector + names)
@@ -50,7 +52,7 @@ def check_answer_fits(field: str, vectors: int, dimensions: int, *, base64: bool
 
 
 def escaped_size(text: str) -> int:
-    """The bytes of a text in the JSON of an answer, which is itself a text in Lambda's JSON."""
+    """The bytes of a text that is encoded as JSON twice: in the answer, and in Lambda's JSON around the answer."""
     return len(orjson.dumps(orjson.dumps(text).decode()))
 
 

@@ -58,7 +58,7 @@ async def _caller(request: Request) -> Caller:
 
 
 def bearer_token(request: Request) -> str | None:
-    """The token of the Authorization header, None without one. Raises Unauthorized for another scheme."""
+    """The token of the Authorization header, None if the header is missing. Raises Unauthorized for another scheme."""
     header = request.headers.get("authorization")
     if header is None:
         return None
@@ -68,8 +68,8 @@ def bearer_token(request: Request) -> str | None:
     return token.strip()
 
 
-# Route calls these before it reads a body. FastAPI also calls them as dependencies, so the key is checked even if a
-# route does not use this class.
+# The class `Route` calls these before it reads a body. FastAPI also calls them as dependencies, so the key is checked
+# even on a route of another class.
 CHECKS = (_require_key, _require_webhook_secret)
 
 ServicesOf = Annotated[Services, Depends(_services)]

@@ -11,7 +11,7 @@ from shared.models import Embeddings
 
 # Seconds for the provider. The rest of the 30 seconds is for the database.
 REQUEST_SECONDS = 25.0
-# Of the time that Lambda has left, this is reserved for releasing rows and for sending the answer.
+# Seconds before Lambda's own time limit that are reserved for releasing rows and for sending the answer.
 MARGIN_SECONDS = 3.0
 
 
@@ -20,13 +20,13 @@ async def _deadline(request: Request) -> Deadline | None:
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS
         return Deadline(max(min(REQUEST_SECONDS, left), 0.0))
-    # No deadline if the model runs in this process: it is always reachable, and no gateway with a time limit is in
-    # between.
+    # A model that runs in this process needs no deadline: it is always reachable, and on a server of its own no AWS
+    # gateway with a time limit stands before it.
     in_process = request.app.state.services.settings.embedding_provider == "onnx"
     return None if in_process else Deadline(REQUEST_SECONDS)
 
 
-# None: no limit.
+# None means that there is no time limit.
 DeadlineOf = Annotated[Deadline | None, Depends(_deadline)]
 
 

@@ -34,7 +34,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Every error of every route, except those below /v1/."""
+    """The body of every error, except on the routes below /v1/."""
 
     error: ErrorDetail
 
@@ -52,7 +52,7 @@ class MethodNotAllowed(AppError, code="method_not_allowed", status=405):
 
 _FIELD = re.compile(r"(?!body: )(?:body\.)?([a-z_]+): ")
 
-# Retry-After for an error without its own. The call was retried already, so the outage may last.
+# Seconds in Retry-After if the error has none. The call was retried already, so the outage may last.
 RETRY_AFTER_SECONDS = 5
 
 # OpenAI's error type for a status.
@@ -89,7 +89,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 413:
         known: AppError = RequestTooLarge(error.detail)
     else:
-        # The only other one is a body that FastAPI could not read.
+        # FastAPI raises any other status only for a body that it could not read.
         known = {404: NotFound(), 405: MethodNotAllowed()}.get(status, InvalidRequest("body: it cannot be read"))
     response = error_response(known, request.url.path, status=status)
     response.headers.update(error.headers or {})

@@ -14,7 +14,7 @@ from shared.errors import AppError, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# Below this a body is within the limit, however many characters JSON escapes.
+# A body of fewer bytes is within the limit, even if JSON escapes every character.
 _SURELY_FITS = MAX_ANSWER_BYTES // 6
 
 
@@ -47,7 +47,7 @@ class LambdaHandler:
 
 
 def _with_route(event: Mapping[str, Any], base_path: str) -> dict[str, Any]:
-    """The event with the path of the route: without a named stage, and without API_BASE_PATH."""
+    """The event with the path that the routes expect: without the name of the stage and without API_BASE_PATH."""
     request = event["requestContext"]
     if "http" not in request:
         return {**event, "path": _without(base_path, event["path"] or "/")}
@@ -99,7 +99,7 @@ def _advice(answer: Mapping[str, Any], body: str, size: int, method: str) -> str
     hits = found.get("hits") if isinstance(found, dict) else None
     if isinstance(hits, list) and len(hits) > 1:
         field = "limit" if method == "GET" else "match_count"
-        # Count with the largest hit, because the largest ones may come first.
+        # Calculate with the size of the largest hit, because the largest hits may come first.
         largest = max(len(orjson.dumps(orjson.dumps(hit).decode())) for hit in hits)
         fits = max(1, MAX_ANSWER_BYTES // (largest + 1))
         return f"{field}: {too_large}; ask for at most {min(fits, len(hits) - 1)}"

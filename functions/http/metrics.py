@@ -24,7 +24,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics(Collector):
-    """The metrics of one process. Requests are counted by the route's template, so that paths create no new series."""
+    """The metrics of one process.
+
+    Requests are counted by the template of their route, so that each new path does not create a new series.
+    """
 
     def __init__(self, services: Services) -> None:
         registry = CollectorRegistry()
@@ -44,7 +47,7 @@ class Metrics(Collector):
 
         @self.router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
         def metrics() -> Response:
-            """Requests, latency, batches, queues, tokens and cost, for Prometheus."""
+            """Return requests, latency, batches, queues, tokens and cost for Prometheus."""
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -66,7 +69,7 @@ class Metrics(Collector):
             self._rows.labels(outcome).inc(getattr(report, outcome))
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges that are read at each request for /metrics: waiting texts, rows in the queues."""
+        """Read the gauges, at each request for /metrics: waiting texts, and rows in the queues."""
         waiting = GaugeMetricFamily("tonnetz_waiting_texts", "Texts of accepted requests that are not yet embedded.")
         waiting.add_metric([], self._services.embedding.waiting)
         yield waiting
@@ -83,5 +86,5 @@ class Metrics(Collector):
         yield queued
 
     def describe(self) -> Iterator[Metric]:
-        """Describes no metric, so that registering the collector does not query the database."""
+        """Describe no metric, so that registering the collector does not query the database."""
         return iter(())

@@ -1,4 +1,6 @@
-"""Wraps each request: id, limit of requests, security headers, CORS, access log, and a 500 for an unexpected error."""
+"""Wraps each request: assigns an id, limits open requests, adds security headers and CORS, writes the access log, and
+turns an unexpected error into a 500.
+"""
 
 import asyncio
 import logging
@@ -18,9 +20,9 @@ from shared.logs import request_id
 
 log = logging.getLogger("functions.access")
 
-# Requests that are answered at the same time; one more gets 503. Each holds its body in memory.
+# The most requests that are open at the same time; one more gets 503. Each of them holds its body in memory.
 MAX_REQUESTS = 512
-# Probes are answered in any case: a server under load is not a broken one.
+# These are always answered: a server under load works, so a load balancer must not remove it.
 _PROBES = ("/health", "/ready")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -32,14 +34,14 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 
-# Method, route, status and seconds of a request that was answered.
+# A function that gets method, route, status and seconds of each answered request.
 ObserveRequest = Callable[[str, str, int, float], None]
 
 
 class RequestMiddleware:
-    """`function` is the application's name in logs; `observe` is called after every request.
+    """Wraps an application. `function` is its name in logs; `observe` is called after every request.
 
-    Plain ASGI in one layer: a stack of BaseHTTPMiddleware takes longer than a whole /embed.
+    This is one layer of plain ASGI, because a stack of BaseHTTPMiddleware takes longer than a whole /embed request.
     """
 
     def __init__(self, app: ASGIApp, *, function: str, services: Services, observe: ObserveRequest | None) -> None:
@@ -55,7 +57,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        # A copy, because a server may append the trailers of a body to its list.
+        # Use a copy, because the server may append the trailers of the body to its own list.
         scope["headers"] = list(scope["headers"])
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         current = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -85,7 +87,7 @@ class RequestMiddleware:
             request_id.reset(token)
 
     def _prepared(self, scope: Scope) -> ASGIApp:
-        """The application within CORS headers, so that an allowed page can read every error.
+        """The application with CORS around it, so that a page of an allowed origin can read every error.
 
         Created at the first request, because importing a function must not read settings.
         """
@@ -145,9 +147,9 @@ class RequestMiddleware:
         services = self._services
         if not services.open_on_loopback or services.settings.functions_api_key is not None:
             return
-        # Two ways of a web page to this server: a name that resolves to 127.0.0.1 (DNS rebinding), which is in the Host
-        # header, and a request to 127.0.0.1, which has the page's site in Origin.
-        # Starlette's TrustedHostMiddleware knows no ranges of addresses, and answers in plain text.
+        # A web page can reach this server in two ways. With a name that resolves to 127.0.0.1 (DNS rebinding), the header
+        # Host contains this name. With a request to 127.0.0.1, the header Origin contains the page's site.
+        # Starlette's TrustedHostMiddleware cannot check ranges of addresses, and answers in plain text.
         if not is_loopback(headers.get(b"host", b"").decode("latin-1")):
             raise Forbidden("without FUNCTIONS_API_KEY only 127.0.0.1 and localhost are served")
         origin = headers.get(b"origin", b"").decode("latin-1")

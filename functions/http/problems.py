@@ -1,4 +1,4 @@
-"""What is wrong with a server's providers, in words for its users, and how to fix it."""
+"""Describes to users what is wrong with a server's providers, and how to fix it."""
 
 import logging
 

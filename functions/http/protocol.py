@@ -8,16 +8,16 @@ from typing import Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-# Bytes and fields of the head of a request. Also the most bytes that a client may send without a byte of body after the
-# head: extensions of chunks, and trailers.
+# The most bytes and fields in the head of a request. MAX_HEAD_BYTES also limits what a client may send after the head
+# without a byte of body: chunk extensions and trailers.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
-# Requests that a client may send before the first is answered.
+# The most requests that a client may send before the first is answered.
 MAX_PIPELINED = 16
-# Seconds in which a head must be complete, and from then on the body.
+# Seconds in which a head must be complete, and after it the body.
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 45.0
-# Seconds in which a client must read some of a waiting answer.
+# Seconds in which a client must read at least a part of an answer that waits to be sent.
 ANSWER_SECONDS = 60.0
 
 TOO_LARGE = (431, "request_too_large", f"the head of the request is larger than {MAX_HEAD_BYTES // 1024} kB")
@@ -70,7 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         self._count(len(name) + len(value) + 4)
-        # A trailer is not a header: a gateway that checks or logs headers does not see it.
+        # Do not use a trailer as a header: a gateway in front, which checks or logs headers, does not see trailers.
         if self._in_head:
             super().on_header(name, value)
 

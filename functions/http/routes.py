@@ -17,7 +17,7 @@ from functions.http.auth import CHECKS
 from functions.http.thread_shares import KEYED, ThreadShares
 from shared.errors import AppError, RequestTooLarge
 
-# A query has at most 20,000 characters. With up to 3 bytes each (every script, but not emoji), it fits.
+# This is enough for a query of 20,000 characters with up to 3 bytes each, as in every script (but not in emoji).
 SMALL_BODY = 64 * 1024
 # Lambda takes 6 MB; a batch of 256 chunks of 2,000 words is 3 MB.
 LARGE_BODY = 6 * 1024 * 1024
@@ -30,13 +30,13 @@ class RequestTimeout(AppError, code="request_timeout", status=408):
 
 
 class _BodyLimit:
-    """Declares a route's limit; Route enforces it."""
+    """Declares the limit of a route's body; `Route` enforces it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
     async def __call__(self) -> None:
-        """Do nothing; FastAPI calls each dependency of a route."""
+        """Do nothing: FastAPI calls each dependency of a route, but `Route` has checked the body already."""
 
 
 # Dependencies of a route that takes more than SMALL_BODY.
@@ -57,7 +57,7 @@ class Route(APIRoute):
         if self.methods and scope["method"] not in self.methods:
             await self._answer(scope, receive, send)
             return
-        # Its `receive` is the server's own: to ask whether the client went away must not consume the body below.
+        # Give it the server's own `receive`: is_disconnected() must not consume the body that is replayed below.
         request = Request(scope, receive)
         for check in self._checks:
             await check(request, None)
@@ -71,7 +71,7 @@ class Route(APIRoute):
             return
         shares: ThreadShares = request.app.state.thread_shares
         async with shares.share(self._kind(scope)) as has_waited:
-            # A client that went away while its request waited gets no thread.
+            # If the client has closed the connection while its request waited, do not use a thread for it.
             if not (has_waited and await request.is_disconnected()):
                 await self._answer(scope, receive, send)
 
@@ -79,7 +79,7 @@ class Route(APIRoute):
         await super().handle(scope, receive, send)
 
     def _kind(self, scope: Scope) -> str:
-        """The group whose requests share threads. All routes with a key are one group; others have one for each collection."""
+        """The group whose requests share threads: one for all routes with a key, else one for each route and collection."""
         if self._checks:
             return KEYED
         return f"{self.path} {str(scope['path_params'].get('collection', '')).removeprefix('public.')}"
@@ -93,7 +93,7 @@ class CompressedRoute(Route):
 
 
 async def _read(request: Request, receive: Receive, limit: int) -> bytes | None:
-    """The body; None if the client went away. Raises RequestTooLarge before more than `limit` is kept."""
+    """The body; None if the client closed the connection. Raises RequestTooLarge before more than `limit` is kept."""
     too_large = RequestTooLarge(f"the body is larger than {_size(limit)}, which is the limit of this route")
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > limit:

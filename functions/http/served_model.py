@@ -11,6 +11,6 @@ async def served_model(services: Services, deadline: Deadline | None) -> Embeddi
     """The model and its width."""
     service = services.embedding
     if (spec := service.known_spec) is None:
-        # In a thread, because this may create the provider or ask it for the width of its vectors.
+        # Use a thread, because this may create the provider or ask it for the width of its vectors.
         spec = await asyncio.to_thread(service.spec, deadline)
     return spec

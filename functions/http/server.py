@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from functions.http.protocol import NO_ROOM, LimitedProtocol, slowest
 
-# Open connections; fewer if the process may open fewer files.
+# The most open connections; fewer if the process may open fewer files.
 MAX_CONNECTIONS = 1000
-# Files that the process needs beside them: the database, the provider, logs.
+# The number of files that the process needs for other purposes: the database, the provider, logs.
 _OTHER_FILES = 200
 _FEWEST_CONNECTIONS = 50
 
@@ -30,7 +30,7 @@ class LimitedServer(uvicorn.Server):
     """A uvicorn server that closes connections whose request or client takes too long."""
 
     async def on_tick(self, counter: int) -> bool:
-        """Called every tenth of a second."""
+        """Check the connections once a second; uvicorn calls this every tenth of a second."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):

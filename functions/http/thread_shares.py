@@ -7,18 +7,19 @@ from contextlib import asynccontextmanager
 
 from shared.errors import Overloaded
 
-# Threads of a server. Most wait for the database or the provider.
+# The number of threads of a server. Most of them wait for the database or the provider.
 THREADS = 160
-# Threads of one kind of request at a time; more requests wait. A burst of webhooks has a key.
+# The most threads that one kind of request uses at a time; further requests wait. Requests with a key have a larger
+# share, because webhooks come in bursts and have a key.
 SHARE = 12
 KEYED = "keyed"
 KEYED_SHARE = 32
-# Seconds that a request waits for a thread. A gateway waits 30 seconds for the answer.
+# The most seconds that a request waits for a thread. A gateway waits 30 seconds for the answer.
 PATIENCE = 20.0
 
 
 class ThreadShares:
-    """Lets SHARE requests of each kind run at a time, and KEYED_SHARE of those with a key. For one event loop."""
+    """Lets SHARE requests of each kind run at a time, and KEYED_SHARE of those with a key, on one event loop."""
 
     def __init__(self) -> None:
         self._running: Counter[str] = Counter()
@@ -26,7 +27,7 @@ class ThreadShares:
 
     @asynccontextmanager
     async def share(self, kind: str) -> AsyncIterator[bool]:
-        """Hold a thread's share; yields whether the request waited for it. Raises Overloaded after PATIENCE seconds."""
+        """Reserve one thread; yields whether the request waited for it. Raises Overloaded after PATIENCE seconds."""
         waits = self._running[kind] >= (KEYED_SHARE if kind == KEYED else SHARE)
         if waits:
             await self._wait(kind)
@@ -45,14 +46,14 @@ class ThreadShares:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                # The request got its share at the same moment.
+                # The thread was given to this request at the moment when it stopped waiting.
                 self._pass_on(kind)
             if isinstance(error, TimeoutError):
                 raise Overloaded("too many requests of this kind are running; try again", retry_after=5) from None
             raise
 
     def _pass_on(self, kind: str) -> None:
-        """Give the share to the request that has waited longest; if none waits, free it."""
+        """Give the thread to the request that has waited longest; if none waits, count it as free."""
         queue = self._waiting.get(kind)
         while queue:
             turn = queue.popleft()
