@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIFE_SECONDS = 24 * 3600
-# After a failure Redis is skipped for this many seconds, so that not every search waits for a timeout.
+# After a failure, Redis is not asked for this many seconds. Otherwise every search would wait for a timeout.
 PAUSE_SECONDS = 10.0
 
 
 class RedisCache:
-    """Texts in Redis, each with a lifetime. A failure of Redis counts as a miss: searches go on without it."""
+    """Stores texts in Redis, each for a limited time. If Redis fails, no text is found, and searches go on without it."""
 
     def __init__(self, url: SecretStr) -> None:
         try:
@@ -42,12 +42,12 @@ class RedisCache:
         return "RedisCache()"
 
     def get(self, key: str) -> str | None:
-        """The text, None if there is none or Redis cannot be reached."""
+        """The text, or None if Redis does not have it or cannot be reached."""
         value = self._ask("get", key)
         return value if isinstance(value, str) else None
 
     def set(self, key: str, value: str, seconds: int) -> None:
-        """Keep a text for that long, if Redis can be reached."""
+        """Keep a text for this many seconds, if Redis can be reached."""
         self._ask("set", key, value, ex=seconds)
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class RedisCache:
 
 
 class Cache:
-    """JSON values by key: at most `size` in this process, each for `seconds`, and in `shared` for all processes."""
+    """Stores JSON values by key for `seconds`: at most `size` of them in this process, and all of them in `shared`."""
 
     def __init__(self, shared: RedisCache | None = None, *, size: int = 4096, seconds: int = LIFE_SECONDS) -> None:
         self._shared = shared
@@ -76,7 +76,7 @@ class Cache:
         self._lock = Lock()
 
     def get(self, key: str) -> Any:
-        """The value, None if there is none."""
+        """The value of the key, or None if there is none."""
         with self._lock:
             text = self._local.get(key)
         if text is None and self._shared is not None and (text := self._shared.get(key)):
@@ -85,7 +85,7 @@ class Cache:
         return None if text is None else orjson.loads(text)
 
     def put(self, key: str, value: object) -> None:
-        """Keep a value, here and for the other processes."""
+        """Keep a value in this process, and in `shared` for the other processes."""
         text = orjson.dumps(value).decode()
         with self._lock:
             self._local[key] = text

@@ -9,7 +9,7 @@ RETRY_AFTER = 5.0
 
 
 class Deadline:
-    """A moment that lies this many seconds after now."""
+    """The moment at which a request has to end: this many seconds from now."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

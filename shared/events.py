@@ -7,10 +7,10 @@ import orjson
 
 
 def emit(event: str, **fields: object) -> None:
-    """Write an event. A failed write to stdout is ignored, so that it does not stop the caller."""
+    """Write an event. An error of stdout is ignored, so that it does not stop the caller."""
     line = orjson.dumps({"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
     try:
-        # One write, so that lines of several threads do not mix.
+        # Write the line in one call, so that lines of several threads do not mix.
         sys.stdout.write(line.decode() + "\n")
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -20,18 +20,18 @@ _LETTERS = {"\t": "t", "\n": "n", "\r": "r", "\b": "b", "\f": "f"}
 
 
 class Mask:
-    """Replaces secrets in texts, also where a secret is written as in JSON, in a URL or by `repr`.
+    """Replaces secrets in texts, also where a secret is escaped as in JSON, in a URL or by `repr`.
 
     The user and password of every URL are replaced too.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        # The longest first, because one secret may contain another.
+        # Replace the longest secret first, because one secret may contain another.
         longest = sorted({secret for secret in secrets if secret}, key=lambda secret: (-len(secret), secret))
         self._secrets = re.compile("|".join("".join(map(_written, each)) for each in longest)) if longest else None
 
     def hide(self, value: object) -> object:
-        """The value without secrets. What JSON has no type for becomes a text."""
+        """The value without secrets. A value of a type that JSON does not have becomes a text."""
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, Mapping):
@@ -47,7 +47,7 @@ class Mask:
 
 
 def _written(character: str) -> str:
-    """A pattern for a character as it is, in a URL, and as `repr` and JSON escape it, also one inside of the other."""
+    """A pattern for a character: unchanged, escaped in a URL, by `repr` or by JSON, or by several of them in turn."""
     if character.isascii() and character.isalnum():
         return character
     code = ord(character)
@@ -64,7 +64,7 @@ def _written(character: str) -> str:
         escapes.append(rf"\\+{_LETTERS[character]}")
     if character == " ":
         escapes.append(r"\+")
-    # Every escape of an escape adds backslashes.
+    # Each further escaping adds backslashes.
     plain = r"\\+" if character == "\\" else rf"\\*{re.escape(character)}"
     return f"(?:{plain}|(?i:{'|'.join(escapes)}))"
 
@@ -123,7 +123,7 @@ def hide_secrets(text: str) -> str:
 def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
     """Send all logs of the process through JsonFormatter; safe to repeat.
 
-    Libraries that log every request (httpx) log warnings only: their lines contain addresses.
+    Libraries that log every request (httpx) may log only warnings, because their other lines contain addresses.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(secrets))

@@ -21,14 +21,14 @@ else:
 
 
 def shortened_model_name(model: str, dimensions: int | None) -> str:
-    """The name of a model's vector space: `text-embedding-3-small@512` if a reduced width is requested."""
+    """The name under which a model is registered: `text-embedding-3-small@512` if a reduced width is requested."""
     return f"{model}@{dimensions}" if dimensions else model
 
 
 class ModelName(NamedTuple):
-    """The parts of a model's name in the database: the provider's name of the model, and what else its vectors depend on.
+    """The parts of a model's name in the database: the provider's name of the model, and settings that change its vectors.
 
-    `input_types` are those of InputRules; `prefixed`: a document prefix was set.
+    `input_types` are those of InputRules; `prefixed` is true if the settings have a document prefix.
     """
 
     model: str
@@ -41,7 +41,7 @@ _NAME = re.compile(r"(.+?)(?:@(\d+))?(?:#([^#,]+),([^#,]+))?(#[0-9a-f]{8})?", re
 
 
 def split_model_name(name: str) -> ModelName:
-    """The parts of a name that `shortened_model_name` and `InputRules.apply` made."""
+    """Split a name that `shortened_model_name` and `InputRules.apply` have made."""
     found = _NAME.fullmatch(name)
     if found is None:
         return ModelName(name)
@@ -71,9 +71,9 @@ class EmbeddingModel:
 
 @dataclass(frozen=True, slots=True)
 class InputRules:
-    """How the settings mark queries and documents for the model; None: as is known of the model.
+    """How the settings mark queries and documents for the model. None means: as the provider's code knows the model.
 
-    `types` are the values of the field input_type in requests with queries and with documents.
+    `types` are the values of the field input_type, in requests with queries and in requests with documents.
     """
 
     query_prefix: str | None = None
@@ -83,9 +83,9 @@ class InputRules:
     def apply(self, model: EmbeddingModel) -> EmbeddingModel:
         """The model under these rules.
 
-        Types and a document prefix of its own make another vector space, and so another name: vectors that were stored
-        without them are never compared with, or taken for, those made with them. The query prefix changes no stored
-        vector, and no name.
+        Input types and a document prefix change the vectors, so they are part of the model's name: vectors that were made
+        without them are never compared with vectors that were made with them. The query prefix changes no stored vector,
+        so it does not change the name.
         """
         name = model.name
         if self.types is not None:
@@ -104,10 +104,10 @@ AS_KNOWN = InputRules()
 class Embeddings:
     """The answer to one `embed`: row i of `vectors` belongs to text i.
 
-    `vectors` is n x dimensions, float32, unit length. `tokens` is what the provider counted (or
-    our tokenizer, if it reports nothing), `cut` are the indices of texts longer than the model
-    reads, `calls` the requests made, retries included. `errors` maps a text's index to the
-    reason it has no vector; its row in `vectors` is zero and must not be stored.
+    `vectors` is n x dimensions, float32, of unit length. `tokens` is the count of the provider, or of this program if the
+    provider reports none. `cut` are the indices of texts that were cut because they are too long for the model. `calls` is
+    the number of requests, with retries. `errors` maps the index of a text to the reason why it has no vector; its row in
+    `vectors` is zero and must not be stored.
     """
 
     vectors: Vectors
@@ -124,7 +124,7 @@ class Embeddings:
 
 @dataclass(slots=True)
 class Spent:
-    """The requests that were sent to a provider, and the tokens that they cost, also if an answer could not be used."""
+    """The number of requests to a provider and the tokens that they cost, even if an answer could not be used."""
 
     tokens: int = 0
     calls: int = 0
@@ -137,7 +137,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRow:
-    """A row leased to this worker. `text_hash` is sent back with the vector, so that a stale vector is rejected.
+    """A row that is leased to this worker. `text_hash` is sent back with the vector, so that a stale vector is rejected.
 
     A `reused` row already has its vector, copied from an equal text, and is not leased.
     """
@@ -163,9 +163,10 @@ class NamedRow:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The number of queued rows: claimable now, leased to a worker, waiting for the next attempt, failed.
+    """The number of queued rows: ready to be claimed, leased to a worker, waiting for the next attempt, failed.
 
-    `foreign_vectors`, at the end of a run: rows by model whose vectors another program made, so that they are kept.
+    `foreign_vectors` is read at the end of a run. For each model of another program, it has the number of rows that keep
+    their vectors of this model.
     """
 
     ready: int
@@ -184,7 +185,7 @@ class QueueState:
 class Coverage:
     """The coverage of a collection: total = embedded + pending + failed.
 
-    `estimated`: the table is large, so rows were counted on a sample; `failed` and `leased` are exact.
+    `estimated` is true if the table is large: its rows are then counted on a sample; `failed` and `leased` are exact.
     """
 
     collection: str
@@ -202,9 +203,9 @@ class Coverage:
 class BackfillReport:
     """The result of a backfill.
 
-    `processed` rows were claimed; each was `embedded` (it holds its vector now), `failed` or `stale` (its
-    text changed while it was embedded, so it stays pending). `reused` counts the embedded ones that cost no provider
-    input, because an equal text had a vector already. `cost_usd` is tokens times the price, in USD.
+    `processed` counts the rows that were claimed. Each was `embedded` (it has its vector), `failed` or `stale` (its text
+    changed while it was embedded, so it stays pending). `reused` counts the embedded rows that got the vector of an equal
+    text, at no cost. `cost_usd` is the number of tokens times the price, in USD.
     """
 
     collection: str
@@ -220,7 +221,7 @@ class BackfillReport:
     seconds: float = 0.0
 
 
-# The columns that every search function returns about a hit's score.
+# The columns of a hit's score, which every search function returns.
 SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "semantic_rank")
 
 
@@ -243,7 +244,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, best first. `degraded`: the query could not be embedded, so only full-text search found them."""
+    """Hits, best first. `degraded` is true if the query could not be embedded, so that only full-text search was used."""
 
     hits: Sequence[Hit]
     degraded: bool

@@ -35,9 +35,10 @@ class Database(AbstractContextManager["Database"]):
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]: ...
 
     def run_alone(self, listed_by: str, argument: str) -> bool:
-        """Run statements that a transaction cannot hold, as the owner; False where this connection cannot.
+        """Run statements that cannot be part of a transaction, as the owner; False if this connection cannot run them.
 
-        The query `listed_by` lists them under a lock, so that two programs do not build the same index.
+        The query `listed_by` returns the statements. It runs under a lock, so that two programs do not build the same
+        index.
         """
         return False
 
@@ -50,7 +51,7 @@ class Database(AbstractContextManager["Database"]):
         raise NotImplementedError
 
     def for_work(self) -> "Database":
-        """Return an adapter whose calls may take longer than a request waits: for backfills in a server.
+        """Return an adapter for backfills in a server: its calls may take longer than a request can wait.
 
         It shares this adapter's connections and need not be closed.
         """

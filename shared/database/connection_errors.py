@@ -12,7 +12,7 @@ from shared.errors import AppError, ConfigurationError, DatabaseBusy, DatabaseUn
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A failure by its message, from libpq, the server or a pooler; `text` says what it means and what to do."""
+    """A failure that is recognised by the message of libpq, the server or a pooler; `text` explains it and its fix."""
 
     sign: re.Pattern[str]
     kind: type[AppError]
@@ -36,8 +36,8 @@ _BRACKETS = _rule(
 )
 _PARAMETER = r'URI query parameter: "(?P<parameter>.*)"'
 
-# The first rule that fits wins: what a server answered, then what the network did. With several addresses a message
-# quotes all attempts.
+# The first rule that matches is used. Answers of a server come before errors of the network: if the host has several
+# addresses, the message quotes the attempts on all of them.
 _RULES = (
     _UNENCODED,
     _BRACKETS,
@@ -114,7 +114,7 @@ _RULES = (
         r"authentication failed",
         'the server refused the password of user "{user}" (percent-encode special characters)',
     ),
-    # After the rule for refused passwords: libpq tries once more without TLS where a password was refused over TLS.
+    # This must come after the rule for refused passwords: if a password is refused over TLS, libpq tries again without TLS.
     _rule(
         ConfigurationError,
         r"pg_hba\.conf.*no encryption",
@@ -188,9 +188,9 @@ _RULES = (
 
 
 def explain(error: Exception, url: SecretStr) -> AppError:
-    """The error for a connection that failed: ConfigurationError, which waiting does not cure, or DatabaseUnavailable.
+    """The error for a connection that failed: ConfigurationError if another try cannot succeed, else DatabaseUnavailable.
 
-    libpq's own message is not shown, because it may quote the whole connection string.
+    The error does not contain libpq's own message, because this may quote the whole connection string.
     """
     message = str(error)
     rule = _misread(url.get_secret_value(), error) or next(rule for rule in _RULES if rule.sign.search(message))
@@ -201,7 +201,7 @@ def explain(error: Exception, url: SecretStr) -> AppError:
 
 
 def pooler_error(message: str) -> AppError | None:
-    """The error for a pooler's refusal of a statement (SQLSTATE 08P01); None where the message is not a pooler's."""
+    """The error for a statement that a pooler refused (SQLSTATE 08P01); None if the message is not from a pooler."""
     rule = next(rule for rule in _RULES if rule.sign.search(message))
     if "{" in rule.text or not issubclass(rule.kind, DatabaseUnavailable):
         return None
@@ -209,7 +209,7 @@ def pooler_error(message: str) -> AppError | None:
 
 
 def _misread(url: str, error: Exception) -> Rule | None:
-    """The rule for a URL that libpq splits in wrong places, so that its host or path may hold part of a password."""
+    """The rule for a URL that libpq splits in the wrong place, so that host or path may contain a part of the password."""
     authority, _, rest = url.partition("://")[2].partition("/")
     path = rest if isinstance(error, psycopg.ProgrammingError) else rest.partition("?")[0]
     if authority.count("@") > 1 or "@" in path:
@@ -221,14 +221,14 @@ def _misread(url: str, error: Exception) -> Rule | None:
 
 
 def _names(url: SecretStr) -> dict[str, str]:
-    """What a message may quote of the URL."""
+    """The parts of the URL that a message may quote."""
     try:
         parts = conninfo_to_dict(url.get_secret_value())
     except psycopg.Error:
         parts = {}
     host, port = str(parts.get("host") or "the local socket"), str(parts.get("port") or 5432)
     user = str(parts.get("user") or "")
-    # A port that is no number may be a password.
+    # A port that is not a number may be a part of the password.
     address = f"{host}:{port}" if port.isdecimal() and not host.startswith("/") else host
     return {"user": user, "database": str(parts.get("dbname") or user), "host": host, "address": address}
 

@@ -1,4 +1,4 @@
-"""How long calls of the database may take, and how many connections each kind of call may use at a time."""
+"""Limits how long calls of the database take, and how many connections each kind of call uses at a time."""
 
 import threading
 from collections import Counter
@@ -11,7 +11,7 @@ from shared.errors import DatabaseBusy
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The longest time of a statement, and of each wait for a lock, as PostgreSQL writes them: 8s, 10min."""
+    """The time limits of a statement and of each wait for a lock, in PostgreSQL's notation: 8s, 10min."""
 
     statement: str
     lock: str
@@ -22,23 +22,25 @@ class Limits:
         return f"set local statement_timeout = '{self.statement}'", f"set local lock_timeout = '{self.lock}'"
 
 
-# A search, or another call as a visitor or user. Supabase gives its role `authenticated` the same time for a statement.
+# For a search, or another call with the rights of the caller. Supabase sets the same statement time for its role
+# `authenticated`.
 CALLER = Limits("8s", "2s")
-# A call that a request waits for: gateways close a connection after 30 seconds.
+# For a call that a request waits for: gateways close a connection after 30 seconds.
 REQUEST = Limits("25s", "2s")
-# The work of a backfill in a server. A lock is usually held by a long transaction or a migration.
+# For a backfill in a server. The lock that it waits for is usually held by a long transaction or a migration.
 WORK = Limits("10min", "1min")
 
-# Calls that need no key or that every search makes. Each, for each collection, is a kind of its own.
+# Prefixes of the functions that need no key, or that every search calls. Each function is, for each collection, a kind
+# of its own.
 _OPEN = ("search_", "similar_rows", "collection_models", "ping_embeddings")
 _REST = "other calls"
 
 
 class Shares:
-    """Lets the calls of one kind use only a part of the connections, so that a locked table leaves some for the rest.
+    """Lets the calls of one kind use only a part of the connections. So a locked table does not block all of them.
 
-    Of `connections`, a search function may use half for each collection, and all calls that are not part of a search may
-    use three eighths together. Too few connections are not divided.
+    The calls of a search function on one collection may use half of the `connections`. All calls that are not part of a
+    search may use three eighths together. A small number of connections is not divided.
     """
 
     def __init__(self, connections: int) -> None:
@@ -50,7 +52,7 @@ class Shares:
 
     @contextmanager
     def share(self, function: str, arguments: Mapping[str, object], seconds: float) -> Iterator[None]:
-        """Hold one connection's share for a call. Raises DatabaseBusy if none is free within `seconds`."""
+        """Reserve one connection for a call. Raises DatabaseBusy if none becomes free for its kind within `seconds`."""
         if not self._divided:
             yield
             return

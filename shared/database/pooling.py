@@ -1,4 +1,4 @@
-"""Finds out whether a connection pooler is in between, and in which of its modes it works."""
+"""Finds out whether a connection goes through a pooler, and in which mode the pooler works."""
 
 import time
 from contextlib import closing
@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from shared.database.postgres import Connection, connect
 from shared.errors import DatabaseBusy
 
-# Other programs of a busy pool may take the connection that two of ours would share, so look several times.
+# Two connections of this program share a server process in transaction mode, unless other programs use it at the moment.
+# So look several times.
 _LOOKS = 5
-# In session mode a pool whose connections are all reserved lets a further client wait, for two minutes in PgBouncer.
+# In session mode, a pooler whose server processes are all reserved lets the next client wait, PgBouncer for two minutes.
 _WAIT_SECONDS = 3.0
 
 
@@ -26,14 +27,15 @@ class Pooling(StrEnum):
 
 
 def find_pooling(url: SecretStr, connection: Connection) -> Pooling:
-    """How this connection to the URL reaches the server; opens a second one through a pooler. Changes nothing.
+    """Find out how this connection to the URL reaches the server. This changes nothing in the database.
 
-    A pooler in session mode reserves a server process for each client; in transaction mode its clients share them.
+    A pooler in session mode reserves a server process for each client; in transaction mode clients share the processes.
+    To see which one it is, a second connection is opened if there is a pooler.
     """
     first = _server_process(connection)
     if first is None:
         raise DatabaseBusy("the server's pooler has no free connection: close other programs, or raise its pool size")
-    # A pooler tells its clients a process id of its own.
+    # A pooler sends its clients another process id than that of the server.
     if first == connection.info.backend_pid:
         return Pooling.DIRECT
     try:
@@ -53,7 +55,7 @@ def find_pooling(url: SecretStr, connection: Connection) -> Pooling:
 
 
 def _server_process(connection: Connection) -> int | None:
-    """The process id of the server that runs a statement of this connection, None if the pooler lets it wait."""
+    """The id of the server process that runs a statement of this connection; None if the statement has to wait."""
     wire = connection.pgconn
     wire.send_query(b"select pg_backend_pid()")
     wire.flush()

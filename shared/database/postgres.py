@@ -24,8 +24,8 @@ from shared.models import Caller
 Connection = psycopg.Connection[tuple[Any, ...]]
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
-# Seconds that a call waits for a connection. The pool stops reconnecting after the same time: by default it doubles
-# its pauses up to minutes, so that it would notice a restarted server a minute late.
+# Seconds that a call waits for a connection. The pool stops its attempts to reconnect after the same time. By default it
+# would double the pauses between them up to minutes, and notice a restarted server a minute late.
 WAIT_FOR_CONNECTION = 15.0
 # The advisory lock of the session that builds indexes.
 BUILDS = 6_203_114_582
@@ -38,9 +38,9 @@ _OPTIONS: dict[str, Any] = {
     "client_encoding": "utf8",
 }
 
-# These statements are sent before each call. Their effect ends with the transaction of the call, because a pooler in
-# transaction mode then lends the connection to another program. The role is set in a statement of its own: PostgreSQL
-# may check what a statement may do before it runs it.
+# These statements are sent before each call. Their effect must end with the transaction of the call, because after it a
+# pooler in transaction mode gives the connection to another program. The role is set in a separate statement, because
+# PostgreSQL may check the privileges of a statement before it runs the statement.
 _AS_SERVICE_ROLE = "set local role service_role"
 _AS_CALLER = (
     "select set_config('request.jwt.claims', %s, true)",
@@ -49,11 +49,11 @@ _AS_CALLER = (
     "set local role %s",
 )
 
-# An argument of more bytes of JSON is sent beside its statement, because PostgreSQL reads a literal some 10 ns a byte
-# slower.
+# An argument with more bytes of JSON is sent as a parameter: as a literal in the statement, PostgreSQL would need about
+# 10 ns more for each byte.
 _LARGE = 32_768
 
-# A batch of vectors is a megabyte of JSON.
+# orjson reads JSON faster than Python's module, and a batch of vectors is a megabyte of JSON.
 set_json_loads(orjson.loads)
 
 # The pool's warnings quote libpq, which names hosts and users; our own errors report the problem.
@@ -61,14 +61,14 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def translate(error: psycopg.Error, function: str = "") -> AppError:
-    """Translate an error of psycopg, without connection strings and values of rows."""
+    """Translate an error of psycopg. The result contains no connection string and no value of a row."""
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return DatabaseUnavailable(
             "the connection to the database was lost; check DATABASE_URL and that the server runs"
         )
     if error.sqlstate is None and isinstance(error, psycopg.DataError):
         return DatabaseRejected("a text contains the character NUL, which PostgreSQL cannot store; remove it")
-    # A pooler refuses with this code for every reason; its message says which.
+    # A pooler uses this code for every refusal; only its message gives the reason.
     if error.sqlstate == "08P01" and (refused := pooler_error(error.diag.message_primary or "")):
         return refused
     return error_from_sqlstate(
@@ -77,9 +77,9 @@ def translate(error: psycopg.Error, function: str = "") -> AppError:
 
 
 def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
-    """Open one connection as the user of the URL, who owns the database: for the bootstrap and migrations.
+    """Open one connection as the user of the URL. Bootstrap and migrations need it, because this user owns the database.
 
-    Raises ConfigurationError or DatabaseUnavailable, which names DATABASE_URL but never contains the URL.
+    Raises ConfigurationError or DatabaseUnavailable. Their message names DATABASE_URL, but never contains the URL.
     """
     try:
         return psycopg.connect(url.get_secret_value(), **_OPTIONS, application_name=application_name)
@@ -88,7 +88,7 @@ def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
 
 
 class _PostgresService(Database):
-    """Runs each call as service_role, with these time limits if there are any."""
+    """Runs each call as service_role, with the time limits `limits` unless they are None."""
 
     def __init__(self, pool: "_Pool", limits: Limits | None) -> None:
         self.pool = pool
@@ -97,7 +97,7 @@ class _PostgresService(Database):
     def run_alone(self, listed_by: str, argument: str) -> bool:
         with connect(self.pool.url) as connection:
             try:
-                # A pooler would give the statements to different sessions, and keep their settings and locks.
+                # A pooler could send the statements to different sessions, where their settings and locks would remain.
                 found = connection.execute("select pg_backend_pid()").fetchone()
                 if found != (connection.info.backend_pid,):
                     return False
@@ -118,8 +118,8 @@ class _PostgresService(Database):
             values = [_adapted(value) for value in arguments.values()]
             if not any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
                 return connection.execute(_statement(self._preceded_by, function, names), values).set_result(-1)
-            # Not psycopg's pipeline: it may send a Flush after its Sync, which has no answer, so that PgBouncer in
-            # transaction mode keeps the server's connection for this client.
+            # Do not use psycopg's pipeline. After its Sync it may send a Flush, which gets no answer. PgBouncer in
+            # transaction mode then keeps the server's connection for this client.
             try:
                 connection.execute("; ".join(("begin", *self._preceded_by)))
                 cursor = psycopg.Cursor(connection).execute(_statement((), function, names), values)
@@ -139,8 +139,9 @@ class _PostgresService(Database):
 class PostgresDatabase(_PostgresService):
     """Calls SQL functions as service_role over a pool of connections. No call needs session state of an earlier one.
 
-    `max_connections` bounds the pool: one for each thread that calls at the same time. With `limits` each call has these
-    time limits, and no kind of call uses all connections: for a server, where requests wait for the calls.
+    `max_connections` is the size of the pool: one connection for each thread that calls at the same time. `limits` are
+    for a server, where requests wait for the calls: they limit the time of each call, and no kind of call may use all
+    connections.
     """
 
     def __init__(self, url: SecretStr, *, max_connections: int = 10, limits: Limits | None = None) -> None:
@@ -186,7 +187,7 @@ class _PostgresCaller(Database):
 
 
 class _Pool:
-    """Connections that send a call, and what precedes it, as one simple query: one round trip and one transaction."""
+    """A pool of connections. A call and the statements before it are one simple query: one round trip, one transaction."""
 
     def __init__(self, url: SecretStr, first: Connection, size: int, *, divided: bool) -> None:
         self.url = url
@@ -221,7 +222,7 @@ class _Pool:
         return connection
 
     def rows(self, function: str, arguments: dict[str, Any], send: Callable[[Connection], Cursor]) -> list[Any]:
-        """The rows that a call returns. Raises AppError."""
+        """Send a call and return its rows. Raises AppError."""
         try:
             with self._shares.share(function, arguments, WAIT_FOR_CONNECTION), self._connection() as connection:
                 rows = send(connection).fetchall()
@@ -237,10 +238,10 @@ class _Pool:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        """A connection that is open. The pool's own check pauses a second, then two, for each that is closed."""
+        """An open connection. The pool's own check is not used: it waits a second or more for each closed connection."""
         deadline = time.monotonic() + WAIT_FOR_CONNECTION
         while not _is_open(connection := self._pool.getconn(deadline - time.monotonic())):
-            # The pool replaces it in the background.
+            # The pool replaces the closed connection in the background.
             self._pool.putconn(connection)
         try:
             yield connection
@@ -262,7 +263,7 @@ class _Pool:
 
 
 def _connected_by(connect: Callable[[str, dict[str, Any]], Connection]) -> type[Connection]:
-    """A connection class for the pool whose connections come from a function."""
+    """A connection class for the pool. Its connections come from the function `connect`."""
 
     class Connected(psycopg.Connection[tuple[Any, ...]]):
         @classmethod
@@ -273,7 +274,7 @@ def _connected_by(connect: Callable[[str, dict[str, Any]], Connection]) -> type[
 
 
 def _is_open(connection: Connection) -> bool:
-    """Whether the server or a pooler has not closed the connection; unlike a query this takes no round trip."""
+    """Whether the connection is still open at the server or pooler. Unlike a query, this check takes no round trip."""
     try:
         # After a close, the first call reads the server's last message, and the second raises the error.
         connection.pgconn.consume_input()
@@ -285,7 +286,7 @@ def _is_open(connection: Connection) -> bool:
 
 @lru_cache(maxsize=256)
 def _statement(preceded_by: tuple[str, ...], function: str, names: tuple[str, ...]) -> bytes:
-    """The text of a call after other statements, with a placeholder for each value."""
+    """The text of a call and of the statements before it, with a placeholder for each value."""
     named = [sql.SQL("{} => %s").format(sql.Identifier(name)) for name in names]
     # to_json gives the same values as PostgREST.
     call = sql.SQL("select to_json(r) from public.{}({}) r").format(sql.Identifier(function), sql.SQL(", ").join(named))

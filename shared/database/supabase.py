@@ -34,7 +34,7 @@ class SupabaseDatabase(Database):
     """
 
     _client: "Client | SyncPostgrestClient"
-    # Answers that concern the caller's token and not our key.
+    # Codes of answers that refuse the caller's token, and not the key of this program.
     _token_refused: tuple[str, ...] = ()
 
     def __init__(
@@ -51,7 +51,7 @@ class SupabaseDatabase(Database):
                 "SUPABASE_SERVICE_ROLE_KEY is empty or contains characters that no key has (a masked copy, a line break?); "
                 "copy it from the project's API settings"
             )
-        # Imported here, because it takes 0.2 to 0.7 s and the other adapter does not need it.
+        # Imported only here, because the import takes 0.2 to 0.7 s and the other adapter does not need it.
         from supabase_auth import SyncMemoryStorage
 
         from supabase import ClientOptions, create_client
@@ -110,8 +110,8 @@ class SupabaseDatabase(Database):
 class _SupabaseCaller(SupabaseDatabase):
     """Sends the caller's token with the anon key; PostgREST verifies it. It does not have the service role key."""
 
-    # Codes of PostgREST and its gateway for a token that is unsigned, wrongly signed or expired, and for anonymous
-    # access that is off.
+    # Codes of PostgREST and its gateway for a token that is unsigned, wrongly signed or expired, and for an anonymous
+    # caller where anonymous access is turned off.
     _token_refused = ("PGRST301", "PGRST302", "PGRST303", "401")
 
     def __init__(self, url: str, anon_key: SecretStr, caller: Caller, http: httpx.Client) -> None:

@@ -15,7 +15,7 @@ from shared.errors import (
     NotFound,
 )
 
-# The name of such a constraint is a sentence that says what is wrong with which field.
+# A constraint whose name contains a blank is one of ours: its name is a sentence that says which field is wrong, and why.
 _CONSTRAINT = re.compile(r'violates check constraint "([^"]* [^"]*)"')
 _NOT_NULL = re.compile(r'null value in column "([^"]+)"')
 _OUR_FUNCTION = re.compile(r"function (public|embedding)\.(?!document_text\()")
@@ -25,7 +25,7 @@ _TRACK = (
     "again, or untrack_embeddings('table_name') to stop tracking it"
 )
 
-# The longest prefix wins. See "PostgreSQL Error Codes", appendix A of its manual.
+# The longest matching prefix is used. See "PostgreSQL Error Codes", appendix A of PostgreSQL's manual.
 _BY_SQLSTATE: dict[str, type[AppError]] = {
     "08": DatabaseUnavailable,
     "22": DatabaseRejected,
@@ -50,9 +50,9 @@ _BY_SQLSTATE: dict[str, type[AppError]] = {
 
 
 def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = None, *, function: str = "") -> AppError:
-    """Build the error for a failed call; only the server's primary message and hint are passed on.
+    """Build the error for a failed call from the server's primary message and its hint.
 
-    Details are left out, because for a violated constraint they quote the row.
+    The server's details are left out, because for a violated constraint they quote the row.
     """
     code = sqlstate or ""
     error_type = _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2]) or DatabaseError
@@ -66,7 +66,7 @@ def error_from_sqlstate(sqlstate: str | None, message: str, hint: str | None = N
             f"{text}: the role of this connection may not do this; {_MIGRATE}, which grants it to service_role"
         )
     if error_type is DatabaseContractError:
-        # A missing column belongs to the user's table; a function that no migration adds is the user's too.
+        # A missing column belongs to the user's table, and so does a missing function that no migration adds.
         is_ours = code != "42703" and (code != "42883" or _OUR_FUNCTION.match(text))
         return DatabaseContractError(f"SQL function {function}: {text}; {_MIGRATE if is_ours else _TRACK}")
     return error_type(f"{text}. {hint}" if hint else text)

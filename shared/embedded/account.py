@@ -9,12 +9,12 @@ from pathlib import Path
 
 from shared.errors import ConfigurationError
 
-# The system user of a server that root starts. It exists for this purpose only, because every program of this user is
-# a superuser of the database.
+# The system user of a server that root starts. It must not be used for anything else, because every program that runs as
+# this user is a superuser of the database.
 SYSTEM_USER = "tonnetz"
 
-# The variables of the environment that PostgreSQL needs. It gets no others, because they may contain keys, and a superuser
-# of the database can read the environment of the server.
+# The environment variables that PostgreSQL needs. It gets no others, because they may contain keys, and a superuser of
+# the database can read the environment of the server.
 _KEPT = (
     *("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC"),
     *("LC_TIME", "TZ", "LD_LIBRARY_PATH"),
@@ -26,7 +26,7 @@ _ENTER = 'for path; do test -x "$path" || { echo "$path"; exit 1; }; done'
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of the system, and whether programs have to be started as this user because the current one is root."""
+    """A system user. `other` is true if the current user is root, so that programs have to be started as this user."""
 
     name: str
     uid: int
@@ -34,16 +34,16 @@ class Account:
     other: bool
 
     def own(self, file: int | Path) -> None:
-        """Give the file to this user, if that is not the current one."""
+        """Make this user the owner of the file, unless this user is the current one."""
         if self.other:
             os.chown(file, self.uid, self.gid, follow_symlinks=isinstance(file, int))
 
     def run(self, command: Sequence[str | Path], *, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run a program of PostgreSQL to its end."""
+        """Run a program of PostgreSQL and wait until it ends."""
         return self._start(["/bin/sh", "-c", f"exec {_CLEAN}", "sh", *command], timeout)
 
     def serve(self, command: Sequence[str | Path], log: Path) -> int:
-        """Start a server that outlives this program, and return its process id."""
+        """Start a server that keeps running after this program has ended, and return its process id."""
         return int(self._start(["/bin/sh", "-c", _SERVE, "sh", log, *command], 10).stdout)
 
     def first_closed(self, paths: Sequence[Path]) -> Path | None:
@@ -74,10 +74,10 @@ class Account:
 
 
 def choose_account(directory: Path) -> Account:
-    """The user that the server of this data directory runs as: the current one, and for root another.
+    """The user as which the server of this data directory runs: the current user, unless this is root.
 
-    That is the owner of an existing directory, else the system user `tonnetz`, which is created if it is missing.
-    Raises ConfigurationError if the directory belongs to another user, or there is no user for root.
+    For root it is the owner of the existing directory, or else the system user `tonnetz`, which is created if it is
+    missing. Raises ConfigurationError if the directory belongs to another user, or if there is no user for root to use.
     """
     current = os.geteuid()
     owner = directory.lstat().st_uid if directory.exists() else None

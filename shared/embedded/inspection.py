@@ -15,8 +15,9 @@ from shared.embedded.requirements import require_server
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """`pooling` says whether a pooler is in between; `lacking` are the missing migrations, by name.
+    """What was read from a server.
 
+    `pooling` says whether the connection goes through a pooler. `lacking` are the names of the missing migrations.
     `facts` is what describe_installation returns; it is empty while migrations are missing.
     """
 
@@ -26,9 +27,9 @@ class Inspection:
 
 
 def inspect(url: SecretStr) -> Inspection:
-    """Connect and read. Raises ConfigurationError if migrations are missing and the server lacks what they need.
+    """Connect and read. Raises ConfigurationError if migrations are missing and the server does not meet their needs.
 
-    Raises DatabaseError, whose message contains no address and no value.
+    Raises DatabaseError if the database fails; its message contains no address and no value.
     """
     try:
         with closing(connect(url, application_name="tonnetz-doctor")) as owner:

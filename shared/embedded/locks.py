@@ -1,4 +1,6 @@
-"""Locks of a data directory: one for starting and stopping its server, and one that each program holds while it uses it."""
+"""Locks a data directory: one lock for starting and stopping its server, and one that each program holds while it uses
+the server.
+"""
 
 import fcntl
 import os
@@ -16,7 +18,7 @@ _POLL_SECONDS = 0.02
 
 @contextmanager
 def exclusive(path: Path, account: Account, *, seconds: float) -> Iterator[None]:
-    """Hold the lock file of a data directory. Raises DatabaseUnavailable, with its holder, after `seconds`."""
+    """Hold the lock file of a data directory. Raises DatabaseUnavailable after `seconds`, and names the lock's holder."""
     file = open_lock(path, account)
     try:
         deadline = time.monotonic() + seconds
@@ -28,7 +30,7 @@ def exclusive(path: Path, account: Account, *, seconds: float) -> Iterator[None]
                     f"which process {holder} has locked"
                 )
             time.sleep(_POLL_SECONDS)
-        # The process id is only for the message above: the system releases the lock of a killed process by itself.
+        # The process id is written only for the message above. If a process is killed, the system releases its lock.
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -37,7 +39,7 @@ def exclusive(path: Path, account: Account, *, seconds: float) -> Iterator[None]
 
 
 def open_lock(path: Path, account: Account) -> int:
-    """Open a lock file that only its user can open. Raises DatabaseUnavailable if it is no file of that user."""
+    """Open a lock file that only its user can open. Raises DatabaseUnavailable if it is not a file of that user."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         file = os.open(path, flags, 0o600)
@@ -46,7 +48,7 @@ def open_lock(path: Path, account: Account) -> int:
             f"the embedded database cannot use the lock file {path} ({error.strerror}); check its owner, or remove it"
         ) from error
     found = os.fstat(file)
-    # A second name of the file would be a link that another user made to a file of this one.
+    # If the file has a second name (st_nlink), another user may have made a link to a file of this user.
     if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), account.uid) or found.st_nlink != 1:
         os.close(file)
         raise DatabaseUnavailable(f"the embedded database cannot use {path}: it belongs to another user; remove it")
@@ -59,8 +61,8 @@ def open_lock(path: Path, account: Account) -> int:
 class Presence:
     """Marks a program as a user of the server, for as long as the program runs.
 
-    It is a shared lock, which the system releases when the process ends, also by a kill. So no list of process ids
-    can be out of date.
+    It is a shared lock. The system releases it when the process ends, even if it is killed. A list of process ids could
+    be out of date.
     """
 
     def __init__(self, path: Path, account: Account) -> None:
@@ -70,11 +72,11 @@ class Presence:
 
     @property
     def mine(self) -> bool:
-        """Whether this process took it, and not the process from which it was forked."""
+        """Whether this process itself took the lock, and not the process from which it was forked."""
         return self._pid == os.getpid()
 
     def leave(self) -> bool:
-        """End the use, and return whether no other program uses the server. Call this under the exclusive lock."""
+        """Release the lock, and return whether no other program uses the server. Call this under the exclusive lock."""
         try:
             return _try(self._file, fcntl.LOCK_EX)
         finally:

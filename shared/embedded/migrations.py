@@ -30,14 +30,15 @@ SEEDS: Mapping[str, Path] = {
 }
 BOOTSTRAP = Path(__file__).with_name("bootstrap.sql")
 
-# The advisory lock of migrations ("tonnetz" in ASCII): programs that start at the same time migrate one after the other.
+# The key of the advisory lock for migrations ("tonnetz" in ASCII). Programs that start at the same time wait here, so
+# that only one migrates at a time.
 LOCK = 0x746F6E6E65747A
 _TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file of supabase/migrations. `collection` is its shipped collection, by its name; None for the core."""
+    """One file of supabase/migrations. `collection` is the name of its shipped collection, None for the core."""
 
     version: str
     name: str
@@ -46,12 +47,12 @@ class Migration:
 
     @property
     def copied_name(self) -> str:
-        """Its name in another project, where it has another version (see copies.py)."""
+        """The name of its copy in another project, where the copy has another version (see copies.py)."""
         return self.name if self.name == "tonnetz" else f"tonnetz_{self.name}"
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
-    """The files `<timestamp>_<name>.sql`, oldest first. Raises DatabaseContractError if there are none."""
+    """List the files `<timestamp>_<name>.sql`, oldest first. Raises DatabaseContractError if there are none."""
     found = []
     for path in sorted(folder.glob("*.sql")):
         if match := re.fullmatch(r"(\d{14})_(\w+)", path.stem):
@@ -83,10 +84,10 @@ def migrate(
 ) -> list[str]:
     """Apply the missing migrations and return their versions.
 
-    `collections` are the shipped ones to add; existing ones are always upgraded. Without it a new database gets all of
-    them, and an existing one gets no new ones. A database that is up to date is not locked.
+    `collections` are the shipped collections to add; existing ones are always upgraded. Without it, a new database gets
+    all of them, and an existing database gets no new ones. A database that is up to date is not locked.
     Raises DatabaseError, which names the file that failed, and ConfigurationError for an unknown collection or for
-    what the server lacks.
+    a requirement that the server does not meet.
     """
     if collections:
         _check_collections(collections)
@@ -117,7 +118,7 @@ def _apply_missing(
             settle(connection, migrations)
         while step := _apply_next(connection, migrations, collections):
             applied += step
-        # Makes PostgREST read the schema again.
+        # This makes PostgREST read the schema again.
         connection.execute("notify pgrst, 'reload schema'")
     return applied
 
@@ -125,16 +126,17 @@ def _apply_missing(
 def missing(
     connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None = None
 ) -> list[Migration]:
-    """The migrations that the database has not recorded and needs."""
+    """The migrations that the database needs and that are not in its record."""
     return choose(migrations, read_history(connection, migrations).recorded, collections)
 
 
 def choose(migrations: list[Migration], present: Collection[str], collections: Sequence[str] | None) -> list[Migration]:
-    """The migrations to add to those that are present, by their versions.
+    """The migrations to add. `present` has the versions of those that are applied already.
 
-    `collections` are the shipped ones to add. If it is None, a new database gets all, others get no new ones.
+    `collections` are the shipped collections to add. If it is None, a new database gets all of them, and an existing
+    database gets no new ones.
     """
-    # The core counts as the collection None.
+    # The migration of the core has the collection None.
     kept = {migration.collection for migration in migrations if migration.version in present}
     added = SHIPPED if collections is None and not kept else collections or ()
     wanted = {None, *kept, *added}
@@ -152,14 +154,14 @@ def _check_collections(names: Iterable[str]) -> None:
 def _apply_next(
     connection: psycopg.Connection[Any], migrations: list[Migration], collections: Sequence[str] | None
 ) -> list[str]:
-    """Apply the next migration in one transaction and return its version; nothing if all are applied.
+    """Apply the next migration in one transaction and return its version; an empty list if all are applied.
 
-    A new database gets the core and its collections in one transaction: after an interruption it must not look
+    A new database gets the core and its collections in one transaction. Otherwise an interrupted set-up would look
     like a database that was set up with fewer collections.
     """
     with connection.transaction():
         connection.execute(_TAKE_LOCK)
-        # Read again under the lock, because another program may have applied some.
+        # Read the record again under the lock, because another program may have applied some migrations.
         todo = missing(connection, migrations, collections)
         step = todo[:1]
         if step and step[0].collection is None:
@@ -182,5 +184,5 @@ def _run(connection: psycopg.Connection[Any], path: Path) -> None:
 def _failure(error: psycopg.Error, what: str) -> AppError:
     if error.sqlstate is None:
         return translate(error)
-    # Not translated, because the translation would advise to run the migrations.
+    # This error is not translated: the translation would advise the user to run the migrations.
     return DatabaseContractError(f"{what} failed: {error.diag.message_primary}")

@@ -18,16 +18,16 @@ from shared.embedded.sockets import PORT, choose_folder
 from shared.errors import DatabaseUnavailable
 
 _POLL_SECONDS = 0.01
-# A fast shutdown writes a checkpoint. After that time an immediate one follows.
+# Seconds for a fast shutdown, which writes a checkpoint. After this time an immediate shutdown follows.
 _STOP_SECONDS = 30.0
 _KEEP_LOGS_DAYS = 6
 _LARGEST_LOG = 10 * 2**20
 
-# Given on the command line, so that they hold for every data directory and whatever postgresql.conf says.
+# These settings are given on the command line, so that they apply to every data directory and override postgresql.conf.
 _OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    # One log file for each day of the week. Each is overwritten a week later.
+    # One log file for each day of the week; a file is overwritten a week later.
     "logging_collector": "on",
     "log_destination": "stderr",
     "log_directory": "logs",
@@ -36,7 +36,7 @@ _OPTIONS = {
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
-    # The reason of a failed start is read below.
+    # `_reason` below reads the log, so its messages must be in English.
     "lc_messages": "C",
 }
 
@@ -57,19 +57,19 @@ class Postmaster:
 
 
 def find(directory: Path) -> Postmaster | None:
-    """The server that runs on this data directory."""
+    """The server that runs on this data directory, or None."""
     found = _read(directory)
     if found is None:
         return None
-    # A server in another container has no process here, but its socket is in the shared directory.
+    # The process of a server in another container is not visible here, but its socket is in the shared directory.
     own = found.directory == str(directory)
     return found if _serves(found.pid, directory) or (own and _answers(found.socket_folder)) else None
 
 
 def start(directory: Path, programs: Path, account: Account, *, seconds: float) -> Postmaster:
-    """Start a server on the data directory, while no other program can do the same, and wait until it is ready.
+    """Start a server on the data directory and wait until it is ready. Call this under the exclusive lock.
 
-    Raises DatabaseUnavailable if it ends, or after `seconds`.
+    Raises DatabaseUnavailable if the server ends, or if it is not ready after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -77,7 +77,7 @@ def start(directory: Path, programs: Path, account: Account, *, seconds: float) 
         try:
             return wait_until_ready(directory, pid, seconds=deadline - time.monotonic())
         except DatabaseUnavailable as error:
-            # After a crash of the server its other processes end a moment later.
+            # After a crash of the server, its other processes still hold the shared memory for a moment.
             if "shared memory block" not in error.message or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
@@ -88,14 +88,14 @@ def _launch(directory: Path, programs: Path, account: Account) -> int:
     _remove_stale(directory, folder)
     _remove_old_logs(directory, account)
     options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
-    # The value is a list in which quotes protect a comma.
+    # The setting is a list, so a path with a comma needs quotes.
     sockets = '"' + str(folder).replace('"', '""') + '"'
     arguments = ["-D", str(directory), "-k", sockets, "-p", str(PORT), *options]
     return account.serve([programs / "postgres", *arguments], directory / "log")
 
 
 def wait_until_ready(directory: Path, pid: int, *, seconds: float) -> Postmaster:
-    """Wait until the server accepts connections. Raises DatabaseUnavailable if it ends, or after `seconds`."""
+    """Wait until the server accepts connections. Raises DatabaseUnavailable if it ends or is not ready in `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = _read(directory)
@@ -116,7 +116,7 @@ def wait_until_ready(directory: Path, pid: int, *, seconds: float) -> Postmaster
 def stop(directory: Path) -> None:
     """Stop the server of the data directory, if one runs, and wait for its end."""
     found = find(directory)
-    # A server in another container is left to the programs there.
+    # A server in another container is stopped by the programs in that container.
     if found is None or not _serves(found.pid, directory):
         return
     for how in (signal.SIGINT, signal.SIGQUIT):
@@ -130,7 +130,7 @@ def stop(directory: Path) -> None:
 
 
 def _read(directory: Path) -> Postmaster | None:
-    """What postmaster.pid says. The server writes the file line by line while it starts."""
+    """Read postmaster.pid; None if it does not exist. A starting server writes it line by line, so lines may be missing."""
     try:
         lines = (directory / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         lines += [""] * (8 - len(lines))
@@ -140,7 +140,7 @@ def _read(directory: Path) -> Postmaster | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs. One that has ended and that its parent has not yet asked for its exit code does not."""
+    """Whether the process runs. A zombie (ended, but its parent has not read the exit code) does not count as running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -165,7 +165,7 @@ def _serves(pid: int, directory: Path) -> bool:
         if os.path.basename(arguments[0]) != b"postgres":
             return False
         try:
-            # Follows a renamed folder. A container may forbid this to root, if the server runs as another user.
+            # This works for a renamed folder too. A container may forbid it to root if the server runs as another user.
             return os.path.samefile(process / "cwd", directory)
         except PermissionError:
             return os.fsencode(directory) in arguments
@@ -186,8 +186,8 @@ def _answers(socket_folder: str) -> bool:
 def _remove_stale(directory: Path, socket_folder: Path) -> None:
     """Remove the lock files of a server that has ended, if its process id is in use.
 
-    Another process may have the id, or the ended one is still listed. PostgreSQL would take it for the server and
-    refuse to start. If the server does run, PostgreSQL notices this by its shared memory.
+    The id may belong to another process, or the ended process is still listed. PostgreSQL would assume that this process
+    is the server, and refuse to start. If the server does run, PostgreSQL detects it by its shared memory.
     """
     for path in (directory / "postmaster.pid", socket_folder / f".s.PGSQL.{PORT}.lock"):
         with suppress(OSError, ValueError):
@@ -198,7 +198,7 @@ def _remove_stale(directory: Path, socket_folder: Path) -> None:
 
 
 def _remove_old_logs(directory: Path, account: Account) -> None:
-    """Remove log files from before this week, and very large ones; a start appends to a file that exists."""
+    """Remove log files that are older than a week or very large, because a new server appends to existing files."""
     with suppress(OSError):
         folder = os.open(directory / "logs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:

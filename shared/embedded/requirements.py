@@ -1,4 +1,4 @@
-"""What a database lacks before Tonnetz can be set up in it, and the statement that fixes it."""
+"""Lists the requirements of Tonnetz that a database does not meet, each with the statement that fixes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _LACKS = Path(__file__).with_suffix(".sql")
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Something that the database lacks. `fix` is an SQL statement or an instruction; without `required`, Tonnetz works, too."""
+    """Something that the database lacks. `fix` is an SQL statement or an instruction.
+
+    If `required` is false, Tonnetz works without it.
+    """
 
     what: str
     fix: str
@@ -28,7 +31,7 @@ class Lack:
 
 
 def list_lacks(connection: Connection) -> list[Lack]:
-    """Everything the database lacks, without writing anything."""
+    """List everything that the database lacks. This writes nothing."""
     major = connection.info.server_version // 10000
     versions = f"Tonnetz needs PostgreSQL {OLDEST} to {NEWEST}"
     if major < OLDEST:
@@ -39,6 +42,6 @@ def list_lacks(connection: Connection) -> list[Lack]:
 
 
 def require_server(connection: Connection) -> None:
-    """Raise ConfigurationError, one line for each thing, if the database lacks something that is required."""
+    """Raise ConfigurationError if the database lacks something that is required, with one line for each such thing."""
     if lacks := [lack for lack in list_lacks(connection) if lack.required]:
         raise ConfigurationError("\n".join(map(str, lacks)))

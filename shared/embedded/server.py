@@ -17,21 +17,21 @@ from shared.embedded.locks import Presence, exclusive
 from shared.embedded.sockets import require_private
 from shared.errors import AppError, ConfigurationError, DatabaseUnavailable
 
-# Recovery after a crash may take long. A program waits at most for another one's start, and for its own.
+# Recovery after a crash may take long. A program waits this long for the start of another program, and for its own.
 _START_SECONDS = 90.0
 _LOCK_SECONDS = 120.0
 _CREATE_SECONDS = 120.0
 
-# Written when the data directory is created; users may edit postgresql.conf afterwards.
+# Written to postgresql.conf when the data directory is created; users may edit the file afterwards.
 _CONFIGURATION = {
-    # Search plans are short: compiling them takes longer than running them.
+    # Search statements are short: to compile their plans would take longer than to run them.
     "jit": "off",
     # Vector indexes are built in memory.
     "maintenance_work_mem": "256MB",
     "max_wal_size": "2GB",
     "random_page_cost": "1.1",
     "log_min_messages": "warning",
-    # A statement that fails may contain a text, and callers could fill the disk with such statements.
+    # Do not log statements that fail: they may contain a row's text, and callers could fill the disk with them.
     "log_min_error_statement": "panic",
 }
 
@@ -50,7 +50,7 @@ class EmbeddedServer:
     def use(self) -> SecretStr:
         """Create the database if it is missing, start the server if it does not run, and return its URL.
 
-        The server runs at least until this process ends or calls `leave`.
+        The server runs until this process ends or calls `leave`, and longer if other processes use it.
         """
         _make_folders(self.directory.parent)
         require_entry(self.account, self.directory, self.programs)
@@ -74,7 +74,7 @@ class EmbeddedServer:
         return server.url
 
     def leave(self) -> None:
-        """End the use by this process. The last process that uses the server stops it."""
+        """Stop using the server. The last process that uses the server stops it."""
         present = _present.get(self.directory)
         if present is None or not present.mine:
             return
@@ -84,7 +84,7 @@ class EmbeddedServer:
                 postmaster.stop(self.directory)
 
     def _create(self) -> None:
-        # In a folder of its own, which is renamed at the end: an interrupted initdb must not look like a database.
+        # initdb writes to a new folder, which is renamed at the end: an interrupted initdb must not look like a database.
         new = self.directory.with_name(f"{self.directory.name}.new")
         if new.is_dir() and not new.is_symlink():
             shutil.rmtree(new)
@@ -105,17 +105,17 @@ class EmbeddedServer:
 def start_embedded(data_dir: Path) -> SecretStr:
     """Start the server of `data_dir/postgres`, or use the running one, and return its URL.
 
-    The last process that uses it stops it. A killed process leaves it running; the next process that ends stops it.
-    It listens on a unix socket only, in a folder that only its user can enter.
-    Raises ConfigurationError if the package is not installed, the directory has another version, or no folder is
-    private; DatabaseUnavailable if the server does not start.
+    The last process that uses the server stops it. If that process is killed, the server keeps running; then the next
+    process that uses it and ends stops it. The server listens only on a unix socket, in a folder that only its user can
+    enter. Raises ConfigurationError if the package is not installed, the directory has another version, or there is no
+    private folder for the socket; raises DatabaseUnavailable if the server does not start.
     """
     with _failures():
         return _of(data_dir).use()
 
 
 def stop_embedded(data_dir: Path) -> None:
-    """End this process's use of the server of `data_dir/postgres`; the last process that uses it stops it."""
+    """Stop using the server of `data_dir/postgres`; the last process that uses it stops it."""
     with _failures():
         _of(data_dir).leave()
 
@@ -143,7 +143,7 @@ def _of(data_dir: Path) -> EmbeddedServer:
 def serve_older(directory: Path) -> Iterator[SecretStr]:
     """Run a server on the directory with the PostgreSQL version that made it, and return its URL.
 
-    Raises ConfigurationError if there is no database or the package has no binaries of its version,
+    Raises ConfigurationError if there is no database or the package has no programs of its version,
     DatabaseUnavailable if the server does not start.
     """
     directory = directory.expanduser().resolve()
@@ -181,7 +181,7 @@ def _upgrade_advice(version: int) -> str:
         return "use the newer version of the program that made it"
     if version not in binaries():
         return f"move its rows with pg_dump of PostgreSQL {version}"
-    # Not pg_upgrade, because the older PostgreSQL may have stemmed the stored lexemes in another way.
+    # Do not use pg_upgrade: it keeps the stored lexemes, and the older PostgreSQL may have stemmed words differently.
     return (
         f"stop all programs that use it, rename its folder postgres to postgres-{version} and run "
         f"scripts/migrate.py --from TONNETZ_DATA_DIR/postgres-{version} (docs/upgrade.md)"
@@ -206,7 +206,7 @@ def _make_folders(folder: Path) -> None:
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         if os.geteuid() == 0:
-            # The server's user has to enter the folder, whatever the umask of root is.
+            # Set the mode here, because root's umask may forbid the server's user to enter the folder.
             path.chmod(0o711)
 
 

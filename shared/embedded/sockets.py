@@ -12,14 +12,14 @@ from shared.errors import ConfigurationError
 
 PORT = 5432
 _SOCKET = f".s.PGSQL.{PORT}"
-# The length of a socket's path in bytes, without the zero at its end.
+# The most bytes of a socket's path, without the zero byte at its end.
 _LONGEST = 107 if sys.platform == "linux" else 103
 
 
 def choose_folder(directory: Path, account: Account) -> Path:
-    """The data directory, if its path is short enough for a socket, or else a new folder for temporary files.
+    """The data directory if its path is short enough for a socket, or else a new one in the folder for temporary files.
 
-    A folder that an earlier start chose is used again. Raises ConfigurationError if there is none that is private.
+    A folder that an earlier start chose is used again. Raises ConfigurationError if no folder is private.
     """
     if _fits(directory):
         require_private(directory, account)
@@ -30,7 +30,7 @@ def choose_folder(directory: Path, account: Account) -> Path:
         require_private(folder, account)
         return folder
     folder = _make_folder(directory, account)
-    # Written by the user of the server, because root must not follow a link that this user may have made.
+    # The server's user writes the file, because root must not follow a link that this user may have made.
     account.run(["/bin/sh", "-c", 'printf %s "$1" >"$2"', "sh", folder, remembered], timeout=10)
     return folder
 
@@ -51,7 +51,7 @@ def require_private(folder: Path, account: Account) -> None:
 
 def _make_folder(directory: Path, account: Account) -> Path:
     for parent in dict.fromkeys((Path(tempfile.gettempdir()).resolve(), Path("/tmp").resolve())):
-        # mkdtemp makes a folder of mode 0700 with a name that did not exist.
+        # The name has the length of those that mkdtemp makes. mkdtemp creates a new folder with mode 0700.
         if not _fits(parent / "tonnetz-12345678") or not _is_safe(parent) or account.first_closed([parent]):
             continue
         with suppress(OSError):

@@ -22,7 +22,7 @@ def transfer(source: Path, url: SecretStr) -> None:
     """Copy roles, tables, rows, vectors and grants of the folder `source` into the empty embedded database at `url`.
 
     The copy is one transaction, and the source is only read. Vectors are copied; full-text lexemes are computed again.
-    Raises ConfigurationError if the source is no database of a known version or `url` is not empty,
+    Raises ConfigurationError if the source is not a database of a known version or the database at `url` is not empty,
     DatabaseContractError if a step fails.
     """
     source = source.expanduser().resolve()
@@ -46,9 +46,9 @@ def transfer(source: Path, url: SecretStr) -> None:
 
 
 def _copy(older: SecretStr, url: SecretStr, folder: Path) -> None:
-    # Files instead of a pipe: psql would take a broken pipe for the end of the rows and commit an incomplete copy.
+    # Use files instead of a pipe: for psql a broken pipe is the end of the rows, so it would commit an incomplete copy.
     roles, database = folder / "roles.sql", folder / "database.sql"
-    # The present pg_dump writes what the present server expects. The role postgres exists already.
+    # Use the pg_dump of the new version, which writes what the new server expects. The role postgres exists already.
     created = _run("pg_dumpall", older, "--roles-only")
     roles.write_text(created.replace("CREATE ROLE postgres;\n", ""), encoding="utf-8")
     _run("pg_dump", older, f"--file={database}")
@@ -66,7 +66,7 @@ def _run(program: str, url: SecretStr, *arguments: str) -> str:
         check=False,
     )
     if ended.returncode:
-        # Only the first line, because later ones may quote rows.
+        # Use only the first line, because later lines may quote rows.
         reason = next((line for line in ended.stderr.splitlines() if "error:" in line.lower()), "no reason was given")
         raise DatabaseContractError(f"--from: nothing was copied: {reason}")
     return ended.stdout

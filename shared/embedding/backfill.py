@@ -1,7 +1,7 @@
-"""Embeds every pending row of a collection: claiming, embedding and saving overlap.
+"""Embeds every pending row of a collection; claiming, embedding and saving run at the same time.
 
 One thread claims, counts and reports; a pool of threads embeds and saves. No transaction is open during a provider
-call, and every step may be repeated: a crash leaves only leases, which expire.
+call, and every step may be repeated. A crash leaves nothing behind but leases, which expire.
 """
 
 import logging
@@ -25,12 +25,12 @@ from shared.retry import Retrier, RetryPolicy
 
 log = logging.getLogger(__name__)
 
-# Additional threads, which save results while each worker sends its next request.
+# The number of additional threads, which save results while the workers send their next requests.
 SAVERS = 2
 TICK_SECONDS = 0.1
-# Every so many seconds a run records its counts and looks for new rows.
+# Seconds between two reports of a run. It then records its counts and looks for new rows.
 REPORT_SECONDS = 2.0
-# Below this many vectors an exact scan is as good as an index. The index is built after a run, because it would make
+# With fewer vectors an exact scan is as good as an index. The index is built after a run, because an existing index makes
 # every save of a bulk load slower.
 INDEX_MIN_ROWS = 10_000
 # After a deadlock or a server restart, retry for two minutes; then the run ends with the error.
@@ -41,7 +41,7 @@ DATABASE_RETRIES = RetryPolicy(max_attempts=100, max_seconds=120, base_wait=0.1,
 class BackfillOptions:
     """Options of a backfill. `workers` is the number of concurrent requests to the provider.
 
-    A worker renews its leases while it lives, so `lease_seconds` is how long the rows of a killed worker stay leased.
+    A running backfill renews its leases, so `lease_seconds` is how long the rows of a killed one stay leased.
     `max_cost` is in USD.
     """
 
@@ -76,7 +76,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class BackfillOutcome:
-    """The result of a run. `error` or --max-cost (`over_budget`) ended it early; `left` is the queue at its end."""
+    """The result of a run.
+
+    If the run ended early, `error` is the reason, or `over_budget` is true (--max-cost). `left` is the queue at its end.
+    """
 
     report: BackfillReport
     left: QueueState
@@ -101,10 +104,10 @@ def backfill(
 ) -> BackfillOutcome:
     """Embed the pending rows of the collection and report the counts.
 
-    Setting `stop` ends the run after the open requests; rows that were not sent are released. Waits for
-    rows that another worker holds, unless `limit` is set or `wait_for_others` is not. The run is recorded under
-    `run_id`, or under a new id. Raises AppError only for an error before the first row: an unknown collection, another
-    model, an unreachable database.
+    If `stop` is set, the run ends after the open requests and releases rows that were not sent. The run waits for rows
+    that another worker holds, unless `limit` is set or `wait_for_others` is false. It is recorded under `run_id`, or
+    under a new id. Raises AppError only for an error before the first row: an unknown collection, another model, an
+    unreachable database.
     """
     collection = Collection(database, options.collection)
     registered = collection.register_embedding_model(provider.describe(), use=True)
@@ -131,8 +134,8 @@ class _Run:
         self._stop = stop
         self._on_progress = on_progress
         self._run_id = run_id
-        # Ends every wait for the provider. It is set when the run is stopped, or after an error that concerns every
-        # text.
+        # When this is set, every wait for the provider ends. It is set if the run is stopped, or after an error that
+        # concerns every text.
         self._halt = threading.Event()
         self._retrier = Retrier(DATABASE_RETRIES)
         self._pool = ThreadPoolExecutor(options.workers + SAVERS, "embed")
@@ -140,15 +143,15 @@ class _Run:
         self._worker = BatchWorker(collection, provider, registered, self._retrier, self._halt, requests)
         self._tasks: set[Future[Batch]] = set()
         self._in_flight = InFlight()
-        # For each worker one batch at the provider and one waiting, and some batches that are being saved.
+        # The most rows in flight: for each worker one batch at the provider and one that waits, and for each saver one.
         self._capacity = options.batch_size * (2 * options.workers + SAVERS)
         counts = BackfillReport(options.collection, registered.name)
         self._tally = Tally(counts, provider.price_per_million_tokens, options.max_cost)
-        # Rows that may still be claimed under --limit.
+        # The number of rows that --limit still allows to claim.
         self._left = options.limit
-        # Rows may have become ready since the last empty claim.
+        # Whether rows may have become ready since the last empty claim.
         self._news = True
-        # The last claim found fewer rows than it asked for.
+        # Whether the last claim found fewer rows than it asked for.
         self._drained = False
         self._missing = MissingRows(collection, self._retrier, stop)
         self._over_budget = False
@@ -166,7 +169,7 @@ class _Run:
         finally:
             self._halt.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
-        # After the database has failed, do not wait for it again: the leases expire by themselves.
+        # If the database has failed, do not try to release rows: their leases expire by themselves.
         if self._in_flight.held and not isinstance(self._error, DatabaseUnavailable):
             try:
                 # Release these rows without counting an attempt, because the run ended before they were saved.
@@ -194,7 +197,7 @@ class _Run:
                 self._claim(size)
                 return True
             prepares = goes_on and self._missing.preparing
-            # A table that was large when it was tracked is prepared while batches are at the provider.
+            # The rows of a table that was large when it was tracked are read while batches are at the provider.
             if prepares and self._missing.queue_next():
                 self._news, self._drained = True, False
             if self._tasks:
@@ -243,7 +246,7 @@ class _Run:
             self._drained = self._drained and not state.ready
 
     def _end(self, error: Exception | None = None) -> None:
-        """Send nothing more, but wait for open requests and save their results, because they are paid."""
+        """Send nothing more. Open requests still end and their results are saved, because they are paid."""
         if not isinstance(error, Interrupted):
             self._error = self._error or error
         self._halt.set()
@@ -252,7 +255,7 @@ class _Run:
 
     def _claim(self, size: int) -> None:
         claim = partial(self._collection.claim_embeddings, size, self._options.lease_seconds, self._tally.counts.model)
-        # A stopped run does not wait for a claim, but it saves every vector that it received.
+        # `stop` ends the retries of a claim, but not those of a save: a stopped run saves every vector it has received.
         rows = self._retrier.call(claim, stop=self._stop)
         self._news = bool(rows)
         self._drained = len(rows) < size
@@ -271,7 +274,7 @@ class _Run:
             self._tasks.add(self._pool.submit(self._worker.embed, Batch(leaders, reserved=reserved)))
 
     def _more_will_come(self) -> bool:
-        """Whether more rows can be claimed, or another worker holds some. Called when no batch is open."""
+        """Whether more rows can be claimed, now or after another worker has released them. Call it if no batch is open."""
         if self._over_budget or self._left == 0:
             return False
         state = self._retrier.call(self._collection.embedding_queue, stop=self._stop)
@@ -291,7 +294,7 @@ class _Run:
         """Wait until batches have ended, count them and save the vectors of rows with equal texts."""
         ended, self._tasks = wait(self._tasks, TICK_SECONDS, FIRST_COMPLETED)
         if ended:
-            # The stale rows of a batch can be claimed again.
+            # Rows of the batch that were stale can be claimed again.
             self._news = True
             self._drained = self._drained and not self._tasks
         for task in ended:
@@ -302,7 +305,7 @@ class _Run:
                 embedded=batch.saved,
                 failed=batch.failed,
                 stale=batch.stale,
-                # A batch without a request contains followers: rows that take the vector of an equal text.
+                # A batch without a request has only followers: rows that get the vector of an equal text.
                 reused=0 if batch.spent.calls else batch.saved,
                 truncated=batch.truncated,
                 reserved=batch.reserved,
@@ -328,7 +331,7 @@ class _Run:
         record = partial(self._collection.finish_embedding_run, self._run_id, report.model, status, counts)
         left = QueueState(0, 0, 0, 0)
         try:
-            # If the database has just failed, do not wait for it once more.
+            # If the database has just failed, try to record the end only once.
             left = record() if bug or isinstance(error, DatabaseError) else self._retrier.call(record)
         except AppError as late:
             error = error or late

@@ -13,7 +13,7 @@ from shared.retry import Retrier
 
 @dataclass(slots=True)
 class Batch:
-    """Rows, the result of each (a vector, or the reason why it has none), and how the results were saved.
+    """Rows, a result for each row (its vector, or the reason why it has none), and how the results were saved.
 
     `reserved` is the estimate of its tokens that counts against --max-cost until `spent` is known. If `error` is set, the
     batch ended early and its rows have to be released.
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(eq=False)
 class BatchWorker:
-    """Works on batches in any number of threads; `requests` bounds how many of them wait for the provider at once."""
+    """Works on batches in any number of threads; `requests` limits how many of them call the provider at once."""
 
     collection: Collection
     provider: EmbeddingProvider
@@ -40,7 +40,7 @@ class BatchWorker:
     retrier: Retrier
     halt: threading.Event
     requests: threading.Semaphore
-    # True after a save has waited for the database as long as it may: the other saves then try only once.
+    # True if a save has failed after all retries of the database: the other saves then try only once.
     gave_up: bool = False
 
     def embed(self, batch: Batch) -> Batch:
@@ -82,7 +82,9 @@ class BatchWorker:
         return batch
 
     def _end(self, batch: Batch, error: Exception) -> Batch:
-        """Set `halt` here: this thread may start the next batch before the calling thread has seen the error."""
+        """End the batch with an error. Set `halt` here, because this thread may start its next batch before the calling
+        thread has seen the error.
+        """
         self.halt.set()
         batch.error = error
         return batch

@@ -27,7 +27,7 @@ class CodeChunk:
 
 
 def check_chunks_can_be_stored(database: Database) -> None:
-    """Raises NotFound if the database was set up without code_chunks. Call this before the chunks are embedded."""
+    """Raise NotFound if the database was set up without code_chunks. Call this before the chunks are embedded."""
     with needs_collection(database, COLLECTION):
         Collection(database, COLLECTION).collection_models()
 

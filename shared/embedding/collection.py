@@ -21,25 +21,24 @@ class Collection:
         return self.database.call(function, {"collection": self.collection, **arguments})
 
     def register_embedding_model(self, spec: EmbeddingModel, *, use: bool = False) -> EmbeddingModel:
-        """Register a model whose vectors are made here, or read the registered one. Another width fails.
+        """Register a model whose vectors this program makes, and return it as it is registered.
 
-        The prefixes of a registered model replace those of `spec`.
-
-        With `use` the collection is set to the model if it has none; raises if it has another one.
+        If the model is registered already, its prefixes replace those of `spec`, and another width raises an error. With
+        `use` the collection is set to the model if it has none; if it has another model, an error is raised.
         """
         arguments = {**asdict(spec), "collection": self.collection if use else None, "made_here": True}
         return _spec(self.database.call("register_embedding_model", arguments)[0])
 
     def claim_embeddings(self, batch_size: int, lease_seconds: int, model: str | None = None) -> list[ClaimedRow]:
-        """Lease up to `batch_size` pending rows; an empty list means that none is claimable now.
+        """Lease up to `batch_size` pending rows; an empty list means that no row can be claimed now.
 
-        With a `model`, a row whose text is already embedded in the table gets that vector at once and is `reused`.
+        With a `model`, a row whose text has a vector of this model in the table gets this vector, and is `reused`.
         """
         rows = self._call("claim_embeddings", batch_size=batch_size, lease_seconds=lease_seconds, model=model)
         return [ClaimedRow(**row) for row in rows]
 
     def claim_embedding_rows(self, row_ids: Sequence[str], lease_seconds: int) -> list[NamedRow]:
-        """Lease these rows, whatever their place in the queue; returns one result for each id, in order."""
+        """Lease these rows, also if others come first in the queue; returns one result for each id, in order."""
         return [
             NamedRow(
                 row["asked_id"],
@@ -63,7 +62,7 @@ class Collection:
         if not rows:
             return 0, 0
         payload = [
-            # Send each vector as a text: the server then parses floats, and builds no tree of JSON numbers.
+            # Send each vector as a text, so that the server parses only floats and builds no tree of JSON numbers.
             {"row_id": row.row_id, "text_hash": row.text_hash, "embedding": vector_text(vector)}
             for row, vector in zip(rows, vectors, strict=True)
         ]
@@ -71,7 +70,7 @@ class Collection:
         return result["saved"], result["stale"]
 
     def fail_embeddings(self, failures: Sequence[tuple[str, str, bool]], retry_after_seconds: int = 30) -> int:
-        """Record failures as (row_id, error, final); returns how many rows are failed now."""
+        """Record failures, each as (row_id, error, final); returns how many of the rows now have the state failed."""
         if not failures:
             return 0
         rows = [{"row_id": row_id, "error": error, "final": final} for row_id, error, final in failures]
@@ -95,22 +94,22 @@ class Collection:
         return int(self._call("reconcile_embeddings")[0]["queued"])
 
     def queue_missing_rows(self, after: str | None, batch_size: int) -> dict[str, Any]:
-        """Queue pending rows that are not queued, from one batch of rows after this key.
+        """Read one batch of rows after the key `after`, and queue those that are pending and not queued.
 
-        Returns `queued`, `last_id` (None at the end), `preparing` (all rows are read), `missing_indexes`.
+        Returns `queued`, `last_id` (None at the end), `preparing` (all rows are still being read), `missing_indexes`.
         """
         return dict(self._call("reconcile_embeddings", after=after, batch_size=batch_size)[0])
 
     def retry_failed_embeddings(self, row_ids: Sequence[str] | None = None) -> int:
-        """Queue failed rows again, all of them without `row_ids`; returns how many."""
+        """Queue failed rows again; without `row_ids`, all of them. Returns how many were queued."""
         return int(self._call("retry_failed_embeddings", row_ids=None if row_ids is None else list(row_ids))[0])
 
     def list_failed_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
-        """Failed rows and why, latest first."""
+        """Failed rows with the reason, latest first."""
         return self._call("list_failed_embeddings", max_rows=max_rows)
 
     def verify_embeddings(self) -> int:
-        """How many rows have a wrong vector or fts, or are pending and missing in the queue."""
+        """Count the rows whose vector or `fts` is wrong, and the pending rows that the queue lacks."""
         return int(self._call("verify_embeddings")[0])
 
     def mismatched_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
@@ -118,7 +117,7 @@ class Collection:
         return self._call("mismatched_embeddings", max_rows=max_rows)
 
     def repair_embeddings(self) -> int:
-        """Remove wrong vectors, queue pending rows and compute wrong fts; returns how many rows were repaired."""
+        """Remove wrong vectors, queue pending rows and compute a wrong `fts` again; returns how many rows were repaired."""
         return int(self._call("repair_embeddings")[0])
 
     def set_collection_model(self, model: str, *, replace_foreign: bool = False) -> int:
@@ -129,7 +128,7 @@ class Collection:
         return int(self._call("set_collection_model", model=model, replace_foreign=replace_foreign)[0])
 
     def collection_models(self, planned: EmbeddingModel | None = None) -> list[EmbeddingModel]:
-        """The models that rows may be embedded with, the present one first.
+        """The models with which rows may be embedded; the model of the collection is the first.
 
         With a `planned` model, which need not be registered, raises DatabaseRejected if the column embedding cannot hold
         its vectors, or if the model is registered with another width.
@@ -140,19 +139,19 @@ class Collection:
     def create_embedding_index(self, model: str | None = None, *, min_rows: int = 0) -> str | None:
         """Build the vector index of a model; returns its name.
 
-        With `min_rows`, None if the index exists already or there are fewer vectors.
+        With `min_rows`, returns None if the index exists already or there are fewer vectors.
         """
         names = self._call("create_embedding_index", model=model, min_rows=min_rows)
         return names[0] if names else None
 
     def record_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> str:
-        """Record the start of a run (run_id None) or its progress; returns its id."""
+        """Record the start of a run (if `run_id` is None) or its progress; returns the run's id."""
         recorded = self._call("record_embedding_run", run_id=run_id, model=model, status=status, report=report)[0]
-        # A run that has ended keeps its record.
+        # The record of a run that has ended is not changed; the answer is then empty.
         return str(recorded or run_id)
 
     def finish_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> QueueState:
-        """Record how a backfill ended and remove the leftovers of a model switch; returns the state of the queue.
+        """Record how a backfill ended, and clean up after a finished model switch; returns the state of the queue.
 
         A run without an id that found no row leaves no record.
         """
@@ -161,7 +160,7 @@ class Collection:
 
 
 def embedding_coverage(database: Database) -> list[Coverage]:
-    """Coverage of every collection, counted in its table."""
+    """The coverage of every collection, counted in its table."""
     return [Coverage(**row) for row in database.call("embedding_coverage")]
 
 

@@ -32,7 +32,7 @@ def list_collections(database: Database) -> list[CollectionStatus]:
     """All collections, counted from their tables."""
     coverages = embedding_coverage(database)
     running = running_by_collection(database, {one.collection: one.pending for one in coverages})
-    # A collection may have been tracked between the two calls.
+    # `details` may lack a collection that was tracked between the two calls.
     details = {row["collection"]: row for row in describe_collections(database)}
     return [
         CollectionStatus(

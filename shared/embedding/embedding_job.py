@@ -27,9 +27,9 @@ DEFAULT_WORKERS = 4
 
 @dataclass(slots=True)
 class EmbeddingJob:
-    """Embeds each collection with the provider of its model. `workers` are the concurrent requests of each provider.
+    """Embeds each collection with the provider of its model. `workers` is the number of concurrent requests of a provider.
 
-    `wait_for_others`: also wait for rows of other workers (on Lambda, waiting costs).
+    With `wait_for_others`, a run also waits for rows that other workers hold. On Lambda, this time would have to be paid.
     """
 
     database: Database
@@ -66,7 +66,7 @@ class EmbeddingJob:
         return outcome
 
     def _embed(self, task: Task, stop: threading.Event, report: Report) -> Outcome:
-        # Imported here, because it needs numpy, which a function that only starts tasks never uses.
+        # Imported only here, because it needs numpy, and a function that only starts tasks does not.
         from shared.embedding.backfill import BackfillOptions, backfill
 
         alone = task.collection is not None
@@ -81,7 +81,7 @@ class EmbeddingJob:
                 if provider is None:
                     continue
                 models.add(provider.model)
-                # The run of several collections has a model if they all have the same.
+                # A run over several collections has a model only if all of them have the same model.
                 done = replace(done, model=provider.model if len(models) == 1 else "")
                 options = BackfillOptions(
                     name,
@@ -89,8 +89,8 @@ class EmbeddingJob:
                     self.workers.get(provider.name, DEFAULT_WORKERS),
                     wait_for_others=self.wait_for_others,
                 )
-                # Each backfill records a run: under the task's id if the task has one collection, otherwise under a new
-                # id.
+                # Each backfill records a run. If the task has one collection, it is the task's own run; otherwise each
+                # collection has a run with a new id.
                 outcome = backfill(
                     self.database,
                     provider,
@@ -110,7 +110,7 @@ class EmbeddingJob:
             if interrupted := outcome.interrupted:
                 break
         status = "failed" if problems else "interrupted" if interrupted else "completed"
-        # The error that ended the backfill may have occurred while its run was recorded.
+        # After an error the run is recorded again, because recording it may be what failed.
         return Outcome(status, done, "; ".join(problems) or None, recorded=alone and not problems)
 
 

@@ -10,10 +10,11 @@ from shared.providers.base import EmbeddingProvider
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`texts` is the number of distinct texts that the provider would embed; tokens were counted on `sampled` of them.
+    """What a backfill would embed, and its cost.
 
-    `rows_estimated`: the table is large, so `rows` and `texts` are from a sample. `cost_usd` is None if the price is not
-    known. `counted` says whether `tokens` is exact or estimated; `method` describes how.
+    `texts` is the number of distinct texts that the provider would embed; tokens were counted on `sampled` of them.
+    `rows_estimated` is true if the table is large: `rows` and `texts` are then estimated from a sample. `cost_usd` is
+    None if the price is not known. `counted` says whether `tokens` is exact or estimated, `method` how it was found.
     """
 
     collection: str
@@ -37,12 +38,12 @@ def estimate(
 ) -> Estimate:
     """Estimate what a backfill would embed and cost, without a call to the provider.
 
-    Equal texts count once, and texts that already have a vector in the table do not count. Tokens are counted on up to
-    1,000 texts, with the model's document prefix, and scaled by length beyond that. The rows of a large table are counted
-    on a sample.
+    Equal texts count once, and texts that already have a vector in the table do not count. The tokens of up to 1,000
+    texts are counted, with the model's document prefix; if there are more texts, the sum is scaled by their length. The
+    rows of a large table are counted on a sample.
 
-    Raises NotFound for a collection that is not tracked, Conflict if it is embedded with another model than the
-    provider's and is not `switching` to it, DatabaseRejected if its column has a fixed width that the model does not have.
+    Raises NotFound for a collection that is not tracked, DatabaseRejected if its column has another fixed width than the
+    model, and Conflict if it is embedded with another model than the provider's (unless it is `switching` to it).
     """
     models = Collection(database, collection).collection_models(
         provider.declared if provider.declared.dimensions else None

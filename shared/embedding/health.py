@@ -1,4 +1,4 @@
-"""Checks whether the database answers: one check at a time, with a time limit."""
+"""Checks whether the database answers. Only one check runs at a time, and it has a time limit."""
 
 import logging
 import threading
@@ -18,14 +18,14 @@ PROBE_SECONDS = 3.0
 
 @dataclass(slots=True)
 class HealthService:
-    """Checks the database. Concurrent callers share one check, so a dead database does not block all threads."""
+    """Checks the database. Concurrent callers share one check, so a database that hangs does not block all threads."""
 
     database: Callable[[], Database]
     _probe: Future[bool] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def database_is_up(self) -> bool:
-        """Whether the database answers, with the migrations of this version, within PROBE_SECONDS."""
+        """Whether the database answers within PROBE_SECONDS and has the migrations of this version."""
         with self._lock:
             if self._probe is None or self._probe.done():
                 self._probe = in_background(self._ping, "health")

@@ -15,7 +15,7 @@ class InFlight:
     _followers: dict[str, list[ClaimedRow]] = field(default_factory=dict)
 
     def add(self, rows: Iterable[ClaimedRow]) -> list[ClaimedRow]:
-        """Add these rows; returns those whose text has to be sent."""
+        """Add these rows; returns the rows whose text has to be sent to the provider."""
         leaders = []
         for row in rows:
             self.held.add(row.row_id)
@@ -27,9 +27,9 @@ class InFlight:
         return leaders
 
     def settle(self, leaders: Iterable[ClaimedRow]) -> list[list[ClaimedRow]]:
-        """Remove rows that are saved or failed; returns, for each of them, the rows that wait for its text.
+        """Remove rows that are saved or failed; returns, for each of them, the rows that wait for the vector of its text.
 
-        A text without waiting rows is forgotten, because the table has its vector.
+        If no row waits for a text, the text is removed, because later rows get its vector from the table.
         """
         waiting = []
         for row in leaders:

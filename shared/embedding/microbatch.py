@@ -19,8 +19,8 @@ Embed = Callable[[Sequence[str], Deadline | None], Embeddings]
 class MicroBatcher:
     """Embeds single texts, first come first served, in requests of up to `max_texts`.
 
-    A text is sent at once while a thread is free; the texts that arrive while all are busy are sent together.
-    `embed` reports refused texts in `errors`.
+    If a thread is free, a text is sent at once. Texts that arrive while all threads are busy are sent together.
+    The function `embed` reports refused texts in `errors`.
     """
 
     embed: Embed
@@ -68,7 +68,7 @@ class MicroBatcher:
 
 
 def _shares(joined: Embeddings, texts: Sequence[str]) -> list[Embeddings | AppError]:
-    """Splits an answer by text. Each text gets its vector and a share of the tokens in proportion to its length."""
+    """Split an answer by text. Each text gets its vector, and a share of the tokens in proportion to its length."""
     lengths = list(accumulate(0 if index in joined.errors else len(text) for index, text in enumerate(texts)))
     marks = [round(upto * joined.tokens / max(lengths[-1], 1)) for upto in lengths]
     tokens = [after - before for before, after in pairwise([0, *marks])]

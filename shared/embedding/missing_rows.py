@@ -1,4 +1,4 @@
-"""Queues rows that the queue lacks: those of a large table that was just tracked, or written without the triggers."""
+"""Queues pending rows that the queue lacks: rows of a large table that was just tracked, or written without triggers."""
 
 import logging
 import threading
@@ -15,21 +15,21 @@ log = logging.getLogger(__name__)
 
 FIRST_BATCH = 100
 LARGEST_BATCH = 1_000
-# After so many rows were queued, they are embedded before more are looked for.
+# After this many rows were queued, they are embedded before more rows are read.
 QUEUE_AHEAD = 5_000
-# A batch locks its rows, so writers of these rows wait about this long.
+# The time that reading one batch should take. A batch locks its rows, so writers of these rows wait this long.
 BATCH_SECONDS = 0.2
-# Seconds until the next attempt, after a row of the batch was locked by a transaction or another backfill was at work.
+# Seconds until the next attempt, if a row of the batch is locked, or if another backfill reads the collection.
 PAUSE = 0.3
-# Seconds that a run waits for its indexes before it goes on without them. An old transaction holds up a build.
+# Seconds that a run waits until its indexes are built; then it goes on without them. A long transaction delays a build.
 INDEX_WAIT = 60.0
 
 
 class MissingRows:
-    """Reads the rows of a collection in batches of a fraction of a second.
+    """Reads the rows of a collection in batches, each of which takes a fraction of a second.
 
-    While the collection is `preparing`, all rows are read once, by all backfills together; then those without a vector,
-    until `done`.
+    While the collection is `preparing`, all backfills together read all rows once. After that, the rows without a vector
+    are read, until `done`.
     """
 
     def __init__(self, collection: Collection, retrier: Retrier, stop: threading.Event) -> None:
@@ -44,7 +44,7 @@ class MissingRows:
         self.preparing = self.done = False
 
     def wait_while_paused(self) -> None:
-        """Wait, if the next batch must wait because one of its rows is locked."""
+        """If the last batch found a locked row, wait until the next attempt is due."""
         self._stop.wait(max(0.0, self._paused_until - time.monotonic()))
 
     def begin(self) -> int:
@@ -55,19 +55,19 @@ class MissingRows:
             if time.monotonic() > deadline:
                 log.warning("the indexes of %s are still being built; the run goes on", self._collection.collection)
                 break
-        # The pending rows are looked at once more before the run ends.
+        # The pending rows are read once more before the run ends.
         self._after, self.done = None, False
         return queued
 
     def queue_some(self) -> int:
-        """Look at pending rows until enough were queued or all were looked at; returns how many were queued."""
+        """Read pending rows until enough were queued or all were read; returns how many were queued."""
         queued = 0
         while not (self.done or self.preparing or self._stop.is_set()) and queued < QUEUE_AHEAD:
             queued += self.queue_next()
         return queued
 
     def queue_all(self) -> int:
-        """Prepare the collection and read its pending rows to the end, without embedding any; returns how many were queued."""
+        """Prepare the collection and read all its pending rows, but embed none; returns how many were queued."""
         queued = self.begin()
         while not (self.done or self._stop.is_set()):
             queued += self.queue_next()
@@ -98,9 +98,9 @@ class MissingRows:
 
 
 def _build(collection: Collection, missing: list[str]) -> None:
-    """Build indexes without a lock on writers; where this connection cannot, log the statements.
+    """Build indexes without a lock on writers; if this connection cannot do so, log the statements.
 
-    Rows are embedded without these indexes as well, so an error does not end the run.
+    Rows can be embedded without these indexes, so an error does not end the run.
     """
     name = collection.collection
     try:

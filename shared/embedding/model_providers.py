@@ -1,4 +1,4 @@
-"""Gives each collection the provider of its model, and knows which providers fail."""
+"""Returns the provider of each collection's model, and reports which providers fail."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from shared.retry import Retrier, RetryPolicy
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
-# Seconds after which a provider that could not be made is tried again, not at each call.
+# If a provider could not be created, the next attempt comes after this many seconds, and not at each call.
 RETRY_SECONDS = 2.0
-# For a short outage of the database.
+# These retries are for a short outage of the database.
 DATABASE_TRIES = RetryPolicy(max_attempts=5, max_seconds=10, base_wait=0.1, max_wait=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A provider that could not be made, or that failed in its latest call. `spec` is None for the configured one."""
+    """A provider that could not be created, or that failed in its latest call. `spec` is None for the configured one."""
 
     spec: EmbeddingModel | None
     error: AppError
@@ -34,8 +34,8 @@ class Failure:
 class ModelProviders:
     """The configured provider, and a provider for each other model that a collection has.
 
-    `configured` returns the provider of the settings, which is not closed here. `make` makes the provider of another
-    model; it is called once for each model. Without it the configured provider is the only one.
+    `configured` returns the provider of the settings, which is not closed here. `make` creates the provider of another
+    model; it is called once for each model. Without `make`, the configured provider is the only one.
     """
 
     def __init__(
@@ -51,27 +51,28 @@ class ModelProviders:
         self._lock = Lock()
 
     def configured(self) -> "EmbeddingProvider":
-        """The provider of the settings. Raises ConfigurationError if it cannot be made."""
+        """The provider of the settings. Raises ConfigurationError if it cannot be created."""
         return self._watch(self._configured(), None)
 
     def check(self, spec: EmbeddingModel | None = None) -> ProviderCheck:
-        """The check of a model's provider; of the configured one for None."""
+        """The check of a model's provider. For None it is the check of the configured provider."""
         return self._checks.setdefault(spec, ProviderCheck(lambda: self.for_model(spec)))
 
     def failures(self) -> list[Failure]:
-        """The providers that fail, by their latest call or check. Starts no check of those that are not known to fail."""
+        """The providers that failed in their latest call or check. Only providers that are known to fail are checked again."""
         states = [(spec, check.known()) for spec, check in list(self._checks.items())]
         return [Failure(spec, state.error) for spec, state in states if state.error is not None]
 
     def for_model(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
-        """The provider of a registered model; the configured one for None.
+        """The provider of a registered model; for None, the configured provider.
 
-        Raises ConfigurationError, which names the fix, if the settings allow no provider for it, or one of another width.
+        Raises ConfigurationError, which names the fix, if the settings allow no provider for the model, or only one whose
+        vectors have another width.
         """
         try:
             return self._fitting(spec)
         except UnknownProvider:
-            # Another program makes these vectors, so nothing is missing.
+            # Another program makes these vectors, so this is not reported as a failure.
             raise
         except ConfigurationError as error:
             self.check(spec).fail(error)
@@ -83,9 +84,10 @@ class ModelProviders:
         return self.for_model(models[0] if models else None)
 
     def for_backfill(self, collection: Collection, *, look: bool = True) -> "EmbeddingProvider | None":
-        """As `for_collection`; None if another program writes the vectors of the collection and no row is pending.
+        """Like `for_collection`, but None if another program writes the collection's vectors and no row is pending.
 
-        The rows are looked at, not only the queue, and those that are missing in the queue are added; not without `look`.
+        With `look`, the rows are read too, and pending rows that the queue lacks are queued; otherwise only the queue is
+        read.
         """
         try:
             return self.for_collection(collection)
@@ -97,7 +99,7 @@ class ModelProviders:
             return None
 
     def close(self) -> None:
-        """Close the providers that were made here."""
+        """Close the providers that this object has created."""
         with self._lock:
             for provider in self._others.values():
                 provider.close()
@@ -126,7 +128,7 @@ class ModelProviders:
         try:
             configured = self.configured()
         except ConfigurationError:
-            # The settings may still be right for another model.
+            # The settings may still be complete for another model.
             if spec is None or self._make is None:
                 raise
         else:

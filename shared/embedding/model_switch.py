@@ -15,7 +15,7 @@ def switch_model(
     provider here makes stay, unless `replace_foreign` is set.
     """
     moved = Collection(database, collection)
-    # Before a request, which may cost money: the column may have a fixed width.
+    # Check this before a request, which may cost money: the column may have a fixed width.
     moved.collection_models(provider.spec)
     # Embed one word first: an error ends the switch if the provider fails or returns vectors of another width.
     provider.embed(["music"], retry=ONE_TRY)

@@ -1,4 +1,4 @@
-"""Checks whether a provider answers, by embedding one word from time to time and by the calls that fail."""
+"""Knows whether a provider answers: it embeds one word from time to time, and is told of calls that failed."""
 
 import logging
 import threading
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
-# After a success the next check comes late, after a failure soon: the provider may have recovered.
+# Seconds until the next check: many after a success, few after a failure, because the provider may have recovered.
 GOOD_SECONDS = 600.0
 BAD_SECONDS = 5.0
 ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
@@ -28,7 +28,7 @@ ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """The result of a check or of a failed call: model and width (None while unknown), and the error of the provider."""
+    """The result of a check or of a failed call: the model and width (None while unknown), and the provider's error."""
 
     model: str | None = None
     dimensions: int | None = None
@@ -44,12 +44,12 @@ class ProviderCheck:
     _check: Future[ProviderState] | None = None
     _state: ProviderState = ProviderState()
     _until: float = float("-inf")
-    # Until then a failure is reported as it is.
+    # Until this time, `known` reports a failure without a new check.
     _failing_until: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> Future[ProviderState] | None:
-        """Start a check if one is due, and do not wait for it; None if the latest result still holds."""
+        """Start a check if one is due, and return its future without waiting; None if no check is due."""
         with self._lock:
             if self.clock() < self._until:
                 return None
@@ -58,20 +58,20 @@ class ProviderCheck:
             return self._check
 
     def state(self) -> ProviderState:
-        """The result of the latest check, starting a new one if it is due; empty while the first check is running."""
+        """Start a check if one is due, wait for it shortly, and return the latest result; before the first, an empty one."""
         if (check := self.start()) is not None:
             with suppress(FutureTimeout):
                 check.result(WAIT_SECONDS)
         return self.latest()
 
     def fail(self, error: AppError) -> None:
-        """Report that a call of the provider has failed. This ends an earlier success; `state` checks again at once."""
+        """Record that a call of the provider has failed. It replaces an earlier success; `state` then checks at once."""
         with self._lock:
             self._state, self._until = ProviderState(error=error), float("-inf")
             self._failing_until = self.clock() + BAD_SECONDS
 
     def known(self) -> ProviderState:
-        """The latest result. A success is not checked again; a failure is after BAD_SECONDS, because it may be over."""
+        """The latest result. A failure is checked again after BAD_SECONDS, because it may be over; a success is not."""
         state = self.latest()
         return self.state() if state.error is not None and self.clock() >= self._failing_until else state
 

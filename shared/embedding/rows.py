@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 300
-# Lease of a request with a deadline: if the process is killed, the lease expires soon.
+# Seconds of a lease for a request with a deadline. They are few, so that the lease of a killed process expires soon.
 SHORT_LEASE_SECONDS = 60
 BATCH_SIZE = 50
-# Another worker usually finishes a row within moments; wait this long for it.
+# Seconds to wait for a row that another worker is embedding, which usually takes only a moment.
 PATIENCE_SECONDS = 5.0
 
 
-# Reasons why a requested row has no vector for its current text. If the provider refused the text, its error is the
-# reason.
+# The reasons why a requested row has no vector for its current text. If the provider refused the text, the reason is the
+# provider's error.
 _REASONS = {
     "missing": "there is no such row",
     "empty": "the row has no text to embed",
@@ -52,9 +52,9 @@ class RowToEmbed:
 
 @dataclass(frozen=True, slots=True)
 class RowsReport:
-    """`processed` counts the rows that were checked, `updated` those with a new vector; `failed` is a list of (id,
-    reason).
+    """The result of `embed_rows`.
 
+    `processed` counts the rows that were checked, `updated` those with a new vector; `failed` is a list of (id, reason).
     `refused` are the failed rows whose text the provider refused.
     """
 
@@ -76,9 +76,9 @@ class RowEmbedder:
     ) -> RowsReport:
         """Embed each row's current text; a row that has its vector already costs nothing.
 
-        If a row's text differs from the given text, this row fails and the others continue. With a `deadline` the call
-        fails fast when the provider is down. Raises NotFound for an untracked collection, ConfigurationError if
-        the settings allow no provider for its model, ProviderError if no text can be embedded in time; vectors that were
+        If a row's text differs from the given text, this row fails, and the others are still embedded. With a `deadline`
+        the call fails fast when the provider is down. Raises NotFound for an untracked collection, ConfigurationError if
+        the settings allow no provider for its model, ProviderError if no text can be embedded in time. Vectors that were
         saved before the error stay.
         """
         started = time.perf_counter()
@@ -114,7 +114,7 @@ class RowEmbedder:
 
 @dataclass(eq=False)
 class _Call:
-    """The state of one `embed_rows`. `held` rows are leased; `asked_as` has the caller's spelling of their ids."""
+    """The state of one call of `embed_rows`. `held` are the leased rows; `asked_as` has each id as the caller wrote it."""
 
     work: Collection
     provider: "EmbeddingProvider"
@@ -130,7 +130,7 @@ class _Call:
     spent: Spent = field(default_factory=Spent)
 
     def embed(self, asked: Sequence[RowToEmbed]) -> None:
-        """Give these rows their vectors: from an equal text if there is one, else from the provider."""
+        """Give these rows their vectors: that of an equal text in the table, or else one from the provider."""
         if self.deadline is not None and not self.deadline.left:
             raise self.deadline.error()
         rows = self._claim(asked)
@@ -141,7 +141,7 @@ class _Call:
             self._ask_provider(rest)
 
     def give_back(self) -> None:
-        """Release the held rows: they have not failed, so the next worker may claim them at once."""
+        """Release the held rows. They have not failed, so the next worker may claim them at once."""
         if not self.held:
             return
         try:

@@ -14,7 +14,7 @@ STATES = {"completed": "finished"}
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The active runs of a collection. Rate and time left are None before their first report."""
+    """The active runs of a collection, added up. Rate and remaining time are None before the first report."""
 
     run_id: str
     started_at: str
@@ -63,7 +63,7 @@ def running_by_collection(database: Database, pending: Mapping[str, int]) -> dic
     running = {}
     for row in database.call("running_embedding_runs"):
         if row["collection"] is None:
-            continue  # This is a run over all collections. The run of each collection is listed, too.
+            continue  # This is a run over all collections, and the run of each collection is listed too.
         rate = row["rows_per_second"]
         remaining = pending.get(row["collection"], 0)
         running[row["collection"]] = Running(

@@ -11,12 +11,12 @@ from shared.errors import AppError, Overloaded
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 100
-# Seconds between reports for queued runs; after 120 s without a report a run is shown as crashed.
+# Seconds between reports for queued runs, because a run without a report for 120 s is shown as crashed.
 HEARTBEAT_SECONDS = 30.0
 
 
 class RunQueue:
-    """Runs dispatched tasks, and every `every` seconds starts a scheduled task if the job has work.
+    """Runs dispatched tasks. Every `every` seconds it also starts a scheduled task, if the job has work.
 
     A scheduled run is not started while the previous one waits or runs.
     """
@@ -31,7 +31,7 @@ class RunQueue:
         self._scheduled: str | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        # Daemons: a provider that does not answer must not keep the process from ending.
+        # Use daemon threads, so that the process can end while a provider does not answer.
         kind = KINDS[job.name]
         self._threads = [
             threading.Thread(target=self._work, name=f"{kind}-runs", daemon=True),
@@ -49,16 +49,16 @@ class RunQueue:
         self._tasks.put(task)
 
     def waiting(self) -> Task | None:
-        """The task that will begin next."""
+        """The task that will start next, or None."""
         with self._lock:
             return next(iter(self._waiting.values()), None)
 
     def stop(self) -> None:
-        """Tell the running task to end cleanly, and start no other; safe in a signal handler."""
+        """Tell the running task to release its rows and end, and start no other task; safe in a signal handler."""
         self._stop.set()
 
     def close(self, seconds: float = 20.0) -> None:
-        """End the running task cleanly and record the waiting ones as interrupted."""
+        """End the running task as `stop` does, and record the waiting tasks as interrupted."""
         self.stop()
         self._tasks.put(None)
         for thread in self._threads:

@@ -20,14 +20,14 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 # Rows per claim, if the caller does not set it.
 BATCH_SIZE = 50
 BATCH_SIZES = {"datasets": 100}
-# Seconds between reports: well below the 120 s without a report after which a run is shown as crashed.
+# Seconds between two reports of a run. A run without a report for 120 s is shown as crashed.
 REPORT_SECONDS = 5.0
 INTERNAL = "internal error; see the log"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A requested run. Without a `collection` it covers all of them. `name` is the kind of run."""
+    """A requested run. Without a `collection`, it covers all collections. `name` is the kind of run."""
 
     task_id: str
     collection: str | None = None
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: completed, failed or interrupted. `recorded`: the job has already stored the outcome."""
+    """How a run ended: completed, failed or interrupted. `recorded` is true if the job has already stored the outcome."""
 
     status: str
     report: BackfillReport
@@ -51,7 +51,7 @@ class Job(Protocol):
     name: str
 
     def run(self, task: Task, stop: threading.Event, report: Callable[[BackfillReport], None]) -> Outcome:
-        """Work until nothing is left or `stop` is set, and report the counts; may raise any exception."""
+        """Work until nothing is left or `stop` is set, and report the counts. It may raise any exception."""
 
     def has_work(self) -> bool:
         """Whether a run would find anything to do."""
@@ -64,7 +64,7 @@ class Dispatcher(Protocol):
         """Accept the task and return at once. Raises AppError if it cannot be accepted."""
 
     def waiting(self) -> Task | None:
-        """A task that is known to be queued and not started; None otherwise."""
+        """A task that is queued and has not started; None if no such task is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,10 @@ class Runs:
         batch_size: int | None = None,
         name: str = TASK_NAME,
     ) -> Task:
-        """Record a task as queued and dispatch it. Raises NotFound for an untracked collection, and what `dispatch` raises."""
+        """Record a task as queued and dispatch it.
+
+        Raises NotFound for an untracked collection, and the errors of `Dispatcher.dispatch`.
+        """
         task = self.record_queued(collection, batch_size, name)
         try:
             dispatcher.dispatch(task)
@@ -92,19 +95,22 @@ class Runs:
     def record_queued(
         self, collection: str | None = None, batch_size: int | None = None, name: str = TASK_NAME
     ) -> Task:
-        """A new task, recorded as queued. Raises NotFound for an untracked collection."""
+        """Create a task and record it as queued. Raises NotFound for an untracked collection."""
         task_id = record_run(self.database, None, collection, "queued", kind=KINDS[name])
         return Task(str(task_id), collection, batch_size or BATCH_SIZES.get(collection or "", BATCH_SIZE), name)
 
     def get(self, task_id: str) -> Mapping[str, Any]:
-        """The run's row. Raises NotFound."""
+        """The run's row in the database. Raises NotFound if there is no such run."""
         row = self.database.call_scalar("list_embedding_runs", {"of_run": task_id})
         if row is None:
             raise NotFound(f"there is no task {task_id}")
         return {**row, "task_id": task_id, "task_name": NAMES[row["kind"]], "started_at": row["recorded_at"]}
 
     def execute(self, job: Job, task: Task, stop: threading.Event | None = None) -> Outcome:
-        """Run the task in this thread and record how it ended; setting `stop` ends it cleanly. Never raises."""
+        """Run the task in this thread and record how it ended. If `stop` is set, it releases its rows and ends.
+
+        Never raises.
+        """
         latest = deque([BackfillReport(task.collection or "", "")], maxlen=1)
         done = threading.Event()
         reporting = threading.Thread(target=self._report, args=(task, latest, done), name="run-report", daemon=True)
@@ -139,7 +145,7 @@ class Runs:
             log.warning("could not record task %s as %s: %s", task.task_id, status, problem.message)
 
     def _report(self, task: Task, latest: "deque[BackfillReport]", done: threading.Event) -> None:
-        """Record the counts that the job reported, also while it waits for a provider."""
+        """Record the latest counts of the job at intervals, also while the job waits for a provider."""
         before = latest[-1]
         while not done.wait(REPORT_SECONDS):
             if latest[-1] is not before:
@@ -154,7 +160,7 @@ def record_run(
     report: Mapping[str, Any] | None = None,
     kind: str = "embedding",
 ) -> str | None:
-    """Begin a run (run_id None) or report on it; returns its id, or None if it has ended already."""
+    """Record the start of a run (if `run_id` is None) or its state; returns its id, or None if it has ended already."""
     counts = dict(report or {})
     arguments = {
         "run_id": run_id,

@@ -1,4 +1,4 @@
-"""The shipped collections. Each is optional in a database."""
+"""Names the shipped collections, which a database may lack, and explains errors that follow if it lacks one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ SHIPPED = ("music_knowledge", "mir_synonyms", "datasets", "code_chunks")
 
 @contextmanager
 def needs_collection(database: Database, collection: str) -> Iterator[None]:
-    """If the block fails because this database lacks the collection, raises NotFound with the command that adds it.
+    """If the block fails because the database lacks the collection, raise NotFound with the command that adds it.
 
-    The database is asked only after a failure, so success costs nothing.
+    The database is queried only after an error, so a block without an error takes no extra time.
     """
     try:
         yield

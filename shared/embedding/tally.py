@@ -30,9 +30,9 @@ class Tally:
         return tokens
 
     def add(self, *, reserved: int = 0, spent: Spent | None = None, **counts: int) -> None:
-        """Add to the counts; every row that was embedded, failed or stale has been processed.
+        """Add to the counts. `processed` is the sum of embedded, failed and stale rows.
 
-        The `reserved` tokens of a batch are replaced by those that were `spent` on it, with or without a vector.
+        The tokens that a batch has `spent` replace its `reserved` tokens, even if it brought no vector.
         """
         self.reserved -= reserved
         if spent is not None:

@@ -1,4 +1,4 @@
-"""Embeds the texts of interactive requests, with limits on number and time, and emits an event for each request."""
+"""Embeds the texts of interactive requests, limits their number and time, and writes an event for each request."""
 
 import threading
 import time
@@ -27,8 +27,8 @@ Observe = Callable[[int, int, float], None]
 class EmbeddingService:
     """Embeds with one provider, from any number of threads, and fails fast when the provider is down.
 
-    `workers` is the number of concurrent requests to the provider. `joins`: single texts that wait for a worker are
-    sent as one request. They share the workers with the requests of many texts, or get `joining_workers` of their own.
+    `workers` is the number of concurrent requests to the provider. With `joins`, single texts that wait for a worker are
+    sent as one request. They use the same workers as requests with many texts, or `joining_workers` of their own.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class EmbeddingService:
 
     @property
     def known_spec(self) -> EmbeddingModel | None:
-        """The provider's model, None until `spec` has asked."""
+        """The provider's model; None until `spec` has read it."""
         return self._spec
 
     def spec(self, deadline: Deadline | None) -> EmbeddingModel:
-        """The provider's model. Creates the provider and, within the deadline, asks it for an unknown width."""
+        """The provider's model. If the width is not known, the provider is asked for it within the deadline."""
         if self._spec is None:
             self._spec = self._provider().describe(deadline)
         return self._spec
@@ -84,9 +84,9 @@ class EmbeddingService:
     ) -> "Future[Embeddings]":
         """Embed one request's texts; row i of the vectors belongs to text i.
 
-        No request to the provider outlasts the `deadline`. The future raises ProviderError; one refused text fails the
-        request, and the error gives its position. Without `truncate`, a text that the model cannot read whole is refused.
-        Raises Overloaded if too many texts are waiting.
+        Every request to the provider ends before the `deadline`. The future raises ProviderError. If one text is refused,
+        the whole request fails, and the error gives the position of the text. Without `truncate`, a text that is too long
+        for the model is refused. Raises Overloaded if too many texts are waiting.
         """
         with self._lock:
             if self._texts + len(texts) > MAX_TEXTS_WAITING and self._texts:

@@ -12,7 +12,7 @@ from shared.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class RowEvent:
-    """What Supabase sends: `kind` is INSERT, UPDATE or DELETE; `record` is the row, or None after a delete."""
+    """An event that Supabase sends. `kind` is INSERT, UPDATE or DELETE; `record` is the row, or None after a delete."""
 
     kind: str
     schema: str
@@ -22,7 +22,7 @@ class RowEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventReport:
-    """The outcome in words; `failed` is (id, reason) if the provider refused the row's text."""
+    """The result of an event. `message` describes it; `failed` contains (id, reason) if the provider refused the text."""
 
     processed: int
     updated: int
@@ -51,7 +51,8 @@ def embed_event(
     if not isinstance(row_id, str | int) or isinstance(row_id, bool):
         raise InvalidRequest(f"record.{key}: the row's key is missing")
     report = embedder.embed_rows(collection, [RowToEmbed(str(row_id))], batch_id, deadline=deadline)
-    # The row was deleted, has no text, or is leased to another worker: a second delivery would not help.
+    # Report only a refused text as failed. If the row was deleted, has no text, or is leased to another worker, a second
+    # delivery of the event would not help.
     failed = [(row, text) for row, text in report.failed if row in report.refused]
     message = "the row has a new vector" if report.updated else "the row had its vector already"
     for row, text in report.failed:
