@@ -54,7 +54,7 @@ class AppError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
-    # Seconds after which another try makes sense; None if the server that failed did not say.
+    # Seconds to wait before another try; None if the server that failed did not say.
     retry_after: float | None = None
 
     def __init_subclass__(
@@ -117,7 +117,8 @@ class Overloaded(AppError, code="overloaded", status=503, retryable=True):
 class ProviderError(AppError, code="provider_error", status=502):
     """The provider failed.
 
-    `billed` are the tokens that the failed request cost, None where they have to be estimated; `calls` the requests made.
+    `billed` is the number of tokens that the failed requests cost, None if it has to be estimated; `calls` is the number
+    of these requests.
     """
 
     billed: int | None = 0
@@ -127,7 +128,7 @@ class ProviderError(AppError, code="provider_error", status=502):
 class ProviderTimeout(ProviderError, code="provider_timeout", status=504, retryable=True):
     """The provider did not answer in time."""
 
-    # The provider may have done the work nevertheless.
+    # The provider may have done the work, so its cost has to be estimated.
     billed: int | None = None
 
 
@@ -158,7 +159,7 @@ class ProviderInputRejected(ProviderRejected, code="provider_input_rejected", st
 class ProviderInputTooLong(ProviderInputRejected, code="provider_input_too_long"):
     """The text is longer than the provider accepts.
 
-    `tokens` is the length the provider counted and `limit` what it accepts, None if it did not say.
+    `tokens` is the length that the provider counted, and `limit` the length that it accepts; None if it did not say.
     """
 
     def __init__(self, message: str | None = None, *, tokens: int | None = None, limit: int | None = None) -> None:
@@ -168,7 +169,7 @@ class ProviderInputTooLong(ProviderInputRejected, code="provider_input_too_long"
 
 
 class ProviderFormatRefused(ProviderInputRejected, code="provider_format_refused"):
-    """The provider refused the encoding of vectors that was asked for, or a text in words that sound like it."""
+    """The provider refused the encoding of vectors that was asked for, or a text with a message about an encoding."""
 
 
 class ProviderContractError(ProviderError, code="provider_contract"):

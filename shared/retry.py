@@ -1,7 +1,7 @@
 """Retries calls to providers and the database.
 
-Each error says whether waiting may help (`retryable`) and how long (`retry_after`). If a server asks for a wait, all
-threads that share the retrier wait before their next call.
+Each error says whether another try may succeed (`retryable`) and how long to wait before it (`retry_after`). If a server
+asks for a wait, all threads that share the retrier wait before their next call.
 """
 
 import math
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class StopSignal(Protocol):
-    """The used part of `threading.Event`: once it is set, every wait ends."""
+    """The part of `threading.Event` that this module uses. When the event is set, every wait ends."""
 
     def is_set(self) -> bool: ...
 
@@ -33,10 +33,10 @@ class StopSignal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to keep trying: bounded in attempts and in seconds, all waits included.
+    """The most attempts, and the most seconds for all attempts and waits together.
 
-    The n-th wait is drawn from 0 to `base_wait` * 2^(n-1), at most `max_wait` (full jitter). A server's `retry_after`
-    is the shortest wait.
+    The n-th wait is a random time from 0 to `base_wait` * 2^(n-1), at most `max_wait` (full jitter), but never shorter
+    than a server's `retry_after`.
     """
 
     max_attempts: int = 10
@@ -45,7 +45,7 @@ class RetryPolicy:
     max_wait: float = 20.0
 
 
-# For interactive requests: after the longest wait there is still time for a try.
+# For interactive requests: after the longest waits, enough time is left for another try.
 REQUEST_RETRIES = RetryPolicy(max_attempts=3, max_seconds=15, base_wait=0.3, max_wait=3)
 
 
@@ -61,7 +61,7 @@ class Retrier:
     _held_until: float = field(default=-math.inf, init=False, repr=False)
 
     def hold(self, seconds: float) -> None:
-        """Start no call for `seconds` from now; a longer hold that was set before stays."""
+        """Start no call for `seconds` from now, or longer if an earlier call of `hold` said so."""
         with self._lock:
             self._held_until = max(self._held_until, time.monotonic() + seconds)
 
@@ -79,10 +79,11 @@ class Retrier:
         deadline: Deadline | None = None,
         only: type[AppError] = AppError,
     ) -> Result:
-        """Return what `function` returns; raise its last error. Only retryable errors, of the class `only`, are retried.
+        """Return what `function` returns, or raise its last error. Only retryable errors of the class `only` are retried.
 
-        `stop` ends a wait at once with Interrupted; a call that need not wait still runs. After the `deadline` no call
-        starts, and a timeout becomes the deadline's error; `function` must limit its own request to the deadline.
+        If `stop` is set, a wait ends at once with Interrupted, but a call that does not have to wait still runs. No call
+        starts after the `deadline`, and a timeout becomes the deadline's error. `function` itself must end its request
+        before the deadline.
         """
         policy = policy or self.policy
         seconds = policy.max_seconds
@@ -106,7 +107,7 @@ class Retrier:
                 raise
             raise deadline.error() from error
         finally:
-            # tenacity keeps a reference cycle here; clear it so the object is freed at once.
+            # tenacity keeps a reference cycle here. Clear it, so that the memory is freed at once.
             retrying.iter_state.reset()
 
     def _wait(self, backoff: Callable[[tenacity.RetryCallState], float], state: tenacity.RetryCallState) -> float:
@@ -139,7 +140,7 @@ def _pause(stop: StopSignal | None, seconds: float) -> None:
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None if it is neither.
+    """The seconds to wait according to a Retry-After header: it contains seconds or an HTTP date. None if it is neither.
 
     `now` is the time of day in seconds since 1970; a date that has passed means 0.
     """
@@ -148,7 +149,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return float(text)
     try:
         date = parsedate_to_datetime(text)
-        # "-0000" parses to a naive date; an HTTP date is always GMT.
+        # Python returns a date without a time zone for "-0000". An HTTP date is always GMT.
         moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

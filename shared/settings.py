@@ -41,11 +41,11 @@ Provider = Literal["onnx", "ollama", "openai"]
 
 # Keys must be long, because anyone on the network can try keys without a limit.
 MIN_KEY_LENGTH = 16
-# Characters; an instruction to a model has a sentence or two.
+# The most characters of a prefix. An instruction to a model has a sentence or two.
 MAX_PREFIX = 1000
 
 _PROGRAM = Path(__file__).resolve().parents[1]
-# Settings that are addresses and no secrets as a whole.
+# Settings that are addresses. Only a user and password in them are secret, and not the whole value.
 _ADDRESSES = ("supabase_url", "ollama_url", "openai_base_url")
 
 _warned_of: set[Path] = set()
@@ -54,7 +54,7 @@ _warned_of: set[Path] = set()
 def _read_secret(settings_cls: type[BaseSettings], name: str) -> dict[str, Any]:
     """The settings in the secret that SECRETS_ARN names."""
     try:
-        # Part of Lambda's runtime, with boto3.
+        # This package is part of Lambda's runtime, with boto3.
         from botocore.exceptions import BotoCoreError, ClientError
 
         values = AWSSecretsManagerSettingsSource(settings_cls, name, case_sensitive=False)()
@@ -73,7 +73,7 @@ def _read_secret(settings_cls: type[BaseSettings], name: str) -> dict[str, Any]:
 
 
 class Settings(BaseSettings):
-    """Settings from the environment and `.env`, by the names of the fields in capitals; .env.example explains each.
+    """Settings from the environment and `.env`. A variable is the name of the field in capitals; see .env.example.
 
     An empty string counts as unset. A key is required only if the chosen provider or database needs it.
     """
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         return self
 
     def secrets(self) -> list[str]:
-        """The values that must appear in no output. The passwords in URLs are listed too, as written and decoded."""
+        """The values that must appear in no output, with the passwords in URLs, both as written and decoded."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         addresses = [address for name in _ADDRESSES if (address := getattr(self, name))]
         return values + [secret for url in [*values, *addresses] for secret in _secrets_in(url)]
@@ -208,7 +208,7 @@ class Settings(BaseSettings):
 
 
 def _secrets_in(url: str) -> set[str]:
-    """The password of a URL, or the user of an http URL without a password: that may be a key. As written and decoded."""
+    """The password of a URL, as written and decoded. An http URL without a password may have a key as its user."""
     try:
         parts = urlsplit(url) if "://" in url else None
     except ValueError:
@@ -222,10 +222,10 @@ def _secrets_in(url: str) -> set[str]:
 
 
 def home() -> Path:
-    """The folder of `.env`, to which relative paths in settings are relative: the checkout.
+    """The folder of `.env`; relative paths in settings start from it. It is the checkout.
 
-    It is the user's own folder where the program is installed as a package. It is never the current folder, which
-    may have been filled by another user.
+    If the program is installed as a package, it is a folder in the user's home. It is never the current folder, because
+    another user may have put files there.
     """
     if (_PROGRAM / "pyproject.toml").is_file():
         return _PROGRAM
@@ -236,7 +236,7 @@ def home() -> Path:
 
 
 def find_env_file() -> Path:
-    """The file that TONNETZ_ENV_FILE names, or `.env` of the checkout, or `~/.tonnetz/.env` of an installed package.
+    """The file that TONNETZ_ENV_FILE names, else `.env` of the checkout, or `~/.tonnetz/.env` for an installed package.
 
     Raises ConfigurationError if TONNETZ_ENV_FILE names a file that does not exist.
     """

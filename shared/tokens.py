@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from shared.errors import Forbidden, Unauthorized
 from shared.models import ANON, Caller
 
-# The roles that may search. Not service_role: it bypasses row level security, and its key belongs on a server.
+# The roles that may search. service_role may not: it bypasses row level security, and its key must stay on a server.
 ROLES = ("anon", "authenticated")
-# The end of the year 9999. A later time in a token is an error, or means that the token never expires.
+# The end of the year 9999, in seconds since 1970. A later time in a token is an error, or means that it never expires.
 _LAST_TIME = 253_402_300_799
 
 
@@ -28,8 +28,8 @@ def matches(given: str, secret: SecretStr | None) -> bool:
 class TokenVerifier:
     """Turns a bearer token into a caller.
 
-    Without `passes_on` a token is verified here with `jwt_secret` (HS256, `exp` and a role of ROLES are
-    required). With `passes_on` the database verifies it, as Supabase does; only its role is checked here.
+    Without `passes_on`, a token is verified here with `jwt_secret` (HS256, `exp` and a role of ROLES are required). With
+    `passes_on`, the database verifies the token, as Supabase does, and only the role in it is checked here.
     """
 
     jwt_secret: SecretStr | None = None
@@ -41,7 +41,7 @@ class TokenVerifier:
     def resolve(self, token: str | None) -> Caller:
         """Return the caller. Raises Unauthorized for an invalid token, Forbidden for a role that may not search."""
         if token is None or matches(token, self.anon_key) or matches(token, self.functions_api_key):
-            # The API key belongs to these functions; the database knows no user for it, so it searches as anon.
+            # This key is for the HTTP functions only. The database has no user for it, so the caller searches as anon.
             return ANON
         if matches(token, self.service_role_key) or token.startswith("sb_secret_"):
             raise Forbidden("the service role key is not for searching: use the anon key or a user's token")
@@ -63,8 +63,8 @@ class TokenVerifier:
             else:
                 options = {"require": ["exp", "role"], "verify_aud": False, "verify_iat": False, "verify_sub": False}
                 claims = jwt.decode(token, self.jwt_secret.get_secret_value(), algorithms=["HS256"], options=options)
-            # Claims are sent to the database and are part of cache keys. Python parses integers over 64 bits, half of a
-            # surrogate pair and very deep lists; orjson cannot write them, so such a token is refused.
+            # Claims are sent to the database as JSON and are part of cache keys. Python can parse integers of more than 64
+            # bits, half of a surrogate pair and very deep lists. orjson cannot write these, so such a token is refused.
             orjson.dumps(claims)
             _check_times(claims)
         except (jwt.PyJWTError, orjson.JSONEncodeError, ValueError, OverflowError):
@@ -73,7 +73,7 @@ class TokenVerifier:
 
 
 def _check_times(claims: Mapping[str, Any]) -> None:
-    """Raise ValueError for a time that is no number of seconds; jwt would convert texts and true to numbers."""
+    """Raise ValueError for a time that is not a number of seconds, because jwt accepts texts and `true` as numbers."""
     for name in ("exp", "nbf"):
         time = claims.get(name, 0)
         if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= _LAST_TIME:

@@ -7,7 +7,7 @@ log = logging.getLogger(__name__)
 
 PREFIXES = ("EMBEDDING_", "OPENAI_", "OLLAMA_", "TONNETZ_", "SUPABASE_")
 
-# Variables of other programs that begin like ours: the Supabase CLI, the openai package, the Ollama server, our tests.
+# Variables of other programs with the same prefixes: the Supabase CLI, the openai package, the Ollama server, the tests.
 FOREIGN_PREFIXES = ("SUPABASE_AUTH_", "SUPABASE_DB_", "SUPABASE_INTERNAL_", "SUPABASE_SMTP_", "SUPABASE_STORAGE_")
 FOREIGN = frozenset(
     """
@@ -26,7 +26,7 @@ _warned: set[str] = set()
 
 
 def warn_of_unknown(variables: Iterable[str], known: Collection[str]) -> None:
-    """Warn once per process of each variable that has one of our prefixes, or nearly the name of an unset setting."""
+    """Warn once of each unknown variable that has a prefix of the settings, or nearly the name of an unset setting."""
     names = {name.upper() for name in variables}
     unset = set(known) - names
     for name in sorted(names - set(known) - FOREIGN - _warned):

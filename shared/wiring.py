@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Default number of concurrent requests to each provider. The in-process engine joins the texts of its
-# callers, so it needs few; a remote provider has latency to hide, so it can use more.
+# The default number of concurrent requests to each provider. The in-process engine joins the texts of its callers, so a
+# few are enough. For a remote provider more are useful, because each request spends most of its time on the network.
 WORKERS = {"onnx": 4, "ollama": 2, "openai": 8}
 
-# How long a program waits at its start for a free connection. Later calls wait in the pool, for the same time.
+# These retries limit how long a program waits for a free connection at its start. Later calls wait in the pool, for the
+# same time.
 _BUSY_RETRIES = RetryPolicy(max_attempts=100, max_seconds=15, base_wait=0.2, max_wait=2)
 
 
@@ -79,7 +80,7 @@ def get_provider(settings: Settings | None = None) -> EmbeddingProvider:
     shortens = name.startswith("text-embedding-3")
     _check_width(name, settings.embedding_dimensions, KNOWN_WIDTHS.get(name), shortens=shortens)
     return OpenAIProvider(
-        # The client requires a key; a compatible server may need none.
+        # The SDK requires a key, even if a compatible server needs none.
         api_key=settings.openai_api_key or SecretStr("none"),
         model=name,
         dimensions=settings.embedding_dimensions,
@@ -98,7 +99,7 @@ def _check_width(model: str, asked: int | None, native: int | None, *, shortens:
 
 
 def get_database_url(settings: Settings) -> SecretStr:
-    """The address for the owner of the schema: DATABASE_URL, or the embedded server, which this starts."""
+    """The address with which the owner connects: DATABASE_URL, or that of the embedded server, which this starts."""
     if settings.database_url is not None:
         return settings.database_url
     from shared.embedded.server import start_embedded
@@ -109,9 +110,9 @@ def get_database_url(settings: Settings) -> SecretStr:
 def get_database(
     settings: Settings | None = None, *, max_connections: int = 10, limits: Limits | None = None
 ) -> Database:
-    """The database that the settings name: Supabase, DATABASE_URL or the embedded one, which this migrates.
+    """The database that the settings name: Supabase, DATABASE_URL, or the embedded database, which this migrates.
 
-    `limits` are for a server; Supabase has its own for each role.
+    `limits` are for a server with DATABASE_URL or the embedded database. Supabase has its own limits for each role.
     """
     settings = settings or load_settings()
     if settings.supabase_url is not None and settings.supabase_service_role_key is not None:
@@ -139,11 +140,11 @@ def migrate_database(
     seed: bool = False,
     source: Path | None = None,
 ) -> list[str]:
-    """Bring DATABASE_URL or the embedded database up to date; returns the versions applied.
+    """Bring DATABASE_URL or the embedded database up to date; returns the versions of the applied migrations.
 
-    `collections` are the shipped ones to set up. Without it a new database gets all, an existing one keeps those it has.
-    With a `source`, the folder of an older embedded database is first copied into the embedded database.
-    Raises ConfigurationError for a Supabase project, which its own CLI migrates.
+    `collections` are the shipped collections to set up. Without it, a new database gets all of them, and an existing
+    database gets no new ones. `source` is the folder of an older embedded database; its rows are first copied into the
+    embedded database. Raises ConfigurationError for a Supabase project, which the Supabase CLI migrates.
     """
     settings = settings or load_settings()
     if source is not None and (settings.supabase_url is not None or settings.database_url is not None):
@@ -160,12 +161,12 @@ def migrate_database(
 
 
 def _when_free(connect: Callable[[], Result]) -> Result:
-    """Call `connect` again while the server or its pooler has no free connection."""
+    """Call `connect`, and repeat the call while the server or its pooler has no free connection."""
     return Retrier(_BUSY_RETRIES).call(connect, only=DatabaseBusy)
 
 
 def check_database(settings: Settings | None = None) -> list[Lack]:
-    """What DATABASE_URL or the embedded database lacks before it can be migrated. Writes nothing.
+    """List what DATABASE_URL or the embedded database lacks before it can be migrated. This writes nothing.
 
     Raises ConfigurationError for a Supabase project without DATABASE_URL, DatabaseError if the database cannot be reached.
     """
@@ -279,7 +280,7 @@ def get_generator(settings: Settings | None = None) -> SynonymGenerator:
 
 @contextmanager
 def model_providers(settings: Settings) -> Iterator[ModelProviders]:
-    """The providers of all models under these settings, each made at its first use and closed at the end."""
+    """The providers of all models under these settings. Each is created at its first use and closed at the end."""
     from shared.embedding.model_providers import ModelProviders
 
     with ExitStack() as stack:
@@ -290,7 +291,7 @@ def model_providers(settings: Settings) -> Iterator[ModelProviders]:
 def get_search(
     settings: Settings | None = None, *, database: Database | None = None, provider: EmbeddingProvider | None = None
 ) -> SearchService:
-    """Search with the configured database, provider and cache. A database or provider that exists already can be given."""
+    """The search service with the configured database, provider and cache; an existing database or provider can be given."""
     from shared.embedding.model_providers import ModelProviders
     from shared.search.search import SearchService
 

@@ -1,17 +1,17 @@
-"""Limits the time and the size of a whole answer; the HTTP clients limit only each single read."""
+"""Limits the time and the size of a whole answer. The HTTP libraries limit only the time of each single read."""
 
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# 2,048 vectors of 3,072 numbers with twenty characters each: no valid answer is larger.
+# This is the size of 2,048 vectors of 3,072 numbers with twenty characters each. No valid answer is larger.
 MOST_BYTES = 128 * 2**20
 CONNECT_SECONDS = 10.0
 
 
 def bound_timeout(library: Any, most: float, wanted: float | None) -> Any:
-    """The timeout of one request with `library` (httpx or httpx2): at most the client's timeout."""
-    # A timeout of zero would raise another error.
+    """The timeout of one request with `library` (httpx or httpx2): `wanted`, but at most the client's timeout `most`."""
+    # With a timeout of zero the library would raise another error than its timeout error.
     seconds = most if wanted is None else max(min(most, wanted), 0.001)
     return library.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
 
@@ -19,7 +19,7 @@ def bound_timeout(library: Any, most: float, wanted: float | None) -> Any:
 def bound_answers(library: Any) -> dict[str, list[Callable[[Any], None]]]:
     """Event hooks for a client of `library`: the read timeout then covers the whole request and its answer.
 
-    An answer that takes longer ends in ReadTimeout, one of more than MOST_BYTES in DecodingError.
+    An answer that takes longer raises ReadTimeout, one of more than MOST_BYTES raises DecodingError.
     """
 
     class Bounded(library.SyncByteStream):  # type: ignore[misc]
@@ -47,7 +47,7 @@ def bound_answers(library: Any) -> dict[str, list[Callable[[Any], None]]]:
         def count_down(*_: Any) -> None:
             timeouts["read"] = max(until - time.monotonic(), 0.001)
 
-        # Called before each step (connect, send, read), so that each step gets only the time that is left.
+        # The library calls this before each step (connect, send, read), so that each step gets only the remaining time.
         request.extensions["trace"] = count_down
 
     def bound(response: Any) -> None:

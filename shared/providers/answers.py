@@ -1,4 +1,4 @@
-"""Checks a provider's answer: number, width and finiteness of its vectors."""
+"""Checks the vectors of a provider's answer: their number, their width, and that all numbers are finite."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ import numpy as np
 from shared.errors import ProviderContractError, ProviderWidthError
 from shared.models import Vectors
 
-# A vector whose length differs from 1 by more is normalised. The length of a normalised vector of 3,072 float32 numbers
-# differs by about 1e-6.
+# A vector whose length differs from 1 by more than this is normalised. The length of a normalised vector of 3,072 float32
+# numbers differs from 1 by about 1e-6.
 UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class WireAnswer:
-    """What one request returned, before any check: vectors in the order of the inputs.
+    """The answer to one request before it is checked: vectors in the order of the inputs.
 
-    `tokens` are None if the server reports nothing; they are then estimated. `cut` are the places of the texts that
-    are known to be longer than the model reads, `calls` the requests it took.
+    `tokens` is None if the server reports no number; it is then estimated. `cut` are the positions of texts that are known
+    to be too long for the model. `calls` is the number of requests.
     """
 
     vectors: Vectors
@@ -29,13 +29,16 @@ class WireAnswer:
 
 
 def reported_tokens(count: object) -> int | None:
-    """A server's count of tokens. None if there is no count; some servers then report 0."""
+    """The number of tokens that a server reports; None if it reports none (some servers report 0 instead)."""
     return count if isinstance(count, int) and count > 0 else None
 
 
 @contextmanager
 def paid(tokens: int | None) -> Iterator[None]:
-    """Store the tokens in an error that is raised inside: an unreadable answer has cost them, too (None: as estimated)."""
+    """Store the tokens in an error that is raised inside, because an unreadable answer has cost them too.
+
+    None means that they have to be estimated.
+    """
     try:
         yield
     except ProviderContractError as error:
@@ -44,7 +47,7 @@ def paid(tokens: int | None) -> Iterator[None]:
 
 
 def stack_rows(rows: Sequence[object]) -> Vectors:
-    """Rows of numbers as one n x width float32 array; null numbers become NaN."""
+    """Convert rows of numbers to one n x width float32 array; null becomes NaN."""
     if not rows:
         return np.empty((0, 0), dtype=np.float32)
     try:
@@ -57,10 +60,10 @@ def stack_rows(rows: Sequence[object]) -> Vectors:
 
 
 def check_answer(vectors: Vectors, count: int, dimensions: int, model: str) -> tuple[Vectors, list[int]]:
-    """Returns unit vectors as float32, and the indices of rows that cannot be used (NaN, infinite or all zero).
+    """Return unit vectors as float32, and the indices of rows that cannot be used (NaN, infinite or all zero).
 
     Raises ProviderContractError if the number of vectors is not the number of texts, ProviderWidthError if their width
-    is not the model's.
+    is not that of the model.
     """
     if vectors.ndim != 2 or len(vectors) != count:
         raise ProviderContractError(f"the provider answered {len(vectors)} vectors to {count} texts")

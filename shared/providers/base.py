@@ -1,4 +1,4 @@
-"""The base class of embedding providers: adds batching, retries and checks to a subclass's single request."""
+"""The base class of embedding providers. A subclass makes a single request; this class adds batches, retries and checks."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -17,31 +17,31 @@ from shared.retry import Retrier, RetryPolicy, StopSignal
 
 __all__ = ["EmbeddingProvider", "WireAnswer"]
 
-# The width is requested first, with few retries, so that a provider that is down is reported early.
+# The request for an unknown width comes first. It has few retries, so that an unreachable provider is reported early.
 WIDTH_RETRIES = RetryPolicy(max_attempts=3, max_seconds=10)
 
 
 class EmbeddingProvider(ABC):
-    """Turns texts into unit vectors; a subclass writes `_request` and declares its limits.
+    """Turns texts into unit vectors. A subclass writes `_request` and declares its limits.
 
     One object serves any number of threads, which share its retrier and cooldown. `declared` has 0 dimensions if only
     the server knows them; the `rules` are applied to it. `model` is the name under which the vectors are stored.
-    `price_per_million_tokens` is in USD, 0 where `price_is_known` is false. `on_failure` is called with every error that
-    concerns all texts, such as an outage or a refused key.
+    `price_per_million_tokens` is in USD; it is 0 if `price_is_known` is false. `on_failure` is called with every error
+    that concerns all texts, such as an outage or a refused key.
     """
 
     name: ClassVar[str]
     max_inputs: ClassVar[int]
     max_request_tokens: ClassVar[int | None] = None
     # True if the server refuses long texts: a text that may exceed `spec.max_tokens` is then sent alone and shortened
-    # until it is accepted. False if the request itself cuts and counts.
+    # until it is accepted. False if `_request` cuts long texts and counts them.
     shortens_long_texts: ClassVar[bool] = False
-    # Whether `_request_cut` can make the server read only the beginning of a text that it refused as too long.
+    # Whether `_request_cut` can make the server cut a text that it refused as too long.
     server_cuts: ClassVar[bool] = False
     # Whether `count_tokens` returns what the provider will count, and not an estimate.
     counts_exactly: ClassVar[bool] = False
     price_is_known: bool = True
-    # Whether a vector that is cut short and scaled to unit length is a valid vector of the model.
+    # Whether the first numbers of a vector, scaled to unit length, are a valid vector of the model.
     shortens_vectors: bool = False
 
     def __init__(
@@ -64,7 +64,7 @@ class EmbeddingProvider(ABC):
         self._width_lock = threading.Lock()
 
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        """The model. An unknown width is found once, within the deadline, by embedding one word."""
+        """The model. If its width is unknown, one word is embedded within the deadline to find it, once."""
         if self._spec.dimensions:
             return self._spec
         if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
@@ -85,12 +85,12 @@ class EmbeddingProvider(ABC):
         return self._spec
 
     def document_prefix(self, registered: EmbeddingModel | None = None) -> str:
-        """What is put before each document: as the model is `registered`, else as the provider declares it."""
+        """The text that is put before each document: that of the `registered` model, or else the provider's own."""
         return (registered or self._spec).document_prefix
 
     @property
     def declared(self) -> EmbeddingModel:
-        """The model as it is known without a request, with 0 dimensions while only the server knows them."""
+        """The model as it is known without a request; it has 0 dimensions if only the server knows them."""
         return self._spec
 
     @property
@@ -131,12 +131,12 @@ class EmbeddingProvider(ABC):
         """Embed texts in as few requests as the limits allow.
 
         `registered` is the model's row in the database; its prefixes are used, unless the settings have a query prefix.
-        With `isolate`, a refused text is reported in `errors` instead of raising: a refused batch is halved until the
-        text is alone. Errors that concern every text (unreachable, rate limit, quota, wrong key) always raise. Without
-        `truncate`, a text that the model cannot read whole is refused (ProviderInputTooLong). `spent` counts every
-        request at once, so that it is right after an error too. `retry` replaces the retrier's policy, `stop` ends its
-        waits, and every request ends before the `deadline`. Raises ConfigurationError if `registered` has another name or
-        width than the provider's model.
+        With `isolate`, a refused text is reported in `errors` and raises nothing: a refused batch is halved until the text
+        is alone. Errors that concern every text (unreachable, rate limit, quota, wrong key) are always raised. Without
+        `truncate`, a text that is too long for the model is refused (ProviderInputTooLong). Each request is added to
+        `spent` when it ends, so the sum is right even after an error. `retry` replaces the retrier's policy, `stop` ends
+        its waits, and every request ends before the `deadline`. Raises ConfigurationError if `registered` has another name
+        or width than the provider's model.
         """
         spec = self.describe(deadline)
         if registered is not None and (registered.name, registered.dimensions) != (spec.name, spec.dimensions):
@@ -158,28 +158,28 @@ class EmbeddingProvider(ABC):
         try:
             yield
         except ProviderInputRejected:
-            # Concerns this text only.
+            # This error concerns only one text.
             raise
         except ProviderError as error:
             self.on_failure(error)
             raise
 
     def take_unreported(self) -> Spent:
-        """Return the cost of the request for the width; later calls return no cost."""
+        """Return the cost of the request for the width, once; later calls return no cost."""
         unreported, self._unreported = self._unreported, Spent()
         return unreported
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text: exact with a tokenizer, else an estimate (the subclass says which)."""
+        """The number of tokens of each text: exact if the provider has a tokenizer (`counts_exactly`), else an estimate."""
         return [estimate_tokens(text) for text in texts]
 
     def billed_tokens(self, inputs: Sequence[str], reported: int | None) -> int:
-        """The tokens of a request as the server `reported` them, else counted or estimated here."""
+        """The number of tokens of a request: as the server `reported` it, or else as `count_tokens` returns it."""
         return sum(self.count_tokens(inputs)) if reported is None else reported
 
     @abstractmethod
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
-        """Make one request, which ends within `timeout` seconds; translate vendor exceptions to ProviderError."""
+        """Make one request, which ends within `timeout` seconds. Vendor exceptions are translated to ProviderError."""
 
     def _request_cut(
         self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document"

@@ -9,8 +9,8 @@ def cut_batches(
 ) -> list[list[int]]:
     """Return the indices of the texts of each request, in order, with as few requests as the limits allow.
 
-    A text of more than `lone_over` tokens is sent alone: if the server refuses it for its length, no other text is
-    refused with it, and the server's token count is the count of this text.
+    A text of more than `lone_over` tokens is sent alone. If the server refuses it for its length, no other text is
+    refused with it, and the number of tokens in the server's answer is that of this text.
     """
     batches: list[list[int]] = []
     current: list[int] = []
@@ -30,7 +30,7 @@ def cut_batches(
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate how many tokens a byte-pair or word-piece tokenizer makes of a text, rather too many than too few.
+    """Estimate how many tokens a byte-pair or word-piece tokenizer makes of a text. The result is seldom too low.
 
     The estimate is a third of the ASCII characters plus half of the UTF-8 bytes of all others: English prose has four
     or five characters per token, Chinese about one. Only random strings have more tokens than the estimate.

@@ -1,4 +1,4 @@
-"""Executes one call of `embed`: sends the texts in requests, retries and checks each, and finds refused texts."""
+"""Executes one call of `embed`: divides the texts into requests, retries and checks each request, and finds refused texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +24,9 @@ from shared.retry import RetryPolicy, StopSignal
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
 
-# Prose has at most this many characters per token; a text is cut at this many times its token limit before it is sent.
+# Prose has fewer characters per token. Before a text is sent, it is cut at this number times the token limit.
 LONGEST_TOKEN = 16
-# A text that every model accepts, to find a model's width or to check that the provider answers.
+# A text that every model accepts. It is embedded to find a model's width, or to check that the provider answers.
 PROBE = "music"
 
 
@@ -47,22 +47,23 @@ class EmbeddingJob:
 
     _inputs: dict[int, str] = field(default_factory=dict)
     _errors: dict[int, ProviderError] = field(default_factory=dict)
-    # Texts that were cut, here or by the server.
+    # Indices of texts that were cut, here or by the server.
     _shortened: set[int] = field(default_factory=set)
-    # Texts that were refused as too long; each is sent again alone, and the server cuts it.
+    # Indices of texts that were refused as too long. Each is sent again alone, and the server cuts it.
     _cut: set[int] = field(default_factory=set)
-    # Whether the provider accepted any text: before that, a refusal may have another cause than the text.
+    # Whether the provider has accepted a text. Before that, it may refuse texts for another reason than their content.
     _accepts: bool = False
     _refusals: int = 0
-    # Whether the provider answered a probe after a crash: a text is then the likely cause of further crashes.
+    # Whether the provider has crashed on a request and then answered a probe. Further crashes then probably have a text
+    # as their cause.
     _crashes: bool = False
 
     def run(self, texts: Sequence[str]) -> Embeddings:
-        """Embed everything; see EmbeddingProvider.embed."""
+        """Embed the texts; see EmbeddingProvider.embed."""
         tokens, calls = self.spent.tokens, self.spent.calls
         self.spent.add(self.provider.take_unreported())
         self._vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
-        # Texts of more tokens may be refused.
+        # A text with more tokens than `limit` may be refused.
         self._max_tokens = limit = self.spec.max_tokens if self.provider.shortens_long_texts else None
         for index, text in enumerate(texts):
             if problem := _problem(text):
@@ -120,7 +121,7 @@ class EmbeddingJob:
                     return False
         middle = (len(batch) + 1) // 2
         passed = self._solve(batch[:middle])
-        # If the first half passed, the bad text is in the second half: no request is needed to know it.
+        # If the first half was accepted, the bad text is in the second half, and the request for it can be skipped.
         self._solve(batch[middle:], known_bad=passed)
         return False
 
@@ -143,7 +144,7 @@ class EmbeddingJob:
             return True
         if not self.isolate:
             raise ProviderContractError(f"{len(bad)} of {len(batch)} vectors are not finite, or all zero")
-        # The good vectors are paid and kept; the bad texts may succeed when they are sent alone.
+        # The good vectors are paid, so they are kept. The other texts may succeed if they are sent alone.
         self._solve(bad, known_bad=True)
         return False
 
@@ -170,7 +171,7 @@ class EmbeddingJob:
         if self.provider.server_cuts and index not in self._cut:
             self._cut.add(index)
         else:
-            # Also when the server was asked to cut: some versions refuse the text anyway.
+            # Cut the text here, even if the server was asked to cut it: some versions refuse the text nevertheless.
             text, limit = self._inputs[index], error.limit or self._max_tokens
             if error.tokens and limit and error.tokens > limit:
                 kept = int(len(text) * limit / error.tokens * 0.97)
@@ -184,11 +185,11 @@ class EmbeddingJob:
         self._solve([index])
 
     def _suspect_text(self, batch: list[int], error: ProviderCrashed) -> None:
-        """Raise unless only these texts make the provider fail: after all retries it must answer a probe."""
+        """Raise the error unless the texts are its likely cause: after all retries, the provider must answer a probe."""
         if not self.isolate:
             raise error
         if not self._crashes or len(batch) == 1:
-            # Further crashes are expected: two attempts distinguish a bad text from a temporary failure.
+            # Further crashes are expected, and two attempts are enough to tell a bad text from a temporary failure.
             self._crashes = True
             self.policy = replace(self.policy, max_attempts=2)
             try:
@@ -210,7 +211,7 @@ class EmbeddingJob:
                 self._expect_acceptance()
 
     def _expect_acceptance(self) -> None:
-        """Raise unless the provider accepts some text. Otherwise a wrong setting would make every row fail."""
+        """Raise an error unless the provider accepts a probe. Otherwise a wrong setting would make every row fail."""
         if self._accepts:
             return
         try:

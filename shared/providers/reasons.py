@@ -10,7 +10,7 @@ from shared.errors import ProviderRejected
 LONGEST = 200
 # A part of a message that is this long and also occurs in a text counts as a quotation of the text.
 QUOTED = 24
-# Permanent errors: every retry meets the same certificate, or a server without TLS.
+# These errors are permanent: every retry would find the same certificate, or a server without TLS.
 _FINAL_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 
 
@@ -33,7 +33,7 @@ def plain_reason(message: object, *, inputs: Sequence[str] = (), secrets: Iterab
 
 
 def refusal_text(body: object) -> object:
-    """What the body of a refusal says: OpenAI's `message`, or FastAPI's `detail` with the field that it names."""
+    """The reason in the body of a refusal: OpenAI's `message`, or FastAPI's `detail` with the field that it names."""
     if not isinstance(body, Mapping):
         return body
     said = body.get("message") or body.get("detail")
@@ -46,7 +46,7 @@ def refusal_text(body: object) -> object:
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, its cause, the cause of that, and so on."""
+    """Yield the error, its cause, the cause of that one, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

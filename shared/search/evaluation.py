@@ -13,14 +13,14 @@ DEPTH = 100
 
 
 class Scores(NamedTuple):
-    """Means over queries, each between 0 and 1."""
+    """The scores of a ranking, or their means over queries; each is between 0 and 1."""
 
     ndcg: float
     recall: float
     mrr: float
 
     def as_dict(self) -> dict[str, float]:
-        """The means by the names that reports use."""
+        """The scores by the names that reports use."""
         return {"ndcg@10": round(self.ndcg, 4), "recall@100": round(self.recall, 4), "mrr@10": round(self.mrr, 4)}
 
 
@@ -35,7 +35,7 @@ class JudgedSet:
 
 
 def score_ranking(ranking: Sequence[str], judged: Mapping[str, int]) -> Scores:
-    """Score the ids of one query's results, best first, by its judgements (grades above 0 are relevant)."""
+    """Score the ids of one query's results, best first, by the query's judgements (a grade above 0 means relevant)."""
     grades = [judged.get(document, 0) for document in ranking[:10]]
     ideal = sorted((grade for grade in judged.values() if grade > 0), reverse=True)
     relevant = {document for document, grade in judged.items() if grade > 0}
@@ -60,8 +60,8 @@ def _gain(grades: Sequence[int]) -> float:
 def read_judged_set(folder: Path, queries: str | None = None, qrels: str | None = None) -> JudgedSet:
     """Read a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv or qrels/test.tsv.
 
-    `queries` and `qrels` name other files, of the folder or anywhere.
-    Raises InvalidRequest with the file and line that cannot be used.
+    `queries` and `qrels` are names of other files in the folder, or paths of files elsewhere.
+    Raises InvalidRequest, which names the file and line that cannot be used.
     """
     corpus_file = _find(folder, "corpus.jsonl")
     query_file = _find(folder, queries or "queries.jsonl")

@@ -1,4 +1,4 @@
-"""The searchable collections with their filters and options; importing this module loads no search code."""
+"""Lists the searchable collections with their filters and options. To import this module loads no search code."""
 
 from collections.abc import Mapping
 

@@ -25,7 +25,7 @@ _ROUNDS = 40
 Matrix = NDArray[np.float64]
 
 
-# The fields of functions/maps.py: `sampled` of `total` vectors of one model, and a point for each.
+# A map with the fields of functions/maps.py: `total` vectors of one model, `sampled` of them, and a point for each.
 CollectionMap = dict[str, Any]
 
 
@@ -44,10 +44,10 @@ class MapService:
     def get(
         self, collection: str, *, limit: int = MAX_POINTS, category: str | None = None, refresh: bool = False
     ) -> CollectionMap:
-        """The map of a collection, by the model that made most of its vectors.
+        """The map of a collection. It shows the vectors of the model that made most of them.
 
-        Raises NotFound for a collection that is not tracked, DatabaseRejected for a category that is no column
-        to colour by.
+        Raises NotFound for a collection that is not tracked, DatabaseRejected if `category` is not a column by which
+        points can be coloured.
         """
         key = (collection, limit, category)
         with self._lock:
@@ -71,7 +71,7 @@ class MapService:
         positions, explained, axes = project(decode_vectors(sample["vectors"], len(ids)), last)
         with self._lock:
             self._axes[key] = axes
-        # Four digits are a fifth of a pixel on the widest screen.
+        # Four digits are enough: they are a fifth of a pixel on the widest screen.
         places = positions.round(4).tolist()
         points = [
             {"id": row_id, "x": x, "y": y, "label": label, "category": shown}
@@ -83,17 +83,17 @@ class MapService:
 
 
 def decode_vectors(text: str, count: int) -> Matrix:
-    """The vectors of sample_embeddings, count x dimensions."""
+    """Decode the vectors that the SQL function returned as a text: count x dimensions."""
     return np.frombuffer(base64.b64decode(text), dtype=">f2").astype(np.float64).reshape(count, -1 if count else 0)
 
 
 def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[float, float], Matrix]:
-    """The two principal components of n x d vectors: n x 2 positions in [-1, 1] on one scale, each axis' share
-    of the variance, and the d x 2 axes.
+    """Project n x d vectors to their two principal components.
 
-    Uses subspace iteration from a fixed start, because a full decomposition of 2,000 vectors of 1,536 dimensions takes
-    seconds on a small machine. The sign of an axis is arbitrary: it follows the `last` axes, or without these it is
-    chosen so that the largest weights are positive.
+    Returns n x 2 positions in [-1, 1] (both axes have the same scale), each axis' share of the variance, and the axes
+    (d x 2). This uses subspace iteration from a fixed start, because a full decomposition of 2,000 vectors of 1,536
+    dimensions takes seconds on a small machine. The sign of an axis is arbitrary: it is chosen to match the `last` axes,
+    or, without these, so that the largest weights are positive.
     """
     count = len(vectors)
     centred = vectors - vectors.mean(axis=0) if count else vectors
@@ -116,12 +116,13 @@ def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[
             axes, strengths, alike = axes[:, ::-1], strengths[[1, 0]], alike[::-1]
         directions = alike.diagonal()
     else:
-        # The sum of cubes is stable under small changes of the vectors; the position of the largest weight is not.
+        # Use the sign of the sum of cubes. After a small change of the vectors, another weight may be the largest, but the
+        # sum of cubes changes little.
         directions = (axes**3).sum(axis=0)
     axes = axes * np.where(directions < 0, -1.0, 1.0)
 
     positions = np.zeros((count, 2))
     positions[:, : axes.shape[1]] = centred @ axes
     shares = [*(np.square(strengths[:2]) / variance).tolist(), 0.0][:2]
-    # Rounding leaves noise on an axis without variance.
+    # Rounding errors leave small numbers on an axis without variance.
     return positions / np.abs(positions).max(), (round(shares[0], 4), round(shares[1], 4)), axes

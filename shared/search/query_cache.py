@@ -9,7 +9,7 @@ from shared.models import EmbeddingModel, Vectors
 
 
 class QueryCache(Cache):
-    """Query vectors by model and text. Keys hold a digest of the query, so that Redis never holds a query.
+    """Query vectors by model and text. Keys contain a digest of the query, so that the query itself is not in Redis.
 
     `query_prefix` is the prefix from the settings, which replaces the prefix of the model.
     """
@@ -17,8 +17,8 @@ class QueryCache(Cache):
     query_prefix: str | None = None
 
     def vector(self, spec: EmbeddingModel, query: str, embed: Callable[[], Vectors]) -> str:
-        """The query's vector in pgvector's text format; raises the errors of `embed`."""
-        # The vector depends on the prefix and the width.
+        """The query's vector in pgvector's text format. Raises the errors of `embed`."""
+        # Prefix and width are part of the key, because the vector depends on them.
         prefix = self.query_prefix or spec.query_prefix
         parts = "\0".join((spec.provider, spec.name, str(spec.dimensions), prefix, query))
         key = f"tonnetz:vector:{hashlib.sha256(parts.encode('utf-8', 'surrogatepass')).hexdigest()}"

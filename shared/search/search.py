@@ -22,17 +22,17 @@ from shared.search.query_cache import QueryCache
 
 log = logging.getLogger(__name__)
 
-# Seconds for which the list of a collection's models is cached, so that a model switch is noticed soon.
+# Seconds for which the list of a collection's models is cached. They are few, so that a model switch is noticed soon.
 MODELS_SECONDS = 2.0
 QUERY_RETRIES = RetryPolicy(max_attempts=2, max_seconds=3, base_wait=0.2)
-# Time limit for embedding a query; long enough for a provider that loads its model first.
+# Seconds in which a query must be embedded. They are enough for a provider that has to load its model first.
 QUERY_SECONDS = 15.0
 
 
 class SearchService:
     """Hybrid search over one database.
 
-    Each model of a collection embeds the query with its own provider.
+    If a collection has vectors of several models, the query is embedded with each of them.
     """
 
     def __init__(self, database: Database, providers: ModelProviders, cache: QueryCache | None = None) -> None:
@@ -54,9 +54,9 @@ class SearchService:
     ) -> SearchResult:
         """The best `match_count` rows for the query, with every part of their score.
 
-        If a provider fails or cannot be built, rows of its model are found by full text only, and the result is
-        `degraded`. A collection without a model is searched by full text only.
-        With a `caller` the rows are read as this caller, under row level security. `options` are those of `filters.py`.
+        If a provider fails or cannot be created, rows of its model are found by full text only, and the result is
+        `degraded`. A collection without a model is searched by full text only. With a `caller`, the rows are read with
+        the rights of this caller, under row level security. `filters.py` lists the `options`.
         Raises NotFound for an unknown collection, InvalidRequest for an unknown filter or option, DatabaseError.
         """
         started = time.perf_counter()
@@ -113,7 +113,7 @@ class SearchService:
 
     def _query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline) -> Vectors:
         provider = self._providers.for_model(spec)
-        # A search must answer quickly: after the second try it continues without the vector.
+        # A search must answer quickly, so there are only two tries. After them it continues without the vector.
         answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
         vector: Vectors = answer.vectors[0]
         return vector

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The generator is asked up to six times for one tag, each time for three minutes at most.
+# Seconds of a lease. For one tag the generator may be asked six times, and each answer may take three minutes.
 LEASE_SECONDS = 1200
 PAUSE_SECONDS = 1.0
 
-# Failures that concern this tag only. After any other failure the next tag would fail as well, so the run ends.
+# These errors concern only one tag. After any other error the next tag would fail as well, so the run ends.
 _ABOUT_THE_TAG = (ProviderContractError, ProviderCrashed, ProviderInputRejected, ProviderTimeout)
-# Not tried again: the generator has already asked several times, each time with the reason.
+# A tag with one of these errors is not tried again: the generator has already asked several times, with the reason.
 _FINAL = (ProviderContractError, ProviderInputRejected)
 
 
@@ -60,7 +60,7 @@ class SynonymJob:
             return False
 
     def run(self, task: Task, stop: threading.Event, report: Callable[[BackfillReport], None]) -> Outcome:
-        """Generate synonyms; setting `stop` ends the run after the current tag."""
+        """Generate synonyms. If `stop` is set, the run ends after the current tag."""
         generator = self._generator()
         done = BackfillReport("", generator.model)
         report(done)
@@ -117,6 +117,6 @@ class SynonymRequests:
         if requested == 0:
             return None, 0
         with self._lock:
-            # A run that has not begun will find these tags too: a thousand webhooks start one run.
+            # A run that has not started yet will find these tags too. So a thousand webhooks start one run.
             task = self._dispatcher.waiting() or self._runs.start(self._dispatcher, name=SYNONYMS_TASK_NAME)
         return task.task_id, requested

@@ -1,4 +1,4 @@
-"""Reads and searches synonyms of genre and mood tags, with a cache of answers, and embeds those written by hand."""
+"""Reads and searches synonyms of genre and mood tags, caches the answers, and embeds synonyms that users write."""
 
 import hashlib
 import logging
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 COLLECTION = "mir_synonyms"
 
-# How long a write waits for the vector of its synonyms. Until they are embedded, full-text search finds them.
+# Seconds that a write waits for the vector of its synonyms. Until they are embedded, only full-text search finds them.
 EMBED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class SynonymHits:
-    """Tags with their scores, best first. `cached`: answered from the cache."""
+    """Tags with their scores, best first. `cached` is true if they come from the cache."""
 
     hits: list[dict[str, Any]]
     degraded: bool
@@ -37,7 +37,7 @@ class SynonymHits:
 
 
 class SynonymService:
-    """Synonyms in one database. Without an `embedder`, synonyms that were written stay pending."""
+    """The synonyms in one database. Without an `embedder`, synonyms that are written stay pending."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class SynonymService:
         self._embedder = embedder
 
     def get(self, tag_type: str, tag_name: str, caller: Caller = ANON) -> dict[str, Any]:
-        """The active synonyms of a tag, by its name in any spelling. Raises NotFound."""
+        """The active synonyms of a tag, by the tag's name in any spelling. Raises NotFound if there are none."""
         key = self._cache_key(caller, "get", tag_type, tag_name)
         known = None if key is None else self._cache.get(key)
         if known is None:
@@ -70,9 +70,10 @@ class SynonymService:
         return row
 
     def search(self, query: str, *, tag_type: str | None = None, limit: int = 10, caller: Caller = ANON) -> SynonymHits:
-        """Find tags by common words for them, in English or French. Raises the errors of SearchService.search."""
+        """Find tags by the words that people use for them, in English or French. Raises the errors of SearchService."""
         started = time.perf_counter()
-        # The version is read before the search, so an answer is never cached under a version newer than its data.
+        # Read the version before the search, so that an answer is never stored under a version that is newer than its
+        # data.
         key = self._cache_key(caller, "search", query, tag_type, limit)
         known = None if key is None else self._cache.get(key)
         cached = known is not None
@@ -86,7 +87,7 @@ class SynonymService:
         return SynonymHits(known["hits"], known["degraded"], cached, took_ms)
 
     def _cache_key(self, caller: Caller, *question: object) -> str | None:
-        """The key of a cached answer; None for a caller who may not see every row, whose answers are not cached."""
+        """The key of a cached answer. It is None for a caller who may not see every row: such answers are not cached."""
         version = self._store.synonyms_version(caller.role)
         return None if version is None else cache_key(version, caller, *question)
 
@@ -98,13 +99,12 @@ class SynonymService:
 
 
 def cache_key(version: str, caller: Caller, *question: object) -> str:
-    """The key of a cached answer: the version of its data, the caller and the question, as a digest.
+    """The key of a cached answer: a digest of the version of its data, the caller and the question.
 
-    After a change of tags or synonyms the version is another one, so an older answer is never found again, in any
-    process.
+    Every change of tags or synonyms changes the version, so no process finds an older answer again.
     """
-    # The token is part of the key because the database may be the one that verifies it: a token with the same claims and
-    # a forged signature must not find the answer.
+    # The token is part of the key because it may be the database that verifies it. A token with the same claims and a
+    # forged signature must not find the answer.
     token = None if caller.token is None else hashlib.sha256(caller.token.encode("utf-8", "surrogatepass")).hexdigest()
     who = [caller.role, dict(caller.claims), token]
     parts = orjson.dumps([version, who, list(question)], option=orjson.OPT_SORT_KEYS, default=str)

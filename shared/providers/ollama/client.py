@@ -44,7 +44,7 @@ class OllamaClient:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
             raise translate_unanswered(error, server=self.server, timeout=limits.read) from error
         try:
-            # Five times as fast as the json module: a batch is half a megabyte of digits.
+            # This is five times as fast as the json module, and the answer to a batch is half a megabyte of digits.
             answer = from_json(response.content)
         except ValueError as error:
             if response.is_success and "recursion limit" in str(error):
@@ -73,6 +73,6 @@ class OllamaClient:
         except ImportError as error:
             setting = f"{self._purpose}_PROVIDER=ollama"
             raise ConfigurationError(f"{setting} needs the package httpx: pip install httpx") from error
-        # False is also the default. Set it here, because a redirect would send the texts to any host that an answer
-        # names.
+        # False is also the default. It is set here because with redirects, an answer could make the client send the texts
+        # to any host.
         return httpx.Client(follow_redirects=False, event_hooks=bound_answers(httpx))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def translate_unanswered(error: Exception, *, server: str, timeout: float) -> ProviderError:
-    """The error for httpx's exception when a request got no answer."""
+    """The error for an exception of httpx: the request got no answer."""
     kinds = {base.__name__ for base in type(error).__mro__}
     if kinds & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects", "CookieConflict"}:
         return ProviderRejected(f"{server} is not an address to connect to: check OLLAMA_URL")
@@ -63,7 +63,7 @@ def translate_refused(
     if "does not support" in said or "more system memory" in said:
         doing = "chat" if purpose == "GENERATION" else "embed"
         return ProviderRejected(f"Ollama cannot {doing} with {model}, check {purpose}_MODEL: {reason}")
-    # Ollama reports NaN as a 500, although the text causes it and every retry fails again.
+    # Ollama answers 500 if a vector has NaN, although the text is the cause and every retry would fail too.
     if status in (400, 413, 422) or "value: nan" in said or "contains nan" in said:
         return ProviderInputRejected(f"Ollama refused the request (HTTP {status}): {reason}")
     retry_after = parse_retry_after(headers.get("retry-after"), time.time())

@@ -1,8 +1,8 @@
-"""Width, token limit and prefixes of the embedding models in Ollama's library, as their makers document them.
+"""Lists width, token limit and prefixes of the embedding models in Ollama's library, as their makers document them.
 
-Widths and prefixes: the model cards (nomic-ai, mixedbread.ai, Snowflake, BAAI, sentence-transformers).
-Lengths: the context window that ollama.com/library and the model files state. nomic-embed-text declares 8192 tokens in
-its parameters, but its weights read 2048, and the server cuts there.
+Widths and prefixes are from the model cards (nomic-ai, mixedbread.ai, Snowflake, BAAI, sentence-transformers). Token
+limits are the context windows in ollama.com/library and the model files. For nomic-embed-text the parameters say 8192
+tokens, but its weights read only 2048, and the server cuts a text there.
 """
 
 from shared.models import EmbeddingModel
@@ -30,7 +30,7 @@ _KNOWN = {
 def known_model(name: str) -> EmbeddingModel:
     """Look up a model by its name, with or without a tag.
 
-    Another tag of a known family shares its prefixes; its width is then 0 and its length None, because both are unknown.
+    Another tag of a known family has the same prefixes, but width 0 and token limit None, because both are unknown.
     """
     name = name.removesuffix(":latest")
     _, _, prefixes = _KNOWN.get(name.partition(":")[0], (0, None, _NONE))

@@ -19,13 +19,13 @@ DEFAULT_MODEL = "nomic-embed-text"
 class OllamaProvider(EmbeddingProvider):
     """Embeds through POST /api/embed.
 
-    For a model that is not in our table, `dimensions` or one probing call gives the width. `timeout` is long because
-    the first call also loads the model, possibly from an SD card. Tokens are estimated before a call and taken from the
-    server's count after it.
+    For a model that is not in models.py, the width is `dimensions`, or it is found by embedding one word. `timeout` is
+    long because the first call also loads the model, possibly from an SD card. Before a call, tokens are estimated; after
+    it, the server's count is used.
     """
 
     name = "ollama"
-    # The server answers a request when its last text is done. So the limits allow enough texts to save overhead, and few
+    # The server answers when the last text of a request is done. The limits allow enough texts to save overhead, and few
     # enough for a Raspberry Pi to finish within `timeout`.
     max_inputs = 64
     max_request_tokens = 32_768
@@ -68,8 +68,8 @@ class OllamaProvider(EmbeddingProvider):
     def _request(
         self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document", *, cut: bool = False
     ) -> WireAnswer:
-        # The server does not say which texts it cut, so normally it must cut none. It refuses the request instead; the
-        # job then finds the text that is too long, sends it again to be cut, and counts it.
+        # The server does not say which texts it cut. So it is first told to cut none (`truncate` false), and refuses a
+        # request with a text that is too long. EmbeddingJob then finds this text and sends it again, to be cut and counted.
         body = {"input": list(inputs), "truncate": cut, **self._options}
         answer = self._client.post("/api/embed", body, inputs, timeout)
         rows = answer.get("embeddings")

@@ -1,7 +1,7 @@
 """Builds the ONNX graph of a BERT sentence encoder from its safetensors and config.json.
 
-Pooling and L2 normalisation are part of the graph: token ids in, unit vectors out. The graph holds
-standard operators only, in the shapes that OpenVINO and onnxruntime fuse by themselves.
+Pooling and L2 normalisation are part of the graph: its inputs are token ids, its outputs unit vectors. It has only
+standard operators, in patterns that OpenVINO and onnxruntime can fuse.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigurationError
 
-# Part of the cache key: raise it whenever the graph changes.
+# This number is part of the cache key. Raise it whenever the graph changes.
 BUILDER_VERSION = 1
 
 OPSET = 20
 IR_VERSION = 9
-# Added to the scores of padding. Its exponential is 0 in float32 and in bfloat16, and it cannot overflow.
+# This is added to the scores of padding. Its exponential is 0 in float32 and in bfloat16, and it cannot overflow.
 MASKED = -10_000.0
-# Added to a norm, so that an all-zero row does not become NaN.
+# This is added to a norm, so that a row of zeros does not become NaN.
 SMALLEST_NORM = 1e-12
 
 Array = NDArray[Any]
@@ -40,10 +40,10 @@ def read_weights(path: Path) -> dict[str, Array]:
 
 
 def build_graph(config: Mapping[str, Any], weights: Mapping[str, Array], pooling: str) -> bytes:
-    """Return the serialized model: `input_ids` and `attention_mask`, n x length int64, to `sentence_embedding`, n x d
-    float32.
+    """Return the serialized model.
 
-    `pooling` is "mean" (over the mask) or "cls" (the first token).
+    Its inputs are `input_ids` and `attention_mask` (n x length, int64), its output is `sentence_embedding` (n x d,
+    float32). `pooling` is "mean" (over the tokens that are not padding) or "cls" (the first token).
     """
     _require_supported(config)
     try:
@@ -64,7 +64,7 @@ def _require_supported(config: Mapping[str, Any]) -> None:
 
 
 class _Builder:
-    """Collects nodes and initializers; used once."""
+    """Collects the nodes and initializers of one graph."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
         from onnx import TensorProto, helper, numpy_helper
@@ -91,7 +91,7 @@ class _Builder:
 
     def _embeddings(self) -> str:
         words = self._node("Gather", self._weight("embeddings.word_embeddings.weight"), "input_ids")
-        # One segment only, so its embedding is the same for every token and is added beforehand.
+        # There is only one segment. Its embedding is the same for every token, so it is added when the graph is built.
         segment = self._weights["embeddings.token_type_embeddings.weight"][0]
         positions = self._constant("positions", self._weights["embeddings.position_embeddings.weight"] + segment)
         length = self._node("Shape", "input_ids", start=1, end=2)
@@ -126,7 +126,7 @@ class _Builder:
         return self._node("Reshape", mixed, self._ints("joined", [0, 0, self._hidden]))
 
     def _sum_over_mask(self, hidden: str, mask: str) -> str:
-        # Mean and sum have the same direction, and normalisation keeps only the direction.
+        # The sum is enough: mean and sum have the same direction, and normalisation keeps only the direction.
         middle = self._ints("middle", [1])
         return self._node("Squeeze", self._node("MatMul", self._node("Unsqueeze", mask, middle), hidden), middle)
 

@@ -1,4 +1,4 @@
-"""Stores built graphs on disk: building one takes a second or two and 100 MB of memory, loading it takes less."""
+"""Stores built graphs on disk. To build one takes a second or two and 100 MB of memory; to load it takes less."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ DIGEST_LENGTH = 16
 
 
 class GraphCache:
-    """Files `<name>-<digest of what it was made of>-<bytes>.onnx`: the size in the name reveals a truncated file.
+    """Files `<name>-<digest of the ingredients>-<bytes>.onnx`. The size in the name shows whether a file is truncated.
 
     A file is written under another name and then renamed, so that several processes may build at once. If the folder is
     not writable, graphs are built every time.
@@ -22,7 +22,7 @@ class GraphCache:
         self._directory = directory
 
     def get(self, name: str, ingredients: str, build: Callable[[], bytes]) -> Path | bytes:
-        """The file of a graph, which is built if it is missing; its bytes if the file cannot be written."""
+        """The file of a graph, which is built if it is missing. If the file cannot be written, returns the graph's bytes."""
         digest = hashlib.sha256(ingredients.encode()).hexdigest()[:DIGEST_LENGTH]
         for path in self._directory.glob(f"{name}-{digest}-*.onnx"):
             if path.stem.endswith(f"-{path.stat().st_size}"):
@@ -44,7 +44,7 @@ class GraphCache:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(graph)
-            # Readable for all users, unlike a temporary file: in a container image another user may run the program.
+            # Let all users read the file, unlike a temporary file: in a container image another user may run the program.
             os.chmod(unfinished, 0o644)
             path = self._directory / f"{name}-{digest}-{len(graph)}.onnx"
             os.replace(unfinished, path)
@@ -52,13 +52,13 @@ class GraphCache:
             self.forget(Path(unfinished))
             raise
         for other in self._directory.glob(f"{name}-*.onnx"):
-            # From an older build, or truncated. A process that has the file open can still read it.
+            # Remove files of older builds and truncated files. A process that has the file open can still read it.
             if other != path and other.stem.removeprefix(f"{name}-").count("-") == 1:
                 self.forget(other)
         return path
 
 
 def fingerprint(path: Path) -> str:
-    """Path, size and time of a file, which change when the file changes."""
+    """Path, size and modification time of a file: a text that changes when the file changes."""
     status = path.stat()
     return f"{path.name} {status.st_size} {status.st_mtime_ns}"

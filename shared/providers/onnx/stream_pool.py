@@ -1,4 +1,4 @@
-"""Distributes the token sequences of many callers to a few parallel streams, in batches of similar length."""
+"""Forms batches of token sequences of similar length from many callers, and computes them in a few parallel threads."""
 
 import os
 import threading
@@ -17,15 +17,16 @@ from shared.models import Vectors
 Tokens = NDArray[np.int64]
 Forward = Callable[[Tokens, Tokens], Vectors]
 
-# Tokens of one batch, padding included. Measured: 256 to 1,024 are equally good, 2,048 is 8 % slower, 4,096 20 %.
+# The number of tokens of one batch, with padding. 256 to 1,024 were measured as equally fast, 2,048 as 8 % and 4,096 as
+# 20 % slower.
 BATCH_TOKENS = 512
-# When few sequences wait, they are divided among the streams in batches of at least this many tokens.
+# If few sequences wait, they are divided among the streams (the threads), in batches of at least this many tokens.
 SMALLEST_BATCH_TOKENS = 256
 # Sequences are padded to a multiple of this length, so that onnxruntime prepares kernels for fewer shapes.
 LENGTH_STEP = 8
 # The most sequences of one call that wait here: enough to form batches of similar length, and a limit on memory.
 WINDOW = 4096
-# One batch in this many starts with a sequence of the oldest call, so that many small calls cannot block it for ever.
+# One in this many batches starts with a sequence of the oldest call. Otherwise many small calls could block it for ever.
 OLDEST_TURN = 4
 CLOSE_SECONDS = 10.0
 CLOSED = "the embedding engine was closed"
@@ -33,7 +34,10 @@ CLOSED = "the embedding engine was closed"
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """The state of one call of `compute`: waiting sequences by padded length, and finished vectors. The pool's lock guards it."""
+    """The state of one call of `compute`: waiting sequences by padded length, and finished vectors.
+
+    It is read and changed only under the pool's lock.
+    """
 
     changed: threading.Condition
     waiting: defaultdict[int, list[tuple[int, Tokens]]] = field(default_factory=partial(defaultdict, list))
@@ -47,7 +51,7 @@ _Batch = list[tuple[_Call, int, Tokens]]
 
 
 class StreamPool:
-    """One queue for all callers, so that sequences of several small calls share a batch.
+    """A queue for all callers, so that a batch can contain sequences of several small calls.
 
     `forward` computes n vectors from n padded sequences of token ids and their mask; `streams` threads call it at the
     same time. The call with the fewest waiting sequences goes first, so that a query does not wait for a backfill.
@@ -80,7 +84,7 @@ class StreamPool:
                 while not (call.error or call.done == len(call.vectors)):
                     call.changed.wait()
         finally:
-            # If the caller is interrupted, its remaining sequences must not be computed.
+            # If the caller is interrupted, do not compute its remaining sequences.
             with self._lock:
                 self._drop(call)
         if call.error:
@@ -88,7 +92,7 @@ class StreamPool:
         return [vector for vector in call.vectors if vector is not None]
 
     def close(self) -> None:
-        """Fail the waiting calls, finish the current batches and end the threads. A forked child leaves the parent's pool alone."""
+        """Make waiting calls fail, finish the current batches and end the threads. In a forked child, do nothing."""
         if os.getpid() != self._process:
             return
         with self._lock:
@@ -102,7 +106,7 @@ class StreamPool:
 
     def _add(self, call: _Call, sequences: Sequence[Tokens]) -> None:
         with self._lock:
-            # Wait while a whole window of the call is waiting, so that the caller prepares only one window in advance.
+            # Wait while WINDOW sequences of the call are waiting, so that the caller tokenizes only so many in advance.
             while not call.error and call.waiting_count + len(sequences) > max(WINDOW, len(sequences)):
                 call.changed.wait()
             if self._closed:
@@ -147,7 +151,7 @@ class StreamPool:
             self._finish(batch, result)
 
     def _take_batch(self) -> _Batch:
-        """The longest sequence of the next call, followed by the next shorter sequences of all calls."""
+        """Take a batch: the longest sequence of the next call, and then the next shorter sequences of all calls."""
         waiting = [call for call in self._calls if call.waiting_count]
         self._turn += 1
         first = waiting[0] if self._turn % OLDEST_TURN == 0 else min(waiting, key=attrgetter("waiting_count"))
@@ -156,7 +160,7 @@ class StreamPool:
         share = max(SMALLEST_BATCH_TOKENS, min(BATCH_TOKENS, self._waiting_tokens // self._streams))
         room = max(1, share // longest)
         batch: _Batch = []
-        # Take no sequence below three quarters of that length: its padding costs more than a batch that is not full.
+        # Take no sequence shorter than three quarters of that length: its padding costs more time than a smaller batch.
         for length in range(longest, max(0, longest * 3 // 4 - LENGTH_STEP), -LENGTH_STEP):
             for call in calls:
                 while len(batch) < room and (sequences := call.waiting.get(length)):

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigurationError, ProviderInputRejected
 
-# Of a text with more than this many characters per allowed token, only the beginning is tokenized at first.
+# If a text has more characters than this number times the token limit, only its beginning is tokenized at first.
 FIRST_LOOK = 8
-# Tokens beyond the limit that this beginning must have, so that the tokens of a word that was cut in two do not count.
-# No word has more tokens: a word-piece tokenizer turns a longer word into one unknown token.
+# This beginning must have this many tokens more than the limit. So the tokens of its last word, which may be cut in two,
+# are beyond the limit. No word has more tokens: a word-piece tokenizer turns a longer word into one unknown token.
 WORD_MARGIN = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of each text with special tokens; how many tokens the model reads, and which texts were cut."""
+    """The token ids of each text, with special tokens; the number of tokens that the model reads; the texts that were cut."""
 
     ids: list[NDArray[np.int64]]
     tokens: int
@@ -30,9 +30,9 @@ class Encoded:
 class TokenEncoder:
     """The tokenizer of a model; thread-safe.
 
-    For prose, the time depends on the length that the model reads and not on the length of the text. The same is true
-    for text without spaces if it contains punctuation or Chinese, or consists of ASCII letters and digits and the model
-    uses BERT's word pieces. Any other text without spaces is tokenized whole.
+    Only the beginning of a long text is tokenized, so the time does not depend on the length of the text. This is true
+    for prose. It is also true for text without spaces that contains punctuation or Chinese, or that consists of ASCII
+    letters and digits if the model uses BERT's word pieces. Any other text without spaces is tokenized to its end.
     """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
@@ -49,7 +49,7 @@ class TokenEncoder:
         self._shorten = _shortener(self._tokenizer)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Raises ProviderInputRejected for a text that is not valid Unicode."""
+        """Tokenize the texts. Raises ProviderInputRejected for a text that is not valid Unicode."""
         texts = list(texts)
         found: list[NDArray[np.int64] | None] = [None] * len(texts)
         cut = []
@@ -77,12 +77,12 @@ class TokenEncoder:
 
 
 def _shortener(tokenizer: Any) -> Callable[[str], str]:
-    """A function that shortens very long words if this certainly leaves the tokens unchanged, else returns the text as
-    it is.
+    """Return a function that shortens very long words of a text, if this cannot change the tokens.
 
-    BERT's pre-tokenizer never cuts between ASCII letters and digits, its normalizer keeps each as one character,
-    and a word piece model makes one unknown token of any word that is too long, however long it is. Both ends of the
-    word stay, because they may touch other characters; no added token is longer than an end.
+    For another tokenizer than BERT's, the function returns the text unchanged. BERT's pre-tokenizer never cuts between
+    ASCII letters and digits, and its normalizer keeps each of them as one character. A word piece model makes one unknown
+    token of any word that is too long, whatever its length. The function keeps both ends of a word, because an added token
+    may overlap with them; no added token is longer than such an end.
     """
     from tokenizers import models, normalizers, pre_tokenizers
 
@@ -92,7 +92,7 @@ def _shortener(tokenizer: Any) -> Callable[[str], str]:
         isinstance(model, models.WordPiece)
         and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         and isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
-        # The tokenizer finds such a token in the middle of a word too.
+        # The tokenizer finds such an added token also in the middle of a word.
         and not any(content.isascii() and content.isalnum() for content in added)
     )
     if not exact:

@@ -27,7 +27,7 @@ class OpenAIClient:
 
     def __init__(self, api_key: SecretStr, base_url: str | None, model: str, *, timeout: float, purpose: str) -> None:
         key = api_key.get_secret_value().strip()
-        # Checked here because the HTTP library's own error would print the whole header.
+        # Check the key here, because the HTTP library's own error would contain the whole header.
         if not key or not key.isascii() or not key.isprintable():
             raise ConfigurationError("OPENAI_API_KEY is empty, or holds a character that no HTTP header can carry")
         self._key = SecretStr(key)
@@ -52,7 +52,7 @@ class OpenAIClient:
             return attrgetter(resource)(sdk).create(model=self._model, timeout=limits, **parameters)
         # ValueError: a body that is not JSON, or an answer without vectors. RecursionError: one nested too deeply.
         except (openai.OpenAIError, ValueError, RecursionError) as error:
-            # Not "from error": the SDK's text quotes the server, which may quote the key or a row.
+            # Do not use "from error": the SDK's text quotes the server, which may quote the key or a row.
             key = self._key.get_secret_value()
             raise translate_openai_error(
                 error, inputs, server=self.server, model=self._model, key=key, purpose=self._purpose
@@ -71,7 +71,7 @@ class OpenAIClient:
         except ImportError as error:
             setting = f"{self._purpose}_PROVIDER=openai"
             raise ConfigurationError(f"{setting} needs the package openai: pip install openai") from error
-        # By default the package follows redirects, and would send the texts to any host that an answer names.
+        # By default the package follows redirects, so an answer could make it send the texts to any host.
         http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks=bound_answers(httpx2))
         return openai.OpenAI(
             api_key=self._key.get_secret_value(), base_url=self._base_url, max_retries=0, http_client=http

@@ -1,7 +1,7 @@
 """Translates every exception of the OpenAI SDK into an error of shared/errors.py.
 
-Uses attributes and class names, because importing the SDK is slow; a test compares the names with the classes of the
-installed version.
+It uses attributes and class names instead of the classes, because importing the SDK is slow. A test compares the names
+with the classes of the installed version.
 """
 
 import re
@@ -30,7 +30,7 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-# Gateways and compatible servers answer 400 to a wrong model or key, each in words of its own.
+# Gateways and compatible servers answer 400 for a wrong model or key, each with its own message.
 _WRONG_MODEL = re.compile(
     r"\b(?:invalid|unknown|unsupported|wrong|no such) (?:embedding )?model\b|\bnot an embedding model\b|"
     r"\bmodel\b(?: name)?[:=]? ?['\"`]?[\w./:@#-]*['\"`]? (?:is |was |does )?"
@@ -45,7 +45,7 @@ _WRONG_KEY = re.compile(
     re.IGNORECASE,
 )
 _KEY_CODES = {"invalid_api_key", "auth_error", "authentication_error", "no_db_connection"}
-# The refusal of a server that returns vectors only as numbers, not as base64.
+# Matches the refusal of a server that returns vectors only as numbers, not as base64.
 _WRONG_FORMAT = re.compile(r"encoding_format|base64", re.IGNORECASE)
 
 
@@ -94,7 +94,7 @@ def translate_openai_error(
         return ProviderRateLimited(f"{server} asks to slow down (HTTP 429)", retry_after=retry_after)
     if status == 500:
         return ProviderCrashed(f"{server} failed on the request (HTTP 500)", retry_after=retry_after)
-    # 409: the server could not get a lock; the SDK's own loop retries it as well.
+    # With 409 the server says that it could not get a lock. The SDK's own retries include it too.
     if status > 500 or status == 409:
         return ProviderUnavailable(f"{server} is failing (HTTP {status})", retry_after=retry_after)
     return ProviderRejected(f"{server} refused the request (HTTP {status}): check OPENAI_BASE_URL")

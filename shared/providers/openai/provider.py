@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "text-embedding-3-small"
 
-# Native width of each model of OpenAI. All of them read 8192 tokens a text (API reference, "Create embeddings").
+# The full width of each model of OpenAI. All of them read 8192 tokens of a text (API reference, "Create embeddings").
 KNOWN_WIDTHS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 MAX_TOKENS = 8192
 
@@ -33,9 +33,10 @@ _WITHOUT_BASE64: set[str] = set()
 class OpenAIProvider(EmbeddingProvider):
     """Embeds through POST /embeddings with the official SDK.
 
-    `dimensions` asks a text-embedding-3 model for shorter vectors: another vector space, so the model is stored under
-    another name (`text-embedding-3-small@512`). For another vendor's model, `dimensions` or one probing call gives the
-    width. Tokens are estimated before a call (see estimate_tokens) and taken from the server's count after it.
+    With `dimensions`, a text-embedding-3 model returns shorter vectors. They cannot be compared with the full ones, so the
+    model is stored under another name (`text-embedding-3-small@512`). For a model of another vendor, the width is
+    `dimensions`, or it is found by embedding one word. Before a call, tokens are estimated (estimate_tokens); after it,
+    the server's count is used.
     """
 
     name = "openai"
@@ -80,7 +81,7 @@ class OpenAIProvider(EmbeddingProvider):
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         server = self._client.server
-        # Ask for base64: its answers are a quarter of the size of decimal digits.
+        # Ask for base64, because such an answer is a quarter of the size of one with decimal digits.
         asked = "float" if server in _WITHOUT_BASE64 else "base64"
         try:
             return self._ask(inputs, timeout, kind, asked)
@@ -116,8 +117,8 @@ class OpenAIProvider(EmbeddingProvider):
 def _in_order(rows: list["Embedding"], count: int) -> list["Embedding"]:
     """The rows in the order of the texts.
 
-    Some servers leave all indices out, or only index 0, and some send index 0 for every vector. Without any other index,
-    the rows are taken to be in the order of the texts. The index of a single row is not read.
+    Some servers leave out all indices, or only index 0, and some send index 0 for every vector. If there is no other index
+    than 0, the rows are assumed to be in the order of the texts. The index of a single row is not read.
     """
     if len(rows) != count:
         raise ProviderContractError(f"the provider answered {len(rows)} vectors to {count} texts")
@@ -133,7 +134,7 @@ def _in_order(rows: list["Embedding"], count: int) -> list["Embedding"]:
 
 
 def _numbers(row: "Embedding", width: int) -> object:
-    """The vector of a row; `width` is the model's, 0 where it is not known yet."""
+    """The vector of a row. `width` is the width of the model's vectors, 0 if it is not known yet."""
     vector: object = getattr(row, "embedding", None)
     if not isinstance(vector, str):
         return vector
@@ -144,11 +145,11 @@ def _numbers(row: "Embedding", width: int) -> object:
         raise ProviderContractError("the provider's vectors are not base64 of 32-bit floats") from error
     if len(octets) % 8 or len(octets) == 4 * width or _is_plausible(numbers):
         return numbers
-    # The bytes are no plausible 32-bit numbers. Some servers send 64-bit numbers, so read them as such.
+    # The bytes are not plausible as 32-bit numbers. Some servers send 64-bit numbers, so read them as 64-bit numbers.
     wide = np.frombuffer(octets, dtype="<f8")
     return wide if _is_plausible(wide) else numbers
 
 
 def _is_plausible(numbers: "NDArray[np.floating[Any]]") -> bool:
-    """Whether the numbers can be a vector. If 64-bit numbers are read as 32-bit ones, some come out as large as 1e38."""
+    """Whether the numbers can be a vector. If 64-bit numbers are read as 32-bit numbers, some are as large as 1e38."""
     return bool(np.isfinite(numbers).all() and np.abs(numbers).max(initial=0) < 1e9)

@@ -1,4 +1,4 @@
-"""Checks the synonyms that a chat model wrote; an invalid answer is refused with the reason."""
+"""Checks the synonyms that a chat model wrote, and refuses an invalid answer with the reason."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ MIN_TERMS, MAX_TERMS = 5, 10
 MAX_TRANSLATIONS = 20
 MAX_TERM_LENGTH = 100
 MAX_USAGE_LENGTH = 1000
-# Ten times the length of a good answer.
+# The most characters of an answer: ten times the length of a good one.
 MAX_ANSWER_LENGTH = 20_000
 
 _KEYS = ("search_terms", "related_tags", "usage_context", "translations")
 _TERM = {"type": "string"}
 _LANGUAGE = {"type": "array", "items": _TERM, "minItems": 1, "maxItems": 6}
 
-# Uses only features that Ollama and OpenAI's strict mode support.
+# The schema uses only features that both Ollama and OpenAI's strict mode support.
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -108,5 +108,5 @@ def _check_keys(entry: Mapping[str, object], keys: Sequence[str], name: str) -> 
 
 
 def _is_plain(text: str) -> bool:
-    # NUL and halves of surrogate pairs, which JSON can spell and the database cannot store.
+    # JSON can contain NUL and halves of surrogate pairs, but the database cannot store them.
     return not any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\n\t" for sign in text)

@@ -1,4 +1,4 @@
-"""The part that all generators of synonyms share: ask a chat model, retry, check the answer and ask again if it is invalid."""
+"""The base class of the generators of synonyms: asks a chat model, retries, and asks again if the answer is invalid."""
 
 import json
 from abc import ABC, abstractmethod
@@ -16,9 +16,9 @@ from shared.synonyms.generators.answers import InvalidAnswer, read_synonyms
 
 Message = Mapping[str, str]
 
-# Answers per tag: small models sometimes break the format, and correct it when they get the reason.
+# The most answers for a tag: small models sometimes violate the format, and correct it when they get the reason.
 MAX_ANSWERS = 3
-# Tokens of one answer; a good one takes about 250.
+# The most tokens of one answer; a good one has about 250.
 MAX_TOKENS = 1024
 # An answer takes seconds to minutes, so only a few tries are worth the wait.
 RETRIES = RetryPolicy(max_attempts=2, max_seconds=300, base_wait=0.5, max_wait=10)
@@ -47,11 +47,12 @@ class SynonymGenerator(ABC):
     def generate(self, tag: Tag, stop: StopSignal | None = None) -> dict[str, Any]:
         """Return checked synonyms for the tag: {search_terms, related_tags, usage_context, translations: {fr, en}}.
 
-        An invalid answer is sent back with the reason, MAX_ANSWERS times in all. Raises ProviderContractError with the
-        last reason, Interrupted if `stop` is set before a retry, or the errors of the calls.
+        An invalid answer is sent back to the model with the reason, until there were MAX_ANSWERS answers. Raises
+        ProviderContractError with the last reason, Interrupted if `stop` is set before a retry, or the errors of the
+        calls.
         """
         fields = {"tag": tag.name, "type": tag.tag_type, "description": tag.description, "other_tags": tag.related}
-        # JSON, so that the model cannot read a tag's name as an instruction.
+        # Describe the tag as JSON, so that the model does not read the tag's name as an instruction.
         described = json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
         question = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": described}]
         messages: Sequence[Message] = question
@@ -74,7 +75,7 @@ class SynonymGenerator(ABC):
 
     @abstractmethod
     def _complete(self, messages: Sequence[Message]) -> str:
-        """Ask once, under SCHEMA; translate every vendor exception into the ProviderError tree."""
+        """Ask once for an answer that follows SCHEMA. Every vendor exception is translated to a ProviderError."""
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""

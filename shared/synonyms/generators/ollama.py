@@ -12,9 +12,10 @@ DEFAULT_MODEL = "llama3.2:1b"
 
 
 class OllamaGenerator(SynonymGenerator):
-    """Asks through POST /api/chat, with the JSON schema as `format`: the server makes the model keep to it.
+    """Asks through POST /api/chat. The JSON schema is the field `format`, so that the server makes the model follow it.
 
-    `timeout` is for a whole answer, in seconds: a small computer first loads the model, then writes slowly.
+    `timeout` is for a whole answer, in seconds. It is long, because a small computer first loads the model, and then
+    computes slowly.
     """
 
     name = "ollama"

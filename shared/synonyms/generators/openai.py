@@ -47,5 +47,5 @@ class OpenAIGenerator(SynonymGenerator):
         if getattr(message, "refusal", None):
             raise ProviderInputRejected(f"{self._model} refused to write about this tag")
         text = getattr(message, "content", None)
-        # `read_synonyms` refuses an empty answer, and the model is asked again.
+        # `read_synonyms` refuses an empty answer; then the model is asked again.
         return text if isinstance(text, str) else ""
