@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks the packages of the lock files: their licences, and known vulnerabilities where the database can be reached.
+"""Checks the packages of the lock files: their licences, and known vulnerabilities if their database can be reached.
 
-Exit code 1 if a licence does not allow free use, or a package has a known vulnerability.
+The exit code is 1 if a licence does not allow free use, or if a package has a known vulnerability.
 """
 
 import json
@@ -54,9 +54,9 @@ def check_vulnerabilities(lock: str) -> list[str]:
 
 
 def _json(module: str, *arguments: str) -> Any:
-    """What a module prints as JSON. Raises CalledProcessError if it prints none."""
+    """Run a module and parse the JSON that it prints. Raises CalledProcessError if it prints none."""
     command = [sys.executable, "-m", module, *arguments]
-    # pip-audit ends with 1 if it found a vulnerability, and prints its report nevertheless.
+    # pip-audit also prints its report if it ends with 1, because it found a vulnerability.
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if not result.stdout.lstrip().startswith(("{", "[")):
         raise subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)

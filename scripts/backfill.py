@@ -38,18 +38,18 @@ EPILOG = """\
 exit code: 0 every row is embedded; 1 some rows or some collections failed, --verify found wrong rows, or the run ended
 early; 2 wrong configuration, so that no collection could be embedded; 130 interrupted.
 
-Each collection is embedded with its own model. A collection without a model gets the one of the settings.
+Each collection is embedded with its own model. A collection without a model gets the model of the settings.
 
---json prints one object: collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
-cost_usd and seconds are sums over all collections, and `collections` has an object with the same fields for each.
-With --dry-run the fields are collection, model, rows, rows_estimated (true: rows and texts are from a sample of a
-large table), texts, tokens and cost_usd (null: the price is not known).
-collection and model are null if the collections differ.
+--json prints one object with the fields collection, model, processed, embedded, failed, stale, reused, truncated, tokens,
+cost_usd and seconds. The numbers are sums over all collections; `collections` has an object with the same fields for
+each collection. With --dry-run the fields are collection, model, rows, rows_estimated, texts, tokens and cost_usd.
+rows_estimated is true if rows and texts are estimated from a sample of a large table. cost_usd is null if the price is
+not known. collection and model are null if the collections differ.
 """
 # Errors that end every run until the configuration is changed.
 WRONG_SETTINGS = (ConfigurationError, ProviderRejected, ProviderWidthError, DatabaseContractError)
 
-# The provider of a collection; the reason why it has none; or None if there is nothing for it to do.
+# The provider of a collection, or the error why it has none, or None if there is nothing to embed.
 Choice = EmbeddingProvider | AppError | None
 
 
@@ -110,7 +110,7 @@ def exit_code(codes: Sequence[int]) -> int:
 
 
 def options_for(name: str, arguments: argparse.Namespace, workers: int) -> BackfillOptions:
-    """The options of the command line for one collection. Raises ConfigurationError naming the flag."""
+    """The options of the command line for one collection. Raises ConfigurationError, which names the wrong flag."""
     flags = ("batch_size", "limit", "max_cost", "lease_seconds")
     given = {flag: getattr(arguments, flag) for flag in flags}
     return BackfillOptions(name, workers=workers if arguments.workers is None else arguments.workers, **given)
@@ -148,7 +148,7 @@ def choose_providers(
 ) -> dict[str, Choice]:
     """The provider of each collection: that of its model, or the target of --switch-model.
 
-    Prints the collections whose provider cannot be made, with the fix. Raises ConfigurationError if none can be made.
+    Prints the collections whose provider cannot be created, with the fix. Raises ConfigurationError if this is true of all.
     """
     chosen: dict[str, Choice] = {}
     problems: dict[str, list[str]] = {}
@@ -178,7 +178,7 @@ def choose_providers(
 
 
 def with_another_model(providers: ModelProviders, chosen: Mapping[str, Choice]) -> list[str]:
-    """The collections whose provider has another model than the settings name."""
+    """The collections whose provider has another model than the one in the settings."""
     try:
         model = providers.configured().model
     except ConfigurationError:
@@ -189,7 +189,7 @@ def with_another_model(providers: ModelProviders, chosen: Mapping[str, Choice]) 
 def run_or_report(
     database: Database, choice: Choice, name: str, arguments: argparse.Namespace, stop: threading.Event
 ) -> tuple[BackfillReport | Estimate | None, int]:
-    """Embed one collection, or estimate its cost. An error that concerns this collection alone does not end the command."""
+    """Embed one collection, or estimate its cost. An error that concerns only this collection does not end the command."""
     if isinstance(choice, AppError):
         return skip(database, name, choice, arguments), command.EXIT_CONFIGURATION
     if choice is None:
@@ -212,7 +212,7 @@ def run_or_report(
 
 
 def skip(database: Database, name: str, error: AppError, arguments: argparse.Namespace) -> BackfillReport | None:
-    """Record a run that failed before its first row; returns its report. A dry run changes and reports nothing."""
+    """Record a run that failed before its first row, and return its report. A dry run records and returns nothing."""
     if arguments.dry_run:
         return None
     report = empty_report(Collection(database, name))
@@ -221,7 +221,7 @@ def skip(database: Database, name: str, error: AppError, arguments: argparse.Nam
 
 
 def empty_report(work: Collection) -> BackfillReport:
-    """The report of a collection of which no row was claimed."""
+    """The report of a collection without a claimed row."""
     models = work.collection_models()
     return BackfillReport(work.collection, models[0].name if models else "")
 

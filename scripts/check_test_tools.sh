@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Says at once which programs the tests lack and how to install them. TONNETZ_SKIP_TOOLS=1 skips the tests that need them.
+# Prints which programs the tests need and this machine lacks, and how to install them. TONNETZ_SKIP_TOOLS=1 skips the tests
+# that need them.
 set -eu
 missing=()
-# Program, and Debian's package that brings it. npm brings PostgREST, axe-core and the Supabase CLI.
+# Each program with the Debian package that contains it. npm installs PostgREST, axe-core and the Supabase CLI.
 while read -r program package; do
   # Debian installs daemons into /usr/sbin.
   PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || missing+=("$package")

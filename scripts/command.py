@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 
 
 def use_project_environment() -> None:
-    """If this Python is too old or lacks the packages, run the script with the Python in .venv, or print what to do."""
+    """If this Python is too old or lacks the packages, run the script with the Python of .venv, or print what to do."""
     fits = sys.version_info >= (3, 11)
     if fits and find_spec("pydantic_settings") is not None:
         return
@@ -33,7 +33,7 @@ def use_project_environment() -> None:
 
 
 use_project_environment()
-# `python scripts/backfill.py` puts scripts/ on the path, not the project.
+# `python scripts/backfill.py` puts only scripts/ on the path, and not the project's folder.
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import AppError, DatabaseBusy  # noqa: E402 - only once the packages are there
@@ -41,12 +41,12 @@ from shared.logs import PlainFormatter, hide_secrets  # noqa: E402
 
 
 def shown(path: Path) -> str:
-    """A path as it is printed: from the checkout, if it is in it."""
+    """A path as it is printed: relative to the checkout if it is inside the checkout."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def parser(description: str | None, *, json: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the module's docstring; `json` is the help of a flag --json."""
+    """A parser with the module's docstring as its description; `json` is the help text of a flag --json."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if json is not None:
         made.add_argument("--json", action="store_true", help=json)
@@ -54,7 +54,7 @@ def parser(description: str | None, *, json: str | None = None) -> argparse.Argu
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its code; an AppError is one line on stderr for each problem."""
+    """Run a command and exit with its code. An AppError is printed to stderr, one line for each problem."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -63,12 +63,12 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
     except AppError as error:
         print("error: " + hide_secrets(error.message).replace("\n", "\nerror: "), file=sys.stderr)
-        # If the server only has no free connection, the settings are right.
+        # If the server has no free connection, the settings are not wrong.
         code = 1 if isinstance(error, DatabaseBusy) else EXIT_CONFIGURATION
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output has closed it (`| head`), which is not an error.
+        # A program that read the output has ended (`| head`). This is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
@@ -80,7 +80,7 @@ def stop_on_signal() -> threading.Event:
 
     def handle(_: int, __: object) -> None:
         if stop.is_set():
-            # A normal exit would wait for threads that wait for the provider. Stop the embedded server first.
+            # A normal exit would wait for threads that wait for the provider. So stop the embedded server here, and exit.
             atexit._run_exitfuncs()
             os._exit(EXIT_INTERRUPTED)
         stop.set()

@@ -27,7 +27,7 @@ from shared.wiring import WORKERS, get_database, get_provider, migrate_database
 COLLECTION = "music_knowledge"
 QUERIES = ("why does my vocal sound boomy up close", "loudness for streaming services", "tritone substitution")
 
-# A step that takes longer reports its progress.
+# A step that takes more seconds reports its progress.
 QUIET_SECONDS = 4.0
 
 
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def refuse_other_databases(settings: Settings) -> None:
-    """The demo writes sample rows, so without --yes it uses only the embedded database."""
+    """Raise ConfigurationError for another database than the embedded one, unless --yes allows to write sample rows."""
     if settings.supabase_url is not None:
         raise ConfigurationError(
             "SUPABASE_URL: the demo would embed every row of this project; allow it with --yes, or unset it"

@@ -45,7 +45,7 @@ DONE = (
     "the row is gone, and the scratch table with it",
 )
 DOCUMENT, QUERY = "Ten violins play a slow waltz.", "waltz"
-# The model may have to be loaded first.
+# Seconds in which the provider must answer. They are many, because the model may have to be loaded first.
 PROVIDER_SECONDS = 60.0
 ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=PROVIDER_SECONDS)
 MIGRATE = "run scripts/migrate.py"
@@ -106,7 +106,7 @@ class Report:
 
 @dataclass(slots=True)
 class Installation:
-    """Results of earlier steps that later steps need."""
+    """The results of earlier steps, which later steps need."""
 
     settings: Settings
     stack: ExitStack
@@ -121,14 +121,14 @@ class Installation:
         """Connect, and read versions, roles and applied migrations."""
         settings = self.settings
         if settings.supabase_url is None and settings.database_url is None:
-            # Starts the embedded server and brings it up to date, as every other command does.
+            # This starts the embedded server and applies missing migrations, as in every other command.
             self.database = self.stack.enter_context(get_database(settings))
         if settings.supabase_url is None or settings.database_url is not None:
             found = self._look(get_database_url(settings))
         if settings.supabase_url is not None:
             self.database = self.stack.enter_context(get_database(settings))
             self.facts = self.database.call_scalar("describe_installation")
-            # Compare names, because a project that copies the files into its own migrations gives them other versions.
+            # Compare names and not versions: in a project with migrations of its own, the copied files have other versions.
             core = {one.name for one in list_migrations() if one.collection is None}
             self.lacking = sorted(core - set(self.facts["migrations"]))
             found = "through the project's API" + (", and by DATABASE_URL" if settings.database_url else "")

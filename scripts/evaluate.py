@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures search quality on judged queries, your own or those of a public set.
 
-Loads a folder in BEIR's layout into a scratch database, embeds it with the configured provider, and asks the
-real search function. Prints nDCG@10, recall@100 and MRR@10 of full-text, semantic and hybrid search.
+It loads a folder in BEIR's layout into a scratch database, embeds it with the configured provider, and calls the real
+search function. It prints nDCG@10, recall@100 and MRR@10 of full-text, semantic and hybrid search.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def scratch_settings() -> Settings:
-    """The settings. Raises ConfigurationError if they name no server on which a database can be created."""
+    """Load the settings. Raises ConfigurationError if they do not allow to create a scratch database."""
     settings = load_settings()
     if settings.supabase_url is not None and settings.database_url is None:
         raise ConfigurationError("SUPABASE_URL: a scratch database is needed; set DATABASE_URL, or unset SUPABASE_URL")
@@ -135,7 +135,7 @@ def fill_synonyms(url: SecretStr, judged: JudgedSet) -> dict[str, str]:
         for row_id, document in ids.items():
             title, text = (part.replace("\0", "") for part in judged.corpus[document])
             title = title.strip()[:90] or document
-            # Makes equal titles different, because two tags cannot have the same name.
+            # Make equal titles different, because two tags cannot have the same name.
             taken[title.lower()] += 1
             name = title if taken[title.lower()] == 1 else f"{title} {'·' * taken[title.lower()]}"
             synonyms = json.dumps({"search_terms": [title], "usage_context": text[:2000]})

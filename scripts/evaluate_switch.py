@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measures search quality before, during and after a move to another embedding model.
 
-Loads a judged set in BEIR's layout as evaluate.py does, embeds it with the configured provider, and moves it to
-another model, half of the rows first. Searches run through the real search service during the move; the program counts
-those that failed, returned too few hits or mixed both models. Exit code 1 if one failed or was short, or if quality
-midway is below the lower of before and after by more than --max-loss.
+It loads a judged set in BEIR's layout like evaluate.py and embeds it with the configured provider. Then it moves the set to
+another model, half of the rows first, and measures the quality before the move, midway and after it. During the move,
+searches run through the real search service; the program counts those that failed, returned too few hits, or returned hits
+of both models. The exit code is 1 if a search failed or returned too few hits. It is also 1 if nDCG@10 midway is lower
+than both before and after, by more than --max-loss.
 """
 
 import argparse

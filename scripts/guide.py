@@ -1,6 +1,6 @@
-"""The recipe of Supabase's guide to hybrid search, for comparison: ts_rank_cd, and reciprocal rank fusion with k = 50.
+"""The SQL of Supabase's guide to hybrid search, for comparison: ts_rank_cd, and reciprocal rank fusion with k = 50.
 
-The guide caps match_count at 30; the cap is lifted here, so that recall@100 compares the method and not the cap.
+The guide limits match_count to 30. This limit is left out here, so that recall@100 compares the methods and not the limit.
 """
 
 

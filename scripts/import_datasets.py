@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def open_file(path: Path) -> Iterator[Line]:
-    """The file's rows. Raises ConfigurationError if it cannot be read at all."""
+    """Read the file's rows. Raises ConfigurationError if the file cannot be read at all."""
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}")
     if path.suffix.lower() == ".csv":
@@ -102,7 +102,7 @@ def read_jsonl(path: Path) -> Iterator[Line]:
 def load(database: Database, lines: Iterator[Line]) -> dict[str, int]:
     """Write the rows in batches; returns how many were inserted, updated, unchanged and bad."""
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "bad": 0}
-    # If a file contains two rows with the same key, the later one counts.
+    # If a file contains two rows with the same key, the later one is used.
     batch: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def flush() -> None:
@@ -159,14 +159,14 @@ def read_text(value: Any) -> str:
     text = str(value).strip()
     if "\0" in text:
         raise BadRow("contains a NUL character, which PostgreSQL cannot store")
-    # Invalid bytes were read as U+FFFD; half a surrogate pair cannot be encoded.
+    # Invalid bytes were read as U+FFFD, and half of a surrogate pair cannot be encoded.
     if "\ufffd" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise BadRow("is not valid UTF-8")
     return text
 
 
 def read_tags(value: Any) -> list[str]:
-    # In CSV: one;two or one,two.
+    # In CSV, tags are one text: one;two or one,two.
     parts: Sequence[Any] = value.replace(";", ",").split(",") if isinstance(value, str) else (value or [])
     if not isinstance(parts, list) or not all(isinstance(tag, str) for tag in parts):
         raise BadRow("is not a list of texts")

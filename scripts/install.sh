@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the packages of a lock file into .venv, and says at least every 5 seconds how far it is.
+# Installs the packages of a lock file into .venv, and prints its progress at least every 5 seconds.
 set -eu
 cd "$(dirname "$0")/.."
 lock=$1
@@ -15,7 +15,7 @@ fi
 install() {
   test -x .venv/bin/python || "$python" -m venv .venv
   {
-    # uv does not read pip's settings, such as an index of one's own: where it cannot find the packages, pip installs them.
+    # uv does not read pip's settings, such as a private package index. If uv cannot find the packages, pip installs them.
     pip_install <(sed -n '/^uv==/,/[^\\]$/p' requirements.lock) &&
       .venv/bin/uv pip install --python .venv/bin/python --no-deps --require-hashes --compile-bytecode -r "$lock" ||
       pip_install "$lock"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts axe-core into .tools/browser for the tests, from npm. check_test_tools.sh has said so where npm is missing.
+# Puts axe-core into .tools/browser for the tests, from npm. If npm is missing, check_test_tools.sh reports it.
 set -eu
 cd "$(dirname "$0")/.."
 [ -d .tools/browser/node_modules/axe-core ] && exit 0

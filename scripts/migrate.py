@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def check(*, as_json: bool) -> int:
-    """Print what the database lacks, one line for each thing."""
+    """Print what the database lacks, each in one line; returns the exit code."""
     lacks = check_database()
     ready = not any(lack.required for lack in lacks)
     if as_json:

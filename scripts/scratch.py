@@ -32,7 +32,7 @@ def scratch_database(name: str, server: SecretStr | None = None) -> Iterator[Sec
 
 
 def open_database(name: str, server: SecretStr) -> SecretStr:
-    """Open a database with all migrations; it is created if it does not exist."""
+    """Create the database if it does not exist, apply all migrations, and return its URL."""
     with connect(server) as owner:
         if owner.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
             owner.execute(f'create database "{name}"')

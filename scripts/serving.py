@@ -13,9 +13,9 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 
 START_SECONDS = 120.0
-# A model that is still loading ends first, which takes long on a busy machine.
+# Seconds to wait until the server has stopped. It first finishes loading its model, which takes long on a busy machine.
 STOP_SECONDS = 90.0
-# Without periodic backfills (0: never) the server ends as soon as it gets the signal.
+# The value 0 turns off the periodic backfills, so that the server ends as soon as it gets the signal.
 FUNCTIONS = (sys.executable, "-m", "functions.local", "--drain-minutes", "0")
 
 
@@ -25,7 +25,7 @@ def serving(
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run a server with `--port` until the block ends; yields its URL and process.
 
-    It has started once it answers 200 at the path `ready`.
+    The server has started when it answers 200 at the path `ready`.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"

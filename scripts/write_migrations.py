@@ -8,7 +8,7 @@ import command
 
 from shared.embedded.migrations import LOCK, MIGRATIONS, SCHEMAS
 
-# Version and name of each migration, and the first and the last number of the schema files of which it is made.
+# For each migration its version, its name, and the first and the last number of the schema files that it contains.
 PARTS = (
     ("20261128000000", "tonnetz", 0, 59),
     ("20261128000100", "music_knowledge", 60, 69),
@@ -25,7 +25,7 @@ def render(schemas: Path = SCHEMAS) -> dict[str, str]:
     for version, name, first, last in PARTS:
         parts = [path for path in sources if first <= int(path.name[:2]) <= last]
         text = "-- Generated from supabase/schemas by `make migrations`; do not edit.\n"
-        # Programs that migrate at the same time wait for each other here.
+        # With this lock, programs that migrate at the same time do so one after the other.
         text += f"select pg_advisory_xact_lock({LOCK});\n"
         for path in parts:
             text += f"\n-- {path.name}\n\n{path.read_text(encoding='utf-8').strip()}\n"

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Compares the rate of a backfill with the highest possible one, and prints medians and their ratio.
+"""Compares the rate of a backfill with the highest possible rate, and prints medians and their ratio.
 
-With the in-process model that is the rate of the engine alone on the same texts, measured alternately. With a remote
-provider it is the rate of 8 requests at a time to a test server that answers after 100 ms. For the remote provider it also
-prints which program used the CPU: if nearly all of the CPU was busy, the CPU limits the backfill.
+With the in-process model, the highest possible rate is that of the engine alone on the same texts; both are measured
+alternately. With a remote provider, it is the rate of 8 requests at a time to a test server that answers after 100 ms. For
+the remote provider the program also prints how much CPU time each program used: if nearly all of the CPU was busy, the CPU
+limits the backfill.
 """
 
 import os
@@ -72,7 +73,7 @@ def bench_engine(texts: list[str], rounds: int) -> dict[str, object]:
             provider.embed_documents(texts)
             seconds = time.perf_counter() - started
             rate, _ = backfill_rate(url, database, provider, 4)
-            if number:  # the first round warms both up
+            if number:  # the first round is only a warm-up
                 alone.append(len(texts) / seconds)
                 whole.append(rate)
     bare, rate = benchmark.median(alone, 1), benchmark.median(whole, 1)
@@ -129,7 +130,7 @@ def bench_remote(rows: int, latency_ms: int, rounds: int, *, pooled: bool) -> di
 
 
 def remote_provider(address: str) -> OpenAIProvider:
-    """Asks the test server for vectors of 768 dimensions."""
+    """A provider that asks the test server for vectors of 768 dimensions."""
     return OpenAIProvider(
         api_key=SecretStr("none"), base_url=f"{address}/v1", model="text-embedding-3-small", dimensions=768
     )
@@ -146,7 +147,7 @@ def insert(url: SecretStr, texts: list[str]) -> None:
 def backfill_rate(
     url: SecretStr, database: Database, provider: EmbeddingProvider, workers: int, provider_process: int | None = None
 ) -> tuple[float, dict[str, float]]:
-    """Run a backfill; returns the rows a second, and the share of all cores that each program used (see cpu_seconds).
+    """Run a backfill; returns the rows per second, and the share of the CPU that each program used (see cpu_seconds).
 
     Verifies every vector. Afterwards all rows are pending again.
     """

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-# `python scripts/bench/NAME.py` puts only its own folder on the path; the modules of the commands lie above it.
+# `python scripts/bench/NAME.py` puts only the folder scripts/bench on the path; the modules of the commands are in scripts.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import command
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def parser(description: str | None, **counts: tuple[int, str]) -> argparse.ArgumentParser:
-    """A parser with --json and a flag for each count, which has a default and a help."""
+    """A parser with --json and a flag for each of `counts`: the flag's default and its help."""
     made = command.parser(description, json="also print the result as one line of JSON")
     for name, (default, text) in counts.items():
         flag = f"--{name.replace('_', '-')}"
@@ -53,7 +53,7 @@ def rotated(sides: Sequence[T], number: int) -> list[T]:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns as wide as their longest cell. Numbers come right below their heading."""
+    """Print columns that are as wide as their longest cell. Numbers are aligned to the right."""
     lines = [[str(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
@@ -71,14 +71,14 @@ def read_texts(path: Path) -> list[str]:
 
 
 def make_texts(count: int, shortest: int, longest: int) -> list[str]:
-    """Texts with the given numbers of words from the sample rows; the same texts every time."""
+    """Make texts of `shortest` to `longest` words from the sample rows. They are the same texts every time."""
     words = (ROOT / "supabase" / "seed.sql").read_text(encoding="utf-8").replace("'", " ").split()
     chance = random.Random(7)
     return [" ".join(chance.choices(words, k=chance.randint(shortest, longest))) for _ in range(count)]
 
 
 def environment_with(name: str, packages: Sequence[str]) -> Path:
-    """The Python of .bench/NAME, an environment with these packages, which is made at the first run."""
+    """The Python of .bench/NAME: an environment with these packages, which is created at the first run."""
     python, finished = SCRATCH / name / "bin" / "python", SCRATCH / name / "installed"
     if not finished.exists():
         print(f"installing {', '.join(packages)} into .bench/{name} (once; some minutes)", file=sys.stderr)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures cold starts: the time from the start of a fresh interpreter's program to each handler's first answer.
+"""Measures cold starts: the time from the start of a program in a new interpreter to a handler's first answer.
 
-The time includes imports, settings, connecting and answering, and is compared with that of a bare FastAPI + Mangum app.
-The database server is already running (DATABASE_URL, as on Lambda). Some functions first load the model, or numpy for the
-map of a collection; this time is shown separately.
+The time includes imports, settings, connecting and answering. It is compared with that of an app that has only FastAPI and
+Mangum. The database server is already running (DATABASE_URL, as on Lambda). Some functions first load the model, or numpy
+for the map of a collection; the time for this is shown separately.
 """
 
 import compileall
@@ -95,8 +95,8 @@ CALLS: dict[str, tuple[str, str, Any, str]] = {
 def main() -> int:
     arguments = benchmark.parser(__doc__, rounds=(7, "fresh interpreters for each function")).parse_args()
     environment, task = prepare()
-    # Three numbers for each first answer, in milliseconds: its time, its processor time, and the time of loading, which the
-    # other two do not include.
+    # For each first answer three numbers in milliseconds: its time, its CPU time, and the time of loading (the first two do
+    # not include the third).
     measured: dict[str, list[list[float]]] = {name: [] for name in CALLS}
     for number in range(arguments.rounds + 1):
         for name in CALLS:
@@ -130,7 +130,7 @@ def prepare() -> tuple[dict[str, str], str]:
     migrate(url)
     with PostgresDatabase(url) as database:
         task = str(database.call_scalar("record_embedding_run", {"status": "completed"}))
-    # The container image has compiled modules. Compile them here too, since PYTHONDONTWRITEBYTECODE may be set.
+    # The container image has compiled modules. Compile them here too, because PYTHONDONTWRITEBYTECODE may be set.
     for package in ("functions", "shared"):
         compileall.compile_dir(ROOT / package, quiet=1)
     environment = {

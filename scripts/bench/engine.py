@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares the in-process engine of Tonnetz with plain onnxruntime and sentence-transformers on the same texts.
 
-The compared systems run in a separate environment (.bench/venv, created at the first run), each in a process that
-computes one round after another; the rounds alternate. Prints medians, their ratio, and the smallest cosine of a text's
-vector to that of plain onnxruntime in float32.
+The compared systems run in a separate environment (.bench/venv, created at the first run), each in a process of its own.
+The rounds of the systems alternate. The program prints medians, their ratios, and the smallest cosine between a text's
+vector and the vector of plain onnxruntime in float32.
 """
 
 import json
@@ -84,7 +84,7 @@ def bench(texts: list[str], rounds: int, precision: Any) -> dict[str, Any]:
 
 
 def ours(provider: OnnxProvider, texts: list[str]) -> Callable[[], Round]:
-    """Warm our engine up; returns a function that measures one round."""
+    """Warm up the engine of Tonnetz; returns a function that measures one round."""
     provider.embed_documents(texts[:WARM_UP])
 
     def embed() -> Round:
@@ -96,7 +96,7 @@ def ours(provider: OnnxProvider, texts: list[str]) -> Callable[[], Round]:
 
 
 def peers(texts: list[str]) -> dict[str, Any]:
-    """The compared systems by name; entering the context of one starts it."""
+    """The compared systems by name. Each is a context manager that starts the system."""
     files = find_model(None)
     models, texts_file = SCRATCH / "models", SCRATCH / "engine_texts.json"
     texts_file.write_text(json.dumps(texts))

@@ -3,8 +3,8 @@
 
 It runs in an environment without the project's packages.
 
-After a warm-up it prints `ready` on stdout. Then it reads paths from stdin, one per line: for each it embeds all texts,
-writes the vectors to the path and prints the seconds.
+After a warm-up it prints `ready` on stdout. Then it reads paths from stdin, one in each line. For each path it embeds all
+texts, writes the vectors to the path and prints the number of seconds.
 """
 
 import json
@@ -24,7 +24,7 @@ def sentence_transformers(directory: str) -> Any:
 
 
 def plain_onnxruntime(tokenizer_file: str, graph: str, max_tokens: str) -> Any:
-    """Compute batches of 32 texts one after another, each on all cores. Texts are sorted by length: this needs little padding."""
+    """Compute batches of 32 texts one after another, each on all cores. Texts are sorted by length, to need little padding."""
     import onnxruntime
     from tokenizers import Tokenizer
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Counts the functions of this project that four typical operations call, and their database calls.
 
-The operations are a search for a new query, `/embed` with one text, a backfill of one row, and a webhook that ends in
-embedded synonyms. Each program runs under a profile function that records every function below functions/, shared/ and
-scripts/ that is entered; comprehensions and module bodies do not count. `--checkout` also counts another version and
-compares the two.
+The operations are a search for a new query, `/embed` with one text, a backfill of one row, and a webhook after which
+synonyms are generated and embedded. Each program runs with a profile function, which records every called function of
+functions/, shared/ and scripts/; comprehensions and module bodies do not count. `--checkout` also counts another version
+and compares the two.
 """
 
 import json
@@ -174,7 +174,7 @@ class Checkout:
         self.execute(f"update music_knowledge set content = content || ' {secrets.token_hex(4)}' where id = ({first})")
 
     def serve(self) -> dict[str, Found]:
-        """The walks through a server, which is warm: its connections are open and its model is loaded."""
+        """Count the operations of a server whose connections are open and whose model is loaded."""
         program = (self._python, "-c", TRACER, self._entered, *FUNCTIONS[1:])
         log = self._entered.with_suffix(".log")
         with serving(program, "/ready", folder=self._root, environment=self._environment, log=log) as (url, server):

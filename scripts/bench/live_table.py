@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measures how long the users of a large table wait while it is tracked, prepared and embedded.
 
-A writer inserts and changes rows and a reader reads rows by their key, each at a fixed rate. Meanwhile the table is
-tracked; then a backfill builds the indexes, fills `fts`, queues the rows and embeds them with a provider that answers at
-once. Ends with exit code 1 if a statement took a second or longer.
+A writer inserts and changes rows, and a reader reads rows by their key, each at a fixed rate. Meanwhile the table is
+tracked. Then a backfill builds the indexes, computes `fts`, queues the rows and embeds them with a provider that answers at
+once. The exit code is 1 if a statement took a second or longer.
 """
 
 import os
@@ -89,7 +89,7 @@ def make_table(owner: Connection, texts: Sequence[str]) -> str:
 
 
 def measure(url: SecretStr, owner: Connection, rows: int, writes: int) -> dict[str, dict[str, float]]:
-    """Seconds of each phase, and milliseconds that its writes and reads took."""
+    """Measure the seconds of each phase, and the milliseconds of its writes and reads."""
     phases: dict[str, dict[str, float]] = {}
     with (
         connect(url) as writer,
@@ -100,7 +100,7 @@ def measure(url: SecretStr, owner: Connection, rows: int, writes: int) -> dict[s
     ):
 
         def end_phase(name: str) -> None:
-            """Take what was measured since the last phase ended."""
+            """Store what was measured since the last phase ended."""
             spent, waits = [written.pop(0) for _ in list(written)], [was_read.pop(0) for _ in list(was_read)]
             phases[name] = {
                 "seconds": round(time.monotonic() - sum(phase["seconds"] for phase in phases.values()) - began, 1),
@@ -131,7 +131,7 @@ def measure(url: SecretStr, owner: Connection, rows: int, writes: int) -> dict[s
 
 
 def writer_of(connection: Connection, rows: int) -> Callable[[], object]:
-    """Inserts a row and changes one in turn."""
+    """A function that inserts a row at one call, and changes a row at the next."""
     chance, number = random.Random(3), iter(range(rows, 2**31))
 
     def write() -> None:
@@ -146,7 +146,7 @@ def writer_of(connection: Connection, rows: int) -> Callable[[], object]:
 
 
 def reader_of(connection: Connection, rows: int) -> Callable[[], object]:
-    """Reads a row by its key."""
+    """A function that reads a row by its key."""
     chance = random.Random(4)
     return lambda: connection.execute("select body from live where id = %s", [chance.randrange(rows)]).fetchone()
 
@@ -162,7 +162,7 @@ def repeated(action: Callable[[], object], rate: int) -> Iterator[list[float]]:
             began = time.monotonic()
             action()
             spent.append(1000 * (time.monotonic() - began))
-            # After a long wait the missed runs are left out.
+            # After a long wait, skip the runs that were missed.
             due = max(due + 1 / rate, time.monotonic())
 
     thread = threading.Thread(target=run)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Measures search over a million rows with the real SQL function: latency, recall and sizes. Compares it with two other
-methods in the same database.
+"""Measures latency, recall and sizes of the SQL function for search over a million rows. Compares it with two other methods
+in the same database.
 
-(a) the recipe of Supabase's hybrid search guide, with the words of a query joined by OR (joined by AND, a question finds nothing);
-(b) a bare pgvector query over the same index, at pgvector's own ef_search and at the one that the RPC sets.
+(a) The SQL of Supabase's guide to hybrid search. The words of a query are joined by OR, because with AND a question finds
+    nothing.
+(b) A plain pgvector query over the same index, with pgvector's default ef_search and with the one that the SQL function sets.
 
-The methods run alternately for each query; prints percentiles, and ratios of medians over the same queries.
+For each query the methods run in turn. The program prints percentiles, and ratios of medians over the same queries.
 """
 
 import json
@@ -39,12 +40,12 @@ GUIDE_FULL_TEXT = f"""
 select {COLUMNS} from public.music_knowledge
 where fts @@ {ANY_WORD} order by ts_rank_cd(fts, {ANY_WORD}) desc limit 10
 """
-# NEAREST is the expression of the vector index. The guide's statement still does not use the index, because it sorts on
+# NEAREST is the expression of the vector index. The guide's statement does not use the index even so, because it sorts by
 # row_number() and so needs the rank of every row.
 GUIDE = guide_statement(
     ", ".join(f"k.{column}" for column in COLUMNS.split(", ")), ANY_WORD, NEAREST, 10, f"embedding_model = '{MODEL}'"
 )
-# The sides whose medians are compared.
+# The pairs of statements (sides) whose medians are compared.
 RATIOS = (
     ("hybrid", "bare pgvector"),
     ("hybrid", "bare pgvector, equal recall"),
@@ -119,11 +120,11 @@ def main() -> int:
 def prepare(
     url: SecretStr, opened: ExitStack, count: int, slow: int, rows: int
 ) -> tuple[dict[str, Side], list[tuple[str, str]]]:
-    """Returns the compared sides, with their connections, and the queries."""
+    """Return the compared sides, with their connections, and the queries."""
     caller: dict[str, Connection] = {
         name: opened.enter_context(connect(url)) for name in ("service_role", "anon", "default", "equal", "owner")
     }
-    # Read all rows and vectors into the system's cache; the warm-up queries read the indexes.
+    # Read all rows and vectors once, so that they are in the system's cache. The warm-up queries do this for the indexes.
     caller["owner"].execute("select sum(extensions.vector_norm(embedding)) from public.music_knowledge")
     for role in ("service_role", "anon"):
         caller[role].execute(f"set role {role}")
@@ -132,7 +133,7 @@ def prepare(
         " where oid = 'embedding.search_hits'::regproc"
     )
     caller["equal"].execute(f"set hnsw.ef_search = {row.fetchone()[0]}")  # type: ignore[index]
-    # The exact scan reads the table, and nothing else.
+    # The exact scan must read the table and not an index.
     caller["owner"].execute("set enable_indexscan = off")
     seldom = max(1, count // slow)
     service, anon = caller["service_role"], caller["anon"]
@@ -154,7 +155,7 @@ def prepare(
 
 
 def make_queries(owner: Connection, count: int, rows: int) -> list[tuple[str, str]]:
-    """One to six words of a row, and a vector near that row's."""
+    """Make queries: one to six words of a row, and a vector that is near the vector of this row."""
     random = np.random.default_rng(7)
     made = []
     for number in random.integers(0, rows, count):
@@ -181,7 +182,7 @@ def measure(sides: dict[str, Side], queries: list[tuple[str, str]]) -> dict[str,
         side.milliseconds.clear()
         side.found.clear()
     for number, (text, vector) in enumerate(queries):
-        # The side after the exact scan finds the processor's caches empty.
+        # Rotate the order: the exact scan fills the processor's caches with other data, so the next side is slower.
         for side in benchmark.rotated(order, number):
             if number % side.every == 0:
                 side.ask(number, text, vector)

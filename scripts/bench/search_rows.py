@@ -1,8 +1,8 @@
-"""Builds a large music_knowledge for scripts/bench/search.py, with clustered vectors and a natural distribution of
+"""Builds a large table music_knowledge for scripts/bench/search.py, with clustered vectors and a natural distribution of
 words.
 
-Rows are loaded by binary COPY with the tracking triggers disabled. Model and hash of the text, which the triggers
-check, are loaded with each row, so `verify_embeddings` counts 0.
+Rows are loaded by binary COPY with the tracking triggers disabled. Each row is loaded with its model and the hash of its
+text, which the triggers would check, so `verify_embeddings` returns 0.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def start_server(shared_buffers: str) -> SecretStr:
     url = start_embedded(directory)
     with connect(url) as owner:
         owner.execute(sql.SQL("alter system set shared_buffers = {}").format(sql.Literal(shared_buffers)))
-        # The load is one long write, and checkpoints every few seconds would slow it down.
+        # The load is one long write, which checkpoints every few seconds would make slower.
         owner.execute("alter system set max_wal_size = '16GB'")
         owner.execute("select pg_reload_conf()")
         waiting = owner.execute("select from pg_settings where name = 'shared_buffers' and pending_restart").fetchone()
@@ -69,7 +69,7 @@ def loaded(rows: int, server: SecretStr, *, keep: bool) -> Iterator[tuple[Secret
         drop_database(name, server)
         built = {"made_of": made_of, "seconds": _build(open_database(name, server), rows)}
         with connect(server) as owner:
-            # Marks the database as complete, with a digest of its migrations.
+            # This comment marks the database as complete. It contains a digest of the migrations.
             comment = sql.Literal(json.dumps(built))
             owner.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), comment))
     yield open_database(name, server), built["seconds"]
@@ -96,7 +96,7 @@ def _build(url: SecretStr, rows: int) -> dict[str, float]:
     with connect(url) as owner:
         owner.execute("select register_embedding_model(%s, 'bench', %s)", [MODEL, DIMENSIONS])
         owner.execute("select set_collection_model('music_knowledge', %s)", [MODEL])
-        # Indexes other than the key are built over the loaded rows, as after any bulk load.
+        # All indexes but that of the key are built after the load, as with any bulk load.
         indexes = owner.execute(
             "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index"
             " where indrelid = 'public.music_knowledge'::regclass and not indisprimary"
@@ -162,12 +162,12 @@ def _row(number: int, words: list[bytes], vector: bytes) -> bytes:
 
 
 def row_id(number: int) -> uuid.UUID:
-    """An id for a row. Ids are scattered over the range of uuids, as random ones are."""
+    """The id of a row. Ids are distributed over all uuids, like random ones."""
     return uuid.UUID(int=(number * 2_654_435_761 % 2**32) << 96 | number)
 
 
 def scatter(points: Vectors, spread: float, random: np.random.Generator) -> Vectors:
-    """Unit vectors about `spread` away from the points."""
+    """Unit vectors at a distance of about `spread` from the points."""
     return _unit(points + random.standard_normal(points.shape, np.float32) * np.float32(spread / DIMENSIONS**0.5))
 
 
@@ -177,7 +177,7 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _vocabulary() -> list[str]:
-    """Made-up words, the most frequent first."""
+    """Invented words, the most frequent first."""
     consonants, random = "bdfgklmnprtvz", np.random.default_rng(1)
     syllables = [consonant + vowel for consonant in consonants for vowel in "aeiou"]
     words: set[str] = set()

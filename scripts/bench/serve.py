@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Compares the HTTP server under load (64 clients post one text at a time) with the engine alone and with infinity-emb.
 
-A separate process on the same machine makes the load: it keeps connections open, prepares the requests and checks the
-answers at the end. Every vector is then compared with the one that the engine computes for its text.
+A separate process on the same machine sends the requests. It keeps connections open, prepares the requests before the
+start, and checks the answers at the end. Every vector is then compared with the vector that the engine computes for the
+same text.
 infinity-emb (torch engine, the same weights) runs in a separate environment, .bench/infinity, which the first run
 creates.
 """
@@ -143,7 +144,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def engine_rate(texts: list[str]) -> float:
-    """Measure texts a second in one large batch, in a new process: threads of another engine would slow it down."""
+    """Measure texts per second in one large batch. It uses a new process, because threads of another engine would slow it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_engine_rate, texts).result()
 
@@ -185,7 +186,7 @@ INFINITY = Server(
 
 @dataclass
 class Load:
-    """What came back: bodies and seconds by request, and texts a second over all."""
+    """The result of a load: body and seconds of each answer, and the texts per second of all of them."""
 
     bodies: list[bytes]
     seconds: list[float]
@@ -229,7 +230,7 @@ async def client(address: str, requests: Iterator[tuple[int, bytes]], result: Lo
 
 
 def cosines_of(server: Server, answers: Load, expected: Any) -> Any:
-    """The cosine of each answer's vector to that of its text."""
+    """The cosine between the vector in each answer and the expected vector of its text."""
     vectors = np.array([server.read(json.loads(body), number) for number, body in enumerate(answers.bodies)])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.einsum("ij,ij->i", vectors, expected)

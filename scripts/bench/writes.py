@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Measures how much slower tracking makes writes: the same writes go into untracked and tracked tables alternately.
+"""Measures how much slower writes are with tracking. The same writes go alternately to untracked and tracked tables.
 
-Prints medians and ratios of four tables with the same columns, those of the vectors too, and the same primary key. All
-rows that are updated have their vector, and the update changes a column that is not part of the text.
+The program prints medians and ratios of four tables. All have the same columns (also those of the vectors) and the same
+primary key. All rows that are updated have their vector, and the update changes a column that is not part of the text.
 
-- bare: is not tracked and has no full-text search (`fts` is an empty column)
-- untracked: is not tracked, and has a generated column `fts` with an index. So it has the cost of full-text search alone
-- tracked: is like `untracked`, but tracked. The difference is the cost of tracking
-- tracked, fts by trigger: is tracked, and a trigger fills `fts`, which is no generated column. The difference to `bare`
-  is the cost of tracking and full-text search together
+- bare: it is not tracked and has no full-text search (`fts` is an empty column)
+- untracked: it is not tracked, and has a generated column `fts` with an index. So it has only the cost of full-text search
+- tracked: it is like `untracked`, but tracked. The difference between the two is the cost of tracking
+- tracked, fts by trigger: it is tracked, and a trigger computes `fts`, which is not a generated column. The difference to
+  `bare` is the cost of tracking and full-text search together
 
-It also prints the processor time of the server process, which is more reliable on a busy machine, because it excludes
-the wait for the disk at each commit. (Linux only.)
+On Linux it also prints the CPU time of the server process. This is more reliable on a busy machine, because it does not
+include the wait for the disk at each commit.
 """
 
 import os
@@ -42,7 +42,7 @@ TARGETS = {"update": 1.5, "insert": 3.0, "copy": 3.0}
 
 
 class Spent(NamedTuple):
-    """Milliseconds that a write took, and processor time of the server in them."""
+    """The milliseconds that a write took, and the CPU time of the server during the write."""
 
     wall: float
     cpu: float
@@ -155,12 +155,12 @@ def measure(owner: Connection, action: Callable[[], object]) -> Spent:
 
 
 def measure_each(owner: Connection, statement: str, keys: list[int]) -> Spent:
-    """The median of statements of one row, each its own transaction."""
+    """The median over statements of one row; each is a transaction of its own."""
     return middle([measure(owner, lambda key=key: owner.execute(statement, [key])) for key in keys])  # type: ignore[misc]
 
 
 def processor_milliseconds(owner: Connection) -> float:
-    """The processor time that the server process of this connection has used so far."""
+    """The CPU time that the server process of this connection has used so far."""
     try:
         return int(Path(f"/proc/{owner.info.backend_pid}/schedstat").read_text().split()[0]) / 1e6
     except OSError:
