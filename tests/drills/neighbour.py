@@ -18,8 +18,10 @@ from tests.postgres_cluster import Cluster
 
 SECONDS = {Length.SHORT: 12, Length.FULL: 20, Length.LONG: 300}
 QUERIES = [f"recordings of {name}" for name in ("violin", "piano", "harp", "oboe", "horn", "drum", "lute", "bell")]
-# The limits below are for a quiet machine. The short form runs beside other tests, so they are multiplied by this.
+# The limits below are for a machine that does nothing else. The short form runs beside other tests, so its limits are
+# multiplied by SLACK, and by how much longer than USUAL_HEALTH, in seconds, /health takes before the attack.
 SLACK = {Length.SHORT: 5.0, Length.FULL: 1.0, Length.LONG: 1.0}
+USUAL_HEALTH = 0.02
 SEARCH_P99, HEALTH_P99, HEALTH_MAX = 1.0, 0.2, 1.0
 GROWTH_MB = 100
 BACK_SECONDS = 5.0
@@ -106,6 +108,7 @@ def crowd_out(cluster: Cluster, length: Length) -> Finding:
         port = functions.port
         for query in QUERIES:
             _search(_Client(port), query)
+        slack = SLACK[length] * (_slowness(port) if length is Length.SHORT else 1)
         resting = _megabytes(functions)
         peak = [resting]
         with ExitStack() as stack:
@@ -122,8 +125,9 @@ def crowd_out(cluster: Cluster, length: Length) -> Finding:
                 time.sleep(0.1)
             blocked = site.ask("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
             blocker.execute("rollback")
-        back = _seconds_until_well(port, key)
-        _judge(finding, length, search, health, max(peak) - resting, back)
+        back, last = _until_well(port, key, slack)
+        _judge(finding, slack, search, health, max(peak) - resting)
+        finding.expect(back < BACK_SECONDS * slack, f"back to normal only after {back:.1f} s ({last})")
         finding.expect(blocked, "no call waited for the lock, so the drill tested nothing")
         for attack in attacks:
             finding.expect(attack.rounds, "an attacker did nothing, so the drill tested nothing")
@@ -135,15 +139,25 @@ def crowd_out(cluster: Cluster, length: Length) -> Finding:
     return finding
 
 
-def _judge(finding: Finding, length: Length, search: _Course, health: _Course, growth: float, back: float) -> None:
-    slack = SLACK[length]
+def _slowness(port: int) -> float:
+    """How many times longer than usual /health takes on this machine now, at least 1."""
+    client, course = _Client(port), _Course()
+    for _ in range(50):
+        began = time.monotonic()
+        status = client.ask("GET", "/health")
+        course.note(time.monotonic() - began, status)
+    return max(1.0, course.percentile(0.9) / USUAL_HEALTH)
+
+
+def _judge(finding: Finding, slack: float, search: _Course, health: _Course, growth: float) -> None:
     finding.expect(not search.refused, f"searches were refused: {search.refused[:5]}")
     finding.expect(not health.refused, f"/health was refused: {health.refused[:5]}")
-    finding.expect(search.percentile(0.99) < SEARCH_P99 * slack, f"searches are slow: {search}")
-    finding.expect(health.percentile(0.99) < HEALTH_P99 * slack, f"/health is slow: {health}")
+    for course, limit, what in ((search, SEARCH_P99, "a search"), (health, HEALTH_P99, "/health")):
+        # Of fewer than 100 requests, as on a busy machine, p99 is the slowest one. HEALTH_MAX limits that one.
+        share = 0.99 if len(course.seconds) >= 100 else 0.5
+        finding.expect(course.percentile(share) < limit * slack, f"{what} is slow: {course}")
     finding.expect(max(health.seconds) < HEALTH_MAX * slack, f"/health once took {max(health.seconds):.1f} s")
     finding.expect(growth < GROWTH_MB, f"memory grew by {growth:.0f} MB")
-    finding.expect(back < BACK_SECONDS * slack, f"back to normal only after {back:.1f} s")
 
 
 def _neighbours(port: int, search: _Course, health: _Course) -> Sequence[Background]:
@@ -232,22 +246,31 @@ def _post(path: str, size: int) -> bytes:
     return f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
 
 
-def _seconds_until_well(port: int, key: str) -> float:
-    """Seconds until the console's list, a search of the table that was locked, and /health are answered in a second."""
+def _until_well(port: int, key: str, within: float) -> tuple[float, str]:
+    """Wait until the console's list, a search of the table that was locked, and /health are answered `within` seconds.
+
+    Returns how long that took, and the last statuses and their seconds.
+    """
     operator, visitor = _Client(port, key), _Client(port)
     began = time.monotonic()
+    last = ""
 
     def is_well() -> bool:
-        started = time.monotonic()
-        asked = (
-            operator.ask("GET", "/api/collections"),
-            visitor.ask("POST", f"/api/search/{MUSIC}", b'{"query": "row in key"}'),
-            visitor.ask("GET", "/health"),
-        )
-        return asked == (200, 200, 200) and time.monotonic() - started < 1
+        nonlocal last
+        course = _Course()
+        for client, *request in (
+            (operator, "GET", "/api/collections"),
+            (visitor, "POST", f"/api/search/{MUSIC}", b'{"query": "row in key"}'),
+            (visitor, "GET", "/health"),
+        ):
+            started = time.monotonic()
+            status = client.ask(*request)
+            course.note(time.monotonic() - started, status)
+        last = f"refused: {course.refused}, seconds: {[round(one, 2) for one in course.seconds]}"
+        return not course.refused and sum(course.seconds) < within
 
     wait_until(is_well, 60)
-    return time.monotonic() - began
+    return time.monotonic() - began, last
 
 
 def _megabytes(functions: FunctionsServer) -> float:

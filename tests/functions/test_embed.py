@@ -78,7 +78,8 @@ def test_concurrent_callers_get_their_own_vectors_from_joined_requests(
     server: str, provider: FakeProvider, request: pytest.FixtureRequest
 ) -> None:
     client: httpx.Client = request.getfixturevalue(server)
-    provider.wire.delay = 0.05
+    # Long enough for a slow machine to receive the next texts meanwhile.
+    provider.wire.delay = 0.5
     texts = [f"text number {number} viola" for number in range(200)]
 
     def one(text: str) -> list[float]:

@@ -206,7 +206,7 @@ def test_a_text_that_may_not_be_cut_is_refused_as_openai_does(keyed: httpx.Clien
 def test_the_header_of_a_joined_request_counts_only_its_own_texts(serve: Serve, provider: FakeProvider) -> None:
     client = serve(embedding_provider="ollama")
     client.headers.update(KEYS)
-    provider.wire.delay = 0.05
+    provider.wire.delay = 0.5
     texts = [LONG if number % 3 == 0 else f"text {number}" for number in range(30)]
     with ThreadPoolExecutor(30) as threads:
         answers = list(threads.map(lambda text: post(client, text), texts))

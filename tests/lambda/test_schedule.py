@@ -95,10 +95,10 @@ def test_an_error_in_claiming_tags_does_not_lose_embedded_rows(start: Start, own
 def test_no_synonyms_are_started_without_time_left(
     start: Start, owner: Connection, openai_server: ProtocolServer
 ) -> None:
-    openai_server.latency = 0.5
-    owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 2000) n")
+    openai_server.latency = 2
+    owner.execute("insert into public.music_knowledge (topic) select 'topic ' || n from generate_series(1, 6000) n")
     wait_for_synonyms(owner, "Zouk")
-    outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE, seconds=3)
+    outcome = start("worker", GENERATION_PROVIDER="openai").invoke(SCHEDULE, seconds=8)
     assert outcome.error is None
     assert (outcome.answer["status"], "synonyms" in outcome.answer) == ("interrupted", False)
     assert {call.path for call in openai_server.calls} == {"/v1/embeddings"}
