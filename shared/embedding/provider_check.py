@@ -1,4 +1,4 @@
-"""Knows whether a provider answers: it embeds one word from time to time, and is told of calls that failed."""
+"""Checks whether a provider answers: it embeds one word from time to time, and callers report calls that failed."""
 
 import logging
 import threading
