@@ -69,7 +69,8 @@ class OllamaProvider(EmbeddingProvider):
         self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document", *, cut: bool = False
     ) -> WireAnswer:
         # The server does not say which texts it cut. So the first request forbids it to cut (`truncate` false), and the
-        # server refuses a request with a text that is too long. EmbeddingJob then finds this text and sends it again, to be cut and counted.
+        # server refuses a request with a text that is too long. EmbeddingJob then finds this text and sends it again, to be
+        # cut and counted.
         body = {"input": list(inputs), "truncate": cut, **self._options}
         answer = self._client.post("/api/embed", body, inputs, timeout)
         rows = answer.get("embeddings")
