@@ -109,7 +109,7 @@ class Collection:
         return self._call("list_failed_embeddings", max_rows=max_rows)
 
     def verify_embeddings(self) -> int:
-        """Count the rows whose vector or `fts` is wrong, and the pending rows that the queue lacks."""
+        """Count the rows whose vector, `fts` or queue entry is wrong."""
         return int(self._call("verify_embeddings")[0])
 
     def mismatched_embeddings(self, max_rows: int = 20) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ class Collection:
         return self._call("mismatched_embeddings", max_rows=max_rows)
 
     def repair_embeddings(self) -> int:
-        """Remove wrong vectors, queue pending rows and compute a wrong `fts` again; returns how many rows were repaired."""
+        """Remove wrong vectors, correct the queue and compute a wrong `fts` again; returns how many rows were repaired."""
         return int(self._call("repair_embeddings")[0])
 
     def set_collection_model(self, model: str, *, replace_foreign: bool = False) -> int:

@@ -575,6 +575,15 @@ comment on function embedding.stray_leases is
 revoke all on function embedding.stray_leases from public, anon, authenticated, service_role;
 grant execute on function embedding.stray_leases to service_role;
 
+create function embedding.replaced_models(c embedding.tracked_tables)
+returns setof text language sql stable set search_path = pg_catalog, pg_temp as $$
+  select m.name from embedding.models m where m.name <> all (c.kept_models)
+$$;
+comment on function embedding.replaced_models is
+  'The registered models whose vectors a backfill replaces. A vector of a model that is not registered (it was written without the triggers) stays: another program may have made it.';
+revoke all on function embedding.replaced_models from public, anon, authenticated, service_role;
+grant execute on function embedding.replaced_models to service_role;
+
 create function embedding.queue_pending_rows(c embedding.tracked_tables)
 returns bigint language sql security invoker set search_path = pg_catalog, pg_temp as $$
   select r.queued
@@ -583,7 +592,7 @@ returns bigint language sql security invoker set search_path = pg_catalog, pg_te
       insert into embedding.queue (collection_id, row_id)
       select ($1).id, s.%1$I::text
       from %2$s s cross join lateral %3$s t
-      where (s.embedding is null or s.embedding_model <> all (($1).kept_models))
+      where (s.embedding is null or s.embedding_model = any (array(select embedding.replaced_models($1))))
         and (t.text is not null or t.error is not null)
       order by s.%1$I
       on conflict on constraint queue_pkey do nothing
@@ -971,8 +980,10 @@ begin
       select
         s.%1$I as key, i.row_id, i.text_hash, i.embedding,
         embedding.text_hash(embedding.document_text(s.*)) = substring(i.text_hash for 32) as fresh,
-        -- True if another worker saved the row after this worker's lease had expired.
-        substring(s.embedding_hash for 32) = substring(i.text_hash for 32) and s.embedding_model = $4 as saved_before,
+        -- True if another worker saved the row after this worker's lease had expired. A vector that was removed without the
+        -- triggers leaves its hash behind.
+        s.embedding is not null and substring(s.embedding_hash for 32) = substring(i.text_hash for 32) and s.embedding_model = $4
+          as saved_before,
         -- Read before the update: the table's trigger removes the row from the queue once it has its vector.
         coalesce((select q.attempts from embedding.queue q where q.collection_id = $5 and q.row_id = i.row_id), 0) as attempts
       from incoming i
@@ -2358,7 +2369,7 @@ declare
     from %2$s s cross join lateral embedding.try_document_text(s.*) t
     where s.%1$I = any ($2::%3$s[]) and (t.text is not null or t.error is not null)
       -- In a CASE, so that the rows are found by their keys alone.
-      and case when s.embedding is null or s.embedding_model <> all ($3) then true else false end
+      and case when s.embedding is null or s.embedding_model = any ($3) then true else false end
     order by s.%1$I
     on conflict on constraint queue_pkey do nothing
   $sql$, c.key_column, c.source, c.key_type);
@@ -2367,12 +2378,13 @@ declare
     select k from unnest(keys) k
     except
     select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (keys));
+  replaced constant text[] := array(select embedding.replaced_models(c));
   key text;
   queued bigint := 0;
   added bigint;
 begin
   if missing <> '{}' then
-    execute statement using c.id, missing, c.kept_models;
+    execute statement using c.id, missing, replaced;
     get diagnostics queued = row_count;
   end if;
   return queued;
@@ -2385,7 +2397,7 @@ exception
     perform set_config('lock_timeout', '5ms', true);
     foreach key in array missing loop
       begin
-        execute statement using c.id, array[key], c.kept_models;
+        execute statement using c.id, array[key], replaced;
         get diagnostics added = row_count;
         queued := queued + added;
       exception
@@ -2862,25 +2874,31 @@ returns table (row_id text, reason text, wrong text)
 language sql security invoker set search_path = pg_catalog, pg_temp as $$
   select u.*
   from embedding.read_table(c, $sql$
-    select array_agg(r.key::text), array_agg(r.reason), array_agg(r.wrong)
+    select array_agg(r.key), array_agg(r.reason), array_agg(r.wrong)
     from (
-      select w.key, coalesce(w.of_vector, w.of_queue, w.of_fts) as reason,
-        case when w.of_vector is null then case when w.of_queue is null then 'fts' else 'queue' end when w.error is null then 'vector' end
-          as wrong
+      select w.key::text, coalesce(w.of_vector, w.of_queue, w.of_fts) as reason,
+        case
+          when w.of_vector is null then case when w.of_queue is null then 'fts' else 'queue' end
+          when w.error is null and not w.unknown then case when w.unhashed then 'hash' else 'vector' end
+        end as wrong
       from (
         select
           s.%1$I as key,
           t.error,
+          s.embedding_hash is null and t.text is not null and extensions.vector_dims(s.embedding) = m.dimensions as unhashed,
+          s.embedding_model is not null and m.name is null and t.text is not null
+            and (substring(s.embedding_hash for 32) = embedding.text_hash(t.text)) is not false as unknown,
           case
             when s.embedding is null then null
             when t.error is not null then 'the vector cannot be compared with the text: ' || t.error
             when t.text is null then 'the row has a vector, but no text to embed'
-            when substring(s.embedding_hash for 32) is distinct from embedding.text_hash(t.text) then 'the vector belongs to another text'
-            when m.name is null then 'embedding_model is not a registered model'
+            when substring(s.embedding_hash for 32) <> embedding.text_hash(t.text) then 'the vector belongs to another text'
+            when m.name is null then 'embedding_model is not a registered model: register it, or set embedding to null'
             when extensions.vector_dims(s.embedding) <> m.dimensions then 'the vector does not have the width of its model'
+            when s.embedding_hash is null then 'the vector has no hash of its text'
           end as of_vector,
           case
-            when ($1).preparing or s.embedding is not null and (s.embedding_model = any (($1).kept_models)) is not false then null
+            when ($1).preparing or s.embedding is not null and s.embedding_model = any (array(select embedding.replaced_models($1))) is not true then null
             when (t.text is not null or t.error is not null)
               and not exists (select from embedding.queue q where q.collection_id = ($1).id and q.row_id = s.%1$I::text)
               then 'the row has no vector and no queue lists it'
@@ -2890,16 +2908,27 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
         left join embedding.models m on m.name = s.embedding_model
       ) w
       where coalesce(w.of_vector, w.of_queue, w.of_fts) is not null
+      union all
+      -- A claim removes such an entry, but it claims neither failed rows nor those that another worker seems to hold.
+      select q.row_id, 'the queue lists the row as failed, waiting or leased, but it needs no vector or does not exist', 'entry'
+      from embedding.queue q
+      where q.collection_id = ($1).id and not ($1).preparing and (q.failed_at is not null or q.available_at > now())
+        and not exists (
+          select from %2$s s cross join lateral %3$s t
+          where s.%1$I = q.row_id::%5$s and (s.embedding is null or s.embedding_model <> all (($1).kept_models))
+            and (t.text is not null or t.error is not null))
       limit ($2 ->> 'max_rows')::integer
     ) r
   $sql$, jsonb_build_object('max_rows', max_rows), array[
     -- A large table has its fts once a backfill has prepared it.
     case when embedding.computes_fts(c.source) and not c.preparing
       then format('t.error is null and s.fts is distinct from embedding.fit_lexemes(%L::regconfig, coalesce(t.text, %L))', c.text_config, '')
-      else 'false' end]) r (row_ids text[], reasons text[], wrong text[])
+      else 'false' end,
+    c.key_type]) r (row_ids text[], reasons text[], wrong text[])
   cross join lateral unnest(r.row_ids, r.reasons, r.wrong) u
 $$;
-comment on function embedding.mismatched_rows is 'The rows of mismatched_embeddings. wrong: vector, queue or fts; null if the text of the row cannot be read.';
+comment on function embedding.mismatched_rows is
+  'The rows of mismatched_embeddings. wrong: vector, hash, queue (no entry), entry (an entry too many) or fts; null if only the user can repair the row: its text cannot be read, or its model is not registered.';
 revoke all on function embedding.mismatched_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.mismatched_rows to service_role;
 
@@ -2908,7 +2937,7 @@ returns table (row_id text, reason text) language sql stable security invoker se
   select r.row_id, r.reason from embedding.mismatched_rows(embedding.get_collection(collection), max_rows) r
 $$;
 comment on function public.mismatched_embeddings is
-  'Rows whose vector does not belong to their present text or model, or cannot be compared with it; pending rows that no queue lists; rows whose fts does not belong to their text. With the reason. max_rows null: all of them.';
+  'Rows whose vector does not belong to their present text or model, or cannot be compared with it; pending rows that no queue lists; failed or leased entries of the queue that no row needs; rows whose fts does not belong to their text. With the reason. max_rows null: all of them.';
 revoke all on function public.mismatched_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.mismatched_embeddings to service_role;
 
@@ -2927,13 +2956,19 @@ declare
   row_ids text[];
   wrong text[];
 begin
-  -- A row whose text cannot be read stays as it is: the cause is its text or the function.
+  -- A row whose text cannot be read stays as it is: the cause is its text or the function. So does a vector of a model that is
+  -- not registered: another program may have made it.
   select array_agg(r.row_id), array_agg(r.wrong) into row_ids, wrong
   from embedding.mismatched_rows(c, null) r where r.wrong is not null;
+  -- Before the update, because its trigger may queue the same rows.
+  delete from embedding.queue q
+  where q.collection_id = c.id and (q.failed_at is not null or q.available_at > now())
+    and q.row_id = any (array(select w.row_id from unnest(row_ids, wrong) w (row_id, wrong) where w.wrong = 'entry'));
+  -- A vector without a hash is assumed to belong to the present text, as when it is written with the triggers: they add the hash.
   execute format($sql$
     update %2$s s set embedding = case when w.wrong <> 'vector' then s.embedding end%4$s
     from unnest($1, $2) w (row_id, wrong)
-    where s.%1$I = w.row_id::%3$s
+    where s.%1$I = w.row_id::%3$s and w.wrong <> 'entry'
   $sql$, c.key_column, c.source, c.key_type,
     -- The trigger computes it.
     case when embedding.computes_fts(c.source) then ', fts = null' end)
@@ -2944,7 +2979,7 @@ begin
   return coalesce(cardinality(row_ids), 0);
 end;
 $$;
-comment on function public.repair_embeddings is 'Repairs the rows that verify_embeddings counts: clears wrong vectors, queues pending rows, computes fts. Rows whose text cannot be read stay. Returns how many it repaired.';
+comment on function public.repair_embeddings is 'Repairs the rows that verify_embeddings counts: clears wrong vectors, adds missing hashes, queues pending rows, removes queue entries that no row needs, computes fts. Rows whose text cannot be read, and vectors of a model that is not registered, stay. Returns how many it repaired.';
 revoke all on function public.repair_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.repair_embeddings to service_role;
 
@@ -3199,6 +3234,15 @@ comment on function public.finish_embedding_run is
 revoke all on function public.finish_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.finish_embedding_run to service_role;
 
+create function embedding.is_recent(reported_at timestamptz, silent_seconds integer)
+returns boolean language sql set search_path = pg_catalog, pg_temp as $$
+  -- A report from the future: the clock was ahead and has been set back. A run that lives reports again within seconds.
+  select reported_at between clock_timestamp() - make_interval(secs => silent_seconds) and clock_timestamp() + interval '1 minute'
+$$;
+comment on function embedding.is_recent is 'Whether a run that reported at this time may still be alive.';
+revoke all on function embedding.is_recent from public, anon, authenticated, service_role;
+grant execute on function embedding.is_recent to service_role;
+
 create function public.list_embedding_runs(
   of_collection text default null, max_rows integer default 50, silent_seconds integer default 120, of_run uuid default null
 )
@@ -3214,12 +3258,12 @@ language sql stable security invoker set search_path = '' as $$
     r.started_at, r.work_began, r.reported_at, r.finished_at,
     -- A crashed run ended at its last report.
     case when r.state = 'crashed' then r.reported_at else r.finished_at end,
-    extract(epoch from case when r.state = 'crashed' then r.reported_at else coalesce(r.finished_at, clock_timestamp()) end - r.work_began)::float
+    greatest(extract(epoch from case when r.state = 'crashed' then r.reported_at else coalesce(r.finished_at, clock_timestamp()) end - r.work_began), 0)::float
   from (
     select r.*, coalesce(r.begun_at, r.started_at) as work_began,
       -- A worker reports every few seconds; a queued task is reported less often.
       case
-        when r.status in ('queued', 'running') and r.reported_at < clock_timestamp() - make_interval(secs => silent_seconds) then 'crashed'
+        when r.status in ('queued', 'running') and not embedding.is_recent(r.reported_at, silent_seconds) then 'crashed'
         else r.status
       end as state
     from embedding.runs r
@@ -3251,10 +3295,9 @@ language sql stable security invoker set search_path = '' as $$
   from embedding.runs r
   left join embedding.collections c on c.id = r.collection_id
   cross join lateral (
-    select r.embedded + r.failed + r.stale, extract(epoch from r.reported_at - coalesce(r.begun_at, r.started_at))
+    select r.embedded + r.failed + r.stale, greatest(extract(epoch from r.reported_at - coalesce(r.begun_at, r.started_at)), 0)
   ) w (done, seconds)
-  where r.kind = 'embedding' and r.status = 'running'
-    and r.reported_at > clock_timestamp() - make_interval(secs => silent_seconds)
+  where r.kind = 'embedding' and r.status = 'running' and embedding.is_recent(r.reported_at, silent_seconds)
   group by c.name
 $$;
 comment on function public.running_embedding_runs is

@@ -467,6 +467,18 @@ create index synonym_queue_claimable on embedding.synonym_queue (available_at) w
 revoke all on embedding.synonym_queue from public, anon, authenticated;
 grant select, insert, update, delete on embedding.synonym_queue to service_role;
 
+create function embedding.is_claimable(entry embedding.synonym_queue)
+returns boolean language sql set search_path = pg_catalog, pg_temp as $$
+  -- A lease or a wait takes at most a day. One from the future, as in embedding.stray_leases: the clock was ahead and has been
+  -- set back.
+  select entry.failed_at is null and (
+    entry.available_at <= clock_timestamp() or entry.available_at > clock_timestamp() + interval '1 day'
+    or entry.leased_at > clock_timestamp() + interval '1 minute' and entry.available_at > clock_timestamp() + interval '1 hour')
+$$;
+comment on function embedding.is_claimable is 'Whether no worker holds a requested tag, and its time has come.';
+revoke all on function embedding.is_claimable from public, anon, authenticated, service_role;
+grant execute on function embedding.is_claimable to service_role;
+
 create function public.request_synonyms(tag_type text default null, tag_ids bigint[] default null, force boolean default false)
 returns integer language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
@@ -515,7 +527,7 @@ begin
   with head as (
     select q.tag_type, q.tag_id
     from embedding.synonym_queue q
-    where q.failed_at is null and q.available_at <= clock_timestamp()
+    where embedding.is_claimable(q)
     order by q.available_at, q.tag_type, q.tag_id
     limit greatest(coalesce(batch_size, 1), 1)
     for update skip locked
@@ -597,7 +609,7 @@ returns table (tag_type text, tags bigint, active bigint, without bigint, waitin
 language sql stable security invoker set search_path = '' as $$
   select t.tag_type, count(*), count(*) filter (where s.is_active), count(*) filter (where s.id is null or s.renamed_from is not null),
     count(*) filter (where q.tag_id is not null and q.failed_at is null),
-    count(*) filter (where q.failed_at is null and q.available_at <= clock_timestamp()),
+    count(*) filter (where q.tag_id is not null and embedding.is_claimable(q)),
     count(*) filter (where q.failed_at is not null)
   from embedding.tags t
   left join public.mir_synonyms s on s.tag_type = t.tag_type and s.tag_id = t.tag_id

@@ -180,7 +180,7 @@ declare
     from %2$s s cross join lateral embedding.try_document_text(s.*) t
     where s.%1$I = any ($2::%3$s[]) and (t.text is not null or t.error is not null)
       -- In a CASE, so that the rows are found by their keys alone.
-      and case when s.embedding is null or s.embedding_model <> all ($3) then true else false end
+      and case when s.embedding is null or s.embedding_model = any ($3) then true else false end
     order by s.%1$I
     on conflict on constraint queue_pkey do nothing
   $sql$, c.key_column, c.source, c.key_type);
@@ -189,12 +189,13 @@ declare
     select k from unnest(keys) k
     except
     select q.row_id from embedding.queue q where q.collection_id = c.id and q.row_id = any (keys));
+  replaced constant text[] := array(select embedding.replaced_models(c));
   key text;
   queued bigint := 0;
   added bigint;
 begin
   if missing <> '{}' then
-    execute statement using c.id, missing, c.kept_models;
+    execute statement using c.id, missing, replaced;
     get diagnostics queued = row_count;
   end if;
   return queued;
@@ -207,7 +208,7 @@ exception
     perform set_config('lock_timeout', '5ms', true);
     foreach key in array missing loop
       begin
-        execute statement using c.id, array[key], c.kept_models;
+        execute statement using c.id, array[key], replaced;
         get diagnostics added = row_count;
         queued := queued + added;
       exception

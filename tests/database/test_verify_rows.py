@@ -133,3 +133,103 @@ def test_a_renamed_table_and_another_under_its_old_name_are_both_tracked(
     assert owner.execute(named).fetchall() == [(True,), (True,)]
     owner.execute("insert into pages values (5, 'bells')")
     assert backfill(database, provider, BackfillOptions("pages")).report.embedded == 1
+
+
+def test_a_vector_that_was_removed_without_triggers_is_made_again(
+    owner: Connection, database: PostgresDatabase, pages: Collection, provider: FakeProvider
+) -> None:
+    """Its hash and model are still there."""
+    without_triggers(owner, "update pages set embedding = null where id = 1")
+    outcome = backfill(database, provider, BackfillOptions("pages"))
+    assert (outcome.report.embedded, outcome.left.failed, outcome.left.waiting) == (1, 0, 0)
+    assert provider.wire.texts.count("harps") == 2
+    assert pages.verify_embeddings() == 0
+
+
+ENTRIES = {
+    "failed": "failed_at = now(), error = 'refused', attempts = 5",
+    "waiting": "available_at = now() + interval '30 minutes', attempts = 2",
+    "leased": "leased_at = now(), available_at = now() + interval '20 hours'",
+}
+
+
+@pytest.mark.parametrize("state", ENTRIES)
+def test_an_entry_of_an_old_queue_that_no_row_needs_is_removed(
+    owner: Connection, database: PostgresDatabase, pages: Collection, provider: FakeProvider, state: str
+) -> None:
+    owner.execute("insert into pages values (4, 'flutes')")
+    owner.execute(
+        "insert into embedding.queue select id, n::text from embedding.collections, unnest('{1, 99}'::int[]) n"
+        " where name = 'pages'"
+    )
+    owner.execute(f"update embedding.queue set {ENTRIES[state]}")
+    too_many = "the queue lists the row as failed, waiting or leased, but it needs no vector or does not exist"
+    assert reasons(pages) == {"1": too_many, "99": too_many}
+    assert (pages.verify_embeddings(), pages.repair_embeddings()) == (2, 2)
+    assert (pages.verify_embeddings(), queued(owner, "pages")) == (0, {"4"}), "row 4 needs its entry"
+    pages.retry_failed_embeddings()
+    owner.execute("update embedding.queue set leased_at = null, available_at = now()")
+    outcome = backfill(database, provider, BackfillOptions("pages"))
+    assert (outcome.report.embedded, outcome.left.failed) == (1, 0)
+
+
+def test_an_old_entry_of_a_row_with_a_vector_of_a_former_text_does_not_hold_it_up(
+    owner: Connection, database: PostgresDatabase, pages: Collection, provider: FakeProvider
+) -> None:
+    without_triggers(owner, "update pages set body = 'flutes' where id = 1")
+    owner.execute(
+        "insert into embedding.queue (collection_id, row_id, failed_at, attempts)"
+        " select id, '1', now(), 5 from embedding.collections where name = 'pages'"
+    )
+    pages.repair_embeddings()
+    assert pages.verify_embeddings() == 0
+    outcome = backfill(database, provider, BackfillOptions("pages"))
+    assert (outcome.report.embedded, outcome.left.failed) == (1, 0)
+
+
+BROUGHT = """
+    insert into pages (id, body, embedding, embedding_model)
+    values (4, 'flutes', array_fill(1::float4, array[3])::extensions.vector, 'my-clip')
+"""
+
+
+def test_a_vector_without_a_hash_is_kept(
+    owner: Connection, database: PostgresDatabase, pages: Collection, provider: FakeProvider
+) -> None:
+    """As when it is written with the triggers: it belongs to the text that was written with it."""
+    owner.execute("select register_embedding_model('my-clip', 'mine', 3)")
+    without_triggers(owner, BROUGHT)
+    without_triggers(owner, "update pages set embedding_hash = null where id = 1")
+    without_hash = "the vector has no hash of its text"
+    assert reasons(pages) == {"1": without_hash, "4": without_hash}
+    before = owner.execute("select id, embedding::text, embedding_model from pages order by id").fetchall()
+    assert (pages.repair_embeddings(), pages.verify_embeddings()) == (2, 0)
+    assert owner.execute("select id, embedding::text, embedding_model from pages order by id").fetchall() == before
+    assert owner.execute("select count(embedding_hash) from pages").fetchone() == (4,)
+    assert found(owner, "flute") == ["4"], "its fts is filled"
+    assert backfill(database, provider, BackfillOptions("pages")).report.processed == 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_vector_of_a_model_that_is_not_registered_is_kept(
+    owner: Connection, database: PostgresDatabase, pages: Collection, provider: FakeProvider, first: bool
+) -> None:
+    """Restored from the dump of a table of which only the rows were dumped; `first`: before any backfill."""
+    if first:
+        owner.execute("update pages set embedding = null; update embedding.collections set model = null")
+    without_triggers(owner, BROUGHT)
+    unregistered = "embedding_model is not a registered model: register it, or set embedding to null"
+    assert reasons(pages)["4"] == unregistered
+    pages.repair_embeddings()
+    backfill(database, provider, BackfillOptions("pages"))
+    assert pages.reconcile_embeddings() == 0
+    assert reasons(pages) == {"4": unregistered}
+    assert "flutes" not in provider.wire.texts
+    owner.execute("select register_embedding_model('my-clip', 'mine', 3)")
+    pages.repair_embeddings()
+    assert pages.verify_embeddings() == 0
+    assert owner.execute("select embedding::text, embedding_model from pages where id = 4").fetchone() == (
+        "[1,1,1]",
+        "my-clip",
+    )
+    assert backfill(database, provider, BackfillOptions("pages")).left.foreign_vectors == {"my-clip": 1}
