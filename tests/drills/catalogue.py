@@ -18,6 +18,7 @@ from tests.drills.harness import Finding, Length
 from tests.drills.neighbour import crowd_out
 from tests.drills.provider_faults import bad_tls, fail_in_every_way, search_while_it_fails
 from tests.drills.races import write_while_workers_run
+from tests.drills.restore import restore
 from tests.drills.soak import soak
 from tests.postgres_cluster import Cluster
 
@@ -49,6 +50,7 @@ DRILLS = (
     Drill("provider: failing while the HTTP server runs", search_while_it_fails),
     Drill("provider: bad TLS", bad_tls),
     Drill("neighbour", crowd_out),
+    Drill("restore", restore),
     Drill("soak", soak),
 )
 
