@@ -59,7 +59,7 @@ class ConsoleStart(BaseModel):
 
 async def _is_on(services: ServicesOf) -> None:
     if not services.serves_console:
-        raise NotFound("the console is off here; CONSOLE=true serves it")
+        raise NotFound("this server does not serve the console; set CONSOLE=true to serve it")
 
 
 router = APIRouter(tags=["console"], dependencies=[Depends(_is_on)], route_class=CompressedRoute)
@@ -130,13 +130,13 @@ def _searchable(services: Services) -> list[str]:
 DATABASE_GONE = Problem(
     code="database_gone",
     message="The database does not answer.",
-    fix="Check that it runs and that DATABASE_URL or SUPABASE_URL leads to it. If it runs, it may lack the migrations "
-    "of this version: run scripts/migrate.py, or supabase db push. The server's log has the reason.",
+    fix="Check that the database runs and that DATABASE_URL or SUPABASE_URL has its address. If it runs, migrations of "
+    "this version may be missing: run scripts/migrate.py, or supabase db push. The server's log has the reason.",
 )
 NO_KEY = Problem(
     code="no_key",
-    message="This server has no key, so it refuses every call.",
-    fix="Set FUNCTIONS_API_KEY and start it again.",
+    message="FUNCTIONS_API_KEY is not set, so the server refuses every request that needs this key.",
+    fix="Set FUNCTIONS_API_KEY and restart the server.",
 )
 
 

@@ -1,9 +1,9 @@
-// Every call to the server. The key is stored only in this variable and is lost when the tab is closed.
+// Sends every request to the server. The key is stored only in this variable and is lost when the tab is closed.
 
 let key = null;
 const events = new EventTarget();
 
-/** The server answered, with an error in its shape. */
+/** An error that the server returned. */
 export class ApiError extends Error {
   constructor(status, error) {
     super(error?.message ?? `the server answered ${status}`);
@@ -65,10 +65,10 @@ export async function call(path, { method = "GET", body, signal, keyed = true } 
 
 export const post = (path, body, options) => call(path, { method: "POST", body, ...options });
 
-/** A path of segments, each escaped. */
+/** The path of an API route from its segments, each escaped. */
 export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/")}`;
 
-/** Keeps only the latest of several calls: a call, or `stop`, aborts the previous one, whose promise never resolves. */
+/** Keeps only the latest of several calls: a new call, or `stop`, aborts the previous one, which then returns null. */
 export function newest() {
   let running = null;
   const stop = () => running?.abort();

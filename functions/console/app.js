@@ -1,4 +1,4 @@
-// The frame: tabs, theme, the server's state, and what to do when it does not answer.
+// Shows the frame of the page: tabs, theme and the state of the server, also when the server does not answer.
 
 import { alive, call, forgetKey, hasKey, on, tell } from "./api.js";
 import { el, say } from "./dom.js";
@@ -37,7 +37,7 @@ async function open(name, focus = false) {
     // A panel's module is loaded when the panel is first opened.
     const module = await import(`./${name}.js`).catch(() => null);
     if (!module) {
-      // The server was lost before the module was loaded: the next visit of the tab tries again.
+      // The server stopped before it sent the module: the next visit to the tab tries again.
       if (current === name) current = null;
       return tell("gone");
     }
@@ -121,7 +121,7 @@ function notice(message, fix) {
 }
 
 function notices(nodes) {
-  // Compared by text: an unchanged banner is not read aloud again.
+  // Replace the notices only if their text changed, so that a screen reader does not read them again.
   const place = byId("notices");
   if (place.textContent !== nodes.map((node) => node.textContent).join("")) place.replaceChildren(...nodes);
 }
@@ -143,7 +143,7 @@ on("back", () => {
   greet().then(reload);
   if (current === null) open(shownTab());
 });
-// An idle panel asks the server rarely.
+// Check the server regularly, because an idle panel sends few requests.
 setInterval(() => document.hidden || lost || alive(), ALIVE_MS);
 document.addEventListener("visibilitychange", () => panels[current]?.[document.hidden ? "hide" : "show"]?.());
 

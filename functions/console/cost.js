@@ -49,7 +49,7 @@ export function mount(panel) {
     const models = [...new Set(entries.map((entry) => entry.model))].sort();
     const embedded = count(sum(entries, "embedded"));
     totals.replaceChildren(...figures([["tokens", count(total.tokens)], ["spent", money(total.cost)], ["rows embedded", embedded]]));
-    if (!entries.length) return chart.replaceChildren(note("Nothing was embedded in this time", "Runs are counted here as they end."));
+    if (!entries.length) return chart.replaceChildren(note("Nothing was embedded in this time", "A run is counted here when it has ended."));
     const mark = (index) => el("i", { class: `m${index % 4}` });
     chart.replaceChildren(
       bars(entries, models, days, unit, Math.max(240, chart.clientWidth)),
@@ -68,14 +68,14 @@ export function mount(panel) {
     );
     return [
       table("numbers", ["collection", "rows", "tokens", "cost"], rows),
-      found.length > 1 && el("p", { class: "total" }, `${count(sum(found, "tokens"))} tokens, ${money(sum(found, "cost"))} in all`),
+      found.length > 1 && el("p", { class: "total" }, `${count(sum(found, "tokens"))} tokens, ${money(sum(found, "cost"))} in total`),
       el("p", { class: "dim" }, `Counted by ${[...new Set(found.map((one) => one.method))].join("; ")}.`),
     ];
   }
 
   async function showRuns() {
     const { runs: latest } = await call(`/api/runs?limit=${RUNS}`);
-    if (!latest.length) return el("p", { class: "dim" }, "No run yet.");
+    if (!latest.length) return el("p", { class: "dim" }, "There is no run yet.");
     const named = latest.flatMap((run) => {
       const [line, ...rest] = runLine(run);
       line.firstChild.append(el("span", { class: "of dim" }, run.collection ?? "every collection"));

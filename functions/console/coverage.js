@@ -104,7 +104,7 @@ export function mount(panel) {
 function empty(collections) {
   const names = collections.map((collection) => collection.collection).join(", ");
   const step = names
-    ? note("The collections are empty", `${names} hold no rows. Load the sample rows and embed them, or write rows of your own: they show up here.`, "make demo")
+    ? note("The collections are empty", `These collections have no rows: ${names}. Load and embed the sample rows, or write your own rows.`, "make demo")
     : note("No table is tracked yet", "Add a shipped collection with its sample rows, or track a table of your own.", ".venv/bin/python scripts/migrate.py --seed --collections music_knowledge");
   step.append(el("p", null, "To track your own table, run the two statements in docs/your-own-table.md."));
   return step;

@@ -17,23 +17,23 @@ export function el(tag, attributes, ...children) {
   return node;
 }
 
-/** A button; `attributes` may hold more. */
+/** A button with optional attributes. */
 export function button(text, onclick, attributes) {
   return el("button", { type: "button", onclick, ...attributes }, text);
 }
 
-/** Change a node's text only where it differs, so that nothing is laid out or read aloud again. */
+/** Change a node's text only if it differs. Otherwise the browser would lay it out and a screen reader read it again. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Make `nodes` the elements of a place; those that are there already are not touched. */
+/** Make `nodes` the children of `place`. A node that is already in its position is not moved. */
 export function arrange(place, nodes) {
   for (const child of [...place.children]) if (!nodes.includes(child)) child.remove();
   nodes.forEach((node, index) => node === place.children[index] || place.insertBefore(node, place.children[index] ?? null));
 }
 
-/** Run a button's action; the button is disabled until it ends, and keeps the focus. `failed` is given the error. */
+/** Run a button's action. Until it ends, the button is disabled but keeps the focus. `failed` gets an error. */
 export function working(action, failed) {
   return async (event) => {
     const pressed = event.currentTarget;
@@ -61,14 +61,14 @@ export function segments(label, pairs, chosen, press) {
   return el("div", { class: "segments", role: "group", "aria-label": label }, buttons);
 }
 
-/** A field whose label only a screen reader reads. */
+/** A field with a label for screen readers only. */
 export const labelled = (text, field, kind) => el("label", { class: kind }, el("span", { class: "sr" }, text), field);
 
 /** A form around a search box and its selects; Enter searches. */
 export const searchbar = (search, ...fields) =>
   el("form", { class: "searchbar", role: "search", onsubmit: (event) => (event.preventDefault(), search()) }, fields);
 
-/** A part that opens under its title. */
+/** A section that the user can open under its title. */
 export const fold = (title, body, attributes) =>
   el("details", { class: "fold", ...attributes }, el("summary", null, title), el("div", { class: "fold-body" }, body));
 
@@ -76,7 +76,7 @@ export const fold = (title, body, attributes) =>
 export const figures = (pairs) =>
   pairs.map(([label, value]) => el("div", null, el("dt", null, label), value instanceof Node ? value : el("dd", null, value)));
 
-/** A table whose rows `rows` has, or comes to have. */
+/** A table. `rows` is a list of rows, or a <tbody> that the caller fills. */
 export function table(kind, heads, rows) {
   const head = el("tr", null, heads.map((text) => el("th", { scope: "col" }, text)));
   return el("table", { class: kind }, el("thead", null, head), rows instanceof Node ? rows : el("tbody", null, rows));
@@ -91,13 +91,13 @@ export const choices = (pairs) => pairs.map(([value, label]) => el("option", { v
 
 export const sum = (rows, field) => rows.reduce((all, row) => all + row[field], 0);
 
-/** Whether a value differs from that of the call before. */
+/** A function that returns whether its value differs from the value of the previous call. */
 export function changing() {
   let seen;
   return (value) => seen !== (seen = JSON.stringify(value));
 }
 
-/** `later` runs an action when nothing was typed for a moment, `cancel` does not. */
+/** `later` runs an action when the user has typed nothing for a moment; `cancel` prevents this. */
 export function afterTyping(action) {
   let timer = null;
   const cancel = () => clearTimeout(timer);
@@ -145,7 +145,7 @@ export function percent(part, total) {
   return `${share.toFixed(share < 10 || share > 99 ? 1 : 0).replace(/\.0$/, "")}\u00a0%`;
 }
 
-/** Seconds in words. Figure and unit stay on one line, here and above. */
+/** A duration with its unit. No-break spaces keep number and unit on one line. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)}\u00a0s`;

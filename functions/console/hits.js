@@ -55,7 +55,7 @@ export function makeHit(hit, wanted) {
   };
 }
 
-/** A hit in a list: its place, what it says, its score above its bar. */
+/** A hit in a list: its position, its content, and its score above a bar. */
 const line = (hit, found, bar, place, score) =>
   el(
     "li",
@@ -72,7 +72,7 @@ export function column(name, own, otherName, other, wanted, shown) {
   const lines = own.hits.slice(0, shown).map((hit, place) => {
     const score = hit[`${name}_score`] ?? 0;
     const bar = el("div", { class: "split", "aria-hidden": "true" }, el("i", { class: name, vars: { "--share": score } }));
-    const elsewhere = `${ranks.has(hit.id) ? `#${ranks.get(hit.id)}` : "not"} in ${NAMES[otherName].toLowerCase()}`;
+    const elsewhere = `${ranks.has(hit.id) ? `#${ranks.get(hit.id)}` : "not"} in the ${NAMES[otherName].toLowerCase()} ranking`;
     const found = [el("h4", null, marked(labelOf(hit), wanted)), el("p", { class: "dim" }, elsewhere)];
     return line(hit, found, bar, String(place + 1), score.toFixed(3));
   });

@@ -102,7 +102,7 @@ export function mount(panel, shared) {
     chosen = null;
     view = { ...WHOLE };
     if (!points.length) {
-      const text = `The map appears when rows of ${map.collection} are embedded: open Coverage, choose “Embed now”.`;
+      const text = `The map needs embedded rows of ${map.collection}. Open Coverage and choose “Embed now”.`;
       say(status, "");
       place.replaceChildren(note("No vectors to draw yet", text));
       return;
@@ -110,9 +110,9 @@ export function mount(panel, shared) {
     showLegend(map);
     const [first, second] = map.explained;
     const sampled = map.total > points.length ? `${count(points.length)} of ${plural(map.total, "row")}, a fixed sample` : plural(points.length, "row");
-    described = `${sampled} · ${map.model} · the map shows ${percent(first + second, 1)} of the differences between the vectors`;
+    described = `${sampled} · ${map.model} · the two axes show ${percent(first + second, 1)} of the variance of the vectors`;
     say(status, described);
-    base.setAttribute("aria-label", `${plural(points.length, "point")} of ${map.collection}, similar ones near each other; the list below names them`);
+    base.setAttribute("aria-label", `${plural(points.length, "point")} of ${map.collection}; similar points are near each other; the list below names them`);
     place.replaceChildren(stage, legend, list.node);
     draw();
     list.show(points, hits);
@@ -226,7 +226,7 @@ export function mount(panel, shared) {
     tip.hidden = !point;
     over.classList.toggle("pointing", Boolean(point));
     if (!point) return;
-    const rank = hits.has(point.id) ? el("span", { class: "dim" }, `#${hits.get(point.id)} of the search`) : "";
+    const rank = hits.has(point.id) ? el("span", { class: "dim" }, `hit #${hits.get(point.id)} of the search`) : "";
     const category = point.category === null ? "" : el("span", null, String(point.category));
     tip.replaceChildren(el("b", null, point.label ?? point.id), category, rank);
     tip.style.setProperty("--x", `${point.px}px`);

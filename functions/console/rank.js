@@ -1,5 +1,5 @@
 // Computes the hybrid score like search_*: full_text_weight × full_text_score + semantic_weight × semantic_score + rest.
-// A pure module; its results must be equal to the server's.
+// The module has no side effects. Its results must equal the server's.
 
 /** The three parts of a hit's score. `rest` is the part that a collection adds to the hybrid score (datasets: static score and age). */
 export function parts(hit, weights) {
@@ -13,7 +13,7 @@ export function parts(hit, weights) {
 export const total = ({ full_text, semantic, rest }) => full_text + semantic + rest;
 const score = (hit, weights) => total(parts(hit, weights));
 
-/** The hits ordered by their score with other weights, best first; ties by id, like the server. */
+/** The hits in the order of their scores with other weights, best first. Equal scores are ordered by id, as on the server. */
 export function rerank(hits, weights) {
   const scores = new Map(hits.map((hit) => [hit, score(hit, weights)]));
   return [...hits].sort((a, b) => scores.get(b) - scores.get(a) || byId(a.id, b.id));
@@ -25,11 +25,12 @@ function byId(a, b) {
 }
 
 /**
- * Whether the first `shown` hits of `rerank` are certainly those of the server.
+ * Whether the first `shown` hits of `rerank` are certainly those that the server would return.
  *
- * With the requested weights, a row that the answer does not list has at most the score of the last listed row. Its
- * highest possible score with the new weights, with parts between 0 and 1, is a fractional knapsack problem. A weight
- * of zero needs a new request, because the server then leaves out that ranking and scales the other one differently.
+ * With the requested weights, a row that the answer does not list has at most the score of the last listed row. Both
+ * parts of its score are between 0 and 1. To find its highest possible score with the new weights is a fractional
+ * knapsack problem. A weight of zero needs a new request: the server then leaves out this ranking and scales the other
+ * one differently.
  */
 export function isCertain(answer, weights, shown) {
   const { hits, weights: asked, wanted } = answer;
@@ -42,7 +43,7 @@ export function isCertain(answer, weights, shown) {
 }
 
 function mostUnlisted({ hits, weights: asked }, weights) {
-  // The rest has the same weight in both; its limit is not 1 but the whole score of the last row.
+  // The part `rest` always has the weight 1, and it can be as high as the whole score of the last row.
   const hasRest = "hybrid_score" in hits[0];
   let left = Math.min(...hits.map((hit) => score(hit, asked)));
   let most = 0;

@@ -1,4 +1,4 @@
-// Searches while the user types. An answer contains both parts of every score, so the sliders re-rank it without a request.
+// Searches while the user types. An answer has both parts of every score, so the sliders change the order without a request.
 
 import { newest, path, post } from "./api.js";
 import { afterTyping, button, choices, el, labelled, plural, say, searchbar, segments } from "./dom.js";
@@ -11,7 +11,7 @@ export const WANTED = 50;
 const SHOWN = 10;
 export const DEFAULT_WEIGHTS = { full_text: 0.3, semantic: 0.7 };
 
-/** Ask the server. It sends no key: a search runs with the caller's own rights. */
+/** Search on the server. The request has no key, so the search runs as `anon`. */
 export async function ask(collection, query, weights, signal, wanted = WANTED) {
   const body = { query, match_count: wanted, full_text_weight: weights.full_text, semantic_weight: weights.semantic };
   const answer = await post(path("search", collection), body, { signal, keyed: false });
@@ -149,11 +149,11 @@ export function mount(panel, shared) {
     const found = hits.length === wanted ? `the best ${hits.length} rows` : plural(hits.length, "row");
     say(status, hits.length ? `${found} · ${took_ms} ms` : "");
     warning.hidden = !degraded;
-    say(warning, degraded ? `${DEGRADED} Semantic results return when the provider does.` : "");
+    say(warning, degraded ? `${DEGRADED} Semantic search works again when the provider answers.` : "");
     if (hits.length) return false;
-    const why = "An empty collection has no hits, and rows that are not embedded yet are found by full text only: see ";
+    const why = "An empty collection has no hits. Semantic search does not find rows that are not embedded yet. See ";
     results.replaceChildren(
-      note("Nothing found", `No row of ${collection} matches this, neither by full text nor semantically.`),
+      note("Nothing found", `Neither full-text search nor semantic search found a row of ${collection}.`),
       el("p", { class: "dim" }, why, el("a", { href: "#/coverage" }, "Coverage"), "."),
     );
     return true;
@@ -193,7 +193,7 @@ export function mount(panel, shared) {
   return {
     show() {
       names().then(() => (shared.server ? box.value.trim() || welcome() : run()));
-      // Only if the panel was opened by its address: a user who moves along the tabs by keyboard keeps the focus there.
+      // Focus the box only if the address opened the panel: a user who moves between the tabs by keyboard stays on the tabs.
       if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) box.focus();
     },
     reset() {

@@ -32,7 +32,7 @@ export function failure(error) {
   if (!(error instanceof ApiError)) throw error;
   const node = note("That did not work", error.message);
   node.setAttribute("role", "alert");
-  if (error.requestId) node.append(el("p", { class: "dim" }, `Request ${error.requestId} in the server's log.`));
+  if (error.requestId) node.append(el("p", { class: "dim" }, `The server's log has more about the request ${error.requestId}.`));
   return node;
 }
 
@@ -45,7 +45,7 @@ export function locked() {
     if (field.value.trim()) useKey(field.value.trim());
     field.value = "";
   };
-  const hint = "It is FUNCTIONS_API_KEY of the server's environment. It stays in the memory of this tab and is gone when you close it.";
+  const hint = "The key is the value of FUNCTIONS_API_KEY in the server's settings. This tab keeps it in memory and forgets it when you close the tab.";
   return el(
     "form",
     { class: "note", onsubmit: submit, autocomplete: "off" },
@@ -55,7 +55,7 @@ export function locked() {
   );
 }
 
-/** Show the result of `load` in `place`: a skeleton first if it is empty, and a message after an error. */
+/** Show the result of `load` in `place`, or a message after an error. An empty place shows a loading state first. */
 export async function fill(place, load) {
   if (!place.hasChildNodes()) place.replaceChildren(loading());
   try {

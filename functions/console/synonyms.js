@@ -1,4 +1,4 @@
-// Synonyms of genres and moods: look up, read, edit, generate again, remove from search.
+// Finds, shows and edits the synonyms of genres and moods, generates them again and removes them from search.
 
 import { ApiError, call, newest, path, post } from "./api.js";
 import { afterTyping, button, choices, count, el, figureRow, labelled, plural, say, searchbar, sum, table, timeOf, working } from "./dom.js";
@@ -8,7 +8,7 @@ const TASK_MS = 1000;
 const FOUND = 8;
 const ENDED = ["completed", "failed", "interrupted", "crashed"];
 const NO_GENERATOR =
-  "No model is set up to write synonyms: set GENERATION_PROVIDER to ollama or openai in the server's environment. You can still write them by hand.";
+  "No language model is configured to write synonyms. Set GENERATION_PROVIDER to ollama or openai in the server's settings. You can also write synonyms by hand.";
 const TYPES = [["", "genres and moods"], ["genre", "genres"], ["mood", "moods"]];
 
 export function mount(panel) {
@@ -40,7 +40,7 @@ export function mount(panel) {
   welcome();
 
   function welcome() {
-    const text = "By its name or by a synonym, in English or French. Edit its terms here, or have the model write them again.";
+    const text = "Type the name of a tag or a synonym, in English or French. Then you can edit the synonyms, or let the language model write them again.";
     editor.replaceChildren(note("Look up a tag", text));
   }
 
@@ -113,7 +113,7 @@ export function mount(panel) {
     const writeFor = (tagType) => button(`Write synonyms for the ${tagType}`, working(() => write(tagType), refused));
     const step = note(
       `“${name}” has no active synonyms`,
-      `If there is a ${types.join(" or a ")} of that name, begin with its own name as the first term.`,
+      `If a ${types.join(" or a ")} has this name, you can write its synonyms. The name becomes the first term.`,
     );
     step.append(el("div", { class: "row" }, types.map(writeFor)), problem);
     editor.replaceChildren(step);
@@ -147,19 +147,19 @@ export function mount(panel) {
         edit(await call(path("synonyms", tag.id), { method, body: body?.() }), saved);
         find();
       });
-    const save = change("PUT", () => ({ ...form.values(), updated_at: tag.updated_at }), "Saved. Search uses it now.");
-    const switchOff = change("DELETE", null, "Removed: searches no longer find this tag. Its terms are kept.");
+    const save = change("PUT", () => ({ ...form.values(), updated_at: tag.updated_at }), "Saved. Searches use these synonyms now.");
+    const switchOff = change("DELETE", null, "Removed. Searches no longer find this tag. Its terms are kept.");
     const revive = change("PUT", () => ({ is_active: true }), "Searches find this tag again.");
     const again = attempt(async () => {
       const task = await post("/api/synonyms/generate", { tag_type: tag.tag_type, tag_ids: [tag.tag_id], force: true });
       if (!task.task_id) return report(task.message);
-      report("The model is writing …");
+      report("The language model writes the synonyms …");
       await follow(task.task_id, report);
       if (open === tag) await read(tag.tag_type, tag.tag_name);
       find();
     });
-    const author = tag.source === "manual" ? "hand" : tag.source;
-    const origin = el("span", { class: "dim" }, `${tag.tag_type} · written by ${author} · ${timeOf(tag.updated_at)}`);
+    const author = { manual: "written by hand", generated: "written by a language model" }[tag.source] ?? `source: ${tag.source}`;
+    const origin = el("span", { class: "dim" }, `${tag.tag_type} · ${author} · ${timeOf(tag.updated_at)}`);
     const state = el("span", { class: `chip ${tag.is_active ? "ok" : "wait"}` }, tag.is_active ? "active" : "not searched");
     const onsubmit = (event) => {
       event.preventDefault();
@@ -245,14 +245,14 @@ export function mount(panel) {
 
 /** The fields of a tag's synonyms, and what they hold. */
 function makeForm(synonyms, confidence) {
-  const area = (label, lines, hint = "one a line") => {
+  const area = (label, lines, hint = "one on each line") => {
     const id = `terms-${label.toLowerCase().replaceAll(" ", "-")}`;
     const input = el("textarea", { rows: 6, id, spellcheck: "false" }, (lines ?? []).join("\n"));
     const name = el("span", null, label, " ", el("small", { class: "dim" }, hint));
     const read = () => input.value.split("\n").map((line) => line.trim()).filter(Boolean);
     return { node: el("label", { class: "field", for: id }, name, input), read };
   };
-  const terms = area("Search terms", synonyms.search_terms, "one a line; the first is the name");
+  const terms = area("Search terms", synonyms.search_terms, "one on each line; the first is the name of the tag");
   const related = area("Related tags", synonyms.related_tags);
   const fr = area("In French", synonyms.translations?.fr);
   const en = area("In English", synonyms.translations?.en);

@@ -12,7 +12,7 @@ const STOP = new Set(
    how all any both each few more most other some such no nor not only own same so than too very s t can will just don should now
    de du des et la le les un une dans pour sur avec`.split(/\s+/),
 );
-// Common words of questions: full-text search counts them a little, but marks on them explain nothing.
+// Common words in queries. They add little to the full-text score, so marks on them would not explain a hit.
 const COMMON = new Set("make get use need want like good better best less much way thing".split(" "));
 
 const VOWEL = "[aeiouy]";
@@ -35,7 +35,7 @@ export function stem(text) {
   let word = text.toLowerCase();
   if (word.length < 3) return word;
   if (UNCHANGED.has(word)) return UNCHANGED.get(word);
-  // A y that is a consonant.
+  // Mark each y that is a consonant.
   word = word.replace(/^y|(?<=[aeiouy])y/g, "Y");
   const region = (whole) => whole.length - (R.exec(whole)?.[1].length ?? 0);
   const special = /^(gener|commun|arsen|past|univers|later|emerg|organ)/.exec(word);
