@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import Body, CollectionName, Text
 from shared.embedding.collection import Collection
 from shared.embedding.coverage import CollectionStatus, list_collections, list_failures
@@ -128,7 +128,8 @@ def failures(
     return Failures.model_validate({"failures": found, "total": total})
 
 
-@router.post("/{collection}/retry", dependencies=[TakesLargeBody])
+@router.post("/{collection}/retry")
+@takes_large_body
 def retry(collection: CollectionName, services: ServicesOf, body: RetryRequest | None = None) -> Retried:
     """Queue failed rows again with their attempts reset; the next run embeds them."""
     row_ids = body.row_ids if body else None

@@ -3,20 +3,20 @@
 import asyncio
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, model_validator
 
-from functions.http.answer_limit import OnLambda, check_answer_fits, escaped_size, may_be_too_large
+from functions.http.answer_limit import LAMBDA_EVENT, check_answer_fits, escaped_size, may_be_too_large
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import Body, JsonBytes, SomeText, Text
 from functions.http.served_model import served_model
 from shared.embedding.code_chunks import CodeChunk, check_chunks_can_be_stored, store_chunks
 from shared.models import InputKind
 
-router = APIRouter(tags=["embedding"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route)
+router = APIRouter(tags=["embedding"], dependencies=[NeedsKey], route_class=Route)
 
 MAX_CHUNKS = 256
 
@@ -57,9 +57,10 @@ class EmbedAnswer(BaseModel):
 
 
 @router.post("/embed", response_model=EmbedAnswer)
-async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf, on_lambda: OnLambda) -> JsonBytes:
+@takes_large_body
+async def embed(body: EmbedRequest, services: ServicesOf, deadline: DeadlineOf, request: Request) -> JsonBytes:
     """Embed 1 to 256 chunks."""
-    if on_lambda and may_be_too_large(len(body.chunks)):
+    if LAMBDA_EVENT in request.scope and may_be_too_large(len(body.chunks)):
         spec = await served_model(services, deadline)
         longest = max(escaped_size(chunk.chunk_id) for chunk in body.chunks)
         check_answer_fits("chunks", len(body.chunks), spec.dimensions, names=longest)

@@ -3,14 +3,14 @@
 import base64
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from functions.http.answer_limit import OnLambda, check_answer_fits
+from functions.http.answer_limit import LAMBDA_EVENT, check_answer_fits
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import JsonBytes, Text, check_text
 from functions.http.served_model import served_model
 from functions.http.token_arrays import decode_tokens
@@ -18,7 +18,7 @@ from shared.errors import InvalidRequest, NotFound, ProviderInputTooLong
 from shared.logs import request_id
 from shared.models import EmbeddingModel, Vectors
 
-router = APIRouter(tags=["embedding"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route)
+router = APIRouter(tags=["embedding"], dependencies=[NeedsKey], route_class=Route)
 
 MAX_INPUTS = 2048
 # This header counts the texts that were cut because they were longer than the model reads.
@@ -131,8 +131,9 @@ HEADERS = {TRUNCATED: {"schema": {"type": "integer"}, "description": "How many t
 
 @router.post("/v1/embeddings/", include_in_schema=False)
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses={200: {"headers": HEADERS}, **ERRORS})
+@takes_large_body
 async def create_embeddings(
-    body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf, on_lambda: OnLambda
+    body: EmbeddingsRequest, services: ServicesOf, deadline: DeadlineOf, request: Request
 ) -> JsonBytes:
     """Embed up to 2,048 texts as documents. With tiktoken on the server, arrays of token ids are accepted, too."""
     spec = await served_model(services, deadline)
@@ -141,7 +142,7 @@ async def create_embeddings(
     shortened = body.dimensions not in (None, spec.dimensions)
     if shortened and not (services.provider.shortens_vectors and (body.dimensions or 0) < spec.dimensions):
         raise InvalidRequest(f"dimensions: {spec.name} has {spec.dimensions} here, not {body.dimensions}")
-    if on_lambda:
+    if LAMBDA_EVENT in request.scope:
         dimensions = body.dimensions or spec.dimensions
         check_answer_fits("input", len(body.input), dimensions, base64=body.encoding_format == "base64")
     texts = await decode_tokens(body.input)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from functions.http.app import create_function
 from functions.http.auth import OPTIONAL_TOKEN, CallerOf, NeedsKey, ServicesOf
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import Body, ScoredHit, SomeText, Text
 from functions.http.synonym_schemas import GenerationAccepted, accepted
 from shared.synonyms.service import SynonymHits
@@ -205,14 +205,16 @@ def generation_state(services: ServicesOf) -> GenerationState:
     )
 
 
-@router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey, TakesLargeBody])
+@router.post("/api/synonyms", status_code=201, dependencies=[NeedsKey])
+@takes_large_body
 def create_synonyms(body: NewSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Write a tag's synonyms. Inactive synonyms are replaced and activated; for a tag with active ones, answer 409."""
     row = services.synonym_store.create_synonyms(**body.model_dump())
     return StoredSynonyms(**services.synonyms.embed(row))
 
 
-@router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey, TakesLargeBody])
+@router.put("/api/synonyms/{synonyms_id}", dependencies=[NeedsKey])
+@takes_large_body
 def update_synonyms(synonyms_id: SynonymsId, body: ChangedSynonyms, services: ServicesOf) -> StoredSynonyms:
     """Change synonyms; `is_active: true` activates them again."""
     changes = body.model_dump(exclude={"updated_at"})

@@ -4,18 +4,19 @@ from fastapi import APIRouter
 
 from functions.http.app import create_function
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import DatabaseWebhook
 from functions.http.synonym_schemas import GenerationAccepted, accepted, skipped
 from shared.errors import InvalidRequest
 from shared.synonyms.store import TagType
 
-router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret, TakesLargeBody], route_class=Route)
+router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret], route_class=Route)
 
 TABLES: dict[str, TagType] = {"genre_tags": "genre", "mood_tags": "mood"}
 
 
 @router.post("/api/webhooks/synonyms", status_code=202)
+@takes_large_body
 def receive_tag(body: DatabaseWebhook, services: ServicesOf) -> GenerationAccepted:
     """Generate synonyms for the tag's current name in the background; a late or repeated delivery does no harm."""
     tag_type = TABLES.get(body.table)

@@ -8,13 +8,13 @@ from pydantic import BaseModel, Field
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import Body, CollectionName, SomeText, Text
 from shared.embedding.rows import RowsReport, RowToEmbed
 from shared.embedding.webhooks import EventReport
 from shared.logs import request_id
 
-router = APIRouter(tags=["rows"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route)
+router = APIRouter(tags=["rows"], dependencies=[NeedsKey], route_class=Route)
 
 MAX_ROWS = 1000
 
@@ -47,6 +47,7 @@ class UpsertAnswer(BaseModel):
 
 
 @router.post("/api/upsert-embeddings")
+@takes_large_body
 def upsert_embeddings(body: UpsertRequest, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed these rows before answering. A row that has its vector already costs nothing."""
     rows = [RowToEmbed(str(row.id), row.text) for row in body.rows]

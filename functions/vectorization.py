@@ -8,14 +8,12 @@ from pydantic import BaseModel, Field
 from functions.http.app import create_function
 from functions.http.auth import NeedsKey, ServicesOf
 from functions.http.deadlines import DeadlineOf, wait_for
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import Body, JsonBytes, SomeText
 from shared.logs import request_id
 from shared.models import InputKind
 
-router = APIRouter(
-    prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey, TakesLargeBody], route_class=Route
-)
+router = APIRouter(prefix="/api/vectorization", tags=["embedding"], dependencies=[NeedsKey], route_class=Route)
 
 
 class TextToEmbed(Body):
@@ -41,6 +39,7 @@ class VectorizationStatus(BaseModel):
 
 
 @router.post("/embed", response_model=TextVector)
+@takes_large_body
 async def embed_text(body: TextToEmbed, services: ServicesOf, deadline: DeadlineOf) -> JsonBytes:
     """Embed one text. Set `input_type` to `query` for a search query."""
     service = services.embedding

@@ -5,16 +5,17 @@ from fastapi import APIRouter
 from functions.http.app import create_function
 from functions.http.auth import NeedsWebhookSecret, ServicesOf
 from functions.http.deadlines import DeadlineOf
-from functions.http.routes import Route, TakesLargeBody
+from functions.http.routes import Route, takes_large_body
 from functions.http.schemas import DatabaseWebhook
 from functions.upsert_embeddings import UpsertAnswer, upsert_answer
 from shared.embedding.webhooks import RowEvent, embed_event
 from shared.logs import request_id
 
-router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret, TakesLargeBody], route_class=Route)
+router = APIRouter(tags=["webhooks"], dependencies=[NeedsWebhookSecret], route_class=Route)
 
 
 @router.post("/api/webhooks/embeddings")
+@takes_large_body
 def receive_webhook(body: DatabaseWebhook, services: ServicesOf, deadline: DeadlineOf) -> UpsertAnswer:
     """Embed the row's current text. A repeated or late delivery does no harm."""
     event = RowEvent(body.type, body.schema_name, body.table, body.record)

@@ -1,12 +1,11 @@
 """Refuses requests whose answer would be larger than Lambda can send."""
 
-from typing import Annotated
-
 import orjson
-from fastapi import Depends, Request
 
 from shared.errors import InvalidRequest
 
+# Mangum, which runs the application on Lambda, adds this to the scope of a request. Outside Lambda there is no limit.
+LAMBDA_EVENT = "aws.event"
 # Lambda refuses an answer above 6,291,556 bytes. It does so after the work is done, and the caller gets a 502. This limit
 # is lower, to leave room for headers.
 MAX_ANSWER_BYTES = 5_500_000
@@ -20,14 +19,6 @@ _ITEM_BYTES, _ENVELOPE_BYTES = 80, 1_000
 
 class AnswerTooLarge(InvalidRequest, code="answer_too_large", status=413):
     """The answer is larger than Lambda can carry."""
-
-
-async def _on_lambda(request: Request) -> bool:
-    # Mangum, which runs the application on Lambda, adds the event. Outside Lambda there is no such limit.
-    return "aws.event" in request.scope
-
-
-OnLambda = Annotated[bool, Depends(_on_lambda)]
 
 
 def may_be_too_large(vectors: int) -> bool:

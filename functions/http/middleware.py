@@ -34,6 +34,9 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 
+# Where the scope holds the status of an answer that has begun.
+_STATUS = "tonnetz.status"
+
 # A function that gets method, route, status and seconds of each answered request.
 ObserveRequest = Callable[[str, str, int, float], None]
 
@@ -50,6 +53,7 @@ class RequestMiddleware:
         self._services = services
         self._observe = observe
         self._inside: ASGIApp | None = None
+        self._checks_origin = True
         self._open_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,12 +66,10 @@ class RequestMiddleware:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         current = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(current)
-        status, begun = 500, False
 
         async def answer(message: Message) -> None:
-            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status, begun = message["status"], True
+                scope[_STATUS] = message["status"]
                 headers = message.get("headers", ())
                 present = {name for name, _ in headers}
                 added = [header for header in _SECURITY_HEADERS if header[0] not in present]
@@ -76,14 +78,22 @@ class RequestMiddleware:
 
         self._open_requests += 1
         try:
-            inside = self._inside or self._prepared(scope)
-            await inside(scope, receive, answer)
-            if not begun:
-                # The client has closed the connection; 499 is nginx's status for that.
-                status = 499
+            await (self._inside or self._prepared(scope))(scope, receive, answer)
+            # If there is no answer, the client has closed the connection; 499 is nginx's status for that.
+            scope.setdefault(_STATUS, 499)
         finally:
             self._open_requests -= 1
-            self._note(scope, status, time.perf_counter() - started)
+            seconds, status = time.perf_counter() - started, scope.get(_STATUS, 500)
+            if log.isEnabledFor(logging.INFO):
+                fields = {
+                    "function": self._function,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                }
+                log.info("request", extra={"fields": fields | {"duration_ms": round(seconds * 1000, 2)}})
+            if self._observe is not None:
+                self._observe(scope["method"], getattr(scope.get("route"), "path", "other"), status, seconds)
             request_id.reset(token)
 
     def _prepared(self, scope: Scope) -> ASGIApp:
@@ -94,6 +104,7 @@ class RequestMiddleware:
         try:
             if "aws.context" in scope:
                 _ = self._services.lambda_logs
+            self._checks_origin = not self._services.needs_key
             self._inside = self._with_cors(self._services.settings.allowed_origins)
             return self._inside
         except AppError as error:
@@ -114,21 +125,15 @@ class RequestMiddleware:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application with its limits, and turn every error into an answer."""
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            self._check_origin(dict(scope["headers"]))
+            if self._checks_origin:
+                self._check_origin(dict(scope["headers"]))
             if self._open_requests > MAX_REQUESTS and scope["path"] not in _PROBES:
                 raise Overloaded("the server has too many open requests; try again", retry_after=1)
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         except (Exception, asyncio.CancelledError) as error:
             response = self._error(error, scope)
-            if begun:
+            if _STATUS in scope:
                 raise
             await response(scope, receive, send)
 
@@ -144,25 +149,15 @@ class RequestMiddleware:
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Protect a loopback server without a key from web pages, which could reach it through the user's browser."""
-        services = self._services
-        if not services.open_on_loopback or services.settings.functions_api_key is not None:
-            return
         # A web page can reach this server in two ways. With a name that resolves to 127.0.0.1 (DNS rebinding), the header
         # Host contains this name. With a request to 127.0.0.1, the header Origin contains the page's site.
         # Starlette's TrustedHostMiddleware cannot check ranges of addresses, and answers in plain text.
         if not is_loopback(headers.get(b"host", b"").decode("latin-1")):
             raise Forbidden("without FUNCTIONS_API_KEY only 127.0.0.1 and localhost are served")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and origin not in services.settings.allowed_origins and not is_loopback(origin.partition("://")[2]):
+        allowed = self._services.settings.allowed_origins
+        if origin and origin not in allowed and not is_loopback(origin.partition("://")[2]):
             raise Forbidden("without FUNCTIONS_API_KEY pages of other origins are not served; see ALLOWED_ORIGINS")
-
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        """Write the access log and count the request."""
-        if log.isEnabledFor(logging.INFO):
-            fields = {"function": self._function, "method": scope["method"], "path": scope["path"], "status": status}
-            log.info("request", extra={"fields": {**fields, "duration_ms": round(seconds * 1000, 2)}})
-        if self._observe is not None:
-            self._observe(scope["method"], getattr(scope.get("route"), "path", "other"), status, seconds)
 
 
 def is_loopback(host: str) -> bool:

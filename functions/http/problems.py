@@ -21,7 +21,7 @@ class Problem(BaseModel):
 
 _START_PROVIDER = {
     "onnx": "The model runs inside the server; the server's log says why it could not be used.",
-    "ollama": "Start Ollama with ollama serve, pull the model, and check that OLLAMA_URL has Ollama's address.",
+    "ollama": "Start it with ollama serve, pull the model, and check that OLLAMA_URL leads to it.",
     "openai": "Check the connection and OPENAI_BASE_URL.",
 }
 
@@ -41,10 +41,7 @@ def _provider_problem(services: Services, failure: Failure) -> Problem:
     effect = "search is full-text only, and nothing is embedded"
     if isinstance(error, ConfigurationError):
         message = f"The provider {name} is not set up."
-        fix = (
-            "Check EMBEDDING_PROVIDER, EMBEDDING_MODEL and the provider's key, then restart the server. "
-            "The server's log has the reason."
-        )
+        fix = "Check EMBEDDING_PROVIDER, EMBEDDING_MODEL and its key, then start the server again. Its log has the reason."
     elif isinstance(error, ProviderUnavailable):
         message = f"The provider {name} cannot be reached: {effect}."
         fix = _START_PROVIDER.get(kind, "The server's log has the reason.")

@@ -38,59 +38,54 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(cast(Transport, transport))
         # The time at which the head or body that is being received must be complete; infinite between requests.
         self.due = self.loop.time() + HEAD_SECONDS
-        self._in_head = True
-        self._head_bytes = self._fields = 0
         # Bytes since the head began, or since the last byte of a body.
         self._since = 0
         self._unread, self._unread_since = 0, self.loop.time()
+        # uvicorn sets these when a head begins.
+        self.url, self.headers = b"", []
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        scope, cycle = self.scope, self.cycle
         self._since += len(data)
         super().data_received(data)
-        # A complete field was counted when it was parsed, an incomplete one was not.
         if self._since > MAX_HEAD_BYTES:
             self.refuse(*TOO_LARGE)
+        elif len(self.headers) > MAX_FIELDS:
+            self.refuse(*TOO_MANY)
+        if self.cycle is None or self.cycle.scope is not self.scope:
+            if self.scope is not scope:
+                self.due = self.loop.time() + HEAD_SECONDS
+        elif not self.cycle.more_body:
+            self.due, self._since = math.inf, 0
+        elif self.cycle is not cycle:
+            self.due = self.loop.time() + BODY_SECONDS
 
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():
             super().send_400_response(msg)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.due = self.loop.time() + HEAD_SECONDS
-        self._in_head = True
-        self._head_bytes = self._fields = 0
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        self._count(len(name) + len(value) + 4)
-        # Do not use a trailer as a header: a gateway in front, which checks or logs headers, does not see trailers.
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
+        problem = None
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.refuse(*TOO_MANY_REQUESTS)
+            problem = TOO_MANY_REQUESTS
+        elif len(self.headers) > MAX_FIELDS:
+            problem = TOO_MANY
+        elif len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+            problem = TOO_LARGE
+        if problem is not None:
+            self.refuse(*problem)
             raise _Refused
-        self._in_head = False
-        self._since = 0
-        self.due = self.loop.time() + BODY_SECONDS
         super().on_headers_complete()
+        # The list for trailers. Do not use a trailer as a header: a gateway in front, which checks or logs headers, does
+        # not see trailers.
+        self.headers = []
+        self._since = 0
 
     def on_body(self, body: bytes) -> None:
         self._since = 0
         super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._since = 0
-        self.due = math.inf
-        super().on_message_complete()
 
     def check_time(self, now: float) -> None:
         """Close the connection if its request or its client takes too long."""
@@ -126,12 +121,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         cycle = self.cycle
         return cycle is not None and cycle.response_started and not cycle.response_complete
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES or self._fields > MAX_FIELDS:
-            self.refuse(*(TOO_MANY if self._fields > MAX_FIELDS else TOO_LARGE))
-            raise _Refused
 
 
 def slowest(connections: Iterable[Any]) -> LimitedProtocol | None:

@@ -1,9 +1,9 @@
 """Divides the threads of a server, so that slow requests of one kind leave threads for the other kinds."""
 
 import asyncio
-from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from shared.errors import Overloaded
 
@@ -22,45 +22,22 @@ class ThreadShares:
     """Lets SHARE requests of each kind run at a time, and KEYED_SHARE of those with a key, on one event loop."""
 
     def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
-        self._waiting: defaultdict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
+        # A semaphore is dropped when no request of its kind runs or waits.
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
     async def share(self, kind: str) -> AsyncIterator[bool]:
         """Reserve one thread; yields whether the request waited for it. Raises Overloaded after PATIENCE seconds."""
-        waits = self._running[kind] >= (KEYED_SHARE if kind == KEYED else SHARE)
-        if waits:
-            await self._wait(kind)
-        else:
-            self._running[kind] += 1
+        share = self._shares.get(kind)
+        if share is None:
+            share = self._shares[kind] = asyncio.Semaphore(KEYED_SHARE if kind == KEYED else SHARE)
+        waits = share.locked()
+        try:
+            async with asyncio.timeout(PATIENCE if waits else None):
+                await share.acquire()
+        except TimeoutError:
+            raise Overloaded("too many requests of this kind are running; try again", retry_after=5) from None
         try:
             yield waits
         finally:
-            self._pass_on(kind)
-
-    async def _wait(self, kind: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting[kind].append(turn)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                # The thread was given to this request at the moment when it stopped waiting.
-                self._pass_on(kind)
-            if isinstance(error, TimeoutError):
-                raise Overloaded("too many requests of this kind are running; try again", retry_after=5) from None
-            raise
-
-    def _pass_on(self, kind: str) -> None:
-        """Give the thread to the request that has waited longest; if none waits, count it as free."""
-        queue = self._waiting.get(kind)
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._waiting.pop(kind, None)
-        self._running[kind] -= 1
-        if not self._running[kind]:
-            del self._running[kind]
+            share.release()
