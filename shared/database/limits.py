@@ -1,10 +1,10 @@
 """Limits how long calls of the database take, and how many connections each kind of call uses at a time."""
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from shared.errors import DatabaseBusy
 
@@ -33,7 +33,6 @@ WORK = Limits("10min", "1min")
 # Prefixes of the functions that need no key, or that every search calls. Each function is, for each collection, a kind
 # of its own.
 _OPEN = ("search_", "similar_rows", "collection_models", "ping_embeddings")
-_REST = "other calls"
 
 
 class Shares:
@@ -47,8 +46,9 @@ class Shares:
         self._divided = connections >= 8
         self._of_a_search = connections // 2
         self._of_the_rest = connections * 3 // 8
-        self._used: Counter[str] = Counter()
-        self._changed = threading.Condition()
+        # A semaphore is dropped when no call of its kind runs or waits.
+        self._shares: WeakValueDictionary[str, threading.Semaphore] = WeakValueDictionary()
+        self._lock = threading.Lock()
 
     @contextmanager
     def share(self, function: str, arguments: Mapping[str, object], seconds: float) -> Iterator[None]:
@@ -56,27 +56,14 @@ class Shares:
         if not self._divided:
             yield
             return
-        kind = _kind(function, arguments)
-        most = self._of_the_rest if kind is _REST else self._of_a_search
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._used[kind] < most, seconds):
-                raise DatabaseBusy("calls of this kind use their whole share of the connections; try again later")
-            self._used[kind] += 1
+        kind, most = "other calls", self._of_the_rest
+        if function.startswith(_OPEN):
+            kind, most = f"{function} {str(arguments.get('collection', '')).removeprefix('public.')}", self._of_a_search
+        with self._lock:
+            share = self._shares.setdefault(kind, threading.Semaphore(most))
+        if not share.acquire(timeout=seconds):
+            raise DatabaseBusy("calls of this kind use their whole share of the connections; try again later")
         try:
             yield
         finally:
-            with self._changed:
-                self._used[kind] -= 1
-                if not self._used[kind]:
-                    del self._used[kind]
-                self._changed.notify_all()
-
-    def held(self, function: str, arguments: Mapping[str, object]) -> int:
-        """How many calls of the same kind are running."""
-        return self._used[_kind(function, arguments)]
-
-
-def _kind(function: str, arguments: Mapping[str, object]) -> str:
-    if not function.startswith(_OPEN):
-        return _REST
-    return f"{function} {str(arguments.get('collection', '')).removeprefix('public.')}"
+            share.release()

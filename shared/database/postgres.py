@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -87,14 +88,41 @@ def connect(url: SecretStr, *, application_name: str = "tonnetz") -> Connection:
         raise explain(error, url) from None
 
 
-class _PostgresService(Database):
-    """Runs each call as service_role, with the time limits `limits` unless they are None."""
+@dataclass(eq=False)
+class _PostgresCalls(Database):
+    """Sends each call after the statements that set its role and limits: those of service_role, or _AS_CALLER."""
 
-    def __init__(self, pool: "_Pool", limits: Limits | None) -> None:
-        self.pool = pool
-        self._preceded_by = (_AS_SERVICE_ROLE, *(limits.statements if limits else ()))
+    pool: "_Pool"
+    preceded_by: tuple[str, ...]
+    caller: Caller | None = None
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        with self.pool.lend(function, arguments) as connection:
+            names = tuple(arguments)
+            values = [_adapted(value) for value in arguments.values()]
+            if self.caller is not None:
+                values = [orjson.dumps(dict(self.caller.claims)).decode(), self.caller.role, *values]
+            elif any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
+                return self._send_large(connection, _statement((), function, names), values)
+            answer = connection.execute(_statement(self.preceded_by, function, names), values).set_result(-1)
+            return [row[0] for row in answer if row[0] not in (None, "")]
+
+    def _send_large(self, connection: Connection, statement: bytes, values: list[Any]) -> list[Any]:
+        # Do not use psycopg's pipeline. After its Sync it may send a Flush, which gets no answer. PgBouncer in transaction
+        # mode then keeps the server's connection for this client.
+        try:
+            connection.execute("; ".join(("begin", *self.preceded_by)))
+            answer = [row[0] for row in psycopg.Cursor(connection).execute(statement, values)]
+            connection.execute("commit")
+        except psycopg.Error:
+            if not connection.closed:
+                connection.rollback()
+            raise
+        return [value for value in answer if value not in (None, "")]
 
     def run_alone(self, listed_by: str, argument: str) -> bool:
+        if self.caller is not None:
+            return False
         with connect(self.pool.url) as connection:
             try:
                 # A pooler could send the statements to different sessions, where their settings and locks would remain.
@@ -111,32 +139,11 @@ class _PostgresService(Database):
                 raise translate(error) from None
         return True
 
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        names = tuple(arguments)
-
-        def send(connection: Connection) -> Cursor:
-            values = [_adapted(value) for value in arguments.values()]
-            if not any(isinstance(value, Jsonb) and len(value.obj) > _LARGE for value in values):
-                return connection.execute(_statement(self._preceded_by, function, names), values).set_result(-1)
-            # Do not use psycopg's pipeline. After its Sync it may send a Flush, which gets no answer. PgBouncer in
-            # transaction mode then keeps the server's connection for this client.
-            try:
-                connection.execute("; ".join(("begin", *self._preceded_by)))
-                cursor = psycopg.Cursor(connection).execute(_statement((), function, names), values)
-                connection.execute("commit")
-            except psycopg.Error:
-                if not connection.closed:
-                    connection.rollback()
-                raise
-            return cursor
-
-        return self.pool.rows(function, arguments, send)
-
     def close(self) -> None:
         """Do nothing: PostgresDatabase owns the connections."""
 
 
-class PostgresDatabase(_PostgresService):
+class PostgresDatabase(_PostgresCalls):
     """Calls SQL functions as service_role over a pool of connections. No call needs session state of an earlier one.
 
     `max_connections` is the size of the pool: one connection for each thread that calls at the same time. `limits` are
@@ -153,37 +160,17 @@ class PostgresDatabase(_PostgresService):
             first.close()
             raise _cannot_act(error) from None
         self._is_limited = limits is not None
-        super().__init__(_Pool(url, first, max_connections, divided=self._is_limited), limits)
+        pool = _Pool(url, first, max_connections, divided=self._is_limited)
+        super().__init__(pool, (_AS_SERVICE_ROLE, *(limits.statements if limits else ())))
 
     def as_caller(self, caller: Caller) -> Database:
-        return _PostgresCaller(self.pool, caller)
+        return _PostgresCalls(self.pool, _AS_CALLER, caller)
 
     def for_work(self) -> Database:
-        return _PostgresService(self.pool, WORK) if self._is_limited else self
+        return _PostgresCalls(self.pool, (_AS_SERVICE_ROLE, *WORK.statements)) if self._is_limited else self
 
     def close(self) -> None:
         self.pool.close()
-
-
-class _PostgresCaller(Database):
-    """Runs each call in a read-only transaction with the caller's role and claims, as PostgREST does."""
-
-    def __init__(self, pool: "_Pool", caller: Caller) -> None:
-        self._pool = pool
-        self._caller = caller
-
-    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
-        query = _statement(_AS_CALLER, function, tuple(arguments))
-
-        def send(connection: Connection) -> Cursor:
-            claims = orjson.dumps(dict(self._caller.claims)).decode()
-            values = [claims, self._caller.role, *(_adapted(value) for value in arguments.values())]
-            return connection.execute(query, values).set_result(-1)
-
-        return self._pool.rows(function, arguments, send)
-
-    def close(self) -> None:
-        """Do nothing: the pool owns the connections."""
 
 
 class _Pool:
@@ -221,11 +208,20 @@ class _Pool:
         self._failure = None
         return connection
 
-    def rows(self, function: str, arguments: dict[str, Any], send: Callable[[Connection], Cursor]) -> list[Any]:
-        """Send a call and return its rows. Raises AppError."""
+    @contextmanager
+    def lend(self, function: str, arguments: dict[str, Any]) -> Iterator[Connection]:
+        """A connection for one call; an error of the call becomes an AppError."""
         try:
-            with self._shares.share(function, arguments, WAIT_FOR_CONNECTION), self._connection() as connection:
-                rows = send(connection).fetchall()
+            with self._shares.share(function, arguments, WAIT_FOR_CONNECTION):
+                deadline = time.monotonic() + WAIT_FOR_CONNECTION
+                # The pool's own check is not used: it waits a second or more for each closed connection.
+                while not _is_open(connection := self._pool.getconn(deadline - time.monotonic())):
+                    # The pool replaces the closed connection in the background.
+                    self._pool.putconn(connection)
+                try:
+                    yield connection
+                finally:
+                    self._pool.putconn(connection)
         except PoolTimeout:
             raise self._no_connection() from None
         except psycopg.Error as error:
@@ -234,19 +230,6 @@ class _Pool:
             if "surrogates" not in str(error):
                 raise
             raise DatabaseRejected("a text contains half of a surrogate pair, which UTF-8 cannot encode") from None
-        return [row[0] for row in rows if row[0] not in (None, "")]
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        """An open connection. The pool's own check is not used: it waits a second or more for each closed connection."""
-        deadline = time.monotonic() + WAIT_FOR_CONNECTION
-        while not _is_open(connection := self._pool.getconn(deadline - time.monotonic())):
-            # The pool replaces the closed connection in the background.
-            self._pool.putconn(connection)
-        try:
-            yield connection
-        finally:
-            self._pool.putconn(connection)
 
     def _no_connection(self) -> DatabaseUnavailable:
         if self._failure is None:

@@ -113,7 +113,7 @@ def test_a_repeated_statement_is_never_prepared(database_url: SecretStr, only_on
 def test_a_large_argument_sends_nothing_that_has_no_answer(database: PostgresDatabase, tmp_path: Path) -> None:
     """A Flush after the last Sync has none: the pooler would lend the server's connection to this client for ever."""
     with (tmp_path / "trace").open("w") as trace:
-        with database.pool._connection() as connection:
+        with database.pool.lend("ping_embeddings", {}) as connection:
             connection.pgconn.trace(trace.fileno())
         for _ in range(3):
             database.call("upsert_datasets", {"rows": [{"external_id": "1", "title": "t" * 40_000}]})
