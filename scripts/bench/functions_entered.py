@@ -3,8 +3,9 @@
 
 The operations are a search for a new query, `/embed` with one text, a backfill of one row, and a webhook after which
 synonyms are generated and embedded. Each program runs with a profile function, which records every called function of
-functions/, shared/ and scripts/; comprehensions and module bodies do not count. `--checkout` also counts another version
-and compares the two.
+functions/, shared/ and scripts/; comprehensions and module bodies do not count. The backfill gets the address of a
+running database, because starting PostgreSQL is no part of embedding a row, and early versions left it to a package.
+`--checkout` also counts another version and compares the two.
 """
 
 import json
@@ -14,7 +15,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,15 @@ with connect(get_database_url(load_settings())) as owner:
         print(found.fetchone()[0])
 """
 
+# Prints the address of the embedded database, and keeps it running until the input ends.
+DATABASE = """
+import sys
+from shared.settings import load_settings
+from shared.wiring import get_database_url
+print(get_database_url(load_settings()).get_secret_value(), flush=True)
+sys.stdin.read()
+"""
+
 # The functions (`entered`) and database calls (`calls`) of one operation.
 Found = dict[str, Any]
 
@@ -124,7 +135,8 @@ def count(root: Path) -> dict[str, Found]:
         checkout.trace("scripts/migrate.py", "--seed")
         checkout.trace("scripts/backfill.py")
         walks = checkout.serve()
-        return walks | {"row": checkout.trace("scripts/backfill.py", "--collection", "music_knowledge")}
+        with checkout.running_database() as url:
+            return walks | {"row": checkout.trace("scripts/backfill.py", "--collection", "music_knowledge", url=url)}
 
 
 class Checkout:
@@ -146,19 +158,29 @@ class Checkout:
             "LOG_LEVEL": "ERROR",
         }
 
-    def _run(self, *arguments: object) -> str:
+    def _run(self, *arguments: object, **environment: str) -> str:
         done = subprocess.run(
             [str(part) for part in (self._python, *arguments)],
-            cwd=self._root, env=self._environment, check=False, capture_output=True, text=True,
+            cwd=self._root, env=self._environment | environment, check=False, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{arguments[-1]}: {done.stderr[-1000:]}")
         return done.stdout.strip()
 
-    def trace(self, *arguments: str) -> Found:
-        """Run a script and return what it entered."""
-        self._run("-c", TRACER, self._entered, *arguments)
+    def trace(self, *arguments: str, url: str | None = None) -> Found:
+        """Run a script, on the database at `url`, and return what it entered."""
+        self._run("-c", TRACER, self._entered, *arguments, **({"DATABASE_URL": url} if url else {}))
         return self._read()
+
+    @contextmanager
+    def running_database(self) -> Iterator[str]:
+        """Keep the embedded database running; yields its address."""
+        command = (self._python, "-c", DATABASE)
+        with subprocess.Popen(
+            command, cwd=self._root, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as program:
+            assert program.stdout is not None
+            yield program.stdout.readline().strip()
 
     def _read(self) -> Found:
         found: Found = json.loads(self._entered.read_text())
@@ -202,11 +224,16 @@ class Checkout:
                     post("/embed", {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": text}]})
 
                 search()
+                # What a server does each second also without a request, such as closing slow connections, does not count.
+                idle = walk(lambda: time.sleep(1.2))
+                # The server closes a connection after five seconds without a request.
                 embed()
                 walks = {"search": walk(search), "embed": walk(embed)}
                 self.change_a_row()
                 walks["synonyms"] = walk(lambda: self.name_a_tag(post))
                 self.change_a_row()
+                for found in walks.values():
+                    found["entered"] = [one for one in found["entered"] if one not in idle["entered"]]
                 return walks
 
     def name_a_tag(self, post: Callable[[str, Any], None]) -> None:
