@@ -82,7 +82,7 @@ def search_by_url(
 
 
 def _answer(result: SearchResult) -> SearchAnswer:
-    hits = [SearchHit(**hit.as_dict()) for hit in result.hits]
+    hits = [SearchHit(**hit.row) for hit in result.hits]
     return SearchAnswer(hits=hits, degraded=result.degraded, took_ms=result.took_ms)
 
 

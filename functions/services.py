@@ -161,7 +161,7 @@ class Services:
 
         in_process = self.settings.embedding_provider == "onnx"
         embedding = EmbeddingService(
-            self.providers.configured,
+            self.providers.for_model,
             joins=self.long_lived,
             workers=CALLERS_IN_PROCESS if in_process else WORKERS[self.settings.embedding_provider],
             joining_workers=JOINING_IN_PROCESS if in_process else None,
@@ -180,9 +180,10 @@ class Services:
     def search(self) -> SearchService:
         """Searches collections."""
         from shared.search.search import SearchService
-        from shared.wiring import get_query_cache
+        from shared.wiring import get_cache
 
-        return SearchService(self.database, self.providers, get_query_cache(self.settings))
+        prefix = self.settings.embedding_query_prefix
+        return SearchService(self.database, self.providers, get_cache(self.settings), query_prefix=prefix)
 
     @lazy
     def health(self) -> HealthService:
@@ -280,9 +281,10 @@ class Services:
     def synonyms(self) -> SynonymService:
         """Synonyms of tags: search, read, edit."""
         from shared.synonyms.service import SynonymService
-        from shared.wiring import get_answer_cache
+        from shared.wiring import get_cache
 
-        return SynonymService(self.database, self.search, get_answer_cache(self.settings), embedder=lambda: self.upsert)
+        answers = get_cache(self.settings, size=2048)
+        return SynonymService(self.database, self.search, answers, embedder=lambda: self.upsert)
 
     @lazy
     def synonym_store(self) -> SynonymStore:

@@ -5,6 +5,7 @@ import argparse
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 import command
@@ -32,7 +33,7 @@ from shared.errors import (
 from shared.models import BackfillReport, split_model_name
 from shared.providers.base import EmbeddingProvider
 from shared.settings import Settings, load_settings
-from shared.wiring import WORKERS, get_database, model_providers
+from shared.wiring import WORKERS, get_database, get_model_providers
 
 EPILOG = """\
 exit code: 0 every row is embedded; 1 some rows or some collections failed, --verify found wrong rows, or the run ended
@@ -84,7 +85,7 @@ def main() -> int:
         settings = settings_for_model(settings, arguments.switch_model)
     # Check the flags before anything is started or loaded.
     options_for("", arguments, DEFAULT_WORKERS)
-    with get_database(settings, max_connections=8) as database, model_providers(settings) as providers:
+    with get_database(settings, max_connections=8) as database, closing(get_model_providers(settings)) as providers:
         names = choose_collections(database, arguments.collection)
         chosen = choose_providers(database, providers, names, arguments)
         stop = command.stop_on_signal()
@@ -156,7 +157,7 @@ def choose_providers(
         try:
             work = Collection(database, name)
             if arguments.switch_model:
-                provider: EmbeddingProvider | None = providers.configured()
+                provider: EmbeddingProvider | None = providers.for_model()
             else:
                 provider = providers.for_backfill(work, look=not arguments.dry_run)
             if provider is not None and arguments.max_cost is not None and not provider.price_is_known:
@@ -180,7 +181,7 @@ def choose_providers(
 def with_another_model(providers: ModelProviders, chosen: Mapping[str, Choice]) -> list[str]:
     """The collections whose provider has another model than the one in the settings."""
     try:
-        model = providers.configured().model
+        model = providers.for_model().model
     except ConfigurationError:
         return []
     return [name for name, one in chosen.items() if isinstance(one, EmbeddingProvider) and one.model != model]
@@ -246,8 +247,8 @@ def run_one(
     if not arguments.json:
         print(describe(outcome.report, provider.price_per_million_tokens))
     code = explain(work, outcome)
-    if code == 0 and outcome.report.embedded:
-        index(database, name)
+    if code == 0 and outcome.left.lacks_index:
+        index(work)
     if arguments.switch_model:
         say(f"set EMBEDDING_PROVIDER={provider.name} and EMBEDDING_MODEL={provider.model} for later runs")
     if arguments.verify or arguments.repair:
@@ -298,9 +299,10 @@ def explain(work: Collection, outcome: BackfillOutcome) -> int:
     return code
 
 
-def index(database: Database, name: str) -> None:
+def index(work: Collection) -> None:
+    name = work.collection
     try:
-        if built := Collection(database, name).create_embedding_index(min_rows=INDEX_MIN_ROWS):
+        if built := work.create_embedding_index(min_rows=INDEX_MIN_ROWS):
             say(f"{name}: built the index {built}")
     except DatabaseTimeout:
         say(

@@ -27,7 +27,7 @@ class Mask:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         # Replace the longest secret first, because one secret may contain another.
-        longest = sorted({secret for secret in secrets if secret}, key=lambda secret: (-len(secret), secret))
+        longest = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
         self._secrets = re.compile("|".join("".join(map(_written, each)) for each in longest)) if longest else None
 
     def hide(self, value: object) -> object:
@@ -104,7 +104,8 @@ class PlainFormatter(logging.Formatter):
 
 
 _known: set[str] = set()
-_mask = Mask()
+# Created when the first text is written, because it takes time that most commands do not need.
+_mask: Mask | None = None
 
 
 def remember_secrets(secrets: Iterable[str]) -> None:
@@ -112,12 +113,14 @@ def remember_secrets(secrets: Iterable[str]) -> None:
     global _mask
     if not _known.issuperset(given := set(secrets)):
         _known.update(given)
-        _mask = Mask(_known)
+        _mask = None
 
 
 def hide_secrets(text: str) -> str:
     """The text without the secrets of the settings that this process has read."""
-    return _mask.hide_in(text)
+    global _mask
+    mask = _mask = _mask or Mask(_known)
+    return mask.hide_in(text)
 
 
 def configure_logs(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:

@@ -129,10 +129,10 @@ class Spent:
     tokens: int = 0
     calls: int = 0
 
-    def add(self, more: Spent) -> None:
-        """Add requests and tokens."""
-        self.tokens += more.tokens
-        self.calls += more.calls
+    def add(self, tokens: int, calls: int) -> None:
+        """Add tokens and requests."""
+        self.tokens += tokens
+        self.calls += calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,9 @@ class NamedRow:
 class QueueState:
     """The number of queued rows: ready to be claimed, leased to a worker, waiting for the next attempt, failed.
 
-    `foreign_vectors` is read at the end of a run. For each model of another program, it has the number of rows that keep
-    their vectors of this model.
+    The last two are read at the end of a run. For each model of another program, `foreign_vectors` has the number of
+    rows that keep their vectors of this model. `lacks_index`: the run has embedded rows, and there are now enough
+    vectors for an index, which is missing.
     """
 
     ready: int
@@ -174,6 +175,7 @@ class QueueState:
     waiting: int
     failed: int
     foreign_vectors: Mapping[str, int] = field(default_factory=dict)
+    lacks_index: bool = False
 
     @property
     def pending(self) -> int:
@@ -227,7 +229,7 @@ SCORES = ("score", "full_text_score", "full_text_rank", "semantic_score", "seman
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result: its score, the parts of the score, and in `row` the collection's own columns."""
+    """One search result: its score, the parts of the score, and in `row` all columns of the answer, these included."""
 
     id: str
     score: float
@@ -236,10 +238,6 @@ class Hit:
     semantic_score: float | None
     semantic_rank: int | None
     row: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The hit as one flat object."""
-        return {"id": self.id, **{name: getattr(self, name) for name in SCORES}, **self.row}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from shared.embedding.model_providers import ModelProviders
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
-    from shared.search.query_cache import QueryCache
     from shared.search.search import SearchService
     from shared.synonyms.generators.base import SynonymGenerator
 
@@ -242,20 +240,11 @@ def _redis(url: SecretStr) -> RedisCache:
     return RedisCache(url)
 
 
-def get_query_cache(settings: Settings) -> QueryCache:
-    """A cache of query vectors, shared through REDIS_URL if it is set."""
-    from shared.search.query_cache import QueryCache
-
-    cache = QueryCache(_redis(settings.redis_url) if settings.redis_url else None)
-    cache.query_prefix = settings.embedding_query_prefix
-    return cache
-
-
-def get_answer_cache(settings: Settings) -> Cache:
-    """A cache of synonym searches, shared through REDIS_URL if it is set."""
+def get_cache(settings: Settings, *, size: int = 4096) -> Cache:
+    """A cache of `size` values in this process, shared through REDIS_URL if it is set."""
     from shared.cache import Cache
 
-    return Cache(_redis(settings.redis_url) if settings.redis_url else None, size=2048)
+    return Cache(_redis(settings.redis_url) if settings.redis_url else None, size=size)
 
 
 def get_generator(settings: Settings | None = None) -> SynonymGenerator:
@@ -278,14 +267,12 @@ def get_generator(settings: Settings | None = None) -> SynonymGenerator:
     raise ConfigurationError("GENERATION_PROVIDER: set it to ollama or openai to generate synonyms")
 
 
-@contextmanager
-def model_providers(settings: Settings) -> Iterator[ModelProviders]:
-    """The providers of all models under these settings. Each is created at its first use and closed at the end."""
+def get_model_providers(settings: Settings) -> ModelProviders:
+    """The providers of all models under these settings. Each is created at its first use."""
     from shared.embedding.model_providers import ModelProviders
 
-    with ExitStack() as stack:
-        configured = cache(lambda: stack.enter_context(closing(get_provider(settings))))
-        yield stack.enter_context(closing(ModelProviders(configured, partial(get_provider_for, settings=settings))))
+    configured, make = partial(get_provider, settings), partial(get_provider_for, settings=settings)
+    return ModelProviders(configured, make, closes_configured=True)
 
 
 def get_search(
@@ -298,4 +285,5 @@ def get_search(
     settings = settings or load_settings()
     made = provider or get_provider(settings)
     providers = ModelProviders(lambda: made, partial(get_provider_for, settings=settings))
-    return SearchService(database or get_database(settings), providers, get_query_cache(settings))
+    prefix = settings.embedding_query_prefix
+    return SearchService(database or get_database(settings), providers, get_cache(settings), query_prefix=prefix)

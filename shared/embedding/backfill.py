@@ -129,7 +129,7 @@ class _Run:
     ) -> None:
         self._collection = collection
         self._provider = provider
-        self._prefix = provider.document_prefix(registered)
+        self._prefix = registered.document_prefix
         self._options = options
         self._stop = stop
         self._on_progress = on_progress
@@ -163,7 +163,10 @@ class _Run:
     def run(self) -> BackfillOutcome:
         """Work until no row is left, the budget is used up, the run is stopped or an error ends it."""
         try:
-            self._begin()
+            try:
+                self._missing.begin()
+            except AppError as error:
+                self._end(error)
             while self._advance():
                 self._watch()
         finally:
@@ -179,12 +182,6 @@ class _Run:
         if self._on_progress:
             self._show(self._on_progress)
         return self._finish()
-
-    def _begin(self) -> None:
-        try:
-            self._missing.begin()
-        except AppError as error:
-            self._end(error)
 
     def _advance(self) -> bool:
         """Claim a batch, or wait until one ends; False when the run is over."""
@@ -277,13 +274,17 @@ class _Run:
         """Whether more rows can be claimed, now or after another worker has released them. Call it if no batch is open."""
         if self._over_budget or self._left == 0:
             return False
-        state = self._retrier.call(self._collection.embedding_queue, stop=self._stop)
         self._drained = False
-        if not state.ready and (self._missing.queue_some() or self._missing.preparing):
+        if self._missing.queue_some() or self._missing.preparing:
             self._news = True
             return True
+        state, self._missing.queue = self._missing.queue, None
+        if state is None:
+            state = self._retrier.call(self._collection.embedding_queue, stop=self._stop)
         self._waiting_for_others = state.leased
         if state.ready and self._news:
+            # Look at the pending rows again when these are embedded.
+            self._missing.start_again()
             return True
         if self._left is not None or not self._options.wait_for_others or not (state.ready or state.leased):
             return False
@@ -328,7 +329,8 @@ class _Run:
         status = "failed" if bug else "interrupted" if interrupted else "failed" if error else "completed"
         message = f"a bug: {type(bug).__name__}" if bug else str(error) if error else None
         counts = {**asdict(report), "calls": self._tally.calls, "error": message}
-        record = partial(self._collection.finish_embedding_run, self._run_id, report.model, status, counts)
+        finish = self._collection.finish_embedding_run
+        record = partial(finish, self._run_id, report.model, status, counts, index_min_rows=INDEX_MIN_ROWS)
         left = QueueState(0, 0, 0, 0)
         try:
             # If the database has just failed, try to record the end only once.

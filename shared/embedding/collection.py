@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from shared.database.base import Database
 from shared.models import ClaimedRow, Coverage, EmbeddingModel, NamedRow, QueueState, Vectors
+
+# The columns of a model, in the order of the fields of EmbeddingModel.
+_OF_A_MODEL = itemgetter(*(field.name for field in fields(EmbeddingModel)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Collection:
         `use` the collection is set to the model if it has none; if it has another model, an error is raised.
         """
         arguments = {**asdict(spec), "collection": self.collection if use else None, "made_here": True}
-        return _spec(self.database.call("register_embedding_model", arguments)[0])
+        return EmbeddingModel(*_OF_A_MODEL(self.database.call("register_embedding_model", arguments)[0]))
 
     def claim_embeddings(self, batch_size: int, lease_seconds: int, model: str | None = None) -> list[ClaimedRow]:
         """Lease up to `batch_size` pending rows; an empty list means that no row can be claimed now.
@@ -96,7 +100,8 @@ class Collection:
     def queue_missing_rows(self, after: str | None, batch_size: int) -> dict[str, Any]:
         """Read one batch of rows after the key `after`, and queue those that are pending and not queued.
 
-        Returns `queued`, `last_id` (None at the end), `preparing` (all rows are still being read), `missing_indexes`.
+        Returns `queued`, `last_id` (None at the end), `preparing` (all rows are still being read), `missing_indexes`, and
+        at the end of the pending rows the fields of QueueState.
         """
         return dict(self._call("reconcile_embeddings", after=after, batch_size=batch_size)[0])
 
@@ -134,7 +139,7 @@ class Collection:
         its vectors, or if the model is registered with another width.
         """
         arguments = {"model": planned.name, "dimensions": planned.dimensions} if planned else {}
-        return [_spec(row) for row in self._call("collection_models", **arguments)]
+        return [EmbeddingModel(*_OF_A_MODEL(row)) for row in self._call("collection_models", **arguments)]
 
     def create_embedding_index(self, model: str | None = None, *, min_rows: int = 0) -> str | None:
         """Build the vector index of a model; returns its name.
@@ -150,13 +155,15 @@ class Collection:
         # The record of a run that has ended is not changed; the answer is then empty.
         return str(recorded or run_id)
 
-    def finish_embedding_run(self, run_id: str | None, model: str, status: str, report: dict[str, Any]) -> QueueState:
+    def finish_embedding_run(
+        self, run_id: str | None, model: str, status: str, report: dict[str, Any], *, index_min_rows: int | None = None
+    ) -> QueueState:
         """Record how a backfill ended, and clean up after a finished model switch; returns the state of the queue.
 
         A run without an id that found no row leaves no record.
         """
-        row = self._call("finish_embedding_run", run_id=run_id, model=model, status=status, report=report)[0]
-        return QueueState(**row)
+        arguments = {"run_id": run_id, "model": model, "status": status, "report": report}
+        return QueueState(**self._call("finish_embedding_run", **arguments, index_min_rows=index_min_rows)[0])
 
 
 def embedding_coverage(database: Database) -> list[Coverage]:
@@ -172,10 +179,6 @@ def has_ready_embeddings(database: Database) -> bool:
 def broken_embedding_collections(database: Database) -> dict[str, str]:
     """The collections whose rows cannot be read, each with the reason and the fix."""
     return {row["collection"]: row["error"] for row in describe_collections(database) if row["error"]}
-
-
-def _spec(row: dict[str, Any]) -> EmbeddingModel:
-    return EmbeddingModel(**{field.name: row[field.name] for field in fields(EmbeddingModel)})
 
 
 def describe_collections(database: Database) -> list[dict[str, Any]]:

@@ -57,7 +57,8 @@ def estimate(
         "estimate_embeddings", {"collection": collection, "model": provider.model, "sample_size": 1000}
     )
     sample, texts, price = row["sample"], row["texts"], provider.price_per_million_tokens
-    prefix = provider.document_prefix(next((model for model in models if model.name == provider.model), None))
+    registered = next((model for model in models if model.name == provider.model), provider.declared)
+    prefix = registered.document_prefix
     every = len(sample) == texts and not row["estimated"]
     inputs = [prefix + text for text in sample]
     tokens = sum(provider.count_tokens(inputs))

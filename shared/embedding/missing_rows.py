@@ -9,6 +9,7 @@ from functools import partial
 from shared.embedding.background import in_background
 from shared.embedding.collection import Collection
 from shared.errors import AppError
+from shared.models import QueueState
 from shared.retry import Retrier
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class MissingRows:
         self._prepared_to: str | None = None
         self._build: Future[None] | None = None
         self.preparing = self.done = False
+        # The queue after the last batch; None once it was taken.
+        self.queue: QueueState | None = None
 
     def wait_while_paused(self) -> None:
         """If the last batch found a locked row, wait until the next attempt is due."""
@@ -56,8 +59,12 @@ class MissingRows:
                 log.warning("the indexes of %s are still being built; the run goes on", self._collection.collection)
                 break
         # The pending rows are read once more before the run ends.
-        self._after, self.done = None, False
+        self.start_again()
         return queued
+
+    def start_again(self) -> None:
+        """Read the pending rows again from the first one."""
+        self._after, self.done, self.queue = None, False, None
 
     def queue_some(self) -> int:
         """Read pending rows until enough were queued or all were read; returns how many were queued."""
@@ -93,7 +100,9 @@ class MissingRows:
             self._size = min(self._size * 2, LARGEST_BATCH)
         self._prepared_to = last_id if self.preparing else None
         self._after = None if self.preparing else last_id
-        self.done = not self.preparing and last_id is None
+        if not self.preparing and last_id is None:
+            self.done = True
+            self.queue = QueueState(found["ready"], found["leased"], found["waiting"], found["failed"])
         return int(found["queued"])
 
 

@@ -34,25 +34,27 @@ class Failure:
 class ModelProviders:
     """The configured provider, and a provider for each other model that a collection has.
 
-    `configured` returns the provider of the settings, which is not closed here. `make` creates the provider of another
-    model; it is called once for each model. Without `make`, the configured provider is the only one.
+    `configured` creates the provider of the settings, which is closed here if `closes_configured`. `make` creates the
+    provider of another model. Each is called once for each model, and again after a failure. Without `make`, the
+    configured provider is the only one.
     """
 
     def __init__(
         self,
         configured: "Callable[[], EmbeddingProvider]",
         make: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
+        *,
+        closes_configured: bool = False,
     ) -> None:
         self._configured = configured
         self._make = make
+        self._closes_configured = closes_configured
         self._checks: dict[EmbeddingModel | None, ProviderCheck] = {}
         self._others: dict[str, EmbeddingProvider] = {}
+        # The providers that are known to have the width of the registered model.
+        self._fitting: dict[EmbeddingModel | None, EmbeddingProvider] = {}
         self._broken: TTLCache[str | None, ConfigurationError] = TTLCache(maxsize=256, ttl=RETRY_SECONDS)
         self._lock = Lock()
-
-    def configured(self) -> "EmbeddingProvider":
-        """The provider of the settings. Raises ConfigurationError if it cannot be created."""
-        return self._watch(self._configured(), None)
 
     def check(self, spec: EmbeddingModel | None = None) -> ProviderCheck:
         """The check of a model's provider. For None it is the check of the configured provider."""
@@ -63,20 +65,26 @@ class ModelProviders:
         states = [(spec, check.known()) for spec, check in list(self._checks.items())]
         return [Failure(spec, state.error) for spec, state in states if state.error is not None]
 
-    def for_model(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
+    def for_model(self, spec: EmbeddingModel | None = None) -> "EmbeddingProvider":
         """The provider of a registered model; for None, the configured provider.
 
         Raises ConfigurationError, which names the fix, if the settings allow no provider for the model, or only one whose
         vectors have another width.
         """
+        if (fitting := self._fitting.get(spec)) is not None:
+            return fitting
         try:
-            return self._fitting(spec)
+            provider = self._find(spec)
         except UnknownProvider:
             # Another program makes these vectors, so this is not reported as a failure.
             raise
         except ConfigurationError as error:
             self.check(spec).fail(error)
             raise
+        # A width that only the server knows is not compared yet, so the next call looks again.
+        if spec is None or provider.declared.dimensions:
+            self._fitting[spec] = provider
+        return provider
 
     def for_collection(self, collection: Collection) -> "EmbeddingProvider":
         """The provider of the collection's model; the configured one if it has no model yet."""
@@ -103,14 +111,16 @@ class ModelProviders:
         with self._lock:
             for provider in self._others.values():
                 provider.close()
+            if self._closes_configured and None in self._fitting:
+                self._fitting[None].close()
 
-    def _fitting(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
+    def _find(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
         key = spec.name if spec else None
         with self._lock:
             if (known := self._broken.get(key)) is not None:
                 raise type(known)(known.message)
             try:
-                provider = self._find(spec)
+                provider = self._others.get(key or "") or self._create(spec)
             except ConfigurationError as error:
                 self._broken[key] = error
                 raise
@@ -122,16 +132,17 @@ class ModelProviders:
             )
         return provider
 
-    def _find(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
-        if spec is not None and spec.name in self._others:
-            return self._others[spec.name]
+    def _create(self, spec: EmbeddingModel | None) -> "EmbeddingProvider":
+        """The configured provider, if it has this model, else another one, whose failures are reported for this model."""
         try:
-            configured = self.configured()
+            configured = self._fitting.get(None) or self._configured()
         except ConfigurationError:
             # The settings may still be complete for another model.
             if spec is None or self._make is None:
                 raise
         else:
+            configured.on_failure = self.check().fail
+            self._fitting[None] = configured
             if spec is None or spec.name == configured.model:
                 return configured
             if self._make is None:
@@ -139,8 +150,6 @@ class ModelProviders:
                     f"the collection is embedded with {spec.name}, the provider is set to {configured.model}: "
                     "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
                 )
-        return self._others.setdefault(spec.name, self._watch(self._make(spec), spec))
-
-    def _watch(self, provider: "EmbeddingProvider", spec: EmbeddingModel | None) -> "EmbeddingProvider":
+        provider = self._others[spec.name] = self._make(spec)
         provider.on_failure = self.check(spec).fail
         return provider

@@ -103,7 +103,7 @@ class EmbeddingService:
                 self._texts -= len(texts)
             raise
         emit("embedding.batch_started.v1", batch_id=batch_id, chunk_count=len(texts))
-        answer.add_done_callback(lambda done: self._finish(done, len(texts), batch_id, started))
+        answer.add_done_callback(partial(self._finish, len(texts), batch_id, started))
         return answer
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class EmbeddingService:
             raise refusal(f"text {index + 1} of {len(texts)}: {error.message}")
         return answer
 
-    def _finish(self, done: "Future[Embeddings]", count: int, batch_id: str, started: float) -> None:
+    def _finish(self, count: int, batch_id: str, started: float, done: "Future[Embeddings]") -> None:
         with self._lock:
             self._texts -= count
         seconds = time.perf_counter() - started
@@ -150,5 +150,5 @@ class EmbeddingService:
             emit("embedding.batch_failed.v1", **fields, error=error.code if isinstance(error, AppError) else "internal")
         else:
             answer = done.result()
-            emit("embedding.batch_completed.v1", **fields, model=self._provider().describe().name, tokens=answer.tokens)
+            emit("embedding.batch_completed.v1", **fields, model=self._provider().model, tokens=answer.tokens)
             self._observe(count, answer.tokens, seconds)

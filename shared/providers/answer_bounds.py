@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 # This is the size of 2,048 vectors of 3,072 numbers with twenty characters each. No valid answer is larger.
@@ -22,23 +23,23 @@ def bound_answers(library: Any) -> dict[str, list[Callable[[Any], None]]]:
     An answer that takes longer raises ReadTimeout, one of more than MOST_BYTES raises DecodingError.
     """
 
+    @dataclass(eq=False)
     class Bounded(library.SyncByteStream):  # type: ignore[misc]
-        def __init__(self, stream: Any, until: float) -> None:
-            self._stream = stream
-            self._until = until
+        stream: Any
+        until: float
 
         def __iter__(self) -> Iterator[bytes]:
             size = 0
-            for chunk in self._stream:
+            for chunk in self.stream:
                 size += len(chunk)
                 if size > MOST_BYTES:
                     raise library.DecodingError("the answer is larger than any embeddings")
-                if time.monotonic() > self._until:
+                if time.monotonic() > self.until:
                     raise library.ReadTimeout("the answer does not end")
                 yield chunk
 
         def close(self) -> None:
-            self._stream.close()
+            self.stream.close()
 
     def begin(request: Any) -> None:
         timeouts = request.extensions["timeout"]

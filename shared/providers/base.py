@@ -2,8 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -57,41 +56,34 @@ class EmbeddingProvider(ABC):
         self.price_per_million_tokens = price
         self.retrier = retrier or Retrier()
         self.on_failure: Callable[[ProviderError], None] = lambda _: None
-        self._spec = declared
+        self.declared = declared
         self._rules = rules
         # The cost of the request for the width. The next call reports it and sets this to no cost.
-        self._unreported = Spent()
+        self.unreported = Spent()
         self._width_lock = threading.Lock()
 
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
         """The model. If its width is unknown, one word is embedded within the deadline to find it, once."""
-        if self._spec.dimensions:
-            return self._spec
+        if self.declared.dimensions:
+            return self.declared
         if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
             assert deadline is not None
             raise deadline.error()
         try:
-            if not self._spec.dimensions:
-                with self._watched():
-                    answer = self.retrier.call(
-                        lambda: self._request([PROBE], None if deadline is None else deadline.left),
-                        policy=WIDTH_RETRIES,
-                        deadline=deadline,
-                    )
-                self._unreported = Spent(self.billed_tokens([PROBE], answer.tokens), answer.calls)
-                self._spec = replace(self._spec, dimensions=int(answer.vectors.shape[1]))
+            if not self.declared.dimensions:
+                answer = self.retrier.call(
+                    lambda: self._request([PROBE], None if deadline is None else deadline.left),
+                    policy=WIDTH_RETRIES,
+                    deadline=deadline,
+                )
+                self.unreported = Spent(self.billed_tokens([PROBE], answer.tokens), answer.calls)
+                self.declared = replace(self.declared, dimensions=int(answer.vectors.shape[1]))
+        except ProviderError as error:
+            self._report(error)
+            raise
         finally:
             self._width_lock.release()
-        return self._spec
-
-    def document_prefix(self, registered: EmbeddingModel | None = None) -> str:
-        """The text that is put before each document: that of the `registered` model, or else the provider's own."""
-        return (registered or self._spec).document_prefix
-
-    @property
-    def declared(self) -> EmbeddingModel:
-        """The model as it is known without a request; it has 0 dimensions if only the server knows them."""
-        return self._spec
+        return self.declared
 
     @property
     def spec(self) -> EmbeddingModel:
@@ -147,27 +139,19 @@ class EmbeddingProvider(ABC):
         known = registered or spec
         # Stored vectors depend on the registered document prefix. The query prefix may change at any time.
         query_prefix = known.query_prefix if self._rules.query_prefix is None else spec.query_prefix
-        prefix = query_prefix if kind == "query" else self.document_prefix(registered)
+        prefix = query_prefix if kind == "query" else known.document_prefix
         spent = Spent() if spent is None else spent
         policy = retry or self.retrier.policy
-        with self._watched():
-            return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
         try:
-            yield
-        except ProviderInputRejected:
-            # This error concerns only one text.
-            raise
+            return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
         except ProviderError as error:
-            self.on_failure(error)
+            self._report(error)
             raise
 
-    def take_unreported(self) -> Spent:
-        """Return the cost of the request for the width, once; later calls return no cost."""
-        unreported, self._unreported = self._unreported, Spent()
-        return unreported
+    def _report(self, error: ProviderError) -> None:
+        # The refusal of a text concerns no other text.
+        if not isinstance(error, ProviderInputRejected):
+            self.on_failure(error)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text: exact if the provider has a tokenizer (`counts_exactly`), else an estimate."""

@@ -61,7 +61,8 @@ class EmbeddingJob:
     def run(self, texts: Sequence[str]) -> Embeddings:
         """Embed the texts; see EmbeddingProvider.embed."""
         tokens, calls = self.spent.tokens, self.spent.calls
-        self.spent.add(self.provider.take_unreported())
+        unreported, self.provider.unreported = self.provider.unreported, Spent()
+        self.spent.add(unreported.tokens, unreported.calls)
         self._vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
         # A text with more tokens than `limit` may be refused.
         self._max_tokens = limit = self.spec.max_tokens if self.provider.shortens_long_texts else None
@@ -156,9 +157,9 @@ class EmbeddingJob:
             try:
                 answer = request(inputs, None if deadline is None else deadline.left, self.kind)
             except ProviderError as error:
-                self.spent.add(Spent(provider.billed_tokens(inputs, error.billed), error.calls))
+                self.spent.add(provider.billed_tokens(inputs, error.billed), error.calls)
                 raise
-            self.spent.add(Spent(provider.billed_tokens(inputs, answer.tokens), answer.calls))
+            self.spent.add(provider.billed_tokens(inputs, answer.tokens), answer.calls)
             return answer
 
         return provider.retrier.call(attempt, policy=self.policy, stop=self.stop, deadline=deadline)

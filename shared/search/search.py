@@ -1,24 +1,24 @@
 """Searches a collection: embeds the query and ranks rows by full text and semantic similarity."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from threading import Lock
 from typing import Any
 
 from cachetools import TTLCache
 
+from shared.cache import Cache
 from shared.database.base import Database
 from shared.deadline import Deadline
-from shared.embedding.collection import Collection
+from shared.embedding.collection import Collection, vector_text
 from shared.embedding.model_providers import ModelProviders
 from shared.embedding.shipped import needs_collection
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderError
-from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult, Vectors
+from shared.models import SCORES, Caller, EmbeddingModel, Hit, SearchResult
 from shared.retry import RetryPolicy
 from shared.search.filters import COMMON_OPTIONS, FILTERS, OPTIONS
-from shared.search.query_cache import QueryCache
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,22 @@ QUERY_SECONDS = 15.0
 class SearchService:
     """Hybrid search over one database.
 
-    If a collection has vectors of several models, the query is embedded with each of them.
+    If a collection has vectors of several models, the query is embedded with each of them. `cache` keeps the vectors of
+    queries. The `query_prefix` of the settings replaces the prefixes of the models.
     """
 
-    def __init__(self, database: Database, providers: ModelProviders, cache: QueryCache | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        providers: ModelProviders,
+        cache: Cache | None = None,
+        *,
+        query_prefix: str | None = None,
+    ) -> None:
         self._database = database
         self._providers = providers
-        self._cache = cache or QueryCache()
+        self._cache = cache or Cache()
+        self._query_prefix = query_prefix
         self._models: TTLCache[str, list[EmbeddingModel]] = TTLCache(maxsize=256, ttl=MODELS_SECONDS)
         self._lock = Lock()
 
@@ -80,14 +89,8 @@ class SearchService:
             # The list of models may be a few seconds old, so rows of a new model may be missing from the hits.
             if len(rows) < match_count and (latest := self._collection_models(collection, ask_again=True)) != models:
                 rows, degraded = self._ask(database, collection, latest, query, arguments, deadline)
-        hits = [
-            Hit(
-                id=str(row["id"]),
-                **{name: row[name] for name in SCORES},
-                row={name: value for name, value in row.items() if name not in ("id", *SCORES)},
-            )
-            for row in rows
-        ]
+        rows = [{**row, "id": str(row["id"])} for row in rows]
+        hits = [Hit(row["id"], **{name: row[name] for name in SCORES}, row=row) for row in rows]
         return SearchResult(hits, degraded, round((time.perf_counter() - started) * 1000, 1))
 
     def _ask(
@@ -104,18 +107,26 @@ class SearchService:
         degraded = False
         for spec in models:
             try:
-                vectors[spec.name] = self._cache.vector(spec, query, partial(self._query_vector, spec, query, deadline))
+                vectors[spec.name] = self.query_vector(spec, query, deadline)
             except (ProviderError, ConfigurationError) as error:
                 log.warning("searching %s without model %s: %s", collection, spec.name, error.message)
                 degraded = True
         semantic = {"query_embeddings": vectors} if vectors else {}
         return database.call(f"search_{collection}", {**arguments, **semantic}), degraded
 
-    def _query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline) -> Vectors:
-        provider = self._providers.for_model(spec)
-        # A search must answer quickly, so there are only two tries. After them it continues without the vector.
-        answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
-        vector: Vectors = answer.vectors[0]
+    def query_vector(self, spec: EmbeddingModel, query: str, deadline: Deadline | None = None) -> str:
+        """The vector of a query in pgvector's text format; the provider is not asked again for a repeated query."""
+        # The vector depends on the prefix and the width. The key is a digest, so that Redis never contains a query.
+        prefix = self._query_prefix or spec.query_prefix
+        parts = "\0".join((spec.provider, spec.name, str(spec.dimensions), prefix, query))
+        key = f"tonnetz:vector:{hashlib.sha256(parts.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        vector: str | None = self._cache.get(key)
+        if vector is None:
+            provider = self._providers.for_model(spec)
+            # A search must answer quickly, so there are only two tries. After them it continues without the vector.
+            answer = provider.embed([query], "query", registered=spec, retry=QUERY_RETRIES, deadline=deadline)
+            vector = vector_text(answer.vectors[0])
+            self._cache.put(key, vector)
         return vector
 
     def _collection_models(self, collection: str, *, ask_again: bool = False) -> list[EmbeddingModel]:

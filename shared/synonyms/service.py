@@ -80,7 +80,7 @@ class SynonymService:
         if known is None:
             filters = {"tag_type": tag_type} if tag_type else {}
             found = self._search.search(COLLECTION, query, match_count=limit, filters=filters, caller=caller)
-            known = {"hits": [hit.as_dict() | {"id": int(hit.id)} for hit in found.hits], "degraded": found.degraded}
+            known = {"hits": [{**hit.row, "id": int(hit.id)} for hit in found.hits], "degraded": found.degraded}
             if key is not None and not found.degraded:
                 self._cache.put(key, known)
         took_ms = round((time.perf_counter() - started) * 1000, 1)

@@ -2413,7 +2413,9 @@ revoke all on function embedding.queue_missing_keys from public, anon, authentic
 grant execute on function embedding.queue_missing_keys to service_role;
 
 create function public.reconcile_embeddings(collection text, after text default null, batch_size integer default null)
-returns table (queued bigint, last_id text, preparing boolean, missing_indexes text[])
+returns table (
+  queued bigint, last_id text, preparing boolean, missing_indexes text[], ready bigint, leased bigint, waiting bigint, failed bigint
+)
 language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -2462,6 +2464,8 @@ begin
     set prepared_to = reconcile_embeddings.last_id, preparing = reconcile_embeddings.last_id is not null,
         vectors_unchecked = k.vectors_unchecked and reconcile_embeddings.last_id is not null
     where k.id = c.id;
+  elsif last_id is null then
+    select q.ready, q.leased, q.waiting, q.failed into ready, leased, waiting, failed from public.embedding_queue(collection) q;
   end if;
   return next;
 end;
@@ -2469,7 +2473,7 @@ $$;
 comment on function public.reconcile_embeddings is
   'Queues pending rows that the triggers did not see (disabled for a load, restored from a dump). Without batch_size it reads the whole table. '
   'With batch_size it reads so many rows without a vector, in the order of their keys after the key `after`, and fills their fts; last_id is the '
-  'key to go on with, null at the end. preparing: the table was large when it was tracked, so a batch of all of its rows was read, after the last '
+  'key to go on with, null at the end, where ready, leased, waiting and failed are the state of the queue. preparing: the table was large when it was tracked, so a batch of all of its rows was read, after the last '
   'one of any backfill; call again without `after`. missing_indexes: statements that build its indexes, where `after` is null.';
 revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reconcile_embeddings to service_role;
@@ -3002,6 +3006,27 @@ comment on function embedding.vector_index_name is 'The name of the index over o
 revoke all on function embedding.vector_index_name from public, anon, authenticated, service_role;
 grant execute on function embedding.vector_index_name to service_role;
 
+create function embedding.lacks_vector_index(c embedding.tracked_tables, model text, min_rows integer)
+returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  index_name constant name := embedding.vector_index_name(c, model);
+  enough boolean;
+begin
+  if exists (
+    select from pg_index i join pg_class r on r.oid = i.indexrelid
+    where i.indrelid = c.source and i.indisvalid and r.relname = index_name
+  ) then
+    return false;
+  end if;
+  execute format('select count(*) >= $1 from (select from %s s where s.embedding_model = $2 limit $1) counted', c.source)
+  into enough using min_rows, model;
+  return enough;
+end;
+$$;
+comment on function embedding.lacks_vector_index is 'Whether there are so many vectors of the model and no index over them.';
+revoke all on function embedding.lacks_vector_index from public, anon, authenticated, service_role;
+grant execute on function embedding.lacks_vector_index to service_role;
+
 create function public.create_embedding_index(
   collection text, model text default null, m integer default 16, ef_construction integer default 128, min_rows integer default 0
 )
@@ -3012,7 +3037,6 @@ declare
   c embedding.tracked_tables := embedding.get_collection(collection);
   indexed embedding.models;
   index_name name;
-  enough boolean;
 begin
   if coalesce(create_embedding_index.model, c.model) is null then
     if min_rows > 0 then
@@ -3023,18 +3047,8 @@ begin
   end if;
   indexed := embedding.get_model(coalesce(create_embedding_index.model, c.model));
   index_name := embedding.vector_index_name(c, indexed.name);
-  if min_rows > 0 then
-    if exists (
-      select from pg_index i join pg_class r on r.oid = i.indexrelid
-      where i.indrelid = c.source and i.indisvalid and r.relname = index_name
-    ) then
-      return null;
-    end if;
-    execute format('select count(*) >= $1 from (select from %s s where s.embedding_model = $2 limit $1) counted', c.source)
-    into enough using min_rows, indexed.name;
-    if not enough then
-      return null;
-    end if;
+  if min_rows > 0 and not embedding.lacks_vector_index(c, indexed.name, min_rows) then
+    return null;
   end if;
   execute format(
     'create index if not exists %I on %s using hnsw ((embedding::extensions.halfvec(%s)) extensions.halfvec_cosine_ops) with (m = %s, ef_construction = %s) where embedding_model = %L',
@@ -3214,22 +3228,28 @@ revoke all on function public.record_embedding_run from public, anon, authentica
 grant execute on function public.record_embedding_run to service_role;
 
 create function public.finish_embedding_run(
-  collection text, model text, run_id uuid default null, status text default 'completed', report jsonb default '{}'
+  collection text, model text, run_id uuid default null, status text default 'completed', report jsonb default '{}',
+  index_min_rows integer default null
 )
-returns table (ready bigint, leased bigint, waiting bigint, failed bigint, foreign_vectors jsonb)
+returns table (ready bigint, leased bigint, waiting bigint, failed bigint, foreign_vectors jsonb, lacks_index boolean)
 language plpgsql security invoker set search_path = '' as $$
+declare
+  c embedding.tracked_tables;
 begin
   perform embedding.retire_models(collection);
   if run_id is not null or (report ->> 'processed')::bigint > 0 or report ->> 'error' is not null then
     perform public.record_embedding_run(run_id, collection, model, status, report);
   end if;
+  c := embedding.get_collection(collection);
   return query
-  select q.ready, q.leased, q.waiting, q.failed, embedding.foreign_vectors(embedding.get_collection(collection))
+  select q.ready, q.leased, q.waiting, q.failed, embedding.foreign_vectors(c),
+    case when (report ->> 'embedded')::bigint > 0 and index_min_rows > 0
+      then embedding.lacks_vector_index(c, finish_embedding_run.model, index_min_rows) else false end
   from public.embedding_queue(collection) q;
 end;
 $$;
 comment on function public.finish_embedding_run is
-  'Ends a backfill: removes the models that no row has a vector of any more, records how the run ended and returns the state of the queue, and how many rows have vectors of models that no backfill makes ({model: rows}). '
+  'Ends a backfill: removes the models that no row has a vector of any more, records how the run ended and returns the state of the queue, and how many rows have vectors of models that no backfill makes ({model: rows}). lacks_index: rows were embedded, and there are index_min_rows vectors of the model or more and no index. '
   'A run without an id that found no row is not recorded, because a schedule starts many of them.';
 revoke all on function public.finish_embedding_run from public, anon, authenticated, service_role;
 grant execute on function public.finish_embedding_run to service_role;

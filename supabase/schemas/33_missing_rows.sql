@@ -224,7 +224,9 @@ revoke all on function embedding.queue_missing_keys from public, anon, authentic
 grant execute on function embedding.queue_missing_keys to service_role;
 
 create function public.reconcile_embeddings(collection text, after text default null, batch_size integer default null)
-returns table (queued bigint, last_id text, preparing boolean, missing_indexes text[])
+returns table (
+  queued bigint, last_id text, preparing boolean, missing_indexes text[], ready bigint, leased bigint, waiting bigint, failed bigint
+)
 language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -273,6 +275,8 @@ begin
     set prepared_to = reconcile_embeddings.last_id, preparing = reconcile_embeddings.last_id is not null,
         vectors_unchecked = k.vectors_unchecked and reconcile_embeddings.last_id is not null
     where k.id = c.id;
+  elsif last_id is null then
+    select q.ready, q.leased, q.waiting, q.failed into ready, leased, waiting, failed from public.embedding_queue(collection) q;
   end if;
   return next;
 end;
@@ -280,7 +284,7 @@ $$;
 comment on function public.reconcile_embeddings is
   'Queues pending rows that the triggers did not see (disabled for a load, restored from a dump). Without batch_size it reads the whole table. '
   'With batch_size it reads so many rows without a vector, in the order of their keys after the key `after`, and fills their fts; last_id is the '
-  'key to go on with, null at the end. preparing: the table was large when it was tracked, so a batch of all of its rows was read, after the last '
+  'key to go on with, null at the end, where ready, leased, waiting and failed are the state of the queue. preparing: the table was large when it was tracked, so a batch of all of its rows was read, after the last '
   'one of any backfill; call again without `after`. missing_indexes: statements that build its indexes, where `after` is null.';
 revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reconcile_embeddings to service_role;

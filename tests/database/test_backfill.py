@@ -4,6 +4,8 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -44,6 +46,29 @@ def test_everything_pending_is_embedded(owner: Connection, run: Run, provider: F
         ).fetchone()
         assert stored
         assert stored[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_run_of_one_row_makes_six_calls(owner: Connection, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run that takes longer records its progress.
+    monkeypatch.setattr("shared.embedding.backfill.REPORT_SECONDS", 600)
+    called: list[str] = []
+    call = PostgresDatabase.call
+
+    def noted(database: PostgresDatabase, function: str, arguments: Mapping[str, Any] | None = None) -> list[Any]:
+        called.append(function)
+        return call(database, function, arguments)
+
+    monkeypatch.setattr(PostgresDatabase, "call", noted)
+    add(owner, "one row")
+    assert run().complete
+    assert called == [
+        "register_embedding_model",
+        "reconcile_embeddings",
+        "claim_embeddings",
+        "save_embeddings",
+        "reconcile_embeddings",
+        "finish_embedding_run",
+    ]
 
 
 def test_a_second_run_makes_no_provider_call(owner: Connection, run: Run, provider: FakeProvider) -> None:

@@ -12,7 +12,6 @@ from shared.embedding.model_providers import ModelProviders
 from shared.embedding.model_switch import switch_model
 from shared.errors import Conflict, DatabaseRejected, ProviderRejected
 from shared.models import EmbeddingModel
-from shared.search.query_cache import QueryCache
 from shared.search.search import SearchService
 from tests.database.rows import MUSIC, Connection, add
 from tests.fake_provider import FakeProvider
@@ -39,7 +38,7 @@ def embedded(owner: Connection, database: PostgresDatabase, narrow: FakeProvider
 
 def search_service(database: PostgresDatabase, *providers: FakeProvider) -> SearchService:
     by_model = {provider.model: provider for provider in providers}
-    return SearchService(database, ModelProviders(lambda: providers[0], lambda spec: by_model[spec.name]), QueryCache())
+    return SearchService(database, ModelProviders(lambda: providers[0], lambda spec: by_model[spec.name]))
 
 
 def models(database: PostgresDatabase) -> dict[str, int]:
@@ -176,6 +175,19 @@ def test_an_index_is_built_only_if_there_are_enough_vectors(
     assert work.create_embedding_index(min_rows=ROWS + 1) is None
     assert work.create_embedding_index(min_rows=ROWS)
     assert work.create_embedding_index(min_rows=ROWS) is None
+
+
+def test_a_run_tells_whether_the_vectors_lack_an_index(
+    database: PostgresDatabase, embedded: None, owner: Connection, narrow: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.embedding.backfill.INDEX_MIN_ROWS", ROWS + 1)
+    assert not backfill(database, narrow, OPTIONS).left.lacks_index, "there are too few vectors"
+    add(owner, "another row")
+    assert backfill(database, narrow, OPTIONS).left.lacks_index
+    assert not backfill(database, narrow, OPTIONS).left.lacks_index, "the run has embedded nothing"
+    assert Collection(database, MUSIC).create_embedding_index()
+    add(owner, "one more")
+    assert not backfill(database, narrow, OPTIONS).left.lacks_index
 
 
 def test_registered_prefixes_take_precedence_over_configured_ones(

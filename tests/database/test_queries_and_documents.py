@@ -17,7 +17,7 @@ from shared.providers.base import EmbeddingProvider
 from shared.providers.openai.provider import OpenAIProvider
 from shared.search.search import SearchService
 from shared.settings import Settings, load_settings
-from shared.wiring import get_provider, get_provider_for, get_query_cache, get_search
+from shared.wiring import get_cache, get_provider, get_provider_for, get_search
 from tests.compatible_server import CompatibleServer
 from tests.database.rows import MUSIC, Connection, add
 from tests.protocol_vectors import embed, tokenize
@@ -128,12 +128,13 @@ def test_another_query_prefix_takes_effect_at_once_and_nothing_is_embedded_again
 def test_a_cached_query_is_not_used_under_another_prefix(
     database: PostgresDatabase, server: CompatibleServer, configure: Configure, owner: Connection
 ) -> None:
-    settings, provider = configure(embedding_query_prefix="query: ")
-    cache = get_query_cache(settings)
-    first = cache.vector(provider.spec, "jazz", lambda: provider.embed_query("jazz"))
-    cache.query_prefix = "ask: "
-    _, other = configure(embedding_query_prefix="ask: ")
-    assert cache.vector(provider.spec, "jazz", lambda: other.embed_query("jazz")) != first
+    cache = get_cache(configure()[0])
+    found = set()
+    for prefix in ("query: ", "ask: "):
+        _, provider = configure(embedding_query_prefix=prefix)
+        providers = ModelProviders(lambda made=provider: made)
+        found.add(SearchService(database, providers, cache, query_prefix=prefix).query_vector(provider.spec, "jazz"))
+    assert len(found) == 2
 
 
 # What was paid for

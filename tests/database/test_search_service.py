@@ -8,6 +8,7 @@ from shared.database.postgres import PostgresDatabase
 from shared.embedding.collection import Collection
 from shared.embedding.model_providers import ModelProviders
 from shared.errors import ConfigurationError, InvalidRequest, NotFound, ProviderUnavailable
+from shared.models import SCORES
 from shared.search.search import SearchService
 from tests.database.rows import Connection, add, embed_all
 from tests.fake_provider import FakeProvider
@@ -28,7 +29,7 @@ def test_hits_come_with_every_part_of_their_score(service: SearchService) -> Non
     assert best.row["content"] == "reverb gives space to a voice"
     assert best.score == pytest.approx(0.3 * (best.full_text_score or 0) + 0.7 * (best.semantic_score or 0))
     assert (best.full_text_rank, best.semantic_rank) == (1, 1)
-    assert set(best.row) == {"topic", "category", "content"}
+    assert set(best.row) == {"id", "topic", "category", "content", *SCORES}
 
 
 def test_a_repeated_query_costs_one_call(service: SearchService, provider: FakeProvider) -> None:
@@ -107,6 +108,17 @@ def test_creating_a_failing_provider_is_not_repeated_for_every_query(
     service = SearchService(database, ModelProviders(make))
     for _ in range(5):
         assert service.search("music_knowledge", "reverb").degraded
+    assert make.calls == 1
+
+
+def test_a_provider_is_looked_up_once(
+    service: SearchService, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    make = Maker(provider)
+    make.broken = False
+    service = SearchService(database, ModelProviders(make))
+    for query in ("reverb", "gain", "ballad"):
+        assert not service.search("music_knowledge", query).degraded
     assert make.calls == 1
 
 

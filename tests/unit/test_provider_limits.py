@@ -68,7 +68,7 @@ def test_a_text_that_never_fits_is_reported() -> None:
     short = Short()
     short.counts = False
     short.always = None
-    short._spec = EmbeddingModel("toy", "toy", 16, document_prefix="p" * 200, max_tokens=100)
+    short.declared = EmbeddingModel("toy", "toy", 16, document_prefix="p" * 200, max_tokens=100)
     result = short.embed(["a", "b"], isolate=True)
     assert set(result.errors) == {0, 1}
     assert all(isinstance(error, ProviderInputTooLong) for error in result.errors.values())

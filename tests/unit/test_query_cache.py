@@ -5,13 +5,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from shared.cache import RedisCache
+from shared.cache import Cache, RedisCache
+from shared.database.base import Database
+from shared.embedding.model_providers import ModelProviders
 from shared.errors import ConfigurationError
-from shared.search.query_cache import QueryCache
+from shared.search.search import SearchService
 from tests.conftest import missing_tool
 from tests.fake_provider import FakeProvider
 
@@ -37,31 +40,40 @@ def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secret
         process.wait(10)
 
 
-def vector(cache: QueryCache, provider: FakeProvider, query: str) -> str:
-    return cache.vector(provider.spec, query, lambda: provider.embed_query(query))
+class NoDatabase(Database):
+    """A search that only makes the vector of its query needs none."""
+
+    def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+def vector(cache: Cache, provider: FakeProvider, query: str) -> str:
+    return SearchService(NoDatabase(), ModelProviders(lambda: provider), cache).query_vector(provider.spec, query)
 
 
 def test_a_repeated_query_costs_no_call(provider: FakeProvider) -> None:
-    cache = QueryCache()
+    cache = Cache()
     first = vector(cache, provider, "gain staging")
     assert vector(cache, provider, "gain staging") == first
     assert provider.wire.texts == ["gain staging"]
 
 
 def test_another_model_has_its_own_vectors() -> None:
-    cache = QueryCache()
+    cache = Cache()
     assert vector(cache, FakeProvider("a", 4), "kick") != vector(cache, FakeProvider("b", 8), "kick")
 
 
 def test_the_cache_is_bounded(provider: FakeProvider) -> None:
-    cache = QueryCache(size=2)
+    cache = Cache(size=2)
     for query in ("one", "two", "three", "one"):
         vector(cache, provider, query)
     assert provider.wire.texts == ["one", "two", "three", "one"]
 
 
 def test_a_cached_query_expires(provider: FakeProvider) -> None:
-    cache = QueryCache(seconds=0)
+    cache = Cache(seconds=0)
     vector(cache, provider, "one")
     vector(cache, provider, "one")
     assert provider.wire.texts == ["one", "one"]
@@ -70,8 +82,8 @@ def test_a_cached_query_expires(provider: FakeProvider) -> None:
 def test_processes_share_their_queries_through_redis(redis_url: SecretStr, provider: FakeProvider) -> None:
     first, second = RedisCache(redis_url), RedisCache(redis_url)
     try:
-        known = vector(QueryCache(first), provider, "sidechain")
-        assert vector(QueryCache(second), provider, "sidechain") == known
+        known = vector(Cache(first), provider, "sidechain")
+        assert vector(Cache(second), provider, "sidechain") == known
     finally:
         first.close()
         second.close()
@@ -81,7 +93,7 @@ def test_processes_share_their_queries_through_redis(redis_url: SecretStr, provi
 def test_redis_contains_no_query_in_plain_text(redis_url: SecretStr, provider: FakeProvider) -> None:
     cache = RedisCache(redis_url)
     try:
-        vector(QueryCache(cache), provider, "a private question")
+        vector(Cache(cache), provider, "a private question")
         keys = cache._redis.keys("*")
     finally:
         cache.close()
@@ -94,8 +106,8 @@ def test_a_search_works_while_redis_is_down(
 ) -> None:
     cache = RedisCache(SecretStr(f"unix://{tmp_path}/missing.sock?password=hush"))
     try:
-        assert vector(QueryCache(cache), provider, "reverb")
-        assert vector(QueryCache(cache), provider, "delay")
+        assert vector(Cache(cache), provider, "reverb")
+        assert vector(Cache(cache), provider, "delay")
     finally:
         cache.close()
     assert caplog.text.count("cannot be reached") == 1, "after a failure it must be left alone for a while"

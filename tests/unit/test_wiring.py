@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from shared.errors import ConfigurationError
 from shared.models import EmbeddingModel, InputRules, shortened_model_name, split_model_name
 from shared.settings import Settings, load_settings
-from shared.wiring import get_answer_cache, get_provider, get_provider_for, get_query_cache
+from shared.wiring import get_cache, get_provider, get_provider_for
 
 PASSAGE = "707ad539"
 
@@ -48,7 +48,7 @@ def test_a_width_that_the_model_supports_is_used(tmp_path: Path, provider: str, 
 
 def test_all_caches_use_one_redis_client(tmp_path: Path) -> None:
     settings = settings_with(tmp_path, redis_url=SecretStr(f"unix://{tmp_path}/missing.sock"))
-    assert get_query_cache(settings)._shared is get_answer_cache(settings)._shared
+    assert get_cache(settings)._shared is get_cache(settings, size=2048)._shared
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 # The first bytes of a digest are enough: a collision would need two models of one name.
 DIGEST_LENGTH = 16
 
 
+@dataclass(frozen=True, slots=True)
 class GraphCache:
     """Files `<name>-<digest of the ingredients>-<bytes>.onnx`. The size in the name shows whether a file is truncated.
 
@@ -18,13 +20,12 @@ class GraphCache:
     not writable, graphs are built every time.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    directory: Path
 
     def get(self, name: str, ingredients: str, build: Callable[[], bytes]) -> Path | bytes:
         """The file of a graph, which is built if it is missing. If the file cannot be written, returns the graph's bytes."""
         digest = hashlib.sha256(ingredients.encode()).hexdigest()[:DIGEST_LENGTH]
-        for path in self._directory.glob(f"{name}-{digest}-*.onnx"):
+        for path in self.directory.glob(f"{name}-{digest}-*.onnx"):
             if path.stem.endswith(f"-{path.stat().st_size}"):
                 return path
         graph = build()
@@ -39,19 +40,19 @@ class GraphCache:
             path.unlink()
 
     def _store(self, name: str, digest: str, graph: bytes) -> Path:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=self._directory, suffix=".part")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=self.directory, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(graph)
             # Let all users read the file, unlike a temporary file: in a container image another user may run the program.
             os.chmod(unfinished, 0o644)
-            path = self._directory / f"{name}-{digest}-{len(graph)}.onnx"
+            path = self.directory / f"{name}-{digest}-{len(graph)}.onnx"
             os.replace(unfinished, path)
         except OSError:
             self.forget(Path(unfinished))
             raise
-        for other in self._directory.glob(f"{name}-*.onnx"):
+        for other in self.directory.glob(f"{name}-*.onnx"):
             # Remove files of older builds and truncated files. A process that has the file open can still read it.
             if other != path and other.stem.removeprefix(f"{name}-").count("-") == 1:
                 self.forget(other)

@@ -109,7 +109,7 @@ class OpenAIProvider(EmbeddingProvider):
             server = self._client.server
             raise ProviderContractError(f"{server} did not answer in OpenAI's format: check OPENAI_BASE_URL")
         tokens = reported_tokens(getattr(getattr(answer, "usage", None), "prompt_tokens", None))
-        width = self._spec.dimensions
+        width = self.declared.dimensions
         with paid(tokens):
             return WireAnswer(stack_rows([_numbers(row, width) for row in _in_order(rows, len(inputs))]), tokens)
 
