@@ -10,7 +10,7 @@ from functions.http.auth import ServicesOf
 from functions.http.problems import Problem, provider_problems
 from functions.http.routes import Route
 from functions.services import Services
-from shared.errors import AppError
+from shared.errors import AppError, BudgetSpent
 from shared.models import EmbeddingModel
 
 router = APIRouter(tags=["health"], route_class=Route)
@@ -79,11 +79,14 @@ def _loaded_model(services: Services) -> EmbeddingModel | None:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=UNAVAILABLE)
 def ready(services: ServicesOf, response: Response) -> Health:
-    """Like /health, but 503 until the configured provider answers: for load balancers that wait for the model."""
+    """Like /health, but 503 until the configured provider answers: for load balancers that wait for the model.
+
+    A server whose budget of the day is spent is ready, because it goes on to search by full text.
+    """
     provider = services.provider_check.state()
     answer = health(services, response)
     answer.model_loaded = provider.model is not None
-    if not answer.model_loaded:
+    if not answer.model_loaded and not isinstance(provider.error, BudgetSpent):
         response.status_code = 503
         answer.status = "unavailable"
     return answer

@@ -1,5 +1,6 @@
 """GET /api/runs and GET /api/costs: the latest runs, and their cost by day and model."""
 
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Annotated, Literal
 
@@ -66,13 +67,22 @@ class CostTotal(BaseModel):
     cost: float
 
 
+class Budget(BaseModel):
+    """EMBEDDING_BUDGET_PER_DAY in USD, what today (UTC) has cost so far, and the seconds until it starts again."""
+
+    limit: float
+    spent: float
+    resets_in: float
+
+
 class Costs(BaseModel):
-    """`total.cost` leaves out models without a known price."""
+    """`total.cost` leaves out models without a known price. `budget` is null if no budget is set."""
 
     days: int
     currency: Literal["USD"]
     entries: list[CostEntry]
     total: CostTotal
+    budget: Budget | None
 
 
 @router.get("/api/runs")
@@ -94,6 +104,7 @@ def costs(services: ServicesOf, days: Annotated[int, Query(ge=1, le=366)] = 30) 
         currency="USD",
         entries=[CostEntry(**entry) for entry in found.entries],
         total=CostTotal(tokens=found.tokens, cost=found.cost),
+        budget=Budget(**asdict(services.budget.state())) if services.budget else None,
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shared.embedding.runs import Dispatcher, Job, Runs
     from shared.embedding.texts import EmbeddingService
     from shared.providers.base import EmbeddingProvider
+    from shared.providers.budget import DailyBudget
     from shared.search.map import MapService
     from shared.search.search import SearchService
     from shared.settings import Settings
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from shared.synonyms.service import SynonymService
     from shared.synonyms.store import SynonymStore
     from shared.tokens import TokenVerifier
-
 
 # The most database connections; further requests wait for one. PostgreSQL allows 100 connections in all by default.
 SERVER_CONNECTIONS = 16
@@ -38,10 +38,8 @@ CALLERS_IN_PROCESS = 64
 # How many threads embed single texts. They are few, so that under load many texts share a call, and equal texts are
 # embedded once.
 JOINING_IN_PROCESS = 2
-
 # Seconds between checks for tags whose synonyms are due for a retry.
 SYNONYM_DRAIN_SECONDS = 60.0
-
 Value = TypeVar("Value")
 
 
@@ -131,8 +129,19 @@ class Services:
         from shared.embedding.model_providers import ModelProviders
         from shared.wiring import get_provider_for
 
-        providers = ModelProviders(lambda: self.provider, lambda spec: get_provider_for(spec, self.settings))
+        providers = ModelProviders(
+            lambda: self.provider, lambda spec: get_provider_for(spec, self.settings), budget=self.budget
+        )
         return self._resources.enter_context(closing(providers))
+
+    @lazy
+    def budget(self) -> DailyBudget | None:
+        """The budget of the day, if there is one. Its sum is recorded after the workers end, before the database closes."""
+        from shared.wiring import get_budget
+
+        if budget := get_budget(self.settings, lambda: self.database, at_once=not self.long_lived):
+            self._workers.callback(budget.flush)
+        return budget
 
     @property
     def provider_is_made(self) -> bool:

@@ -85,7 +85,8 @@ def main() -> int:
         settings = settings_for_model(settings, arguments.switch_model)
     # Check the flags before anything is started or loaded.
     options_for("", arguments, DEFAULT_WORKERS)
-    with get_database(settings, max_connections=8) as database, closing(get_model_providers(settings)) as providers:
+    database = get_database(settings, max_connections=8)
+    with database, closing(get_model_providers(settings, database)) as providers:
         names = choose_collections(database, arguments.collection)
         chosen = choose_providers(database, providers, names, arguments)
         stop = command.stop_on_signal()

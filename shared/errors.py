@@ -17,6 +17,7 @@
     │   │   └── ProviderCrashed      503   retryable; if it recurs, one text may be the cause
     │   ├── ProviderRateLimited      503   retryable, has retry_after
     │   ├── ProviderQuotaExceeded    503   final: the account has no quota left
+    │   │   └── BudgetSpent          429   EMBEDDING_BUDGET_PER_DAY is used up; has retry_after: midnight UTC
     │   ├── ProviderRejected         502   final for every text (key, model, address)
     │   │   └── ProviderInputRejected   422   final for this text; others may be accepted
     │   │       ├── ProviderInputTooLong   422   the text or the request is over a limit
@@ -146,6 +147,10 @@ class ProviderRateLimited(ProviderError, code="provider_rate_limited", status=50
 
 class ProviderQuotaExceeded(ProviderError, code="provider_quota_exceeded", status=503):
     """The provider account has no quota left."""
+
+
+class BudgetSpent(ProviderQuotaExceeded, code="budget_spent", status=429):
+    """The budget of the day is spent, so nothing was sent to the provider."""
 
 
 class ProviderRejected(ProviderError, code="provider_rejected"):

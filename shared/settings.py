@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     embedding_model: str | None = None
     embedding_dimensions: Annotated[int, Field(ge=1, le=4000)] | None = None
     embedding_price_per_million: Annotated[float, Field(ge=0)] | None = None
+    embedding_budget_per_day: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     embedding_query_prefix: Annotated[str, Field(max_length=MAX_PREFIX)] | None = None
     embedding_document_prefix: Annotated[str, Field(max_length=MAX_PREFIX)] | None = None
     embedding_input_types: Annotated[tuple[str, str] | None, NoDecode] = None

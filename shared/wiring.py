@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shared.embedding.model_providers import ModelProviders
     from shared.models import EmbeddingModel
     from shared.providers.base import EmbeddingProvider
+    from shared.providers.budget import DailyBudget
     from shared.search.search import SearchService
     from shared.synonyms.generators.base import SynonymGenerator
 
@@ -267,12 +268,26 @@ def get_generator(settings: Settings | None = None) -> SynonymGenerator:
     raise ConfigurationError("GENERATION_PROVIDER: set it to ollama or openai to generate synonyms")
 
 
-def get_model_providers(settings: Settings) -> ModelProviders:
+def get_budget(settings: Settings, database: Callable[[], Database], *, at_once: bool = False) -> DailyBudget | None:
+    """The budget that EMBEDDING_BUDGET_PER_DAY sets; None without it. `at_once`: as DailyBudget."""
+    if settings.embedding_budget_per_day is None:
+        return None
+    from shared.providers.budget import DailyBudget
+
+    def record(usd: float) -> Mapping[str, float]:
+        answer: Mapping[str, float] = database().call_scalar("embedding_costs", {"days": 0, "spent_usd": usd})
+        return answer
+
+    return DailyBudget(settings.embedding_budget_per_day, record, at_once=at_once)
+
+
+def get_model_providers(settings: Settings, database: Database) -> ModelProviders:
     """The providers of all models under these settings. Each is created at its first use."""
     from shared.embedding.model_providers import ModelProviders
 
     configured, make = partial(get_provider, settings), partial(get_provider_for, settings=settings)
-    return ModelProviders(configured, make, closes_configured=True)
+    budget = get_budget(settings, lambda: database)
+    return ModelProviders(configured, make, closes_configured=True, budget=budget)
 
 
 def get_search(

@@ -1,7 +1,7 @@
 // Shows tokens and cost by day and model, an estimate for the pending rows, and the latest runs.
 
 import { call, path } from "./api.js";
-import { about, compact, count, dayOf, el, figureRow, figures, fold, money, numbers, plural, segments, sum, table } from "./dom.js";
+import { about, compact, count, dayOf, duration, el, figureRow, figures, fold, money, numbers, plural, segments, sum, table } from "./dom.js";
 import { runLine, runsTable } from "./coverage.js";
 import { fill, note } from "./states.js";
 
@@ -44,11 +44,14 @@ export function mount(panel) {
   }
 
   function draw() {
-    const { entries, total } = answer;
+    const { entries, total, budget } = answer;
     drawn = chart.clientWidth;
     const models = [...new Set(entries.map((entry) => entry.model))].sort();
     const embedded = count(sum(entries, "embedded"));
-    totals.replaceChildren(...figures([["tokens", count(total.tokens)], ["spent", money(total.cost)], ["rows embedded", embedded]]));
+    const today = budget && [["budget of today", `${money(budget.spent)} of ${money(budget.limit)}`], ["starts again in", duration(budget.resets_in)]];
+    totals.replaceChildren(
+      ...figures([["tokens", count(total.tokens)], ["spent", money(total.cost)], ["rows embedded", embedded], ...(today ?? [])]),
+    );
     if (!entries.length) return chart.replaceChildren(note("Nothing was embedded in this time", "A run is counted here when it has ended."));
     const mark = (index) => el("i", { class: `m${index % 4}` });
     chart.replaceChildren(

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from shared.errors import (
     AppError,
+    BudgetSpent,
     ConfigurationError,
     DatabaseError,
     InvalidRequest,
@@ -117,6 +118,10 @@ def error_response(error: AppError, path: str, *, status: int | None = None, par
         status = 400 if status == 422 else status
         kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         code = "invalid_api_key" if status == 401 else error.code
+        if isinstance(error, BudgetSpent):
+            kind = code = "insufficient_quota"
+            # OpenAI's clients would try again at once, because the wait is longer than a minute.
+            headers["x-should-retry"] = "false"
         # Messages about a field begin with its name.
         named = _FIELD.match(message)
         body = {"message": message, "type": kind, "param": param or (named[1] if named else None), "code": code}

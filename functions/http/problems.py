@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from functions.services import Services
 from shared.embedding.model_providers import Failure
-from shared.errors import AppError, ConfigurationError, ProviderUnavailable
+from shared.errors import AppError, BudgetSpent, ConfigurationError, ProviderUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,18 @@ def _provider_problem(services: Services, failure: Failure) -> Problem:
     if isinstance(error, ConfigurationError):
         message = f"The provider {name} is not set up."
         fix = "Check EMBEDDING_PROVIDER, EMBEDDING_MODEL and its key, then start the server again. Its log has the reason."
+    elif isinstance(error, BudgetSpent):
+        message = f"The budget of the day does not allow the next call of {name}: {effect}."
+        fix = (
+            "It starts again at 00:00 UTC. To go on before, raise EMBEDDING_BUDGET_PER_DAY and start the server again."
+        )
     elif isinstance(error, ProviderUnavailable):
         message = f"The provider {name} cannot be reached: {effect}."
         fix = _START_PROVIDER.get(kind, "The server's log has the reason.")
     else:
         message = f"The provider {name} does not answer correctly: {effect}."
         fix = "The server's log has the reason."
-    if not services.needs_key:
+    if not services.needs_key and not isinstance(error, BudgetSpent):
         tables = _collections(services, spec.name) if spec else []
         concerned = f" (collections: {', '.join(tables)})" if tables else ""
         fix = f"{fix} The error: {error.message}{concerned}"

@@ -32,7 +32,7 @@ WORK = Limits("10min", "1min")
 
 # Prefixes of the functions that need no key, or that every search calls. Each function is, for each collection, a kind
 # of its own.
-_OPEN = ("search_", "similar_rows", "collection_models", "ping_embeddings")
+_OPEN = ("search_", "similar_rows", "collection_models", "ping_embeddings", "embedding_costs")
 
 
 class Shares:

@@ -11,7 +11,7 @@ from shared.database.base import Database
 from shared.embedding.collection import Collection, has_ready_embeddings, list_embedding_collections
 from shared.embedding.model_providers import ModelProviders
 from shared.embedding.runs import TASK_NAME, Outcome, Task
-from shared.errors import AppError
+from shared.errors import AppError, BudgetSpent
 from shared.events import emit
 from shared.models import BackfillReport
 
@@ -73,7 +73,7 @@ class EmbeddingJob:
         names = [task.collection] if task.collection is not None else list(list_embedding_collections(self.database))
         done = BackfillReport(task.collection or "", "")
         models: set[str] = set()
-        problems: list[str] = []
+        problems: dict[str, tuple[str, list[str]]] = {}
         interrupted = False
         for name in names:
             try:
@@ -100,18 +100,25 @@ class EmbeddingJob:
                     run_id=task.task_id if alone else None,
                 )
             except AppError as error:
-                problems.append(error.message if alone else f"{name}: {error.message}")
+                _note(problems, name, error)
                 continue
             for model, rows in outcome.left.foreign_vectors.items():
                 log.warning("%s: %d rows keep vectors of %s, which no provider here makes", name, rows, model)
             done = _sum(done, outcome.report)
             if outcome.error is not None:
-                problems.append(outcome.error.message if alone else f"{name}: {outcome.error.message}")
+                _note(problems, name, outcome.error)
             if interrupted := outcome.interrupted:
                 break
         status = "failed" if problems else "interrupted" if interrupted else "completed"
         # After an error the run is recorded again, because recording it may be what failed.
-        return Outcome(status, done, "; ".join(problems) or None, recorded=alone and not problems)
+        lines = [message if alone else f"{', '.join(of)}: {message}" for message, of in problems.values()]
+        return Outcome(status, done, "; ".join(lines) or None, recorded=alone and not problems)
+
+
+def _note(problems: dict[str, tuple[str, list[str]]], name: str, error: AppError) -> None:
+    """Add a problem of a collection. All collections share the budget, so a spent budget is one problem of them all."""
+    kind = error.code if isinstance(error, BudgetSpent) else f"{name}: {error.message}"
+    problems.setdefault(kind, (error.message, []))[1].append(name)
 
 
 def _report_sum(report: Report, done: BackfillReport, progress: "Progress") -> None:

@@ -16,6 +16,7 @@ from shared.retry import Retrier, RetryPolicy
 
 if TYPE_CHECKING:
     from shared.providers.base import EmbeddingProvider
+    from shared.providers.budget import DailyBudget
 
 # If a provider could not be created, the next attempt comes after this many seconds, and not at each call.
 RETRY_SECONDS = 2.0
@@ -36,7 +37,7 @@ class ModelProviders:
 
     `configured` creates the provider of the settings, which is closed here if `closes_configured`. `make` creates the
     provider of another model. Each is called once for each model, and again after a failure. Without `make`, the
-    configured provider is the only one.
+    configured provider is the only one. The providers count what they cost in the `budget`.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class ModelProviders:
         make: "Callable[[EmbeddingModel], EmbeddingProvider] | None" = None,
         *,
         closes_configured: bool = False,
+        budget: "DailyBudget | None" = None,
     ) -> None:
         self._configured = configured
         self._make = make
         self._closes_configured = closes_configured
+        self._budget = budget
         self._checks: dict[EmbeddingModel | None, ProviderCheck] = {}
         self._others: dict[str, EmbeddingProvider] = {}
         # The providers that are known to have the width of the registered model.
@@ -107,7 +110,9 @@ class ModelProviders:
             return None
 
     def close(self) -> None:
-        """Close the providers that this object has created."""
+        """Close the providers that this object has created, and record what they have cost."""
+        if self._budget is not None:
+            self._budget.flush()
         with self._lock:
             for provider in self._others.values():
                 provider.close()
@@ -141,7 +146,7 @@ class ModelProviders:
             if spec is None or self._make is None:
                 raise
         else:
-            configured.on_failure = self.check().fail
+            configured.on_failure, configured.budget = self.check().fail, self._budget
             self._fitting[None] = configured
             if spec is None or spec.name == configured.model:
                 return configured
@@ -151,5 +156,5 @@ class ModelProviders:
                     "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
                 )
         provider = self._others[spec.name] = self._make(spec)
-        provider.on_failure = self.check(spec).fail
+        provider.on_failure, provider.budget = self.check(spec).fail, self._budget
         return provider

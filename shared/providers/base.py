@@ -1,10 +1,12 @@
 """The base class of embedding providers. A subclass makes a single request; this class adds batches, retries and checks."""
 
+import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from shared.deadline import Deadline
 from shared.errors import ConfigurationError, ProviderError, ProviderInputRejected
@@ -13,6 +15,9 @@ from shared.providers.answers import WireAnswer
 from shared.providers.batches import estimate_tokens
 from shared.providers.isolate import PROBE, EmbeddingJob
 from shared.retry import Retrier, RetryPolicy, StopSignal
+
+if TYPE_CHECKING:
+    from shared.providers.budget import DailyBudget
 
 __all__ = ["EmbeddingProvider", "WireAnswer"]
 
@@ -26,7 +31,8 @@ class EmbeddingProvider(ABC):
     One object serves any number of threads, which share its retrier and cooldown. `declared` has 0 dimensions if only
     the server knows them; the `rules` are applied to it. `model` is the name under which the vectors are stored.
     `price_per_million_tokens` is in USD; it is 0 if `price_is_known` is false. `on_failure` is called with every error
-    that concerns all texts, such as an outage or a refused key.
+    that concerns all texts, such as an outage or a refused key. If there is a `budget`, it counts the calls that cost
+    money and refuses those that would exceed it.
     """
 
     name: ClassVar[str]
@@ -56,6 +62,7 @@ class EmbeddingProvider(ABC):
         self.price_per_million_tokens = price
         self.retrier = retrier or Retrier()
         self.on_failure: Callable[[ProviderError], None] = lambda _: None
+        self.budget: DailyBudget | None = None
         self.declared = declared
         self._rules = rules
         # The cost of the request for the width. The next call reports it and sets this to no cost.
@@ -128,7 +135,7 @@ class EmbeddingProvider(ABC):
         `truncate`, a text that is too long for the model is refused (ProviderInputTooLong). Each request is added to
         `spent` when it ends, so the sum is right even after an error. `retry` replaces the retrier's policy, `stop` ends
         its waits, and every request ends before the `deadline`. Raises ConfigurationError if `registered` has another name
-        or width than the provider's model.
+        or width than the provider's model, BudgetSpent if the call would exceed the `budget`.
         """
         spec = self.describe(deadline)
         if registered is not None and (registered.name, registered.dimensions) != (spec.name, spec.dimensions):
@@ -142,8 +149,12 @@ class EmbeddingProvider(ABC):
         prefix = query_prefix if kind == "query" else known.document_prefix
         spent = Spent() if spent is None else spent
         policy = retry or self.retrier.policy
+        job = EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline)
         try:
-            return EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline).run(texts)
+            if self.budget is None:
+                return job.run(texts)
+            with self._within_budget(self.budget, texts, prefix, spent):
+                return job.run(texts)
         except ProviderError as error:
             self._report(error)
             raise
@@ -152,6 +163,24 @@ class EmbeddingProvider(ABC):
         # The refusal of a text concerns no other text.
         if not isinstance(error, ProviderInputRejected):
             self.on_failure(error)
+
+    @contextmanager
+    def _within_budget(self, budget: "DailyBudget", texts: Sequence[str], prefix: str, spent: Spent) -> Iterator[None]:
+        """Reserve the estimated cost of the texts in the budget, and then count what was spent in its place."""
+        price = self.price_per_million_tokens / 1e6
+        if self.price_is_known and not price:
+            yield
+            return
+        if not self.price_is_known:
+            raise ConfigurationError(
+                f"EMBEDDING_BUDGET_PER_DAY: the price of {self.model} is not known; set EMBEDDING_PRICE_PER_MILLION (0 if it "
+                "is free), which is for the model of the settings"
+            )
+        most = self.declared.max_tokens or math.inf
+        tokens = sum(min(count, most) for count in self.count_tokens([prefix + text for text in texts]))
+        before = spent.tokens
+        with budget.spending(tokens * price, lambda: (spent.tokens - before) * price):
+            yield
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text: exact if the provider has a tokenizer (`counts_exactly`), else an estimate."""

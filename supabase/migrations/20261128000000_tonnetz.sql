@@ -3325,10 +3325,47 @@ comment on function public.running_embedding_runs is
 revoke all on function public.running_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.running_embedding_runs to service_role;
 
-create function public.embedding_costs(days integer default 30)
-returns jsonb language sql stable security invoker set search_path = '' as $$
+create table embedding.spending (
+  day date primary key,
+  -- A query may cost less than a millionth of a dollar.
+  cost_usd numeric(24, 12) not null
+    constraint "spent_usd must be a number that is not below 0" check (cost_usd >= 0 and cost_usd < 'NaN')
+);
+comment on table embedding.spending is
+  'What each day (UTC) has cost: the calls of all programs with EMBEDDING_BUDGET_PER_DAY, also those that belong to no run.';
+revoke all on embedding.spending from public, anon, authenticated;
+grant select, insert, update, delete on embedding.spending to service_role;
+
+create function embedding.add_spending(usd numeric)
+returns numeric language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  today date := (now() at time zone 'UTC')::date;
+  total numeric;
+begin
+  if usd < 0 then
+    raise exception 'spent_usd must be a number that is not below 0' using errcode = '22023';
+  end if;
+  insert into embedding.spending as s (day, cost_usd)
+  -- The first call of a day counts the runs that ran without a budget until then.
+  select today, add_spending.usd + coalesce(sum(r.cost_usd), 0)
+  from embedding.runs r
+  where r.started_at >= today::timestamp at time zone 'UTC' and r.collection_id is not null
+  on conflict on constraint spending_pkey do update set cost_usd = s.cost_usd + add_spending.usd
+  returning s.cost_usd into total;
+  return total;
+end;
+$$;
+comment on function embedding.add_spending is 'Adds to what today (UTC) has cost, and returns the sum.';
+revoke all on function embedding.add_spending from public, anon, authenticated, service_role;
+grant execute on function embedding.add_spending to service_role;
+
+create function public.embedding_costs(days integer default 30, spent_usd double precision default null)
+returns jsonb language sql security invoker set search_path = '' as $$
   -- One value: Supabase returns at most 1,000 rows of a call.
-  select jsonb_build_object('entries', coalesce(jsonb_agg(to_jsonb(d) order by d.day desc, d.model), '[]'))
+  select jsonb_build_object(
+    'entries', coalesce(jsonb_agg(to_jsonb(d) order by d.day desc, d.model), '[]'),
+    'spent_today', case when spent_usd is not null then embedding.add_spending(spent_usd::numeric) end,
+    'resets_in', extract(epoch from ((now() at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' - now())::float)
   from (
     select
       (r.started_at at time zone 'UTC')::date as day, r.model, min(m.provider) as provider,
@@ -3342,7 +3379,9 @@ returns jsonb language sql stable security invoker set search_path = '' as $$
     group by 1, 2
   ) d
 $$;
-comment on function public.embedding_costs is 'Runs, rows, tokens and cost by day (UTC) and model, latest first.';
+comment on function public.embedding_costs is
+  'Runs, rows, tokens and cost by day (UTC) and model, latest first; and the seconds until the next day. '
+  'With spent_usd (0 or more): adds it to what today has cost, for a budget of the day, and returns the sum as spent_today.';
 revoke all on function public.embedding_costs from public, anon, authenticated, service_role;
 grant execute on function public.embedding_costs to service_role;
 

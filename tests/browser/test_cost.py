@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 from pydantic import SecretStr
 
 from tests.browser.conftest import OpenTab, StartConsole, add_rows
+from tests.database.spending import spend
 
 PRICE = "2.5"
 
@@ -49,3 +50,14 @@ def test_the_panel_shows_tokens_and_cost_by_day_and_model_and_an_estimate_for_pe
     expect(page.locator(".chart svg")).to_have_attribute("aria-label", re.compile("^Money"))
     page.get_by_role("button", name="7 days").click()
     expect(page.get_by_role("button", name="7 days")).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_panel_shows_the_budget_of_the_day(own_url: SecretStr, start: StartConsole, tab: OpenTab) -> None:
+    page = tab(start(own_url).url).open("cost")
+    expect(page.locator("#cost .figures dd")).to_have_count(3)
+    with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
+        spend(connection, 4.5)
+        settings = {"EMBEDDING_PRICE_PER_MILLION": PRICE, "EMBEDDING_BUDGET_PER_DAY": "20"}
+        page = tab(start(own_url, **settings).url).open("cost")
+        expect(page.locator("#cost .figures")).to_contain_text("$4.50 of $20.00")
+        expect(page.locator("#cost .figures")).to_contain_text(re.compile(r"starts again in.*(min|s)"))

@@ -196,6 +196,7 @@ _BY_NAME: Mapping[str, object] = {
     "semantic_weight": 0.7,
     "silent_seconds": 30,
     "source": "public.music_knowledge",
+    "spent_usd": 0.01,
     "static_weight": 0.1,
     "status": "running",
     "synonyms": SYNONYMS,
