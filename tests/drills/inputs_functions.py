@@ -165,6 +165,7 @@ _BY_NAME: Mapping[str, object] = {
     "full_text_weight": 0.3,
     "fusion": "weighted",
     "half_life_days": 365.0,
+    "index_min_rows": 10_000,
     "is_active": True,
     "kind": "embedding",
     "known_version": None,
