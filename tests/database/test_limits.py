@@ -83,7 +83,7 @@ def blocked(owner: Connection) -> int:
 def test_a_kind_of_call_waits_for_its_share_and_gives_it_back() -> None:
     shares = Shares(16)
     held, holding = threading.Event(), threading.Semaphore(0)
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(7) as pool:
 
         def hold() -> None:
             with shares.share("embedding_coverage", {}, 5):
@@ -94,12 +94,12 @@ def test_a_kind_of_call_waits_for_its_share_and_gives_it_back() -> None:
         assert all(holding.acquire(timeout=30) for _ in running)
         with pytest.raises(DatabaseBusy), shares.share("list_embedding_runs", {}, 0.01):
             pass
+        waiting = pool.submit(hold)
         with shares.share("search_datasets", {}, 0.01), shares.share("collection_models", {"collection": "x"}, 0.01):
             held.set()
         for one in running:
             one.result()
-    with shares.share("embedding_coverage", {}, 0.01):
-        """A share is free again."""
+        waiting.result()
 
 
 def test_a_name_with_its_schema_has_the_same_share() -> None:

@@ -13,7 +13,8 @@ import pytest
 from functions.http import protocol, routes, server
 from functions.http.routes import LARGE_BODY, SMALL_BODY
 from functions.local import FUNCTIONS
-from tests.functions.conftest import API_KEY
+from tests.fake_provider import FakeProvider
+from tests.functions.conftest import API_KEY, KEYS
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: a\r\n"
 
@@ -107,6 +108,16 @@ def test_a_slow_but_complete_request_is_answered(client: httpx.Client) -> None:
             connection.sendall(body[start : start + 4])
             time.sleep(0.01)
         assert answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_complete_request_may_take_longer_than_its_head_and_body(
+    client: httpx.Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 1.0)
+    provider.wire.delay = 3.0
+    answered = client.post("/api/vectorization/embed", json={"text": "a"}, headers=KEYS)
+    assert answered.status_code == 200, answered.text
 
 
 def test_half_requests_leave_room_for_others(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ def hold(operation: Any, base_url: str, secret: str, examples: int) -> None:
     check()
 
 
+# The server is a thread of this process, and the pool of its connections uses `random`.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @pytest.mark.parametrize("examples", [8, pytest.param(40, marks=pytest.mark.drill)])
 def test_every_answer_conforms_to_the_openapi_document_for_any_input(
     keyed: httpx.Client, insert: Insert, examples: int
