@@ -17,7 +17,7 @@ INSTALLED = ROOT / ".tools/clients"
 
 
 def require_javascript(request: pytest.FixtureRequest) -> None:
-    """Fail or skip the test where the JavaScript clients, or their present versions, are not installed."""
+    """Fail or skip the test if the JavaScript clients are not installed, or not in their present versions."""
     # scripts/install_clients.sh copies the lock file at its end.
     lock = INSTALLED / "installed.json"
     if not lock.exists() or lock.read_bytes() != (CLIENTS / "package-lock.json").read_bytes():
@@ -32,7 +32,7 @@ def run_client(program: str, *arguments: str, directory: Path, variables: dict[s
     done = subprocess.run(
         [interpreter, str(CLIENTS / program), *arguments],
         cwd=directory,
-        # Nothing that a client keeps or reports may leave the test.
+        # Keep the files of a client in the test's folder, and turn off its reports.
         env={
             **os.environ,
             "HOME": str(directory),

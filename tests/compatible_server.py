@@ -1,4 +1,4 @@
-"""A server with OpenAI's protocol as other programs speak it: each of its habits is one that a real server has."""
+"""A server that imitates other programs with OpenAI's protocol. Each of its deviations exists in a real server."""
 
 import base64
 import json
@@ -13,14 +13,14 @@ from tests.protocol_vectors import embed, tokenize
 
 WIDTH = 24
 
-# Habits of the answer. The index: left out, left out where it is 0, 0 everywhere, or wrong for good.
+# Deviations of the field `index`: it is left out, left out if it is 0, 0 for every vector, or wrong.
 INDEX = {
     "no index": lambda place: {},
     "no index 0": lambda place: {"index": place} if place else {},
     "index 0": lambda place: {"index": 0},
     "index twice": lambda place: {"index": max(place, 1)},
 }
-# Refusals that concern no text: status and body.
+# Refusals whose cause is not a text: status and body.
 REFUSALS: dict[str, tuple[int, Any]] = {
     "base64 as text": (400, {"error": {"message": "encoding_format base64 is not supported, use float", "code": 400}}),
     "base64 as detail": (422, {"detail": [{"loc": ["body", "encoding_format"], "msg": "Input should be 'float'"}]}),
@@ -30,10 +30,10 @@ REFUSALS: dict[str, tuple[int, Any]] = {
 
 @dataclass
 class CompatibleServer:
-    """Answers POST /v1/embeddings by its habits; `billed` counts the tokens of all that it embedded."""
+    """Answers POST /v1/embeddings with its deviations; `billed` counts the tokens of all texts that it embedded."""
 
     habits: set[str] = field(default_factory=set)
-    # Status and body of every answer, whatever is sent.
+    # Status and body of every answer, if this is set.
     refusal: tuple[int, Any] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     billed: int = 0
@@ -104,4 +104,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(octets)
 
     def log_message(self, *_: object) -> None:
-        """Keep the output of the tests clean."""
+        """Print nothing, so that requests do not appear in the output of the tests."""

@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts background jobs with SIGINT ignored, and every command that a test interrupts would inherit that.
+    # A shell starts background jobs with SIGINT ignored. The commands that tests interrupt would inherit this.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # A `.env` file or exported variables of the user must not change the tests.
@@ -60,7 +60,7 @@ def missing_tool(request: pytest.FixtureRequest, reason: str) -> NoReturn:
 
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
-    """Restore the logs: a Lambda function configures the logs of its process, here the process of later tests."""
+    """Restore the log settings: a Lambda function changes those of its process, which here is that of later tests."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -109,7 +109,7 @@ def connect(database_url: SecretStr) -> Iterator[Callable[..., Connection]]:
 
 @pytest.fixture
 def role(database_url: SecretStr) -> Callable[..., AbstractContextManager[Connection]]:
-    """`with role("anon") as connection:` as PostgREST would run it."""
+    """`with role("anon") as connection:` a connection that acts as the role, like PostgREST."""
     return lambda name, **claims: as_role(database_url, name, **claims)
 
 
@@ -135,7 +135,7 @@ def work(database: PostgresDatabase, provider: FakeProvider) -> Collection:
 
 @pytest.fixture(scope="session")
 def pooler(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Callable[[str], PgBouncer]]:
-    """PgBouncer in front of the cluster, by its mode. In transaction mode programs share three connections of a pool."""
+    """`pooler(mode)`: PgBouncer in front of the cluster. In transaction mode, programs share three connections."""
     if pgbouncer.BINARY is None:
         missing_tool(request, f"needs a real PgBouncer: {pgbouncer.INSTALL}")
     with ExitStack() as running:

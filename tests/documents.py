@@ -42,7 +42,7 @@ class Block:
 
     @property
     def test(self) -> str | None:
-        """The test file that runs it, if that is not test_documents.py."""
+        """The test file that runs the block, if it is not test_documents.py."""
         return self.mark.removeprefix("run by ") if self.mark.startswith("run by ") else None
 
 

@@ -23,7 +23,7 @@ class Wire:
     requests: list[list[str]] = field(default_factory=list)
     # Texts that contain one of these are refused, alone or with other texts.
     refuses: set[str] = field(default_factory=set)
-    # Texts that hold one of these get a vector of NaN.
+    # Texts that contain one of these get a vector of NaN.
     makes_invalid: set[str] = field(default_factory=set)
     down: ProviderError | None = None
     delay: float = 0.0

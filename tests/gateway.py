@@ -29,9 +29,9 @@ INVALID_KEY = Fault(
 
 
 class Gateway:
-    """A context manager. `fault`: the answer that replaces PostgREST's.
+    """A gateway in front of PostgREST. A context manager. If `fault` is set, it replaces PostgREST's answer.
 
-    `unreachable`: how often PostgREST was down and the answer was 502.
+    `unreachable` counts how often PostgREST was down, so that the answer was 502.
     """
 
     def __init__(self, upstream_port: int, *, keys: set[str]) -> None:

@@ -174,7 +174,7 @@ class LambdaFunction:
         raise AssertionError(f"the function did not answer:\n{self.output}")
 
     def printed(self, text: str, times: int = 1) -> bool:
-        """Whether the function printed a text so many times; output arrives a moment later than answers."""
+        """Whether the function printed a text this number of times. Waits, because output arrives a moment after an answer."""
         deadline = time.monotonic() + 5
         while self.output.count(text) < times and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -12,7 +12,7 @@ from shared.embedded.binaries import binaries
 from tests.postgres_cluster import make_directory, remove
 from tests.postgrest_server import free_ports
 
-# A user on a line of its own: "hostssl" admits only connections with TLS, and this server has none.
+# `hostssl` admits only connections with TLS. This server has no TLS, so the user of that line is never admitted.
 _ADMITTED = """
 local all postgres trust
 hostssl all demands_tls 127.0.0.1/32 scram-sha-256
@@ -22,7 +22,7 @@ host all trusted,missing 127.0.0.1/32 trust
 
 
 class PasswordServer:
-    """Has the user `app` with the password `secret-word`, and as few connections as `max_connections`. A context manager."""
+    """A server with the user `app`, the password `secret-word` and at most `max_connections`. A context manager."""
 
     def __init__(self, system_user: str | None, *, max_connections: int = 20) -> None:
         (self.port,) = free_ports(1)
@@ -58,7 +58,7 @@ class PasswordServer:
         return self._directory / "data"
 
     def admin(self) -> psycopg.Connection[Any]:
-        """A superuser's connection, to be closed."""
+        """Open a connection of a superuser; the caller closes it."""
         return psycopg.connect(
             f"postgresql://postgres@/postgres?host={self._directory}&port={self.port}", autocommit=True
         )

@@ -27,10 +27,10 @@ MODES = ("transaction", "session")
 class PgBouncer:
     """Runs the pooler on a free port of 127.0.0.1, in front of all databases of a server. A context manager.
 
-    `server` is the address of one of them, on a unix socket.
+    `server` is the address of one of the databases, on a unix socket.
 
-    `users` are the passwords of the users that it admits; without any it admits all without a password, as postgres.
-    With `tls` it demands TLS, with a certificate for 127.0.0.1 that it has signed itself.
+    `users` maps the users that may connect to their passwords. If it is empty, every user may connect without a password
+    and acts as postgres. With `tls`, connections need TLS; the certificate is for 127.0.0.1 and self-signed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PgBouncer:
         (self.port,) = free_ports(1)
         address = server.get_secret_value() if isinstance(server, SecretStr) else server
         self._host = Path(str(conninfo_to_dict(address)["host"]))
-        # It does not run as root, so it runs as the server's user.
+        # PgBouncer refuses to run as root, so it runs as the user of the PostgreSQL server.
         self._user = (self._host / ".s.PGSQL.5432").owner() if os.geteuid() == 0 else None
         self._users = users
         self._tls = tls
@@ -85,7 +85,7 @@ class PgBouncer:
                 shutil.chown(path, user=self._user)
 
     def start(self) -> None:
-        """Start it, for the first time or after a stop, and wait until it answers."""
+        """Start PgBouncer, for the first time or after a stop, and wait until it answers."""
         assert BINARY is not None
         self._process = subprocess.Popen(
             [BINARY, "-q", str(self._directory / "ini")],
@@ -108,7 +108,7 @@ class PgBouncer:
         return True
 
     def stop(self) -> None:
-        """End it at once, with all connections."""
+        """Stop PgBouncer at once, with all connections."""
         self._process.kill()
         self._process.wait()
 

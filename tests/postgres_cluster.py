@@ -38,12 +38,12 @@ def remove(directory: Path) -> None:
 
 
 def make_directory(prefix: str) -> Path:
-    """A folder for a server: in memory if there is space, because initdb and pg_upgrade wait for the disk.
+    """A folder for a server. It is in memory if there is space, because initdb and pg_upgrade wait for the disk.
 
-    Not pytest's tmp_path: the path of a unix socket may have 107 characters.
+    pytest's tmp_path is not used, because it is too long: the path of a unix socket may have 107 characters.
     """
     memory = Path("/dev/shm")
-    # TMPDIR wins.
+    # If TMPDIR is set, it is used.
     roomy = "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else None))
     # If root starts the server, the user of the server has to enter it.

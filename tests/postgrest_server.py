@@ -67,7 +67,7 @@ class Postgrest:
         return False
 
     def kill(self) -> None:
-        """End it like a crash; when it is entered again, it starts on the same ports."""
+        """Stop PostgREST like a crash. If the context manager is entered again, it starts on the same ports."""
         self._process.kill()
         self._process.wait()
         self._log.close()

@@ -1,4 +1,4 @@
-"""The chat half of the protocol server: Ollama's /api/chat and OpenAI's /v1/chat/completions, which write synonyms."""
+"""The chat routes of the protocol server: Ollama's /api/chat and OpenAI's /v1/chat/completions, which write synonyms."""
 
 import json
 from typing import Any

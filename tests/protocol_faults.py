@@ -18,7 +18,7 @@ class Refusal(Exception):
 
 @dataclass
 class Fault:
-    """A failure of every `every`-th call that holds `containing`, `times` times (None: always).
+    """A failure of every `every`-th call that contains the text `containing`; `times` times, or always if it is None.
 
     Kinds that refuse: rate_limit (retry_after, as_date), unavailable (retry_after), status (status),
     quota, html, poison (message), nan_refused, redirect (to, status), and deep (depth), which does so with a 200.
@@ -69,7 +69,7 @@ class Fault:
             case "deep":
                 depth = int(self.options.get("depth", 100_000))
                 deep = "[" * depth + "]" * depth
-                # In all fields that a client may read.
+                # Send it in all fields that a client may read.
                 names = ("data", "embeddings", "choices", "message")
                 body = "{" + ", ".join(f'"{name}": {deep}' for name in names) + "}"
                 return Refusal(200, body, {"content-type": "application/json"})

@@ -50,10 +50,10 @@ class Call:
 
 
 class ProtocolServer:
-    """Serves on 127.0.0.1 from a thread; `calls` holds every embedding request in order of arrival.
+    """Serves on 127.0.0.1 from a thread; `calls` has every embedding request in the order of arrival.
 
-    `latency` is in seconds. `pool` answers with so many prepared vectors, for benchmarks that must not measure their
-    computation.
+    `latency` is in seconds. With `pool`, answers contain vectors from this number of prepared ones, so that a benchmark
+    does not measure their computation.
     """
 
     def __init__(self, *, api_key: str | None = None, latency: float = 0.0, port: int = 0, pool: int = 0) -> None:
@@ -136,7 +136,7 @@ class ProtocolServer:
             return next((fault for fault in self.faults if fault.strikes(call.inputs)), None)
 
     def answered(self, call: Call) -> None:
-        """Called when the whole answer to a call was sent; drills override it to act at this moment."""
+        """This is called when the whole answer to a call was sent. Drills override it to act at this moment."""
 
     def hold(self, seconds: float) -> None:
         """From now on, calls within `seconds` are too soon."""
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _admit_openai(self, call: Call) -> tuple[int, list[str]]:
         key, model = self.server.owner.api_key, str(call.body.get("model"))
         if key is not None and self.headers.get("authorization") != f"Bearer {key}":
-            # Some servers repeat the whole header: no part of it may reach our logs.
+            # Some servers repeat the whole header. No part of it may appear in the program's logs.
             message = f"Incorrect API key provided: {self.headers.get('authorization')}."
             raise Refusal(401, openai_error(message, code="invalid_api_key"))
         dimensions = OPENAI_MODELS.get(model) or OLLAMA_MODELS.get(model)
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(400, openai_error(f"Invalid 'input': array too long, at most {MAX_INPUTS} items."))
         longest = max(len(tokenize(text)) for text in call.inputs)
         if longest > MAX_INPUT_TOKENS:
-            # Both texts are OpenAI's; the second is from 2026.
+            # Both messages are from OpenAI; the second is from 2026.
             counted = f"This model's maximum context length is {MAX_INPUT_TOKENS} tokens, however you requested "
             counted += f"{longest} tokens ({longest} in your prompt; 0 for the completion). Please reduce your prompt."
             terse = f"Invalid 'input': maximum context length is {MAX_INPUT_TOKENS} tokens."
@@ -309,7 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fault.options.get("seconds", 1.0))
 
     def _reset(self) -> None:
-        # Linger zero and the bare descriptor: the kernel sends RST where an orderly close sends FIN.
+        # With linger zero, and a close of the descriptor itself, the kernel sends RST instead of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         os.close(self.connection.detach())
         self.close_connection = True
@@ -330,7 +330,7 @@ def main() -> None:
         server.fail("poison", times=None, containing=text)
     if arguments.rate_limit_every:
         server.fail("rate_limit", times=None, every=arguments.rate_limit_every, retry_after=arguments.retry_after)
-    # Set by hand: a shell starts background jobs with SIGINT ignored.
+    # Set the handlers here, because a shell starts background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with server:

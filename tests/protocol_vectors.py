@@ -35,7 +35,7 @@ def encode(row: NDArray[np.float32] | list[Any] | None, encoding: str) -> str | 
         return row
     if encoding == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode()
-    # Rounded to the nine digits that servers send.
+    # The numbers are rounded to nine digits, like those that servers send.
     numbers: list[Any] = row.astype(str).astype(np.float64).tolist()
     return numbers
 

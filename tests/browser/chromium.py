@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 INSTALL_CHROMIUM = "apt-get install -y chromium"
-# No other network traffic, no stored state, no graphics card.
+# These flags turn off other network traffic, stored state and the graphics card.
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",

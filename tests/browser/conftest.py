@@ -44,7 +44,7 @@ API_KEY = f"console-key-{secrets.token_urlsafe(24)}"
 # The model of the protocol server, under Ollama's protocol.
 MODEL = "all-minilm"
 START_SECONDS = 180.0
-# Generous, because other jobs may use the processor.
+# This limit is high, because other jobs may use the processor.
 PATIENCE_MS = 90_000
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    # Stopped after the module, because no other test can run an event loop in this thread while Playwright runs.
+    # Playwright is stopped after the module: while it runs, no other test can run an event loop in this thread.
     if not is_installed():
         missing_tool(request, f"needs Debian's chromium: {INSTALL_CHROMIUM}")
     with open_browser() as running:

@@ -95,7 +95,7 @@ def open_panel(page: Page, url: str, name: str) -> None:
     page.goto(f"{url}/#/{name.partition('-')[0]}")
     page.reload()
     PANELS[name](page)
-    # In a picture of the whole page the sticky header belongs at the top.
+    # Scroll to the top, so that the sticky header is at the top of a picture of the whole page.
     page.evaluate("scrollTo(0, 0)")
     # Wait for the animations of bars and lists.
     page.wait_for_timeout(700)

@@ -77,7 +77,7 @@ def test_pointing_and_searching_redraw_only_the_overlay(reading: Console, tab: O
 def test_pointing_at_one_of_two_thousand_points_does_not_redraw_them(
     own_url: SecretStr, start: StartConsole, ollama: ProtocolServer, tab: OpenTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Prepared vectors, because the positions of the points do not matter here.
+    # Use prepared vectors, because the positions of the points do not matter here.
     monkeypatch.setattr(ollama, "pool", 400)
     with psycopg.connect(own_url.get_secret_value(), autocommit=True) as connection:
         connection.execute(
@@ -103,7 +103,7 @@ def test_hovering_shows_the_row(reading: Console, tab: OpenTab) -> None:
     row.focus()
     tip = page.locator("#map .tip")
     expect(tip).to_contain_text(row.inner_text())
-    # The same point, by the pointer.
+    # Point at the same place with the pointer.
     place = tip.evaluate(
         "tip => [parseFloat(tip.style.getPropertyValue('--x')), parseFloat(tip.style.getPropertyValue('--y'))]"
     )

@@ -121,10 +121,10 @@ def test_the_page_reports_a_lost_server_and_reconnects(own_url: SecretStr, start
     server.start()
     expect(banner).to_be_empty()
     expect(page.locator("ol.hits > li").first).to_be_visible()
-    # The panel notices it without a request of its own.
+    # The panel shows this although it sends no request of its own.
     server.stop()
     expect(banner).to_contain_text("does not answer")
-    # A tab whose module is not loaded yet.
+    # The module of this tab is not loaded yet.
     page.get_by_role("tab", name="Cost").click()
     server.start()
     expect(banner).to_be_empty()

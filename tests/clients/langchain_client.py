@@ -8,7 +8,7 @@ from langchain_openai import OpenAIEmbeddings
 
 texts = json.loads(os.environ["TEXTS"])
 server = {"model": os.environ["MODEL"], "base_url": os.environ["BASE_URL"], "api_key": os.environ["API_KEY"]}
-# By default it sends arrays of tokens.
+# By default LangChain sends arrays of tokens.
 tokens = OpenAIEmbeddings(**server, max_retries=0)
 plain = OpenAIEmbeddings(**server, max_retries=0, check_embedding_ctx_length=False)
 vectors = {

@@ -4,14 +4,14 @@ import asyncio
 import json
 import os
 
-# Else the import fetches a list of prices from the internet.
+# Without this, the import fetches a list of prices from the internet.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 
 texts, model = json.loads(os.environ["TEXTS"]), os.environ["MODEL"]
 server = {"api_base": os.environ["BASE_URL"], "api_key": os.environ["API_KEY"], "max_retries": 0}
-# LiteLLM sends a width for the models that it knows, unless it is named as allowed.
+# LiteLLM sends a width only for models that it knows, unless the parameter is listed as allowed.
 width = {"dimensions": int(os.environ["WIDTH"]), "allowed_openai_params": ["dimensions"]}
 
 

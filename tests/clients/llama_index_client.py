@@ -9,7 +9,7 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
 texts = json.loads(os.environ["TEXTS"])
 server = {"model_name": os.environ["MODEL"], "api_base": os.environ["BASE_URL"], "api_key": os.environ["API_KEY"]}
-# `model` would be checked against the names of OpenAI's own models; `model_name` is sent as it is.
+# Use `model_name`, which is sent unchanged: `model` accepts only the names of OpenAI's own models.
 own = OpenAIEmbedding(**server, max_retries=0, embed_batch_size=2)
 like = OpenAILikeEmbedding(**server, max_retries=0)
 vectors = {

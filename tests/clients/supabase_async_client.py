@@ -31,7 +31,7 @@ async def bodies(builder: Any) -> list[str]:
 
 
 async def of_each(callers: dict[str, AsyncClient], ask: Any) -> dict[str, list[str]]:
-    """What all callers get who ask at the same time."""
+    """The answers of all callers, who ask at the same time."""
     return dict(zip(callers, await asyncio.gather(*(bodies(ask(one)) for one in callers.values())), strict=True))
 
 

@@ -85,7 +85,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command_with(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Command]]:
     """Make a Command for an environment; processes that still run at the end are killed."""
     made: list[Command] = []
-    # pytest's folders are closed to the user of a server that root starts.
+    # If root starts a server, the server's user cannot enter pytest's folders.
     data = make_directory("tonnetz-commands-")
 
     def make(**environment: str) -> Command:

@@ -1,4 +1,4 @@
-"""`make audit`: licences always, vulnerabilities where their database can be reached."""
+"""Tests `make audit`: it always checks licences, and vulnerabilities if their database can be reached."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from scripts import audit
 @pytest.mark.parametrize(
     "licence", ["GPL-3.0-only", "AGPL-3.0", "GNU General Public License v3 (GPLv3)", "SSPL-1.0", "UNKNOWN"]
 )
-def test_a_licence_that_binds_the_user_is_refused(licence: str) -> None:
+def test_a_licence_that_restricts_the_user_is_refused(licence: str) -> None:
     assert audit.REFUSED.search(licence)
 
 
@@ -20,7 +20,7 @@ def test_a_licence_that_binds_the_user_is_refused(licence: str) -> None:
     "licence",
     ["MIT", "LGPL-3.0-only", "GNU Lesser General Public License v3 (LGPLv3)", "MPL-2.0", "Apache Software License"],
 )
-def test_a_licence_that_leaves_the_user_free_is_not(licence: str) -> None:
+def test_a_free_licence_is_accepted(licence: str) -> None:
     assert not audit.REFUSED.search(licence)
 
 
@@ -31,7 +31,7 @@ def test_the_licences_of_all_installed_packages_are_read(capsys: pytest.CaptureF
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str = "") -> None:
-    """Let pip-audit end like this; its database is on the internet."""
+    """Replace pip-audit, whose database is on the internet, by a program with this exit code and output."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         assert command[2] == "pip_audit"
@@ -57,7 +57,7 @@ def test_a_known_vulnerability_is_reported_and_counted(
     ("out", "err"),
     [(json.dumps({"dependencies": [SKIPPED]}), ""), ("", "requests.exceptions.ConnectionError: no route")],
 )
-def test_a_database_that_cannot_be_reached_is_no_clean_result(
+def test_an_unreachable_vulnerability_database_is_reported_as_not_checked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str, err: str
 ) -> None:
     answers(monkeypatch, 1, out, err)

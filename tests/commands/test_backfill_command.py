@@ -166,7 +166,7 @@ def test_verify_lists_stale_rows(owner: Connection, command: Command) -> None:
     assert result.code == 1
     assert "1 rows have a wrong vector" in result.stderr
     assert ids[0] in result.stderr
-    # --repair compares, also without --verify.
+    # --repair compares the rows even without --verify.
     repaired = command("backfill.py", *MUSIC, "--repair")
     assert repaired.code == 1
     assert "1 rows repaired" in repaired.stderr
@@ -206,7 +206,7 @@ def test_failed_rows_make_exit_1_and_are_listed_until_they_are_retried(owner: Co
 def slow(
     owner: Connection, database_url: SecretStr, command_with: Callable[..., Command]
 ) -> Callable[[], tuple[Command, Connection]]:
-    """300 rows, and a slow run over them: each save waits a little."""
+    """A function that starts a slow run over 300 rows: each save waits a little."""
 
     def make() -> tuple[Command, Connection]:
         add(owner, *texts(300))

@@ -1,4 +1,4 @@
-"""Tests scripts/backfill.py where collections have different models, or models that cannot be used here."""
+"""Tests scripts/backfill.py with collections of different models, and of models that cannot be used here."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -70,7 +70,7 @@ def test_each_collection_is_embedded_with_its_own_model(
     assert [call.inputs for call in server.calls[before:]] == [["another note"]]
     assert models(owner, "notes") == [OPENAI_MODEL] * 2
     assert len(set(models(owner, "music_knowledge")) | {OPENAI_MODEL}) == 2
-    # A changed setting moves nothing by itself.
+    # A changed setting alone does not move a collection to another model.
     add(owner, "a third row")
     changed = command("backfill.py", "--collection", "music_knowledge", EMBEDDING_PROVIDER="openai", **openai)
     assert (changed.code, len(set(models(owner, "music_knowledge")))) == (0, 1)

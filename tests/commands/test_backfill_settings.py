@@ -124,7 +124,7 @@ def test_max_cost_stops_before_it_is_passed(owner: Connection, command: Command)
 
 
 @pytest.mark.postgrest
-def test_through_supabase(
+def test_a_backfill_runs_through_supabase(
     owner: Connection, rest: Gateway, tokens: dict[str, str], command_with: Callable[..., Command]
 ) -> None:
     add(owner, *texts(30))
@@ -140,7 +140,7 @@ def test_through_supabase(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_through_a_pooler(
+def test_a_backfill_runs_through_a_pooler(
     cluster: Cluster, pooler: Callable[[str], PgBouncer], command_with: Callable[..., Command], mode: str
 ) -> None:
     with cluster.empty() as url:
@@ -174,7 +174,7 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(command_with: Callable
     one_line(command_with(TONNETZ_DATA_DIR=str(tmp_path / "file" / "data"))("backfill.py"), "TONNETZ_DATA_DIR")
 
 
-def test_a_closed_stdout_is_no_error(owner: Connection, command: Command) -> None:
+def test_a_closed_stdout_is_not_an_error(owner: Connection, command: Command) -> None:
     add(owner, "one")
     process = command.start("backfill.py", *MUSIC, "--json")
     assert process.stdout

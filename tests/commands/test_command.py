@@ -31,7 +31,7 @@ def test_a_script_is_executable_and_begins_with_its_interpreter(script: str) -> 
 def test_a_python_without_the_packages_runs_the_script_in_the_environment(script: str) -> None:
     if not (ROOT / ".venv" / "bin" / "python").exists():
         pytest.skip("this checkout has no .venv")
-    # -S: without site-packages.
+    # With -S, Python runs without site-packages.
     done = run(sys.executable, "-S", script, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")

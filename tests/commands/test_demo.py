@@ -34,7 +34,7 @@ def checkout() -> Iterator[Path]:
 
 def test_the_demo_prints_what_its_page_shows(tmp_path: Path, checkout: Path) -> None:
     block = next(part for part in PAGE.read_text("utf-8").split("```") if CUT in part).removeprefix("text\n")
-    # In a checkout of its own: without settings, the database is in the checkout.
+    # Use a separate checkout, because without settings the database is in the checkout.
     for folder in ("shared", "functions", "scripts", "supabase"):
         shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__", "bench"))
     shutil.copy(ROOT / "pyproject.toml", checkout)
@@ -50,7 +50,7 @@ def test_the_demo_prints_what_its_page_shows(tmp_path: Path, checkout: Path) -> 
     printed = lines_of(result.stdout)
     assert printed[: len(lines_of(before))] == lines_of(before)
     assert printed[-1:] == lines_of(after)
-    # A slow machine's progress and warnings; the output above is the same.
+    # On a slow machine stderr has progress and warnings. The output above is the same.
     assert "Traceback" not in result.stderr
 
 

@@ -44,7 +44,7 @@ def failure(result: Result) -> tuple[str, str]:
 
 @pytest.fixture
 def supabase(rest: Gateway, tokens: dict[str, str], command_with: Callable[..., Command]) -> Command:
-    """Against a project: PostgREST on the test's database, and no DATABASE_URL."""
+    """Commands for a Supabase project: PostgREST on the test's database, and no DATABASE_URL."""
     return command_with(
         SUPABASE_URL=rest.url, SUPABASE_SERVICE_ROLE_KEY=tokens["service_role"], SUPABASE_ANON_KEY=tokens["anon"]
     )
@@ -57,7 +57,9 @@ def doctor(request: pytest.FixtureRequest) -> Callable[..., Result]:
     return lambda **environment: command("doctor.py", "--json", **environment)
 
 
-def test_a_whole_installation_is_proven_and_nothing_stays(doctor: Callable[..., Result], owner: Connection) -> None:
+def test_a_complete_installation_passes_every_step_and_no_row_stays(
+    doctor: Callable[..., Result], owner: Connection
+) -> None:
     before = owner.execute(ALL_OF_IT).fetchone()
     result = doctor()
     assert (result.code, result.stderr) == (0, "")
@@ -66,7 +68,7 @@ def test_a_whole_installation_is_proven_and_nothing_stays(doctor: Callable[..., 
     assert owner.execute(ALL_OF_IT).fetchone() == before
 
 
-def test_the_embedded_default_is_proven_line_by_line(command_with: Callable[..., Command]) -> None:
+def test_the_embedded_default_passes_and_each_step_is_a_line(command_with: Callable[..., Command]) -> None:
     folder = make_directory("tonnetz-doctor-")
     result = command_with(TONNETZ_DATA_DIR=str(folder / "data"))("doctor.py")
     remove(folder)
@@ -100,7 +102,7 @@ def test_wrong_settings_are_named_and_nothing_else_is_tried(command: Command) ->
     assert {status for name, (status, _) in of(result).items() if name != "settings"} == {"skipped"}
 
 
-def test_a_server_that_is_not_there_is_named_and_the_provider_still_tried(command: Command) -> None:
+def test_an_unreachable_server_is_named_and_the_provider_is_still_checked(command: Command) -> None:
     result = command("doctor.py", "--json", DATABASE_URL="postgresql://127.0.0.1:1/none")
     name, message = failure(result)
     assert name == "database"
@@ -128,7 +130,7 @@ def test_a_database_that_is_not_set_up_gets_the_statement(
 
 @contextmanager
 def without_bypassrls(owner: Connection) -> Any:
-    """The attribute belongs to the server, which other tests use too."""
+    """Remove BYPASSRLS from service_role, and restore it at the end, because other tests use the same server."""
     owner.execute("alter role service_role nobypassrls")
     try:
         yield
@@ -165,7 +167,7 @@ def test_a_service_role_that_sees_no_rows_gets_the_statement(command: Command, o
         ),
     ],
 )
-def test_what_is_broken_in_the_database_is_the_step_that_fails(
+def test_a_broken_database_fails_in_the_step_that_uses_the_broken_object(
     command: Command, owner: Connection, statement: str, step: str, says: str
 ) -> None:
     owner.execute(statement)
@@ -185,9 +187,7 @@ def test_a_function_that_is_closed_to_anon_is_found_through_the_api(supabase: Co
 
 
 @pytest.mark.postgrest
-def test_keys_of_a_project_that_are_wrong_are_named_by_their_variable(
-    supabase: Command, tokens: dict[str, str]
-) -> None:
+def test_wrong_keys_of_a_project_are_named_by_their_variable(supabase: Command, tokens: dict[str, str]) -> None:
     name, message = failure(supabase("doctor.py", "--json", SUPABASE_SERVICE_ROLE_KEY="x" * 40))
     assert name == "database"
     assert "SUPABASE_SERVICE_ROLE_KEY" in message
@@ -209,7 +209,7 @@ def test_a_paid_provider_is_announced_and_embeds_two_texts(command: Command) -> 
     assert result.stderr == "sending two short texts to openai (text-embedding-3-small), less than $0.0001\n"
 
 
-def test_a_provider_that_is_not_there_fails_and_the_database_is_still_checked(command: Command) -> None:
+def test_an_unreachable_provider_fails_and_the_database_is_still_checked(command: Command) -> None:
     result = command(
         "doctor.py", "--json", EMBEDDING_PROVIDER="openai", OPENAI_API_KEY="k", OPENAI_BASE_URL="http://127.0.0.1:1"
     )

@@ -94,7 +94,7 @@ def test_full_text_search_finds_the_row_that_holds_the_words(
     assert "below 1.01" in refused.stderr
 
 
-def test_a_move_to_another_model_is_judged_before_midway_and_after(
+def test_a_move_to_another_model_is_measured_before_midway_and_after(
     command: Command, judged_set: Path, small_set: Path
 ) -> None:
     with ProtocolServer(api_key=KEY) as server:
@@ -110,6 +110,6 @@ def test_a_move_to_another_model_is_judged_before_midway_and_after(
         assert (searches["failed"], searches["short"], searches["degraded"]) == (0, 0, 0)
         # Midway, half of the rows have a vector of the other model.
         assert searches["mixed"] > 0
-        # Nothing is lost here, so a negative limit for the loss must fail.
+        # No quality is lost here, so the command must fail with a negative limit for the loss.
         lossy = command("evaluate_switch.py", "--dataset", str(small_set), *to, "--max-loss", "-0.1", **openai)
         assert lossy.code == 1, lossy.stderr

@@ -1,4 +1,4 @@
-"""What a server lacks is named with the statement that fixes it, before anything is written (docs/configuration.md)."""
+"""Tests that a command names what a server lacks, with the statement that fixes it, before anything is written."""
 
 from collections.abc import Callable, Iterator
 
@@ -33,7 +33,7 @@ def server() -> Iterator[Cluster]:
 
 @pytest.fixture
 def app(server: Cluster) -> SecretStr:
-    """A database of its own, as its owner without any special right reaches it."""
+    """The URL of a new database for its owner, who has no special rights."""
     with server.admin() as admin:
         admin.execute("create role app login")
         admin.execute(f"create database {DATABASE} owner app")
@@ -42,7 +42,7 @@ def app(server: Cluster) -> SecretStr:
 
 @pytest.fixture
 def admin(server: Cluster, app: SecretStr) -> Iterator[Admin]:
-    """The administrator, in the database of app."""
+    """A function that runs statements as the administrator in the database of `app`."""
     with psycopg.connect(server.url(DATABASE), autocommit=True) as connection:
         yield connection
 
@@ -60,7 +60,7 @@ def fix(admin: Admin, found: list[Lack]) -> None:
 ROLES = ["the role anon is missing", "the role authenticated is missing", "the role service_role is missing"]
 
 
-def test_the_mending_statements_are_all_that_an_owner_without_rights_needs(
+def test_the_printed_statements_are_all_that_an_owner_without_rights_needs(
     app: SecretStr, admin: Admin, command_with: Callable[..., Command]
 ) -> None:
     admin.execute("create extension vector; create table vectors (v vector(3))")
@@ -91,7 +91,7 @@ def test_the_mending_statements_are_all_that_an_owner_without_rights_needs(
     assert admin.execute(written).fetchone() == (0,)
 
     fix(admin, before)
-    # What the administrator made is still to be opened to those who use it.
+    # The API roles still need a grant on what the administrator has created.
     (usage,) = lacks(app)
     assert usage.fix == "grant usage on schema extensions to anon, app, authenticated, service_role;"
     fix(admin, [usage])
@@ -113,9 +113,9 @@ def test_the_documented_statements_are_enough(app: SecretStr, server: Cluster, a
 
 
 def test_an_owner_who_may_create_roles_needs_no_administrator(app: SecretStr, admin: Admin) -> None:
-    """Without BYPASSRLS for service_role: a table with row level security is embedded all the same."""
+    """Then service_role has no BYPASSRLS, but a table with row level security is embedded nevertheless."""
     admin.execute("alter role app createrole")
-    # Its package does not say that it may be created by others, as Debian's does.
+    # In this package, the extension is not marked as trusted, unlike in Debian's, so a superuser has to create it.
     admin.execute("set role app; create schema extensions; reset role; create extension vector with schema extensions")
     assert lacks(app) == []
     migrate(app, seed=True)
@@ -132,7 +132,7 @@ def test_an_owner_who_may_create_roles_needs_no_administrator(app: SecretStr, ad
         owner.execute("insert into notes values (1, 'a note')")
         embed(app, "notes")
         assert owner.execute("select count(*) from notes where embedding is not null").fetchone() == (1,)
-        # Every other table with row level security, too.
+        # The same is true of every other table with row level security.
         closed = """
             select c.relname from pg_class c where c.relrowsecurity and not exists (
               select from pg_policy p where p.polrelid = c.oid and 'service_role'::regrole = any (p.polroles))"""

@@ -1,4 +1,4 @@
-"""Synonym search on a judged set: semantic search finds what full-text search cannot."""
+"""Tests synonym search on a judged set: semantic search finds rows that full-text search cannot find."""
 
 from pathlib import Path
 

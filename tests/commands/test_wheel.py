@@ -1,4 +1,4 @@
-"""The installed wheel brings no PyTorch, carries the migrations and runs without a checkout."""
+"""Tests that the wheel installs no PyTorch, contains the migrations and runs without a checkout."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_the_wheel_carries_every_migration_and_requires_no_pytorch(wheel: Path) 
             assert archive.read(f"shared/migrations/{migration.name}") == migration.read_bytes()
     assert "fastapi" in required
     assert not PYTORCH & set(required)
-    # The folder of another package of the same name.
+    # Other packages have folders with these names, so the wheel must not contain them.
     assert not [name for name in names if name.startswith(("supabase/", "tests/"))]
 
 

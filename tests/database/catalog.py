@@ -9,7 +9,7 @@ _NOT_OF_AN_EXTENSION = "not exists (select from pg_depend d where d.objid = o.oi
 
 
 def _grants(acl: str, kind: str, owner: str) -> str:
-    """Privileges, in an order that does not depend on the order of the grants."""
+    """SQL for the privileges of an object, in an order that does not depend on the order of the grants."""
     return (
         "array(select concat_ws(':', e.grantee::regrole, e.privilege_type, e.is_grantable, e.grantor::regrole)"
         f" from aclexplode(coalesce({acl}, acldefault('{kind}', {owner}))) e order by 1)"

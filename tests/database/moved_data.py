@@ -18,7 +18,7 @@ from tests.database.rows import MUSIC
 from tests.drills.inputs_rows import SYNONYMS
 from tests.fake_provider import FakeProvider
 
-# A trigger keeps its fts; those of the shipped collections are generated columns.
+# A trigger computes fts of this table. In the shipped collections, fts is a generated column.
 NOTES = """
     create table public.notes (id bigint generated always as identity primary key, body text not null,
       updated_at timestamptz not null default '2020-01-01');
@@ -31,7 +31,7 @@ NOTES = """
     select track_embeddings('public.notes');
     insert into public.notes (body) values ('adding a reverb'), ('a broken string'), ('cleaning the room');
 """
-# The programs of the newest PostgreSQL, and those of the shell.
+# A PATH with the programs of the newest PostgreSQL, and those of the shell.
 PROGRAMS = f"{client_binaries()}:/usr/bin:/bin"
 COLLECTIONS = {"music_knowledge": 2, "mir_synonyms": 1, "datasets": 1, "code_chunks": 1, "notes": 3}
 
@@ -98,7 +98,7 @@ def check_moved(url: SecretStr, provider: FakeProvider) -> None:
 
 
 def refresh_full_text(url: SecretStr, folder: Path) -> None:
-    """Run the commands that compute fts again as docs/upgrade.md prints them."""
+    """Run the commands of docs/upgrade.md that compute fts again."""
     environment = {"PATH": PROGRAMS, "DATABASE_URL": url.get_secret_value()}
     run_script(f"cd '{PROJECT}'\n{documented('Full-text search after an upgrade')}", folder, environment)
 

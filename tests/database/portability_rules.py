@@ -15,7 +15,7 @@ class Rule:
     found: str
 
 
-# Schemas of the server, of Supabase and of pgvector are not ours.
+# The condition for schemas of this project: not those of the server, of Supabase or of pgvector.
 _OURS = "n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'extensions', 'auth', 'supabase_migrations')"
 _FUNCTIONS = f"""
   from pg_proc p
@@ -35,7 +35,7 @@ RULES = {
     ),
     "a reg* type in a stored column": Rule(
         reason="pg_upgrade refuses the database.",
-        # Also inside an array, a domain or a row type.
+        # The query also finds such a type inside an array, a domain or a row type.
         query=f"""
             with recursive holders (type) as (
               select t.oid from pg_type t where t.typnamespace = 'pg_catalog'::regnamespace and t.typname like 'reg%'
@@ -92,9 +92,9 @@ RULES = {
     ),
 }
 
-# A quoted body, a literal, a comment.
+# Matches a quoted body, a literal or a comment.
 _QUOTED = re.compile(r"(\$\w*\$)(.*?)\1|'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
-# pgvector's own, and those that compare a column of vectors.
+# Matches pgvector's own operators, and others that compare a column of vectors.
 _OPERATORS = re.compile(r"<=>|<->|<#>|<\+>|<~>|<%>|(?<=\w\.embedding )\s*(?:<>|!=|<=|>=|=|<|>)")
 _QUALIFIED = re.compile(r"\boperator\s*\(\s*extensions\.\S+\s*\)", re.IGNORECASE)
 _FUNCTION = re.compile(
@@ -110,7 +110,7 @@ _REG_TYPE = re.compile(
 
 
 def statements(script: str) -> Iterator[str]:
-    """The statements of a script: comments are taken out, quoted bodies become `$$`, other literals `''`."""
+    """The statements of a script, without comments. Quoted bodies become `$$`, and other literals `''`."""
 
     def mask(match: re.Match[str]) -> str:
         if match[1]:
@@ -121,7 +121,7 @@ def statements(script: str) -> Iterator[str]:
 
 
 def code(script: str) -> str:
-    """The script without its comments: literals stay, because some hold SQL that is run."""
+    """The script without its comments. Literals stay, because some of them contain SQL that is run."""
     return re.sub(r"--[^\n]*|/\*.*?\*/", "", script, flags=re.DOTALL)
 
 

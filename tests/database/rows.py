@@ -14,13 +14,13 @@ from tests.fake_provider import FakeProvider
 
 Connection = psycopg.Connection[Any]
 MUSIC = "music_knowledge"
-# Of the table `live`.
+# The number of rows of the table `live`.
 LIVE_ROWS = 8_000
 Result = TypeVar("Result")
 
 
 def add(connection: Connection, *contents: str) -> list[str]:
-    """Insert rows whose text is `contents` alone; return their ids."""
+    """Insert rows with these texts, without topic and category; return their ids."""
     rows = connection.execute(
         "insert into music_knowledge (topic, content) select '', t.content"
         " from unnest(%s::text[]) with ordinality t (content, place) order by t.place returning id::text",

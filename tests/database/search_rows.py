@@ -14,7 +14,7 @@ CASTS = {"source": "regclass", "query_embedding": "extensions.vector", "filter":
 
 
 def add_notes(connection: Connection, *rows: tuple[Any, ...]) -> None:
-    """Rows of (id, body, kind, n, vector, model)."""
+    """Insert rows, each given as (id, body, kind, n, vector, model)."""
     with connection.cursor() as cursor:
         cursor.executemany(
             "insert into notes (id, body, kind, n, embedding, embedding_model, embedding_hash)"

@@ -1,4 +1,4 @@
-"""Arguments travel inside the statement, as quoted literals: each arrives as it was, whatever it contains."""
+"""Arguments are sent inside the statement, as quoted literals. Tests that each arrives unchanged, whatever it contains."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,7 +36,7 @@ HOSTILE = [
 
 @pytest.fixture(params=["on", "off"], ids=["standard strings", "escape strings"])
 def quotes(request: pytest.FixtureRequest, owner: Connection) -> None:
-    """Functions that return their argument, on a database with either meaning of a backslash in a literal."""
+    """Functions that return their argument, with both values of standard_conforming_strings (backslash in a literal)."""
     owner.execute(f"alter database {owner.info.dbname} set standard_conforming_strings = {request.param}")
     for kind in ("text", "text[]", "int[]", "jsonb", "bytea", "float8", "int", "bool"):
         name = "echo_" + kind.replace("[]", "s")
@@ -48,7 +48,7 @@ def quotes(request: pytest.FixtureRequest, owner: Connection) -> None:
 def database(
     request: pytest.FixtureRequest, quotes: None, database_url: SecretStr, pooler: Callable[[str], PgBouncer]
 ) -> Iterator[Database]:
-    """Each way in which an argument is quoted; an encoding in the URL changes nothing."""
+    """A database for each way in which an argument is quoted. An encoding in the URL has no effect."""
     url = pooler("transaction").url(database_url) if request.param == "pooled" else database_url
     if request.param == "SJIS":
         url = SecretStr(url.get_secret_value() + "&client_encoding=SJIS")
@@ -63,11 +63,11 @@ def echo(database: Database, kind: str, value: Any) -> Any:
 
 def test_hostile_texts_arrive_as_they_were(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in HOSTILE:
-        # A function that returns "" is taken for one that returns nothing.
+        # A result of "" is treated like no result.
         assert echo(database, "text", text) == (text or None)
     assert echo(database, "texts", HOSTILE) == HOSTILE
     assert echo(database, "jsonb", {text: [text] for text in HOSTILE}) == {text: [text] for text in HOSTILE}
-    # A large argument is sent beside its statement.
+    # A large argument is sent as a parameter, separately from its statement.
     monkeypatch.setattr(postgres, "_LARGE", 10)
     assert echo(database, "jsonb", [{text: text} for text in HOSTILE]) == [{text: text} for text in HOSTILE]
 

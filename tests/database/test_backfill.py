@@ -99,14 +99,14 @@ def test_each_worker_has_one_request_under_way(
         time.sleep(0.01)
     time.sleep(0.2)
     assert len(provider.wire.requests) == workers
-    # Besides the sent batches, a run holds one batch for each worker and those being saved, not the whole queue.
+    # A run does not hold the whole queue: only the sent batches, one more batch for each worker, and those being saved.
     assert held(owner) <= 10 * (2 * workers + 2)
     provider.wire.gate.set()
     assert running.result().report.embedded == 100
 
 
 def test_equal_texts_are_embedded_once(owner: Connection, run: Run, provider: FakeProvider, work: Collection) -> None:
-    """Within a batch, across concurrent batches, and after the first row was saved."""
+    """This is true within a batch, across concurrent batches, and after the first row was saved."""
     add(owner, *["same"] * 35, *texts(20), *["same"] * 40)
     provider.wire.delay = 0.02
     report = run().report

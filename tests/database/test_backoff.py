@@ -29,7 +29,7 @@ def work(owner: Connection, database: PostgresDatabase, provider: FakeProvider) 
 
 
 def waits(owner: Connection, work: Collection, fail: Fail, attempts: int) -> list[float]:
-    """Claim the row and fail it so many times; returns the wait after each failure."""
+    """Claim the row and fail it, this number of times; returns the wait after each failure."""
     found: list[float] = []
     for _ in range(attempts):
         end_waits(owner)
@@ -78,7 +78,7 @@ def test_a_wait_is_at_most_an_hour(owner: Connection, work: Collection, provider
 
 
 def forget_vectors(owner: Connection) -> None:
-    """A trigger of the table clears the vector of each row."""
+    """Create a trigger that clears the vector of each row that is written."""
     owner.execute(
         "create function forget() returns trigger language plpgsql as $$ begin"
         " new.embedding := null; new.embedding_model := null; new.embedding_hash := null; return new; end $$;"

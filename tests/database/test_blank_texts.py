@@ -1,4 +1,4 @@
-"""A text of white space and invisible characters is no document: it is neither queued nor sent to a provider."""
+"""Tests that a text of white space and invisible characters is neither queued nor sent to a provider."""
 
 import pytest
 

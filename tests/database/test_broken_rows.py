@@ -72,7 +72,7 @@ def test_a_cleared_copy_of_a_vector_counts_as_an_attempt(
 def test_claiming_a_row_with_a_cleared_vector_by_key_does_not_pay_again(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """Each save that a trigger clears sends a webhook again, which claims the row again."""
+    """If a trigger clears a saved vector, a webhook is sent again, and it claims the row again."""
     track(owner, "body text", "t.body")
     owner.execute(
         f"create function clear_vector() returns trigger language plpgsql as $$ begin {DROPS} end $$;"
@@ -120,7 +120,7 @@ def test_an_error_of_every_row_ends_the_run_and_counts_no_attempt(
 
 @pytest.fixture
 def raising(owner: Connection) -> None:
-    """30 rows whose text comes from another table; after they were queued, the look-up raises for two of them."""
+    """30 rows whose text is read from another table. After they were queued, reading it raises an error for two of them."""
     owner.execute("create table words (song int primary key, word text)")
     track(owner, "body text", "t.body || (select 100 / w.word::int from public.words w where w.song = t.id)")
     owner.execute("insert into words select n, n from generate_series(1, 30) n")
@@ -260,7 +260,7 @@ def test_one_row_that_names_a_missing_object_does_not_break_the_table(
 def test_a_temporary_database_error_fails_no_row(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """A deadlock or a full disk is not the fault of the rows that were being read."""
+    """The rows that are being read are not the cause of a deadlock or a full disk."""
     track(owner, "body text", "case when t.body is not null then embedding.text_hash(t.body)::text end")
     owner.execute("insert into songs values (1, 'one')")
     owner.execute(

@@ -78,7 +78,7 @@ BREAKS = {
 def broken(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider, request: pytest.FixtureRequest
 ) -> str:
-    """A tracked table with a row embedded, one failed and one pending, that cannot be read any more."""
+    """A tracked table that can no longer be read. It has an embedded, a failed and a pending row."""
     track(owner, "body text", "t.body")
     owner.execute("insert into songs values (1, 'one')")
     run(database, provider)
@@ -155,7 +155,7 @@ def test_a_repaired_table_continues_and_an_untracked_one_is_not_listed(
 def test_a_missing_column_of_a_users_table_does_not_suggest_a_migration(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """Functions that read no text raise PostgreSQL's error, which the adapter translates."""
+    """A function that does not read texts raises PostgreSQL's own error, which the adapter translates."""
     track(owner, "body text", "t.body")
     owner.execute("alter table songs drop column embedding_model cascade")
     owner.execute("update embedding.collections set retiring_models = '{fake}' where name = 'songs'")

@@ -33,7 +33,7 @@ class Reads:
 
 @contextmanager
 def watch(connection: Connection, table: str) -> Iterator[Reads]:
-    """Make the session send its counters, which it only does outside of a transaction."""
+    """Count the reads of a block. The session sends its counters first, which it does only outside of a transaction."""
     found = Reads()
     before = _counters(connection, table)
     yield found
@@ -55,7 +55,7 @@ def _counters(connection: Connection, table: str) -> dict[str, int]:
 
 @contextmanager
 def look_ups(connection: Connection, *, at_most: int) -> Iterator[Reads]:
-    """Assert that the block scans neither the queue nor the table, and reads at most so many of their index entries.
+    """Assert that the block scans neither the queue nor the table, and reads at most `at_most` of their index entries.
 
     A few look-ups per row are allowed: to lock it, to write it, and to skip versions that the claim left.
     """
@@ -66,7 +66,7 @@ def look_ups(connection: Connection, *, at_most: int) -> Iterator[Reads]:
         assert found.indexed <= at_most, f"{name}: {found.by_index}"
 
 
-@pytest.fixture(scope="module")  # made once, for each of its tests copied
+@pytest.fixture(scope="module")  # it is made once, and each test gets a copy
 def filled(cluster: Cluster) -> Iterator[SecretStr]:
     """A database with 50,000 pending rows and no planner statistics."""
     with cluster.clone() as url:
@@ -115,8 +115,10 @@ def test_a_claim_reads_only_its_batch(connect: Connect, owner: Connection, analy
 def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
     owner: Connection, connect: Connect
 ) -> None:
-    """A cached plan would be the plan for an empty queue: a scan."""
-    owner.execute("vacuum analyze embedding.queue, music_knowledge")  # as autovacuum would: known to be empty
+    """A cached plan would be that for an empty queue, which is a sequential scan."""
+    owner.execute(
+        "vacuum analyze embedding.queue, music_knowledge"
+    )  # like autovacuum: the planner then knows that they are empty
     worker = connect(autocommit=False)
     for _ in range(8):
         assert worker.execute("select * from claim_embeddings('music_knowledge')").fetchall() == []
@@ -148,7 +150,7 @@ def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
 
 @full
 def test_has_ready_embeddings_reads_few_index_entries(owner: Connection, connect: Connect) -> None:
-    """With all rows leased, failed or ready: at most ten pending rows at either end of their index."""
+    """With all rows leased, failed or ready, it reads at most ten pending rows at each end of their index."""
     worker = connect(autocommit=False)
     worker.execute("set role service_role")
     for change in ("leased_at = now(), available_at = now() + interval '1 hour'", "failed_at = now()"):

@@ -80,7 +80,7 @@ def test_api_roles_write_everything_else(posts: Connection, role: Role) -> None:
         user.execute("update posts set likes = likes + 1")
         user.execute("update posts set id = 11 where id = 1")
         assert user.execute("select embedding::text, likes from posts where id = 11").fetchone() == ("[1,0,0]", 1)
-        # A row as a client read it, with its vector, is written back.
+        # A client reads a row with its vector and writes it back.
         row = user.execute(
             "select body, embedding::text, embedding_model, embedding_hash from posts where id = 11"
         ).fetchone()
@@ -94,7 +94,7 @@ def test_api_roles_write_everything_else(posts: Connection, role: Role) -> None:
         assert user.execute("select embedding::text, likes from posts where id = 11").fetchone() == ("[1,0,0]", 5)
         user.execute("update posts set body = 'edited' where id = 11")
         assert user.execute("select embedding from posts where id = 11").fetchone() == (None,)
-        # As a trigger of the table may do on each edit.
+        # A trigger of the table may also do this on each edit.
         posts.execute("update posts set embedding = '[1, 0, 0]', embedding_model = 'tiny' where id = 11")
         user.execute("update posts set embedding = null where id = 11")
 
@@ -105,7 +105,7 @@ def test_vectors_of_the_owner_and_of_service_role_are_kept(posts: Connection, ro
         service.execute("update posts set embedding = '[0, 0, 1]' where id = 2")
     posts.execute("update posts set embedding = '[0, 0, 1]' where id = 1")
     assert posts.execute("select array_agg(embedding::text) from posts").fetchone() == (["[0,0,1]", "[0,0,1]"],)
-    # A function of the application that runs as its owner decides for itself.
+    # A function of the application that runs as its owner may write vectors.
     posts.execute("""
         create function public.store_post(id bigint, vector extensions.vector) returns void language sql security definer
         set search_path = '' as $$ update public.posts p set embedding = vector where p.id = store_post.id $$

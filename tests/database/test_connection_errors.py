@@ -1,4 +1,4 @@
-"""Each way in which DATABASE_URL can be wrong gets one line, which names the fix and never the password."""
+"""Tests that each mistake in DATABASE_URL is reported in one line, which names the fix and never the password."""
 
 import socket
 import traceback
@@ -31,7 +31,7 @@ def server(cluster: Cluster) -> Iterator[PasswordServer]:
 
 
 def refused(url: str) -> AppError:
-    """The error of a connection to a URL; its line, and its traceback, have no password."""
+    """The error of a connection to a URL. Asserts that its message and its traceback contain no password."""
     with pytest.raises(AppError) as caught:
         connect(SecretStr(url)).close()
     assert "\n" not in caught.value.message
@@ -42,7 +42,7 @@ def refused(url: str) -> AppError:
     return caught.value
 
 
-# A URL that is read in another way than it was meant
+# URLs that libpq splits in the wrong place
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_the_servers_answer_comes_before_that_of_another_address() -> None:
     assert "refused the password" in error.message
 
 
-def test_a_statement_that_the_pooler_refuses_is_busy_or_unavailable() -> None:
+def test_a_statement_that_the_pooler_refuses_raises_busy_or_unavailable() -> None:
     assert isinstance(pooler_error("query_wait_timeout"), DatabaseBusy)
     assert isinstance(pooler_error("server conn crashed?"), DatabaseUnavailable)
     assert pooler_error("invalid frontend message type 0") is None

@@ -231,8 +231,8 @@ def test_a_column_of_distinct_texts_is_no_category(owner: Connection, database: 
 
 
 def test_the_statistics_of_other_tables_are_not_read(owner: Connection, database: PostgresDatabase) -> None:
-    describe_collections(database)  # with the catalogue in memory
+    describe_collections(database)  # so that the catalogue is in memory
     explained = owner.execute("explain (analyze, buffers, format json) select public.list_embedding_collections(true)")
     plan: Any = explained.fetchall()[0][0]
-    # 100,000 if pg_stats is joined by a name that the query computes.
+    # It would be 100,000 if pg_stats were joined by a name that the query computes.
     assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 10_000

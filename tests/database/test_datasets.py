@@ -53,7 +53,7 @@ def test_only_enriched_and_active_rows_are_embedded(
     assert owner.execute("select id::text from datasets where is_ready_for_search").fetchall() == [(wanted,)]
 
 
-def test_the_title_weighs_double(owner: Connection, datasets: Collection) -> None:
+def test_the_title_has_double_weight(owner: Connection, datasets: Collection) -> None:
     add(owner, "Drums", "hits")
     (row,) = datasets.claim_embeddings(10, 60)
     assert row.text == "Drums\nDrums\nhits"
@@ -78,7 +78,7 @@ CHANGES = {
         st.sampled_from(list(CHANGES)).flatmap(lambda name: st.tuples(st.just(name), CHANGES[name])), max_size=8
     )
 )
-def test_a_row_is_ready_exactly_when_it_is_active_enriched_and_embedded_with_its_present_text(
+def test_a_row_is_ready_if_and_only_if_it_is_active_enriched_and_embedded_with_its_present_text(
     owner: Connection, datasets: Collection, provider: FakeProvider, changes: list[tuple[str, Any]]
 ) -> None:
     owner.execute("delete from datasets")
@@ -183,7 +183,7 @@ def test_an_update_of_the_score_writes_no_entry_of_the_vector_index(
     index = datasets.create_embedding_index()
 
     def state() -> tuple[object, ...]:
-        """The vector index, byte by byte, and every row's place and version."""
+        """The bytes of the vector index, and the place and version of every row."""
         owner.execute("checkpoint")
         found = owner.execute(
             "select md5(pg_read_binary_file(pg_relation_filepath(%s::regclass))),"

@@ -1,4 +1,4 @@
-"""Tables that held vectors before they were tracked: their width, their model, and the clients that write them."""
+"""Tests tables that had vectors before they were tracked: their width, their model, and the clients that write them."""
 
 import psycopg
 import pytest

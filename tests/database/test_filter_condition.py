@@ -1,4 +1,4 @@
-"""The SQL condition of a filter, and the filters that are refused."""
+"""Tests the SQL condition of a filter, and the filters that are refused."""
 
 import psycopg
 import pytest

@@ -21,7 +21,7 @@ FOUND = """
 
 @pytest.fixture
 def pictures(owner: Connection) -> Connection:
-    """The page "Vectors of your own" without the model at tracking, which a reader may leave out."""
+    """A table as on the page "Vectors of your own", but tracked without the model, which a reader may leave out."""
     assert "model => 'my-clip'" in OWN_VECTORS
     rows(owner, OWN_VECTORS.replace(", model => 'my-clip'", "", 1))
     return owner
@@ -54,7 +54,7 @@ def test_a_backfill_keeps_and_reports_vectors_of_a_model_that_it_does_not_make(
     assert pictures.execute("select verify_embeddings('pictures')").fetchone() == (0,)
 
 
-def test_new_rows_and_changed_texts_are_embedded_beside_them(
+def test_new_rows_and_changed_texts_are_embedded_beside_foreign_vectors(
     pictures: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     backfill(database, provider, BackfillOptions("pictures"))
@@ -68,7 +68,7 @@ def test_new_rows_and_changed_texts_are_embedded_beside_them(
     assert {row[0] for row in held(pictures) if row[1] == "my-clip"} == {"a red bicycle", "a green car"}
 
 
-def test_a_schedule_keeps_and_reports_them(
+def test_a_schedule_keeps_and_reports_foreign_vectors(
     pictures: Connection, database: PostgresDatabase, provider: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     pictures.execute("insert into pictures (caption) values ('a new row')")
@@ -80,7 +80,7 @@ def test_a_schedule_keeps_and_reports_them(
     assert [row for row in held(pictures) if row[1] == "my-clip"] == BROUGHT
 
 
-def test_a_switch_of_the_model_keeps_them(
+def test_a_switch_of_the_model_keeps_foreign_vectors(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     rows(owner, OWN_VECTORS)
@@ -92,7 +92,7 @@ def test_a_switch_of_the_model_keeps_them(
     assert held(owner) == BROUGHT
 
 
-def test_replace_foreign_replaces_them(
+def test_replace_foreign_replaces_foreign_vectors(
     pictures: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     backfill(database, provider, BackfillOptions("pictures"))

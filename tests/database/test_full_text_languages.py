@@ -1,4 +1,4 @@
-"""Full-text search in several languages: the stems of each, without accents, and queries that cannot inject anything."""
+"""Tests full-text search in several languages: stems of each language, accents, and queries with any characters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tests coverage and estimates of a large table: they read a sample, say so, and come close to the exact counts."""
+"""Tests coverage and estimates of a large table: they read a sample, say so, and are close to the exact counts."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ EMBED = (
 )
 
 
-@pytest.fixture(scope="module")  # made once, for each of its tests copied
+@pytest.fixture(scope="module")  # it is made once, and each test gets a copy
 def filled(cluster: Cluster) -> Iterator[SecretStr]:
     """A database with a table of 100,000 pending rows of 31 to 50 characters, and few rows in each block."""
     with cluster.clone() as url:
@@ -97,7 +97,7 @@ def test_a_few_pending_rows_of_a_large_table_are_counted_exactly(owner: Connecti
 def test_rows_that_the_queue_lacks_are_estimated(
     owner: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
-    """As after a load with triggers off. Rows without a text are not pending."""
+    """Such rows exist after a load with triggers off. Rows without a text are not pending."""
     owner.execute("update big set body = null where mod(id, 4) = 0")
     owner.execute("delete from embedding.queue where mod(row_id::int, 4) = 0 or row_id::int > 40000")
     assert covered(database).pending == close(75_000)

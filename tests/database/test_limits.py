@@ -22,7 +22,7 @@ create function public.shown_limits() returns text language sql as
 create function public.shown_limits_beside(rows jsonb) returns text language sql as 'select public.shown_limits()';
 grant execute on function public.shown_limits, public.shown_limits_beside to anon, service_role;
 """
-# No call ends by itself while a test runs.
+# These limits are so long that no call reaches them while a test runs.
 PATIENT = Limits("60s", "60s")
 
 
@@ -53,20 +53,20 @@ def test_a_locked_table_ends_a_call_at_its_limit(database_url: SecretStr, owner:
 
 
 def test_calls_that_wait_for_a_lock_leave_connections_to_searches(patient: PostgresDatabase, owner: Connection) -> None:
-    """45 calls of an operator and 45 searches of the locked table wait; a search of another table is answered."""
+    """45 calls with the key and 45 searches of the locked table wait, and a search of another table is answered."""
     add(owner, "a violin")
     callers = patient.as_caller(ANON)
     with ThreadPoolExecutor(90) as pool, owner.transaction():
         owner.execute("lock table music_knowledge in access exclusive mode")
         waiting = [pool.submit(embedding_coverage, patient) for _ in range(45)]
         waiting += [pool.submit(callers.call, "search_music_knowledge", {"query_text": "violin"}) for _ in range(45)]
-        # Half of 16 connections for the searches, six for the rest.
+        # The searches may use half of the 16 connections, and the other calls six.
         assert wait_until(lambda: blocked(owner) == 14)
         assert callers.call("search_datasets", {"query_text": "violin"}) == []
         assert patient.call_scalar("ping_embeddings") is True
         assert not any(one.done() for one in waiting[:45])
     for one in waiting[45:]:
-        # A caller's limit for a lock is two seconds.
+        # The calls of a caller wait two seconds for a lock.
         assert isinstance(one.exception(), DatabaseTimeout | DatabaseBusy | None)
 
 
@@ -80,7 +80,7 @@ def blocked(owner: Connection) -> int:
     return int(row[0])
 
 
-def test_a_kind_of_call_waits_for_its_share_and_gives_it_back() -> None:
+def test_a_kind_of_call_waits_for_its_share_and_releases_it() -> None:
     shares = Shares(16)
     held, holding = threading.Event(), threading.Semaphore(0)
     with ThreadPoolExecutor(7) as pool:

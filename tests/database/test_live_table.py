@@ -1,4 +1,4 @@
-"""Invariant 6: tracking a table in use does not hold up its readers and writers."""
+"""Invariant 6: to track a table that is in use does not block its readers and writers for long."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ def test_a_large_table_is_prepared_by_the_next_backfill(
     live.execute("select track_embeddings('live', model => 'fake')")
     assert live.execute("select count(*) from live where fts is not null").fetchone() == (0,), "no row was read"
     assert has_ready_embeddings(database)
-    # A vector from before the table was tracked stays while its text stays, and goes with it.
+    # A vector that the table had before it was tracked stays while the text stays, and is cleared when the text changes.
     live.execute("alter table live add column flag int")
     live.execute("update live set flag = 1 where id = 1")
     live.execute("update live set body = 'changed' where id = 2")
@@ -64,7 +64,7 @@ def test_writers_go_on_while_a_large_table_is_tracked(
     assert writing.result() < LONGEST_WRITE
 
 
-def test_a_long_transaction_does_not_make_tracking_hold_up_others(live: Connection, connect: Connect) -> None:
+def test_a_long_transaction_does_not_make_tracking_delay_other_statements(live: Connection, connect: Connect) -> None:
     reader, writer = connect(autocommit=False), connect()
     reader.execute("select count(*) from live")
     tracking = InThread(lambda: live.execute("select track_embeddings('live', model => 'fake')"))
@@ -94,7 +94,7 @@ def test_indexes_of_an_interrupted_build_are_built_again(
 
 
 def test_two_sessions_may_track_a_table_at_once(live: Connection, connect: Connect) -> None:
-    """Both would read the table before either locks it."""
+    """Without a lock, both sessions would read the table before one of them locks it."""
     live.execute("update live set embedding = null")
     sessions = [connect(), connect()]
     tracking = [
@@ -105,7 +105,7 @@ def test_two_sessions_may_track_a_table_at_once(live: Connection, connect: Conne
     assert live.execute("select count(*) from embedding.collections where name = 'live'").fetchone() == (1,)
 
 
-def test_a_table_is_untracked_without_holding_up_others(live: Connection, connect: Connect) -> None:
+def test_a_table_is_untracked_without_a_delay_of_other_statements(live: Connection, connect: Connect) -> None:
     live.execute("select track_embeddings('live', model => 'fake')")
     reader, writer = connect(autocommit=False), connect()
     reader.execute("select count(*) from live")

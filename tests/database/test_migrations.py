@@ -33,7 +33,7 @@ def empty(cluster: Cluster) -> Iterator[SecretStr]:
 
 @pytest.fixture
 def virgin() -> Iterator[SecretStr]:
-    """A database on a new server without the project's roles, which belong to the whole server."""
+    """A database on a new server. The server does not have the API roles, which are shared by all its databases."""
     directory = make_directory("tonnetz-tests-")
     with Cluster(directory) as cluster, cluster.empty() as url:
         yield url
@@ -55,7 +55,9 @@ def test_an_empty_database_raises_an_error_that_names_the_migrate_command(virgin
         PostgresDatabase(virgin).call("embedding_coverage")
 
 
-def test_they_are_recorded_as_the_supabase_cli_records_them(owner: psycopg.Connection[tuple[object, ...]]) -> None:
+def test_migrations_are_recorded_as_the_supabase_cli_records_them(
+    owner: psycopg.Connection[tuple[object, ...]],
+) -> None:
     recorded = owner.execute(
         "select version, name, statements from supabase_migrations.schema_migrations order by version"
     ).fetchall()
@@ -211,9 +213,9 @@ def test_the_migrations_are_generated_from_the_schemas() -> None:
 
 @pytest.fixture
 def hosted(cluster: Cluster) -> Iterator[SecretStr]:
-    """A database as Supabase provides it: roles, extensions and auth exist, and `postgres` is no superuser."""
+    """A database like those of Supabase: roles, extensions and auth exist, and `postgres` is not a superuser."""
     with cluster.clone():
-        pass  # the roles, which belong to the whole server
+        pass  # the roles exist already, because all databases of the server share them
     with cluster.empty() as url:
         name = url.get_secret_value().partition("@/")[2].partition("?")[0]
         with psycopg.connect(url.get_secret_value(), autocommit=True) as admin:

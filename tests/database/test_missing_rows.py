@@ -85,7 +85,7 @@ def test_a_row_whose_text_cannot_be_read_fails_alone(
 
 
 def test_pending_rows_are_found_by_their_index(owner: Connection, connect: Connect, work: Collection) -> None:
-    """Also where the statistics are of a moment when every row was pending."""
+    """The index is used even if the statistics are from a time when every row was pending."""
     owner.execute("alter table music_knowledge disable trigger user")
     owner.execute(
         "insert into music_knowledge (topic, content) select '', 'text ' || n from generate_series(1, 20000) n"
@@ -112,7 +112,7 @@ def test_pending_rows_are_found_by_their_index(owner: Connection, connect: Conne
     assert (table.sequential, table.indexed < 100) == (0, True), table.by_index
 
 
-def test_a_transaction_that_holds_a_row_does_not_hold_up_the_look_at_the_others(
+def test_a_transaction_that_holds_a_row_does_not_delay_the_other_rows(
     owner: Connection, connect: Connect, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     owner.execute(NOTES)

@@ -116,7 +116,7 @@ def test_searches_return_all_rows_throughout_a_switch(
 
     wide.wire.gate = Search()
     assert backfill(database, wide, OPTIONS).complete
-    # The first request is the one text of the switch, before the search can be asked.
+    # The first request is the one text of the switch. There is no search at that time.
     assert len(found) == len(wide.wire.requests) - 1 >= ROWS // 10
     assert set(found) == {(10, False)}
 

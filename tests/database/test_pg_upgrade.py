@@ -1,4 +1,4 @@
-"""pg_upgrade takes a filled database to the next PostgreSQL: the commands of docs/upgrade.md."""
+"""Tests that pg_upgrade moves a filled database to the next PostgreSQL, with the commands of docs/upgrade.md."""
 
 import shutil
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def test_a_filled_database_is_upgraded_by_the_documented_commands(folder: Path, 
     user = server_user(old)
     stop(old, OLD)
 
-    # As the user that owns the server's files, in a folder where pg_upgrade may write.
+    # The commands run as the user that owns the server's files. This user must be able to write to these folders.
     for directory in (folder / "work", new):
         directory.mkdir()
         shutil.chown(directory, user=user or directory.owner())
@@ -63,7 +63,7 @@ def server_user(directory: Path) -> str | None:
 
 
 def all_but_fts(owner: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """Rows of two collections: fts is a generated column of one, and kept by a trigger in the other."""
+    """Rows of two collections. In one of them fts is a generated column, in the other a trigger computes it."""
     rows = "select to_jsonb({0}) - 'fts' from {0}"
     asked = f"{rows.format('notes')} union all {rows.format('music_knowledge')} order by 1"
     return [row[0] for row in owner.execute(asked)]

@@ -93,7 +93,7 @@ def test_reconcile_leaves_failed_rows_failed(owner: Connection, work: Collection
 
 
 def test_a_row_that_crashes_every_worker_is_failed_at_last(owner: Connection, work: Collection) -> None:
-    """After more than max_attempts, because most rows of a crashed worker's batch did not cause the crash."""
+    """This takes more than max_attempts, because most rows of a crashed worker's batch did not cause the crash."""
     killer, innocent = add(owner, "killer", "innocent")
     for attempt in range(1, 21):
         rows = work.claim_embeddings(10, 60)

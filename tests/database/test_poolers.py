@@ -1,4 +1,4 @@
-"""psycopg through PgBouncer: nothing depends on the session, and nothing of ours stays on a connection of the pool."""
+"""Tests psycopg through PgBouncer: no call depends on the session, and no setting or lock stays on a pooled connection."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def only_one(pooler: Pooler, cluster: Cluster) -> Iterator[PgBouncer]:
-    """In transaction mode, with one connection to the server, which every program of the pool gets in turn."""
+    """PgBouncer in transaction mode with a single connection to the server, which all programs use in turn."""
     with PgBouncer(cluster.url("postgres"), "transaction", default_pool_size="1") as running:
         yield running
 
@@ -104,14 +104,14 @@ def test_a_repeated_statement_is_never_prepared(database_url: SecretStr, only_on
             owner.execute("select %s::int", [number])
     with PostgresDatabase(pooled) as database:
         for number in range(10):
-            # A large argument is sent beside its statement.
+            # A large argument is sent as a parameter, separately from its statement.
             database.call("upsert_datasets", {"rows": [{"external_id": str(number), "title": "t" * 40_000}]})
     with psycopg.connect(pooled.get_secret_value(), autocommit=True, prepare_threshold=None) as other:
         assert state(other) == ("postgres", 0, "0", "off", "", 0)
 
 
 def test_a_large_argument_sends_nothing_that_has_no_answer(database: PostgresDatabase, tmp_path: Path) -> None:
-    """A Flush after the last Sync has none: the pooler would lend the server's connection to this client for ever."""
+    """A Flush after the last Sync gets no answer, so the pooler would reserve the server's connection for this client."""
     with (tmp_path / "trace").open("w") as trace:
         with database.pool.lend("ping_embeddings", {}) as connection:
             connection.pgconn.trace(trace.fileno())
@@ -125,7 +125,7 @@ def test_a_large_argument_sends_nothing_that_has_no_answer(database: PostgresDat
 
 
 def state(connection: Connection) -> tuple[object, ...]:
-    """What of ours could have stayed on a connection."""
+    """The settings, locks and prepared statements that could have stayed on a connection."""
     found = connection.execute(
         "select current_user, (select count(*) from pg_prepared_statements),"
         " current_setting('statement_timeout'), current_setting('transaction_read_only'),"

@@ -1,4 +1,4 @@
-"""The mode of a pooler is found without a setting, a lock or a statement that stays behind."""
+"""Tests that the mode of a pooler is recognised. No setting, lock or statement stays on the connection."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -19,25 +19,25 @@ def found(url: SecretStr) -> Pooling:
         return find_pooling(url, connection)
 
 
-def test_a_direct_connection(database_url: SecretStr) -> None:
+def test_a_direct_connection_is_recognised(database_url: SecretStr) -> None:
     assert found(database_url) == Pooling.DIRECT
 
 
 @pytest.mark.parametrize("settings", [{}, {"default_pool_size": "1"}, {"server_round_robin": "1"}])
-def test_transaction_mode(cluster: Cluster, database_url: SecretStr, settings: dict[str, str]) -> None:
+def test_transaction_mode_is_recognised(cluster: Cluster, database_url: SecretStr, settings: dict[str, str]) -> None:
     with PgBouncer(cluster.url("postgres"), "transaction", **settings) as pooled:
         url = pooled.url(database_url)
         assert found(url) == Pooling.TRANSACTION
         if settings.get("default_pool_size") == "1":
             return
-        # Two server processes that are idle.
+        # These make PgBouncer open two server processes, which are idle afterwards.
         with connect(url) as one, connect(url) as other, one.transaction(), other.transaction():
             one.execute("select 1")
             other.execute("select 1")
         assert found(url) == Pooling.TRANSACTION
 
 
-def test_transaction_mode_where_another_program_takes_the_process(
+def test_transaction_mode_is_recognised_if_another_program_takes_the_process(
     cluster: Cluster, database_url: SecretStr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with PgBouncer(cluster.url("postgres"), "transaction") as pooled, ExitStack() as others:
@@ -54,7 +54,7 @@ def test_transaction_mode_where_another_program_takes_the_process(
 
 
 @pytest.mark.parametrize("settings", [{}, {"default_pool_size": "1"}, {"max_client_conn": "1"}])
-def test_session_mode(
+def test_session_mode_is_recognised(
     cluster: Cluster, database_url: SecretStr, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pooling, "_WAIT_SECONDS", 0.5)

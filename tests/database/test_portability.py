@@ -1,4 +1,4 @@
-"""Rules that keep the SQL portable: PostgreSQL 15 to 18, pg_upgrade, and a restore by an owner who is no superuser."""
+"""Tests rules for portable SQL: for PostgreSQL 15 to 18, pg_upgrade, and a restore by an owner who is not a superuser."""
 
 import re
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_the_rules_accept_portable_sql() -> None:
 
 
 def test_the_documentation_uses_quoted_function_bodies() -> None:
-    """A document_text written `return ...` would forbid the user to alter the table on PostgreSQL 15."""
+    """On PostgreSQL 15, a document_text with the body `return ...` would make it impossible to alter the table."""
     taught = re.compile(r"language sql[^;$]*?\breturn\s+(?!next|query)\S+", re.IGNORECASE)
     assert taught.search("create function f(t x) returns text language sql immutable return t.title;")
     found = {path.name: match[0] for path in TEACHING if (match := taught.search(path.read_text(encoding="utf-8")))}

@@ -1,4 +1,4 @@
-"""A table that was large when it was tracked is prepared in batches, which any interruption leaves in a safe state."""
+"""Tests that a table that was large when it was tracked is prepared in batches, and that an interruption does no harm."""
 
 import time
 from collections.abc import Callable
@@ -37,8 +37,8 @@ def prepared_to(owner: Connection) -> tuple[object, ...] | None:
     return owner.execute("select preparing, prepared_to from embedding.collections where name = 'live'").fetchone()
 
 
-def test_a_batch_goes_on_where_the_last_one_ended(tracked: Connection, database: PostgresDatabase) -> None:
-    """After a crash, and with several backfills at once."""
+def test_a_batch_starts_where_the_last_one_ended(tracked: Connection, database: PostgresDatabase) -> None:
+    """This is true after a crash, and with several backfills at once."""
     one, other = Collection(database, "live"), Collection(database, "live")
     assert one.queue_missing_rows(None, 150)["last_id"] == "150"
     found = other.queue_missing_rows(None, 150)
@@ -66,7 +66,7 @@ def test_tracking_again_prepares_from_the_first_row(
     work.queue_missing_rows(None, 1000)
     tracked.execute("select track_embeddings('live', model => 'fake')")
     assert prepared_to(tracked) == (True, None)
-    # A run that was about to look at pending rows after a key prepares the table first.
+    # A run that would now read pending rows after a key prepares the table first.
     assert work.queue_missing_rows("5000", 10)["last_id"] == "10"
     assert embed(database, provider).complete
     assert prepared_to(tracked) == (False, None)
@@ -85,7 +85,7 @@ def test_rows_written_while_a_table_is_prepared_are_embedded(
     assert tracked.execute("select count(*) from live where fts is null").fetchone() == (0,)
 
 
-def test_a_locked_row_holds_up_neither_other_writers_nor_other_rows(
+def test_a_locked_row_delays_neither_other_writers_nor_other_rows(
     tracked: Connection, connect: Connect, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     holder, writer = connect(autocommit=False), connect()
@@ -153,7 +153,7 @@ def test_a_vector_of_another_width_than_its_model_ends_the_run(
     assert provider.wire.requests == [], "nothing is paid before"
 
 
-def test_a_table_may_be_untracked_while_it_is_prepared(
+def test_a_table_can_be_untracked_while_it_is_prepared(
     tracked: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     running = InThread(lambda: embed(database, provider))
@@ -163,7 +163,7 @@ def test_a_table_may_be_untracked_while_it_is_prepared(
     assert tracked.execute("select count(*) from embedding.queue").fetchone() == (0,)
 
 
-def test_an_index_that_is_there_under_another_name_is_not_built_again(
+def test_an_existing_index_with_another_name_is_not_built_again(
     live: Connection, database: PostgresDatabase, provider: FakeProvider
 ) -> None:
     live.execute("alter table live add column fts tsvector; create index words on live using gin (fts)")
@@ -177,7 +177,7 @@ def test_an_index_that_is_there_under_another_name_is_not_built_again(
     assert missing_indexes(live) == []
 
 
-def test_an_old_transaction_holds_up_the_indexes_and_not_the_run(
+def test_a_long_transaction_delays_the_indexes_and_not_the_run(
     tracked: Connection,
     connect: Connect,
     database: PostgresDatabase,

@@ -33,7 +33,7 @@ def server() -> Iterator[CompatibleServer]:
 
 @pytest.fixture
 def configure(server: CompatibleServer) -> Iterator[Configure]:
-    """Settings and their provider, over the compatible server."""
+    """`configure(**settings)`: settings for the compatible server, and their provider."""
     with ExitStack() as stack:
 
         def make(**given: object) -> tuple[Settings, EmbeddingProvider]:
@@ -90,7 +90,7 @@ def test_another_document_prefix_or_type_is_another_model(
 
     assert switch_model(database, after, MUSIC) == 1
     sent(server)
-    # The row still has its old vector; it is asked for with the prefixes of that one, and with the new ones.
+    # The row still has its old vector. So the query is embedded twice: with the old prefixes and with the new ones.
     search = get_search(settings, database=database, provider=after)
     hits = search.search(MUSIC, "jazz").hits
     assert hits[0].semantic_rank == 1
@@ -116,7 +116,7 @@ def test_another_query_prefix_takes_effect_at_once_and_nothing_is_embedded_again
         backfill(database, provider, BackfillOptions(MUSIC))
         assert get_search(settings, database=database, provider=provider).search(MUSIC, "jazz").hits
     assert sent(server) == [f"passage: {text(owner)}", "query: jazz", "ask: jazz"]
-    # Without the setting the registered one is used.
+    # Without the setting, the registered query prefix is used.
     settings, provider = configure(embedding_document_prefix="passage: ")
     for_registered = SearchService(
         database, ModelProviders(lambda: provider, lambda spec: get_provider_for(spec, settings))
@@ -137,7 +137,7 @@ def test_a_cached_query_is_not_used_under_another_prefix(
     assert len(found) == 2
 
 
-# What was paid for
+# Cost
 
 
 @pytest.mark.parametrize("habits", [{"index twice"}, {"index twice", "no usage"}], ids=["usage", "no usage"])
@@ -162,7 +162,7 @@ def test_max_cost_sees_the_tokens_of_refused_answers(
 ) -> None:
     add(owner, *(f"note number {number}" for number in range(60)))
     _, provider = configure(embedding_price_per_million=1_000_000.0)
-    # Enough for the texts, if each is sent once.
+    # This amount is enough for the texts if each is sent once.
     once = float(estimate(database, provider, MUSIC).tokens)
     server.habits = {"index twice"}
     outcome = backfill(database, provider, BackfillOptions(MUSIC, batch_size=10, workers=1, max_cost=once))

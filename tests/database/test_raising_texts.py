@@ -13,7 +13,7 @@ ERROR = "embedding.document_text: division by zero (SQLSTATE 22012)"
 
 @pytest.fixture(params=["computed", "generated"])
 def prices(owner: Connection, request: pytest.FixtureRequest) -> Connection:
-    """A tracked table whose text raises for the price 0; its fts is computed by the trigger, or generated."""
+    """A tracked table whose document_text raises an error for the price 0. A trigger computes fts, or it is generated."""
     fts = (
         ", fts tsvector generated always as (to_tsvector('english', t)) stored" if request.param == "generated" else ""
     )
@@ -105,7 +105,7 @@ def test_a_function_that_raises_for_each_row_fails_no_statement(
 
 
 def test_a_lack_of_space_still_fails_the_statement(prices: Connection) -> None:
-    """It concerns no row, and a later attempt may succeed."""
+    """Its cause is not a row, and a later attempt may succeed."""
     prices.execute(
         "create or replace function embedding.document_text(b prices) returns text language plpgsql stable"
         " as $$ begin raise exception 'no space left' using errcode = '53100'; end $$"
@@ -115,7 +115,7 @@ def test_a_lack_of_space_still_fails_the_statement(prices: Connection) -> None:
 
 
 def test_a_single_insert_takes_one_transaction_id(prices: Connection) -> None:
-    """A block that writes would take another one for each statement."""
+    """A PL/pgSQL block that writes would take another transaction id for each statement."""
     taken = []
     for number in range(1, 6):
         before = prices.execute("select pg_current_xact_id()::text::bigint").fetchone()

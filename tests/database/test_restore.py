@@ -1,4 +1,4 @@
-"""A dump of a filled database is restored by an owner who is no superuser: the commands of docs/upgrade.md."""
+"""Tests that an owner who is not a superuser can restore a dump, with the commands of docs/upgrade.md."""
 
 import re
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_an_owner_without_special_rights_restores_by_the_documented_commands(
         rights = "select rolsuper, rolcreaterole, rolcreatedb, rolbypassrls from pg_roles where rolname = current_user"
         assert owner.execute(rights).fetchone() == (False, False, False, False)
         assert full_text(owner, "adding") == ["adding a reverb"]
-        # Simulates lexemes of another stemmer.
+        # This simulates lexemes of another stemmer.
         owner.execute("alter table notes disable trigger user")
         owner.execute("update notes set fts = 'ad' where body = 'adding a reverb'")
         owner.execute("alter table notes enable trigger user, enable always trigger touch")

@@ -86,7 +86,7 @@ def test_the_vector_of_a_client_is_not_copied(
 def test_a_client_cannot_copy_the_mark_of_a_worker(
     posts: Connection, database: PostgresDatabase, provider: FakeProvider, role: Role
 ) -> None:
-    """Where clients may write vectors, nothing is reused; and what they wrote is not reused when they may no longer."""
+    """If clients may write vectors, no vector is reused. Their vectors are also not reused after this right is removed."""
     track(posts, ", client_vectors => true")
     write(posts, "anna", "report", "diary")
     embed(database, provider)

@@ -52,7 +52,7 @@ CLOSED = (
 @pytest.mark.parametrize("statement", CLOSED)
 def test_api_roles_cannot_call_worker_functions(work: Collection, role: Role, caller: str, statement: str) -> None:
     function = re.match(r"select \* from (\w+)\(", statement)
-    # Checks the function's own grants, not those of the functions that it calls.
+    # The error must be about the function itself, and not about a function that it calls.
     closed = f"for function {function[1]}" if function else "for (table|schema)"
     with role(caller) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege, match=closed):
         connection.execute(statement)

@@ -1,4 +1,4 @@
-"""supabase/schemas: every function is written once and complete, and the migrations make the same database."""
+"""Tests supabase/schemas: every function is defined once and complete, and the migrations create the same database."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ MAX_LINES = 120
 
 
 def definitions() -> Iterator[tuple[str, str, str]]:
-    """File, name and text before the body of every function."""
+    """Yield the file, the name and the text before the body of every function."""
     for file, text in TEXTS.items():
         for match in re.finditer(
             rf"^create (?:or replace )?function {NAME}(.*?)(?:\bas \$|^begin atomic|^return )", text, re.M | re.S

@@ -54,7 +54,7 @@ def kinds(owner: Connection) -> Connection:
     owner.execute(
         "create type mood as enum ('calm', 'wild'); create type pair as (a int, b text);"
         "create domain short as text check (length(value) < 5);"
-        # The embedded server is built without ICU, whose collations may be of this kind.
+        # ICU collations can be of this kind, but the embedded server is built without ICU.
         "create collation folded (provider = libc, locale = 'C');"
         "update pg_collation set collisdeterministic = false where collname = 'folded'"
     )

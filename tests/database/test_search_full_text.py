@@ -95,7 +95,7 @@ def test_the_full_text_score_is_bm25_over_the_rows_that_the_caller_sees(
 
 
 def test_a_word_missing_from_the_statistics_is_counted(notes: Connection) -> None:
-    # 1,200 words, each in one row: the statistics keep none of them, but keep "drum".
+    # There are 1,200 words that occur in one row each. The statistics contain "drum", but none of these.
     bodies = {row: f"drum {'bass ' * (row % 3)} tune{row}x" for row in range(1200)}
     add_notes(notes, *((row, body, None, None, None, None) for row, body in bodies.items()))
     notes.execute("alter table notes alter column fts set statistics 1; analyze notes")
@@ -178,7 +178,7 @@ def test_three_thousand_words_are_answered_within_a_second(notes: Connection, an
     text = " ".join(f"word{row}q" if row % 2 else f"common{row % 100}q strange{row}q" for row in range(2000))
     assert len(text.split()) == 3000
     taken: list[float] = []
-    # Take the fastest of several runs, because other jobs may use the processor.
+    # Use the fastest of several runs, because other jobs may use the processor.
     while not taken or (min(taken) >= 1 and len(taken) < 20):
         started = time.perf_counter()
         assert len(hits(notes, text, EAST)) == 10

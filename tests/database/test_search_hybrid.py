@@ -7,7 +7,7 @@ from tests.database.search_rows import EAST, NORTH, UP, add_notes, add_up, hits,
 
 
 def chorus(connection: Connection, exact: str) -> None:
-    """500 rows about the query (cosine 0.5), none with its word; row 777 holds `exact` (cosine 0.3)."""
+    """Insert 500 rows that are near the query (cosine 0.5) but do not contain its word, and row 777 with `exact` (0.3)."""
     add_notes(
         connection,
         *(
@@ -115,7 +115,7 @@ def test_ties_break_by_id_as_a_number(notes: Connection) -> None:
 
 
 def test_a_row_with_rare_and_frequent_words_is_one_hit(notes: Connection) -> None:
-    """There are more rows than the depth, so that every list of candidates is used and lists overlap."""
+    """There are more rows than depth, so that all lists of candidates are used, and the lists overlap."""
     add_notes(
         notes,
         *(

@@ -26,10 +26,10 @@ def test_each_row_is_compared_with_the_vector_of_its_own_model(notes: Connection
 
 
 def fill_music(owner: Connection, rows: int = 4000) -> None:
-    """music_knowledge with an index over its vectors; every hundredth row is rare, and far from EAST."""
+    """Fill music_knowledge and index its vectors. Every hundredth row has the category rare, and is far from EAST."""
     owner.execute("select register_embedding_model('tiny', 'test', 3), set_collection_model('music_knowledge', 'tiny')")
     owner.execute("select setseed(0.5)")
-    # Inserts finished rows, with the hash that the triggers would compute.
+    # Insert complete rows, with the hash that the triggers would compute.
     owner.execute(
         r"""
         insert into music_knowledge (topic, category, content, embedding, embedding_model, embedding_hash)
@@ -59,7 +59,7 @@ def test_the_vector_index_returns_a_full_list_for_a_filter_that_one_percent_of_r
     owner: Connection, role: Callable[..., Any], name: str
 ) -> None:
     fill_music(owner)
-    # 4,000 rows of three dimensions are read as quickly without an index. This tests only whether the index can be
+    # Without an index, 4,000 rows of three dimensions are read as quickly. This tests only whether the index can be
     # used.
     with role(name) as caller, caller.transaction():
         caller.execute("set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off")
@@ -68,7 +68,7 @@ def test_the_vector_index_returns_a_full_list_for_a_filter_that_one_percent_of_r
                 f"select id from search_music_knowledge(query_embedding => '[1,0,0]', match_count => 20{more})"
             ).fetchall()
             assert (len(found), scans_of_the_index(caller)) == (20, number)
-        # The core, and the function over it, which has the same setting.
+        # Call search_hits, and then the function that calls it.
         rare = hits(caller, None, EAST, source="music_knowledge", filter={"category": "rare"}, match_count=20)
         assert (len(rare), scans_of_the_index(caller)) == (20, 3)
         found = caller.execute(

@@ -142,7 +142,7 @@ def privileges(owner: Connection) -> str:
     for oid, kind, name in relations:
         lines.append(str(name))
         for role in ROLES:
-            # A privilege on one column counts; which ones are listed below.
+            # A privilege on a single column also counts; these columns are listed below.
             checks = (
                 dict.fromkeys(("select", "usage", "update"), "has_sequence_privilege")
                 if kind == "S"
@@ -161,7 +161,7 @@ def _may(owner: Connection, check: str, role: str, oid: object, privilege: str) 
     return found and found[0]
 
 
-# A comparison of tables and functions alone does not find any of these.
+# A comparison of only tables and functions would find none of these.
 @pytest.mark.parametrize(
     "grant",
     [

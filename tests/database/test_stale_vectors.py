@@ -244,7 +244,7 @@ def test_a_vector_written_with_the_hash_of_another_text_is_cleared(
 def test_a_vector_written_by_hand_for_a_former_text_is_cleared(
     owner: Connection, work: Collection, embedded: str
 ) -> None:
-    """The unconditional `update ... where id` of many guides: the hash shows that the text has changed."""
+    """Many guides save a vector with a plain `update ... where id`. The hash shows that the text has changed."""
     old = owner.execute("select embedding::text, embedding_model, embedding_hash from music_knowledge").fetchone()
     assert old
     edit(owner, embedded, "changed in between")

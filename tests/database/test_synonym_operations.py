@@ -46,9 +46,9 @@ class Operations(RuleBasedStateMachine):
         self.owner.execute("delete from genre_tags")
         self.work = Collection(self.database, "mir_synonyms")
         self.work.register_embedding_model(self.provider.spec)
-        # Registered first, because a search reads the models of a collection only every two seconds.
+        # Register the model first, because a search reads the models of a collection only every two seconds.
         self.work.register_embedding_model(self.provider.spec, use=True)
-        # One service for all operations, as in a server.
+        # Use one service for all operations, as a server does.
         self.store = SynonymStore(self.database)
         self.service = SynonymService(
             self.database, SearchService(self.database, ModelProviders(lambda: self.provider)), Cache()

@@ -30,7 +30,7 @@ def add_tag(connection: Connection, name: str, tag_type: str = "genre") -> int:
 
 
 def add(connection: Connection, name: str, *terms: str, **columns: Any) -> int:
-    """A genre with hand-made synonyms; the tag's id."""
+    """Insert a genre with manual synonyms; return the tag's id."""
     tag_id = add_tag(connection, name)
     values = {"synonyms": json.dumps({"search_terms": [name, *terms]}), **columns}
     connection.execute(
@@ -230,7 +230,7 @@ def test_synonyms_for_a_former_name_are_not_stored(owner: Connection, store: Syn
     assert owner.execute("select count(*) from mir_synonyms").fetchone() == (0,)
     again = zouk(store)
     assert (again.tag_id, again.name, again.attempts) == (tag_id, "Polka", 1), (
-        "it waits under its new name, with all its chances"
+        "it waits under its new name, with all its attempts"
     )
     owner.execute("delete from genre_tags")
     assert store.store_generated_synonyms(again, synonyms("Polka", {}), MODEL) == ("stale", None)

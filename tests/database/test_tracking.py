@@ -1,4 +1,4 @@
-"""Any table with a key of one column can be tracked, by two statements."""
+"""Tests that any table with a key of one column can be tracked with two statements."""
 
 import psycopg
 import pytest
@@ -18,7 +18,7 @@ def test_a_row_is_tracked_embedded_searched_and_changed(
     own = Collection(work.database, name)
     insert(owner, table, "one", "two", "", "one")
     assert own.embedding_queue().ready == 3
-    # One of the two equal texts takes the other's vector.
+    # Two of the texts are equal, so one row gets the vector of the other.
     assert embed_all(own, provider) == 3
     assert queued(owner, name) == set()
     owner.execute(f"update {table} set body = 'changed' where body = 'two'")

@@ -168,7 +168,7 @@ def test_fts_is_computed_again_after_a_copy_also_of_long_texts(owner: Connection
     owner.execute("create function embedding.document_text(t long) returns text language sql immutable return t.body")
     owner.execute("select track_embeddings('long')")
     owner.execute("insert into long values (1, 'other', %s), (2, 'other', 'a text')", [LONG])
-    # Lexemes of another server's stemmer.
+    # This simulates lexemes of another server's stemmer.
     owner.execute("set session_replication_role = replica; update long set fts = 'cut'; reset session_replication_role")
     owner.execute(REFRESH_FULL_TEXT.read_text(encoding="utf-8"))
     assert owner.execute("select fts @@ 'word7', fts @@ 'other' from long where id = 1").fetchone() == (True, False)

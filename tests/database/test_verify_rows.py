@@ -1,4 +1,4 @@
-"""`--verify` and `--repair` see what was written without the triggers: vectors, queue entries and fts."""
+"""Tests that `--verify` and `--repair` find what was written without the triggers: vectors, queue entries and fts."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_rows_that_no_queue_lists_are_counted_and_queued(
 ) -> None:
     without_triggers(owner, "insert into pages values (4, 'flutes'), (5, ''), (6, null)")
     assert reasons(pages)["4"] == "the row has no vector and no queue lists it"
-    # fts of the others is missing, too.
+    # The fts of the other rows is missing, too.
     assert pages.verify_embeddings() == 3
     assert pages.repair_embeddings() == 3
     assert queued(owner, "pages") == {"4"}

@@ -1,4 +1,4 @@
-"""docs/your-own-table.md, run as it stands, and with every kind of key."""
+"""Tests that the SQL of docs/your-own-table.md works as printed, and with every kind of key."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ KEYS = {
 
 
 def rows(connection: Connection, script: str) -> list[tuple[Any, ...]]:
-    """Run statements one by one; the last one's rows."""
+    """Run statements one by one; return the rows of the last one."""
     with connection.cursor() as cursor:
         for statement in re.split(r";\n(?=[a-z]|$)", script):
             if statement.strip():
@@ -67,7 +67,7 @@ def test_from_create_table_to_hybrid_search(
     assert work.verify_embeddings() == 0
 
 
-def test_it_takes_less_than_fifteen_lines_of_sql() -> None:
+def test_a_table_of_your_own_needs_less_than_fifteen_lines_of_sql() -> None:
     without_rows = TRACK[: TRACK.index("insert into")]
     assert len((without_rows + SEARCH).splitlines()) < 15
 
@@ -91,7 +91,7 @@ def test_a_table_can_use_its_own_vectors(owner: Connection, database: PostgresDa
     assert options.fetchall() == [(True, "none")]
 
 
-def test_several_languages(owner: Connection) -> None:
+def test_a_table_in_several_languages_is_found_in_each_of_them(owner: Connection) -> None:
     assert rows(owner, LANGUAGES) == [("p2",)]
     asked = "select h.row_id from embedding.search_hits('public.places', embedding.query_lexemes(%s, 'english', 'french')) h"
     for query, expected in (("théâtres", "p2"), ("villes", "p2"), ("hall", "p1"), ("concerts", "p1"), ("towns", "p1")):

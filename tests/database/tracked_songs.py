@@ -7,7 +7,7 @@ from tests.fake_provider import FakeProvider
 
 
 def run(database: PostgresDatabase, provider: FakeProvider, collection: str = "songs") -> BackfillOutcome:
-    # A limit, so that an endless retry ends and fails the test.
+    # With a limit, an endless retry ends and makes the test fail.
     return backfill(database, provider, BackfillOptions(collection, batch_size=7, workers=1, limit=100))
 
 

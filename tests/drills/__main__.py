@@ -21,7 +21,7 @@ from tests.drills.catalogue import DRILLS, TESTED, Drill
 from tests.drills.harness import ROOT, Length, Skipped, environment_of_tests, open_cluster, tools_are_required
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
-# Time for interrupted tests to stop their servers.
+# Seconds that interrupted tests have to stop their servers.
 TAKING_DOWN_SECONDS = 60
 
 
@@ -123,7 +123,7 @@ def run_pytest(paths: Sequence[str], length: Length) -> tuple[int, list[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A signal to the whole group would end pytest before its fixtures have cleaned up.
+        # Start a new session: a signal to the whole process group would end pytest before its fixtures have cleaned up.
         start_new_session=True,
     )
     try:
@@ -139,7 +139,7 @@ def run_pytest(paths: Sequence[str], length: Length) -> tuple[int, list[str]]:
 
 
 def say(row: Row) -> None:
-    """Print a line to stderr as soon as a drill ends; all of them take minutes."""
+    """Print a line to stderr as soon as a drill ends, because all drills together take minutes."""
     print(f"{row.verdict:<8}{row.drill} ({row.seconds:.0f} s)", file=sys.stderr)
     for problem in row.problems:
         print(f"        {problem}", file=sys.stderr)

@@ -11,7 +11,7 @@ from tests.protocol_vectors import embed
 
 @dataclass(frozen=True)
 class Audit:
-    """The state of the table. `wrong_vectors`: those that belong to another text; `without_row`: queue entries of deleted rows."""
+    """The state of the table. `wrong_vectors` belong to another text; `without_row` are queue entries of deleted rows."""
 
     rows: int
     embedded: int

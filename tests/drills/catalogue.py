@@ -25,7 +25,7 @@ from tests.postgres_cluster import Cluster
 
 @dataclass(frozen=True)
 class Drill:
-    """A drill, which gets its own PostgreSQL server because it may crash it."""
+    """A drill. It gets its own PostgreSQL server, because it may crash the server."""
 
     name: str
     run: Callable[[Cluster, Length], Finding]

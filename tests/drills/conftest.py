@@ -16,7 +16,7 @@ from tests.fake_provider import FakeProvider
 
 @pytest.fixture(params=["postgres", pytest.param("supabase", marks=pytest.mark.postgrest)])
 def adapter(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator[Database]:
-    """Each adapter in turn, able to search as a caller."""
+    """Each adapter in turn; it can search as a caller."""
     if request.param == "postgres":
         with PostgresDatabase(database_url) as direct:
             yield direct

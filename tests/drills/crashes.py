@@ -22,10 +22,10 @@ SLOTS = 3
 STAGES = ("claim", "call", "answer", "save")
 
 SMALL_STEPS = ("--batch-size", "5", "--workers", "1")
-# How many times a victim may pass its stage before it is killed there. It can hold four batches, so it reaches a fourth claim.
+# The most times that a victim passes its stage before it is killed there. It can hold four batches, so it reaches a fourth claim.
 MOST_PASSING = 3
 
-# Stages inside the database: after some statements, the worker's next one waits for a lock that the drill holds.
+# Stages inside the database: after one of these statements, the worker's next statement waits for a lock of the drill.
 # The transaction of a save also writes a log entry, so an entry exists exactly if the save was committed.
 _PAUSES = """
 create schema drill;
@@ -88,7 +88,7 @@ def kill_at_every_stage(cluster: Cluster, length: Length) -> Finding:
 
 
 def _judge_payments(finding: Finding, site: Site, killer: "_Killer", alive: list[ProtocolServer]) -> None:
-    """A text is paid for again only if a killed worker had sent it and not saved it."""
+    """Expect that a text is paid for again only if a killed worker had sent it and not saved its vector."""
     with site.connect() as owner:
         ledger = owner.execute("select round, text from drill.saved").fetchall()
     killed, living = texts_sent(killer.servers), texts_sent(alive)

@@ -30,7 +30,7 @@ from tests.gateway import Gateway
 from tests.postgres_cluster import Cluster
 from tests.postgrest_server import BINARY, INSTALL, Postgrest, sign_token
 
-# A run must notice a restarted server within so many seconds.
+# The seconds within which a run must notice that the server was restarted.
 SOON = 20
 
 
@@ -56,7 +56,7 @@ def restart_the_server(cluster: Cluster, length: Length) -> Finding:
 
 def stop_the_server_for_a_while(cluster: Cluster, length: Length) -> Finding:
     """Stop the server for some seconds, longer than a lease."""
-    # Shorter outages could fall between two tries of a client that doubles its pauses.
+    # A client doubles its pauses, so a shorter outage could lie between two of its tries.
     seconds = {Length.SHORT: 3, Length.FULL: 35, Length.LONG: 70}[length]
 
     def strike(finding: Finding, run: Run) -> str:

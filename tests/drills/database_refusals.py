@@ -181,7 +181,7 @@ def _deadlocks(site: Site) -> int:
 
 
 def _lock_rows_of_a_save(run: Run, connection: Connection, *, last_only: bool = False) -> list[object]:
-    """Lock rows that the provider is embedding now, and wait until their save meets the lock; ids in key order."""
+    """Lock rows that the provider is embedding, and wait until their save waits for the lock; returns ids in key order."""
     run.server.pause()
     if not wait_until(lambda: run.server.waiting, 30, program=run.program):
         raise RuntimeError(f"the run sends no more requests: {run.program.stderr.strip()[-300:]}")

@@ -40,7 +40,7 @@ def under_way(site: Site, rows: int, **environment: str) -> Iterator[Run]:
 
 
 def goes_on(cluster: Cluster, length: Length, done: str, strike: Callable[[Finding, Run], str]) -> Finding:
-    """Disturb a run; it has to continue by itself and complete.
+    """Disturb a run, and expect that it continues by itself and embeds every row.
 
     `strike` checks on the server that the fault happened, and returns its description.
     """

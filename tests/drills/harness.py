@@ -27,7 +27,7 @@ from tests.protocol_server import Call, ProtocolServer
 
 ROOT = Path(__file__).resolve().parents[2]
 MUSIC = "music_knowledge"
-# Narrow vectors, because drills check to which row a vector belongs, not its width.
+# The width is small, because drills check only to which row a vector belongs.
 WIDTH = 32
 
 
@@ -103,7 +103,7 @@ class Program:
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with kill -9."""
         self.process.kill()
         self.process.wait()
 
@@ -180,7 +180,7 @@ class Site:
 
     def start(self, *arguments: str, environment: dict[str, str]) -> Program:
         if self._closed:
-            # The drill is ending: a process that a thread starts now would not be stopped.
+            # The drill is ending. If a thread started a process now, the process would not be stopped.
             raise RuntimeError("the site is closed")
         program = Program(self.folder, environment, arguments)
         self._programs.append(program)

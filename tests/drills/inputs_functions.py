@@ -72,14 +72,14 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """`callers`: who may call it, of service_role and anon."""
+    """An SQL function. `callers` are those of the roles service_role and anon that may call it."""
 
     name: str
     arguments: tuple[Argument, ...]
     callers: tuple[str, ...]
 
     def query(self, given: Mapping[str, object]) -> sql.Composed:
-        """A call with these arguments by name, each as a parameter of its type; the answer as JSON, as clients get it."""
+        """A call with these arguments by name, each a parameter of its type. It returns JSON, like the answer to a client."""
         kinds = {argument.name: argument.kind for argument in self.arguments}
         return sql.SQL("select to_json(r)::text from public.{}({}) r").format(
             sql.Identifier(self.name),
@@ -135,7 +135,7 @@ def filled(value: Any, text: str) -> Iterator[Any]:
             yield from ({**value, name: new} for new in filled(one, text))
 
 
-# Valid values by the name of the argument.
+# A valid value for each name of an argument.
 _BY_NAME: Mapping[str, object] = {
     "after": LEASED_ID,
     "batch_size": 5,

@@ -38,7 +38,7 @@ TEXTS = (
     "\u202e\u0301\ufeff\U0001f941\U0010ffff",
     "İıſK" * 30,
     "x" * 128,
-    # Does not compress: an index entry of it would be too large.
+    # This text cannot be compressed, so an index entry with it would be too large.
     "".join(chr(_NOISE.randrange(0x4E00, 0x9FFF)) for _ in range(20_000)),
 )
 # 10 MB of different words: more than a tsvector can contain.

@@ -25,10 +25,10 @@ _KNOWN: Mapping[str, object] = {
     "table": "music_knowledge",
     "tag_type": "genre",
     "type": "INSERT",
-    # A column to colour the map by: none.
+    # The map is drawn without a column for its colours.
     "category": None,
 }
-# Operations for which the document's examples do not fit together.
+# Bodies for operations whose examples in the document do not belong together.
 _BODIES: Mapping[tuple[str, str], Mapping[str, Json]] = {
     ("POST", "/api/search/{collection}"): {"query": "gain staging", "match_count": 5, "filter": {"category": ""}},
     ("POST", "/api/synonyms"): {"tag_type": "genre", "tag_id": 2, "synonyms": json.loads(SYNONYMS), "confidence": 1.0},
@@ -46,7 +46,7 @@ _BODIES: Mapping[tuple[str, str], Mapping[str, Json]] = {
 
 @dataclass
 class Operation:
-    """`places` are the parameters: name to where it stands (path or query)."""
+    """A route with its method. `places` maps the name of each parameter to its place (path or query)."""
 
     method: str
     path: str
@@ -86,7 +86,7 @@ class Operation:
 
 
 def operations(document: Mapping[str, Json]) -> list[Operation]:
-    """All of the document's."""
+    """All operations of the document."""
     found = []
     for path, methods in document["paths"].items():
         for method, described in methods.items():

@@ -17,7 +17,7 @@ SYNONYMS = '{"search_terms": ["cuban dance", "salsa dura", "son", "mambo", "timb
 
 
 def fill_database(owner: Connection, database: Database, provider: FakeProvider) -> list[str]:
-    """Rows with vectors, one pending, one leased, one failed, tags with synonyms, chunks, a run; ids of the music rows."""
+    """Insert embedded, pending, leased and failed rows, tags with synonyms, chunks and a run; return ids of music rows."""
     ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(1, 7)]
     texts = ["gain staging", "tritone substitution", "room modes", "pending", LEASED_TEXT, "failed"]
     for row_id, text in zip(ids, texts, strict=True):

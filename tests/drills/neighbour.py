@@ -1,4 +1,4 @@
-"""A drill of hostile clients and a locked table: searches of another collection must go on meanwhile."""
+"""A drill with hostile clients and a locked table. Meanwhile, searches of another collection must be answered."""
 
 import http.client
 import json
@@ -85,7 +85,7 @@ class _Client:
 
 
 def crowd_out(cluster: Cluster, length: Length) -> Finding:
-    """Lock a table, abandon requests, send endless headers, half bodies, 560,000 fields and 10 MB, all at the same time."""
+    """At the same time lock a table, abandon requests, and send endless headers, half bodies, 560,000 fields and 10 MB."""
     if not Path("/proc/self/statm").exists():
         raise Skipped("needs /proc, to measure memory")
     seconds = SECONDS[length]
@@ -214,7 +214,7 @@ def _attacks(site: Site, port: int, key: str) -> Sequence[Background]:
     def large_query() -> None:
         text = "aBc " * 2_500_000
         with psycopg.connect(site.url.get_secret_value()) as anon, suppress(psycopg.Error):
-            # As PostgREST would call it.
+            # PostgREST would make the call in this way.
             anon.execute("set local role anon; set local statement_timeout = '3s'")
             anon.execute("select count(*) from public.search_code_chunks(query_text => %s)", [text])
         _Client(port).ask("POST", SEARCH, json.dumps({"query": text}).encode())
@@ -231,7 +231,7 @@ def _attacks(site: Site, port: int, key: str) -> Sequence[Background]:
 
 
 class _opened(ExitStack):
-    """Connections that have each sent some bytes; they are closed when the block ends, whatever was answered."""
+    """Connections that have each sent some bytes. They are closed when the block ends."""
 
     def __init__(self, port: int, requests: Sequence[bytes]) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ def _post(path: str, size: int) -> bytes:
 
 
 def _until_well(port: int, key: str, within: float) -> tuple[float, str]:
-    """Wait until the console's list, a search of the table that was locked, and /health are answered `within` seconds.
+    """Wait until /health, the console's list and a search of the locked table are each answered `within` seconds.
 
     Returns how long that took, and the last statuses and their seconds.
     """

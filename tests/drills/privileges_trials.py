@@ -14,12 +14,12 @@ GOLDEN = Path(__file__).resolve().parents[1] / "database/snapshots/privileges.tx
 BARE_ROLE = "role_without_grants"
 ROLES = ("anon", "authenticated", "service_role", BARE_ROLE)
 
-# Statements that need one privilege and touch no row, by kind of object.
+# For each kind of object, statements that need one privilege and change no row.
 _STATEMENTS: Mapping[str, Mapping[str, str]] = {
     "table": {
         "select": "select 1 from {name} where false",
         "insert": "insert into {name} default values",
-        # Each column in turn, because a column may be readable although the table is not.
+        # These are run for each column, because a role may have the privilege on a column and not on the table.
         "update": "update {name} set {column} = null where false",
         "delete": "delete from {name} where false",
         "truncate": "truncate {name} cascade",
@@ -64,7 +64,7 @@ def trials(owner: Connection) -> Iterator[tuple[str, str, list[str]]]:
             from pg_proc o join pg_namespace n on n.oid = o.pronamespace where {_OURS}"""
     ).fetchall()
     for signature, schema, name, variadic, kinds in functions:
-        # From a row that the planner cannot look into: a strict function over a constant null would never be called.
+        # The nulls come from a subquery: PostgreSQL would not call a strict function with a constant null at all.
         columns = ", ".join(f"null::{kind} as a{place}" for place, kind in enumerate(kinds)) or "1 as one"
         arguments = [f"a.a{place}" for place in range(len(kinds))]
         if variadic:
@@ -86,7 +86,7 @@ def trials(owner: Connection) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def permitted(connection: Connection, role: str, name: str, statement: str) -> bool:
-    """Whether the object's own grants permit it; raises AssertionError if a nested call refuses it."""
+    """Whether the grants of the object permit the statement. Raises AssertionError if a nested call is refused."""
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("set local lock_timeout = '5s'")

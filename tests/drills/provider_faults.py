@@ -15,7 +15,7 @@ from tests.protocol_server import ProtocolServer
 
 ROWS = 40
 STEPS = ("--batch-size", "10", "--workers", "2", "--json")
-# Cases that mostly wait run at the same time.
+# The number of cases that run at the same time, because they mostly wait.
 SIDE_BY_SIDE = 3
 PREFIX = {"openai": "", "ollama": "search_document: "}
 WIDTHS = {"openai": 32, "ollama": 768}
@@ -27,7 +27,7 @@ SETTINGS = {"openai": "OPENAI_BASE_URL", "ollama": "OLLAMA_URL"}
 class Case:
     """A fault and its outcome: exit code, embedded rows, text of the error line, most calls, forbidden text.
 
-    `length`: the shortest form of the drill that has it.
+    `length` is the shortest form of the drill that includes the case.
     """
 
     fault: str
@@ -46,7 +46,7 @@ def _fails(kind: str, **options: object) -> Callable[[ProtocolServer], object]:
 
 
 def _points_elsewhere(status: int) -> Callable[[ProtocolServer], object]:
-    """A redirect to another name of the same server, which counts the requests to it too."""
+    """Redirect to another name of the same server, so that the server would count requests to it."""
     return lambda server: server.fail(
         "redirect",
         times=None,
@@ -69,7 +69,7 @@ CASES = (
     ),
     Case("429 without Retry-After, 4 times", _fails("rate_limit", times=4), 0, 40, length=Length.FULL),
     Case("answers out of order", _fails("shuffled", **ALWAYS), 0, 40),
-    # A server that gives every vector the number 0 answers in the order of the texts.
+    # A server that gives every vector the index 0 answers in the order of the texts.
     Case("answers without numbers", _fails("unnumbered", **ALWAYS), 0, 40, length=Length.FULL),
     Case("answers after 3 s", _fails("slow", times=4, seconds=3), 0, 40, length=Length.FULL),
     Case("no answer for 70 s, once", _fails("slow", times=1, seconds=70), 0, 40, length=Length.FULL),

@@ -141,7 +141,7 @@ class _Sampler:
 
 
 class Searcher:
-    """Searches through the functions: every answer is 200, complete, and contains existing rows. `chords`: 20 queries each."""
+    """Searches over HTTP. Every answer must be 200 and complete, with existing rows only. A chord stands for 20 queries."""
 
     def __init__(self, functions: FunctionsServer, *, chords: int = 500) -> None:
         self._functions = functions

@@ -1,4 +1,6 @@
-"""A drill of up to an hour of writes, backfills and searches: memory and connections stay constant, the queue ends empty."""
+"""A drill of up to an hour of writes, backfills and searches. Memory and connections must not grow, and the queue must be
+empty at the end.
+"""
 
 import time
 from collections.abc import Iterator
@@ -39,7 +41,7 @@ class _Course:
 
     @property
     def slope(self) -> float:
-        """MB an hour, fitted over what follows the warm-up."""
+        """The growth in MB per hour, fitted to the values after the warm-up."""
         begin = int(len(self.seconds) * WARM_UP)
         if len(self.seconds) - begin < 3:
             return 0.0
@@ -47,7 +49,7 @@ class _Course:
 
     @property
     def growth(self) -> float:
-        """MB by that slope, from the end of the warm-up to the end."""
+        """The growth in MB from the end of the warm-up to the end, by the slope."""
         begin = int(len(self.seconds) * WARM_UP)
         return self.slope * (self.seconds[-1] - self.seconds[begin]) / 3600
 

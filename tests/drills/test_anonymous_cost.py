@@ -17,7 +17,7 @@ from tests.postgres_cluster import Cluster
 pytestmark = pytest.mark.drill
 
 ROWS = 100_000
-# Processor seconds of the backend, which other programs on the machine do not lengthen.
+# CPU seconds of the backend. Other programs on the machine do not increase them.
 BUSY_SECONDS = 2.0
 MB = 1024 * 1024
 
@@ -77,7 +77,7 @@ def full(cluster: Cluster) -> Iterator[SecretStr]:
 
 
 def hostile_calls(functions: list[Function]) -> Iterator[tuple[Function, dict[str, object], str]]:
-    """Every function with each hostile value in each argument, beside a query by text and by vector."""
+    """Yield calls of every function with each hostile value in each argument, with a valid text and vector as the query."""
     for function in functions:
         usual = {
             name: value
@@ -111,7 +111,7 @@ def test_no_call_of_anon_keeps_a_backend_busy(full: SecretStr) -> None:
 
 
 def processor_seconds(connection: Connection) -> float:
-    """Processor time of the connection's backend; elsewhere than on Linux, the time of the clock."""
+    """The CPU time of the connection's backend. On other systems than Linux, the time of the clock."""
     stat = Path(f"/proc/{connection.info.backend_pid}/stat")
     if not stat.exists():
         return time.monotonic()

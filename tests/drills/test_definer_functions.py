@@ -13,8 +13,8 @@ from tests.fake_provider import FakeProvider
 
 INTRUDER = "intruder"
 
-# Who calls each function that runs with the rights of its owner, and how: directly, or by a statement that fires it.
-# Arguments have their types, because the intruder's functions of the same name would fit a bare literal better.
+# For each function that runs with the rights of its owner: the role, and its call or a statement that fires it.
+# Arguments have explicit types: the intruder's functions of the same name would match a literal without a type better.
 CALLS: Mapping[str, tuple[str, str]] = {
     "embedding.model_dimensions": ("authenticated", "select embedding.model_dimensions('fake')"),
     "embedding.describe_collection": ("authenticated", "select embedding.describe_collection('public.notes')"),
@@ -71,7 +71,7 @@ TABLES = f"""
     select create_embedding_webhook('notes', 'https://a.example');
     update embedding.collections set retiring_models = '{{gone}}' where name = 'notes';
 """
-# What the intruder makes: everything that a role with `create` on the schema public may.
+# The objects of the intruder: everything that a role with `create` on the schema public may create.
 LURES = """
     create function public.tell() returns void language plpgsql set search_path = '' as $$
       begin if current_user = '{owner}' then perform pg_catalog.nextval('public.caught'::regclass); end if; end $$;
@@ -152,11 +152,11 @@ def test_every_function_with_the_rights_of_its_owner_is_tried(owner: Connection)
         " where p.prosecdef and p.pronamespace in ('public'::regnamespace, 'embedding'::regnamespace)"
     ).fetchall()
     assert {name for name, _, _ in found} == set(CALLS)
-    # With an empty path pg_temp would be searched first for tables and types; named, it is searched last.
+    # With an empty path, PostgreSQL searches pg_temp first for tables and types. If the path names it last, it is the last.
     assert [name for name, settings, _ in found if "search_path=pg_catalog, pg_temp" not in settings] == []
 
 
-def test_the_lures_work(lured: Connection) -> None:
+def test_each_object_of_the_intruder_works(lured: Connection) -> None:
     lured.execute("select public.tell()")
     assert caught(lured)
 

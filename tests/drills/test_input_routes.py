@@ -66,7 +66,7 @@ class Server:
             if not error["code"] or not error["message"] or len(error["message"]) > 1000:
                 return f"{answer.status_code} without a clear word: {answer.text[:200]}"
         elif "json" in answer.headers.get("content-type", ""):
-            # Strict: NaN and Infinity are no JSON, though Python reads them.
+            # Use a strict parser: NaN and Infinity are not valid JSON, but Python's parser accepts them.
             orjson.loads(answer.content)
         return None
 
@@ -132,7 +132,7 @@ VALUES: tuple[object, ...] = (*FIELDS, *UNSTORABLE, float("nan"), float("inf"), 
 
 
 def tried(operation: Operation) -> Iterator[tuple[str, str, bytes | None]]:
-    """Every hostile value in every place of a request: what it is, the URL and the body."""
+    """Yield a request for every hostile value in every place: a description, the URL and the body."""
     fine_url = operation.url(operation.given)
     fine_body = as_json(operation.body) if operation.has_body else None
     for name in operation.places:

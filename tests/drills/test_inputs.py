@@ -30,7 +30,7 @@ CODES = {
 }
 
 
-# Its arguments name a table and a language: PostgreSQL refuses unknown ones before the function begins.
+# The arguments of this function name a table and a language. PostgreSQL refuses unknown names before the function begins.
 DEFINITION_CODES = {"track_embeddings": ("42", "23502")}
 
 
@@ -145,7 +145,7 @@ def adapter(request: pytest.FixtureRequest, database_url: SecretStr) -> Iterator
 
 
 def ask(adapter: Database, function: Function, given: dict[str, object]) -> AppError | None:
-    """Call as the program does; its error."""
+    """Call the function like the program does; return the error, or None."""
     kinds = {argument.name: argument.kind for argument in function.arguments}
     arguments = {
         name: json.loads(value) if kinds[name] == "jsonb" and isinstance(value, str) else value

@@ -110,7 +110,7 @@ _FIRED = (
 
 
 _RENAME = "update public.genre_tags set name = upper(name)"
-# Each tries to make a function that runs as its owner run code of the caller.
+# Each of these tries to make a function that runs as its owner execute code of the caller.
 WAYS: dict[str, tuple[str, ...]] = {
     "a trigger on a tracked table": (
         "create trigger mine before update on public.music_knowledge for each row execute function pg_temp.tell_row()",
@@ -185,7 +185,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 def lured(owner: Connection, database: PostgresDatabase, provider: FakeProvider) -> Connection:
-    """Rows in every table, and a user's tables with less careful functions than ours."""
+    """A database with rows in every table, and a user's tables with careless functions: their search_path omits pg_temp."""
     fill_database(owner, database, provider)
     owner.execute("""
         create table public.suffixes (suffix text);

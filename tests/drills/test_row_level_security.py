@@ -90,7 +90,7 @@ def test_row_level_security_of_a_tracked_table_holds_in_search(
         return {row["id"] for row in caller.call("search_notes", {**arguments, **more})}
 
     for _ in range(2):
-        # Alternately over the same connections: no state of one caller remains for the next.
+        # The callers use the same connections in turn, so that state of one caller would show in the answer of the next.
         assert found(as_user(ANNA)) == {notes.annas, notes.everyones}
         assert found(as_user(BERT)) == {notes.berts, notes.everyones}
         assert found(adapter.as_caller(ANON)) == {notes.everyones}

@@ -1,4 +1,4 @@
-"""Runs each drill in its short form; `make drill` runs the long ones."""
+"""Runs each drill in its short form; `make drill` runs the longer forms."""
 
 from collections.abc import Iterator
 

@@ -24,7 +24,7 @@ from tests.postgrest_server import Postgrest
 
 
 def forgeries() -> dict[str, str]:
-    """Tokens of which none may open anything, all in the name of Anna."""
+    """Invalid tokens in the name of Anna, none of which may be accepted."""
     soon = int(time.time()) + 3600
     claims = {"role": "authenticated", "sub": ANNA, "exp": soon, "aud": "authenticated"}
     genuine = signed(claims)

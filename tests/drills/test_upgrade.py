@@ -38,7 +38,7 @@ from tests.drills.upgrade_older import (
 from tests.fake_provider import FakeProvider
 from tests.postgres_cluster import Cluster, make_directory
 
-# Through every state between
+# Upgrades through every migration
 
 
 ROWS: Mapping[str, str] = {
@@ -195,7 +195,7 @@ def older(data_dir: Path, provider: FakeProvider) -> Path:
 
 @pytest.fixture
 def renamed(older: Path) -> Path:
-    """Its folder postgres, stopped and out of the way."""
+    """The folder postgres of `older`, after its server was stopped and the folder was renamed."""
     stop(older / "postgres")
     return (older / "postgres").rename(older / "renamed")
 
@@ -281,10 +281,10 @@ def test_a_failed_copy_is_rolled_back_and_can_be_repeated(
 
 @pytest.mark.drill
 def test_a_running_server_of_the_old_folder_is_stopped_before_a_copy(older: Path) -> None:
-    """The old server listens at the address of the new one, so the new database would be copied into itself."""
+    """The old server uses the address of the new one. If it still ran, the new database would be copied into itself."""
     start_embedded(older / "new")
     stop_embedded(older / "new")
-    # Its program was killed.
+    # This is like a killed program: the server keeps running.
     shared.embedded.server._present.pop(older / "postgres").leave()
     (older / "postgres").rename(older / "renamed")
     (older / "new" / "postgres").rename(older / "postgres")

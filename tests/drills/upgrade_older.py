@@ -1,4 +1,4 @@
-"""A data directory as the embedded database of an older PostgreSQL left it, and what must be found again after the move."""
+"""Makes a data directory with the embedded database of an older PostgreSQL, and reads what the move must preserve."""
 
 import re
 import subprocess
@@ -43,12 +43,12 @@ NOTES = """
 
 
 def start(directory: Path, version: int = OLDEST) -> SecretStr:
-    """The URL of a server of that version on the directory, which is made if need be."""
+    """Start a server of this version on the directory, which is created if it is missing; return the URL."""
     return EmbeddedServer(directory, version).use()
 
 
 def stop(directory: Path, version: int = OLDEST) -> None:
-    """End the directory's server."""
+    """Stop the directory's server."""
     EmbeddedServer(directory, version).leave()
 
 
@@ -71,24 +71,24 @@ def catalogue(url: SecretStr) -> list[str]:
     for program, option in (("pg_dumpall", "--roles-only"), ("pg_dump", "--schema-only")):
         command = [str(client_binaries() / program), option, f"--dbname={url.get_secret_value()}"]
         lines += subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
-    # Versions write brackets that say nothing, and a key of each dump's own.
+    # Ignore differences between versions: redundant brackets, and a key that each dump contains.
     return [re.sub("[()]", "", line) for line in lines if not line.startswith(("--", "\\"))]
 
 
 def analyzed(owner: Connection) -> list[tuple[Any, ...]]:
-    """The columns that the planner, and with it the search for words, has statistics of."""
+    """The columns for which the planner has statistics. Full-text search uses these statistics."""
     return owner.execute(
         "select schemaname, tablename, attname from pg_stats where schemaname <> 'pg_catalog' order by 1, 2, 3"
     ).fetchall()
 
 
 def sequences(owner: Connection) -> list[tuple[Any, ...]]:
-    """How far each has counted."""
+    """The last value of each sequence."""
     return owner.execute("select schemaname, sequencename, last_value from pg_sequences order by 1, 2").fetchall()
 
 
 def without_full_text(rows: Rows) -> Rows:
-    """All but `fts`, which another PostgreSQL may stem otherwise."""
+    """The rows without `fts`, because another PostgreSQL may stem words differently."""
     return {
         table: [{name: value for name, value in row.items() if name != "fts"} for row in found]
         for table, found in rows.items()

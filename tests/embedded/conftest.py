@@ -18,7 +18,7 @@ from tests.postgres_cluster import make_directory, remove
 ROOT = Path(__file__).resolve().parents[2]
 # A user who owns nothing here.
 ATTACKER = 61_002
-# Becomes another user. Imports first, because that user may be unable to read the folder of this Python.
+# A program that becomes another user. It imports first, because that user may be unable to read this Python's folder.
 BECOME = """
 import encodings.idna, os, pwd, sys, tempfile
 import psycopg
@@ -31,7 +31,7 @@ if user:
     os.setuid(user)
 os.umask(0o022)
 """
-# Starts the server of a folder, prints its URL, and ends when its input does.
+# A program that starts the server of a folder, prints its URL, and ends when its input ends.
 USE = """
 from pathlib import Path
 from shared.embedded.server import start_embedded
@@ -137,5 +137,5 @@ def long_path(folder: Path) -> Path:
 
 
 def modes(folder: Path) -> dict[Path, int]:
-    """The modes of a folder and of all above it."""
+    """The modes of a folder and of all folders above it."""
     return {path: path.stat().st_mode for path in (folder, *folder.parents)}

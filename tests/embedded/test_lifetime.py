@@ -138,7 +138,7 @@ def test_a_crashed_server_starts_again_at_its_address(folder: Path) -> None:
 
 
 def test_a_reused_process_id_does_not_prevent_a_start(folder: Path) -> None:
-    """postmaster.pid of a crash names a process id that another program of the same user has now."""
+    """After a crash, postmaster.pid contains a process id that now belongs to another program of the same user."""
     start_embedded(folder)
     data = folder / "postgres"
     lines = (data / "postmaster.pid").read_text().splitlines()

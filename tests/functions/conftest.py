@@ -72,7 +72,7 @@ class _Recorder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(("httpx", "httpcore")):
-            # The test's own client, which logs its requests.
+            # This record is from the test's own client, which logs its requests.
             return
         self._lines.append(self._json.format(record))
         self._lines.append(self._plain.format(record))
@@ -153,7 +153,7 @@ def serve(database: PostgresDatabase, provider: FakeProvider, output: Output) ->
 
 @pytest.fixture
 def client(serve: Serve) -> httpx.Client:
-    """A client without a key, of a server that requires keys."""
+    """A client without a key, for a server that requires keys."""
     return serve()
 
 
@@ -198,7 +198,7 @@ def each_adapter(
 @pytest.fixture
 def encoding(monkeypatch: pytest.MonkeyPatch) -> Encoding:
     """The tokens of OpenAI's models, from the copy that LlamaIndex ships: tiktoken would fetch it from the internet."""
-    # Not imported: it would leave an event loop open.
+    # The package is not imported, because it would leave an event loop open.
     package = find_spec("llama_index.core")
     assert package is not None
     assert package.origin is not None
@@ -212,7 +212,7 @@ Insert = Callable[..., str]
 
 @pytest.fixture
 def insert(owner: Connection) -> Insert:
-    """`insert(content, topic=..., category=...)`: a row of music_knowledge; its id."""
+    """`insert(content, topic=..., category=...)` inserts a row of music_knowledge and returns its id."""
 
     def insert_row(content: str, *, topic: str = "t", category: str = "c") -> str:
         row = owner.execute(

@@ -173,7 +173,7 @@ def test_a_token_cannot_choose_its_algorithm(client: httpx.Client, algorithm: st
     assert answer.status_code == 401
 
 
-# Searches with the caller's rights: two cached ones and an uncached one.
+# Requests with the caller's rights: the answers of two are cached, and one is not.
 READ = [
     ("POST", "/api/mir/synonyms/search", {"query": "bolero"}),
     ("GET", "/api/synonyms/search?q=bolero", None),
@@ -220,7 +220,7 @@ def sign(payload: str, key: str) -> str:
     return f"{content}.{encode(hmac.digest(key.encode(), content.encode(), 'sha256'))}"
 
 
-def test_a_token_with_claims_that_json_cannot_carry_is_refused(each_adapter: httpx.Client) -> None:
+def test_a_token_with_claims_that_json_cannot_contain_is_refused(each_adapter: httpx.Client) -> None:
     wrong = []
     for name, claim in CLAIMS.items():
         time_given = "" if claim.startswith('"exp"') else '"exp":4000000000,'

@@ -76,7 +76,7 @@ def test_queries_cannot_be_stored(client: httpx.Client) -> None:
     assert embed(client, CHUNKS[0], collection="music_knowledge").status_code == 422
 
 
-def test_a_collection_of_another_model_refuses_them(client: httpx.Client, owner: Connection) -> None:
+def test_a_collection_of_another_model_refuses_chunks(client: httpx.Client, owner: Connection) -> None:
     owner.execute("select register_embedding_model('other', 'fake', 16)")
     owner.execute("select embedding.check_model(embedding.get_collection('code_chunks'), 'other')")
     answer = embed(client, CHUNKS[0])

@@ -117,7 +117,7 @@ def test_a_collection_that_is_not_tracked_is_not_found(keyed: httpx.Client, path
     assert keyed.get("/api/runs?collection=nothing").status_code == 404
 
 
-def test_what_is_pending_is_estimated_without_a_call(
+def test_the_cost_of_pending_rows_is_estimated_without_a_call(
     keyed: httpx.Client, owner: Connection, provider: FakeProvider
 ) -> None:
     keyed.get("/api/vectorization/status")

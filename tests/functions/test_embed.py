@@ -67,7 +67,7 @@ def test_an_error_names_the_refused_chunk_and_does_not_quote_it(keyed: httpx.Cli
 
 @pytest.fixture
 def remote(serve: Serve) -> httpx.Client:
-    """A client with the key, of a server whose provider is not in its process."""
+    """A client with the key, for a server whose provider does not run in the server's process."""
     client = serve(embedding_provider="ollama")
     client.headers.update(KEYS)
     return client

@@ -30,7 +30,7 @@ def post(path: str, *fields: str) -> bytes:
 
 
 def send_until_refused(connection: socket.socket, piece: Callable[[int], bytes], most: int = 64 << 20) -> int:
-    """Send pieces until the server closes the connection; returns how many bytes it took."""
+    """Send pieces until the server closes the connection; returns how many bytes were sent."""
     sent = 0
     try:
         while sent < most:
@@ -144,7 +144,7 @@ def test_a_trailer_is_not_a_header(client: httpx.Client) -> None:
                 time.sleep(0.1)
                 connection.sendall(rest)
             else:
-                # In one packet: the trailer is parsed before the application sees the head.
+                # Send all in one packet, so that the trailer is parsed before the application gets the head.
                 connection.sendall(chunked + rest)
             assert answer(connection).startswith(b"HTTP/1.1 401 ")
 

@@ -1,4 +1,4 @@
-"""LangChain's stores (Python and JavaScript) and Tonnetz on the table of LangChain's quickstart, through a real PostgREST.
+"""Tests LangChain's stores (Python and JavaScript) with Tonnetz on the table of LangChain's quickstart and a real PostgREST.
 
 LangChain gets its vectors from POST /v1/embeddings; Tonnetz embeds what other programs write into the table.
 """
@@ -23,8 +23,8 @@ from tests.gateway import Gateway
 
 pytestmark = pytest.mark.postgrest
 
-# The grants that tables of a Supabase project get, the SQL editor's search path, and the quickstart as it is printed there,
-# but for the width.
+# The grants of tables in a Supabase project, the search path of the SQL editor, and the SQL of the quickstart with another
+# width.
 QUICKSTART = f"""
     alter default privileges in schema public grant all on tables to service_role;
     alter default privileges in schema public grant all on sequences to service_role;
@@ -74,12 +74,12 @@ Run = Callable[[str], dict[str, Any]]
 def run(
     request: pytest.FixtureRequest, owner: Connection, client: httpx.Client, tokens: dict[str, str], tmp_path: Path
 ) -> Run:
-    """`run("write")`, then `run("search")`: what LangChain's program printed."""
+    """Call `run("write")`, then `run("search")`. Each returns what LangChain's program printed."""
     if request.param.endswith(".mjs"):
         require_javascript(request)
     owner.execute(QUICKSTART)
     owner.execute(TRACK)
-    # Only now, because PostgREST reads the schema when it starts.
+    # PostgREST is started only now, because it reads the schema when it starts.
     rest: Gateway = request.getfixturevalue("rest")
     variables = {
         "SUPABASE_URL": rest.url,
@@ -102,7 +102,7 @@ def test_langchain_writes_and_finds_and_tonnetz_embeds_the_rest(
     work = Collection(database, "documents")
     assert (work.embedding_queue().pending, work.verify_embeddings()) == (0, 0)
 
-    # Other programs know nothing of vectors: one adds a row, another changes a text of LangChain's.
+    # Other programs do not write vectors: one adds a row, another changes a text that LangChain has written.
     owner.execute("insert into documents (content, metadata) values ('a bassoon from elsewhere', '{\"number\": 9}')")
     owner.execute("update documents set content = 'an oboe' where content = 'a clarinet'")
     provider.wire.requests.clear()

@@ -49,7 +49,7 @@ def server(serve: Serve, database_url: SecretStr, provider: FakeProvider) -> Ite
 def waiting(
     server: httpx.Client, method: str, path: str, count: int, locked: Connection, blocked: int
 ) -> Iterator[None]:
-    """Requests that wait for a lock until the block ends, and of which so many have reached the database."""
+    """Requests that wait for a lock until the block ends. The block starts when enough of them have reached the database."""
     with ExitStack() as stack:
         client = stack.enter_context(
             httpx.Client(base_url=server.base_url, timeout=60, headers=KEYS, limits=httpx.Limits(max_connections=count))
@@ -143,7 +143,7 @@ def test_a_filter_with_many_fields_costs_one_error() -> None:
 
 
 def run_loop(main: Coroutine[None, None, None]) -> None:
-    """Unlike asyncio.run this leaves the thread's own loop alone, which Mangum made and would be lost unclosed."""
+    """Run a coroutine in a new event loop. asyncio.run would replace the thread's own loop, which Mangum has created."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(main)
 

@@ -1,4 +1,4 @@
-"""Tests that single texts are joined into batches: limited, in order, each with its own answer."""
+"""Tests that single texts are joined into batches of limited size and in order, and that each gets its own answer."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Tests a server and a worker whose collections have different models, and what they say of a provider that fails."""
+"""Tests a server and a worker whose collections have different models, and their reports of a provider that fails."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def test_search_upsert_and_estimate_use_the_provider_of_the_collection(
     assert "harp" not in " ".join(provider.wire.texts)
 
 
-# What the server says of a provider that fails
+# A provider that fails
 
 
 def health(client: httpx.Client) -> dict[str, Any]:

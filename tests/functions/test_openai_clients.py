@@ -1,4 +1,4 @@
-"""The clients of OpenAI's API, each as its package is, against a server of ours."""
+"""Tests unchanged clients of OpenAI's API with a server of this project."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ Run = Callable[[str], dict[str, Any]]
 
 @pytest.fixture
 def run(client: httpx.Client, encoding: Encoding, tmp_path: Path) -> Run:
-    """Runs a client in a process of its own, with the server's address; what it printed."""
+    """A function that runs a client in a separate process with the server's address, and returns what it printed."""
     variables = {
         "BASE_URL": f"{client.base_url}/v1",
         "API_KEY": API_KEY,
@@ -78,7 +78,7 @@ def test_the_asynchronous_client_embeds_many_texts_at_once(client: httpx.Client)
             asked = [official.embeddings.create(model="fake", input=text) for text in TEXTS]
             return [answer.data[0].embedding for answer in await asyncio.gather(*asked)]
 
-    # In a thread: asyncio.run would close the event loop that other tests' handlers use.
+    # Use a thread: in this one, asyncio.run would close the event loop that handlers of other tests use.
     with ThreadPoolExecutor(1) as thread:
         assert_all_right({"async": thread.submit(asyncio.run, ask()).result()})
 

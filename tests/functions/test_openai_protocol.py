@@ -1,4 +1,4 @@
-"""OpenAI's protocol in detail: fields that are null, tokens, widths, texts that are too long, the list of models."""
+"""Tests details of OpenAI's protocol: null fields, tokens, widths, texts that are too long, the list of models."""
 
 import base64
 import threading
@@ -73,7 +73,7 @@ def test_every_route_needs_the_key(client: httpx.Client, path: str) -> None:
 # Widths
 
 
-def test_a_width_is_taken_where_it_is_the_models_own(keyed: httpx.Client) -> None:
+def test_the_models_own_width_is_accepted(keyed: httpx.Client) -> None:
     assert_vectors(post(keyed, "a harp", dimensions=DIMENSIONS), "a harp")
     for width in (DIMENSIONS - 1, DIMENSIONS + 1):
         error = refusal(post(keyed, "a harp", dimensions=width))
@@ -81,7 +81,7 @@ def test_a_width_is_taken_where_it_is_the_models_own(keyed: httpx.Client) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-def test_a_model_that_can_be_shortened_is(
+def test_vectors_are_shortened_if_the_model_allows_it(
     encoding: str, keyed: httpx.Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider, "shortens_vectors", True)
@@ -98,7 +98,7 @@ def test_a_model_that_can_be_shortened_is(
 # Tokens
 
 
-def test_arrays_of_tokens_are_the_texts_that_they_stand_for(keyed: httpx.Client, encoding: Encoding) -> None:
+def test_arrays_of_tokens_are_decoded_to_their_texts(keyed: httpx.Client, encoding: Encoding) -> None:
     texts = ["a harp", "die Bratsche spielt längere Töne", "琴の音 🎻"]
     tokens = [encoding.encode(text) for text in texts]
     assert_vectors(post(keyed, tokens), *texts)
@@ -121,9 +121,7 @@ def test_arrays_of_tokens_are_the_texts_that_they_stand_for(keyed: httpx.Client,
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_are_no_tokens_is_refused(
-    given: list[object], named: str, keyed: httpx.Client, encoding: Encoding
-) -> None:
+def test_invalid_tokens_are_refused(given: list[object], named: str, keyed: httpx.Client, encoding: Encoding) -> None:
     error = refusal(post(keyed, given))
     assert named in error["message"]
     assert error["param"] == "input"
@@ -153,7 +151,7 @@ def test_an_encoding_that_cannot_be_loaded_is_loaded_again_for_the_next_request(
     assert post(keyed, encoding.encode("a harp")).status_code == 200
 
 
-def test_an_encoding_that_does_not_come_is_not_waited_for(
+def test_a_request_does_not_wait_for_an_encoding_that_takes_long_to_load(
     keyed: httpx.Client, encoding: Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
@@ -170,7 +168,7 @@ def test_an_encoding_that_does_not_come_is_not_waited_for(
 
 
 class Reads(FakeProvider):
-    """Reads five words of a text, and says which ones it cut."""
+    """A provider that reads five words of a text, and reports which texts it cut."""
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: Any = "document") -> Any:
         answer = super()._request([" ".join(text.split()[:5]) for text in inputs], timeout, kind)

@@ -77,7 +77,7 @@ def requests(row: str, model: str) -> dict[str, tuple[str, dict[str, Any], dict[
 
 
 def asked(server: ProtocolServer) -> int:
-    """The calls without the word that a server embeds when it starts."""
+    """The number of calls, without that for the word that a server embeds when it starts."""
     return sum(call.inputs != [PROBE] for call in server.calls)
 
 
@@ -117,7 +117,7 @@ def test_an_outage_fails_an_interactive_request_at_once(
     assert_free(database, row)
 
 
-def test_a_retry_after_longer_than_the_request_may_wait_is_returned_at_once(
+def test_a_retry_after_that_exceeds_the_requests_time_is_returned_at_once(
     client: httpx.Client, server: ProtocolServer, insert: Insert, database: PostgresDatabase
 ) -> None:
     row = insert("a harp")

@@ -60,7 +60,7 @@ def test_each_caller_finds_only_their_own_rows(
     embedded()
     anna, bert = token(sub=ANNA), token(sub=BERT)
     for _ in range(3):
-        # Alternately over the same connections: no state of one caller remains for the next.
+        # The callers use the same connections in turn, so that state of one caller would show in the answer of the next.
         assert found(each_adapter, "harp", anna) == {annas}
         assert found(each_adapter, "harp", bert) == {berts}
         assert found(each_adapter, "harp") == {everyones}

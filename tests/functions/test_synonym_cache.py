@@ -37,7 +37,7 @@ def test_an_answer_made_during_a_write_is_not_cached_after_the_commit(
 ) -> None:
     tag_id = add_tag(owner, "Zouk")
     write(client, "Zouk", "caribbean dance")
-    # The later of two writers commits first: a counter would have missed the earlier one.
+    # The later of two writers commits first. With a counter as the version, the earlier writer would have been missed.
     slow = connect(autocommit=False)
     slow.execute("update mir_synonyms set is_active = false where tag_id = %s", [tag_id])
     add_tag(owner, "Other")
@@ -63,8 +63,10 @@ def test_callers_do_not_see_each_others_answers(client: httpx.Client, owner: Con
     assert client.get("/api/synonyms/genre/Zouk", headers=his).status_code == 404
 
 
-def test_an_answer_does_not_outlive_the_right_to_it(client: httpx.Client, owner: Connection) -> None:
-    """Policies, grants and the tables that a policy reads change no version."""
+def test_a_cached_answer_is_not_used_after_a_change_of_the_rows_that_a_policy_reads(
+    client: httpx.Client, owner: Connection
+) -> None:
+    """The version does not change if a policy, a grant or a table that a policy reads changes."""
     add_tag(owner, "Zouk")
     write(client, "Zouk", "caribbean dance")
     owner.execute(
@@ -88,7 +90,7 @@ def test_an_answer_does_not_outlive_the_right_to_it(client: httpx.Client, owner:
         'drop policy "everyone reads" on genre_tags',
     ],
 )
-def test_an_answer_that_everybody_saw_is_not_given_once_they_may_not(
+def test_a_cached_answer_is_not_used_after_a_right_was_revoked(
     client: httpx.Client, owner: Connection, change: str
 ) -> None:
     add_tag(owner, "Zouk")

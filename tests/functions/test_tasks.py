@@ -203,7 +203,7 @@ def test_a_run_over_all_collections_is_reported_on_while_the_provider_computes(
     assert runs.get(task_id)["embedded"] == 1
 
 
-def test_a_server_embeds_what_is_pending_by_its_own_schedule(
+def test_a_server_embeds_pending_rows_by_its_own_schedule(
     database: PostgresDatabase, provider: FakeProvider, insert: Insert, owner: Connection
 ) -> None:
     insert("a harp")
@@ -276,7 +276,7 @@ def test_a_schedule_that_finds_nothing_leaves_no_record(
 
 
 class Context:
-    """Lambda's context with so many seconds left."""
+    """Lambda's context with this number of remaining seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -355,7 +355,7 @@ def test_the_time_limit_keeps_a_margin() -> None:
 def test_a_task_that_cannot_be_dispatched_is_recorded_as_failed(
     serve: Serve, database: PostgresDatabase, provider: FakeProvider, owner: Connection, output: Output
 ) -> None:
-    # As on Lambda without TASK_FUNCTION.
+    # This is like Lambda without TASK_FUNCTION.
     client = serve(services=Services(make_settings(), database=database, provider=provider))
     answer = client.post("/api/tasks/generate-embeddings", json={}, headers=KEYS)
     assert answer.status_code == 500

@@ -19,7 +19,7 @@ def openai_server() -> Iterator[ProtocolServer]:
 
 @pytest.fixture
 def start(database_url: SecretStr, openai_server: ProtocolServer) -> Iterator[Start]:
-    """`start("search")`: the function under awslambdaric; its output is scanned for secrets at the end."""
+    """`start("search")` runs the function under awslambdaric; its output is scanned for secrets at the end."""
     started: list[LambdaFunction] = []
     with ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""The image is built with nothing that its base image lacks."""
+"""Tests that the image is built only with programs that its base image has."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Every shape of event that reaches the handlers, and answers that Lambda could not carry, under the real runtime client."""
+"""Tests every kind of event that reaches the handlers, and answers that are too large for Lambda, with the real client."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def with_stage(event: dict[str, Any], stage: str) -> dict[str, Any]:
 
 
 def with_domain(event: dict[str, Any], domain: str) -> dict[str, Any]:
-    """The event of another domain."""
+    """The event with another domain."""
     return {**event, "requestContext": {**event["requestContext"], "domainName": domain}}
 
 
@@ -101,7 +101,7 @@ def texts(count: int) -> dict[str, Any]:
         ("http", "embed", "text-embedding-3-large", chunks, 256, {"batch_id": "b"}),
     ],
 )
-def test_vectors_that_lambda_cannot_carry_are_refused_before_the_provider_is_asked(
+def test_vectors_too_large_for_lambda_are_refused_before_the_provider_is_called(
     start: Start, openai_server: ProtocolServer, kind: str, name: str, model: str, make: Any, count: int, more: Any
 ) -> None:
     event = {"http": http_event, "rest": rest_event, "balancer": balancer_event}[kind]
@@ -118,7 +118,7 @@ def test_vectors_that_lambda_cannot_carry_are_refused_before_the_provider_is_ask
 
 
 def test_an_answer_of_unknown_size_is_refused_afterwards(start: Start, owner: Connection) -> None:
-    # The hits of one row: there is no smaller number to ask for.
+    # The answer has a single hit, so the caller cannot ask for fewer.
     owner.execute("insert into public.music_knowledge (topic, content) select 'harp', repeat('\"ü ', 900000)")
     event = http_event("POST", "/api/search/music_knowledge", {"query": "harp", "match_count": 1})
     status, answer = answered(start("search").invoke(event))
@@ -126,7 +126,7 @@ def test_an_answer_of_unknown_size_is_refused_afterwards(start: Start, owner: Co
     assert answer["error"]["message"].endswith("ask for less")
 
 
-def test_hits_that_lambda_cannot_carry_are_refused_with_the_number_that_fits(start: Start, owner: Connection) -> None:
+def test_hits_too_large_for_lambda_are_refused_with_the_number_that_fits(start: Start, owner: Connection) -> None:
     owner.execute(
         "insert into public.music_knowledge (topic, content) select 'harp', repeat('\"ü ', 12000) from generate_series(1, 100)"
     )

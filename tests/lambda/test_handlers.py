@@ -41,7 +41,7 @@ def test_embed_refuses_without_the_key_and_a_wrong_body(start: Start) -> None:
 
 
 def test_without_a_key_in_its_settings_a_function_is_closed(start: Start) -> None:
-    # The Host header is what a loopback server would trust.
+    # A loopback server would accept this Host header.
     event = http_event("POST", "/embed", EMBED, {"host": "localhost"})
     status, body = answered(start("embed", FUNCTIONS_API_KEY="").invoke(event))
     assert status == 401

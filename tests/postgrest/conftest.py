@@ -1,4 +1,4 @@
-"""Each way to the database in turn."""
+"""A fixture with each way to the database in turn."""
 
 from collections.abc import Iterator
 

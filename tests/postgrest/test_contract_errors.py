@@ -40,7 +40,7 @@ def test_both_adapters_return_the_same_to_the_console(
     assert list_runs(database, None, 10) == []
     assert list_costs(database, 30).entries == []
     assert MapService(database).get(MUSIC)["points"] == []
-    # More than the 1,000 rows that Supabase returns for a call.
+    # There are more rows than the 1,000 that Supabase returns for a call.
     add(owner, *(f"text {number}" for number in range(1200)))
     backfill(database, provider, BackfillOptions(MUSIC, batch_size=400, workers=2))
     (run,) = list_runs(database, MUSIC, 10)
@@ -101,7 +101,7 @@ def test_a_missing_function_names_the_command(database: Database, kind: str) -> 
 
 
 @pytest.mark.parametrize("text", ["a\0b", "half of a pair \ud800"])
-def test_a_text_that_postgresql_cannot_hold_is_rejected(database: Database, text: str) -> None:
+def test_a_text_that_postgresql_cannot_store_is_rejected(database: Database, text: str) -> None:
     with pytest.raises(DatabaseRejected):
         database.call("search_music_knowledge", {"query_text": text})
     with pytest.raises(DatabaseRejected):

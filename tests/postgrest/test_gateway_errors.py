@@ -109,7 +109,7 @@ def test_a_supabase_that_does_not_answer_is_a_timeout(rest: Gateway, tokens: dic
 
 
 def test_a_wrong_key_names_the_variable(rest: Gateway, tokens: dict[str, str]) -> None:
-    """The key is unknown to the gateway, has another project's signature, or has expired."""
+    """The gateway does not know the key, or the key has another project's signature, or it has expired."""
     forged = sign_token("another secret, as long as any of them is", "service_role")
     expired = tokens["service_role"]
     for key, known in ((forged, False), (forged, True), ("not-a-token", True)):

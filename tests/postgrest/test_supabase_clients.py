@@ -1,4 +1,4 @@
-"""Supabase's own clients against a real PostgREST: users write and search a tracked table under row level security."""
+"""Tests Supabase's own clients with a real PostgREST: users write and search a tracked table with row level security."""
 
 import json
 from collections.abc import Callable
@@ -53,11 +53,11 @@ Run = Callable[[str], dict[str, Any]]
 def run(
     request: pytest.FixtureRequest, owner: Connection, provider: FakeProvider, jwt_secret: str, tmp_path: Path
 ) -> Run:
-    """`run("write")`, then `run("search")`: what each client's program printed."""
+    """Call `run("write")`, then `run("search")`. Each returns what the client's program printed."""
     if request.param.endswith(".mjs"):
         require_javascript(request)
     owner.execute(NOTES)
-    # Only now, because PostgREST reads the schema when it starts.
+    # PostgREST is started only now, because it reads the schema when it starts.
     rest: Gateway = request.getfixturevalue("rest")
     tokens = {name: sign_token(jwt_secret, "authenticated", sub=user) for name, user in OWNERS.items()}
     variables = {

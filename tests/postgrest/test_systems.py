@@ -81,7 +81,7 @@ def test_synonyms_of_a_tag_are_requested_generated_and_found(
     assert "Salsa" not in [hit["tag_name"] for hit in service.search("cuban dance", caller=ANON).hits]
 
 
-def test_datasets_and_code(adapter: Database, provider: FakeProvider) -> None:
+def test_datasets_and_code_chunks_are_stored_and_found(adapter: Database, provider: FakeProvider) -> None:
     rows = [{"external_id": "a", "title": "Drums", "tags": ["x"], "enrichment_status": "enriched", "static_score": 0.5}]
     assert adapter.call("upsert_datasets", {"rows": rows}) == [{"inserted": 1, "updated": 0, "unchanged": 0}]
     search = SearchService(adapter, ModelProviders(lambda: provider))

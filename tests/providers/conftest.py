@@ -43,7 +43,7 @@ def server(api_key: str) -> Iterator[ProtocolServer]:
 
 @pytest.fixture
 def connect(server: ProtocolServer, api_key: str) -> Iterator[Connect]:
-    """Creates providers over the protocol server, and closes them at the end."""
+    """A function that creates a provider for the protocol server; the providers are closed at the end."""
     made: list[EmbeddingProvider] = []
 
     def make(kind: str, **options: Any) -> EmbeddingProvider:

@@ -94,12 +94,14 @@ def test_a_server_that_refuses_base64_is_asked_once_more_and_then_in_floats(
     provider = connect(dimensions=WIDTH)
     assert provider.embed(texts(3)).calls == 2
     assert provider.embed(texts(3)).calls == 1
-    # Another provider of the process knows it as well.
+    # Another provider of the same process also sends no second request.
     assert connect(dimensions=WIDTH).embed(texts(3)).calls == 1
     assert [body["encoding_format"] for body in server.bodies] == ["base64", "float", "float", "float"]
 
 
-def test_a_refusal_that_only_speaks_of_base64_is_about_the_text(server: CompatibleServer, connect: Connect) -> None:
+def test_a_refusal_whose_message_only_mentions_base64_concerns_the_text(
+    server: CompatibleServer, connect: Connect
+) -> None:
     server.refusal = (400, {"error": {"message": "the input looks like base64"}})
     with pytest.raises(ProviderInputRejected, match="looks like base64"):
         connect(dimensions=WIDTH).embed(["aGVsbG8="])
@@ -133,7 +135,7 @@ def test_tokens_of_answers_that_cannot_be_used_are_counted(
     assert spent.tokens >= 60
 
 
-def test_the_question_for_the_width_is_counted(server: CompatibleServer, connect: Connect) -> None:
+def test_the_request_for_the_width_is_counted(server: CompatibleServer, connect: Connect) -> None:
     provider = connect()
     assert provider.dimensions == WIDTH
     first, second = provider.embed(texts(2)), provider.embed(texts(2))
@@ -163,7 +165,7 @@ def test_the_question_for_the_width_is_counted(server: CompatibleServer, connect
     ],
 )
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_wrong_key_or_model_is_not_blamed_on_the_text(
+def test_a_wrong_key_or_model_is_not_reported_as_an_error_of_the_text(
     status: int, body: object, named: str, server: CompatibleServer, connect: Connect
 ) -> None:
     server.refusal = (status, body)
@@ -193,7 +195,7 @@ def test_prefixes_of_the_settings_are_put_before_queries_and_documents(
     assert all("input_type" not in body for body in server.bodies)
 
 
-def test_input_types_are_sent_where_they_are_set(server: CompatibleServer, connect: Connect) -> None:
+def test_input_types_are_sent_if_they_are_set(server: CompatibleServer, connect: Connect) -> None:
     provider = connect(rules=InputRules(types=("query", "passage")))
     provider.embed_query("a")
     provider.embed_documents(["b"])

@@ -194,6 +194,6 @@ def test_no_output_contains_the_key(server: ProtocolServer, make: Make, api_key:
     assert api_key not in f"{caught.value!r} {generator!r}"
 
 
-def test_a_key_that_no_header_can_carry_names_the_setting() -> None:
+def test_the_error_for_a_key_that_a_header_cannot_contain_names_the_setting() -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
         OpenAIGenerator(api_key=SecretStr("clé\n"))

@@ -1,4 +1,4 @@
-"""Addresses, keys, models and packages that are wrong are named with the setting."""
+"""Tests that errors about wrong addresses, keys, models and packages name the setting."""
 
 import logging
 import traceback
@@ -80,7 +80,7 @@ def test_a_wrong_key_names_the_setting_and_appears_in_no_output(
 
 
 @pytest.mark.parametrize("key", ["", "  ", "two\nlines", "smart“quotes”"])
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key: str, connect: Connect) -> None:
+def test_a_key_that_a_header_cannot_contain_is_refused_and_not_shown(key: str, connect: Connect) -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY") as raised:
         connect("openai", api_key=SecretStr(key))
     assert not key.strip() or key not in str(raised.value)

@@ -1,4 +1,4 @@
-"""What a call cost is counted, also after a failure, and a text that may not be cut is not sent a second time."""
+"""Tests that the cost of a call is counted even after a failure, and that a text that may not be cut is sent once."""
 
 import socket
 

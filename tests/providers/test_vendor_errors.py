@@ -28,7 +28,7 @@ from shared.providers.openai.errors import translate_openai_error
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/embeddings")
 
-# By class name of the SDK's exception: our error class.
+# For each class name of the SDK's exceptions, the error class of shared/errors.py.
 OPENAI = {
     "OpenAIError": ProviderRejected,
     "APIError": ProviderRejected,
@@ -151,7 +151,9 @@ def test_openais_retry_after_is_read(headers: dict[str, str], seconds: float | N
         (OSError("Connection refused"), ProviderUnavailable),
     ],
 )
-def test_a_bad_certificate_is_final_and_a_broken_line_is_not(cause: Exception, expected: type[ProviderError]) -> None:
+def test_a_bad_certificate_is_final_and_a_broken_connection_is_not(
+    cause: Exception, expected: type[ProviderError]
+) -> None:
     error = openai.APIConnectionError(request=REQUEST)
     error.__cause__ = cause
     assert type(translate_openai_error(error, [], server="s", model="m", key="k")) is expected

@@ -1,4 +1,4 @@
-"""A database as Supabase hands it over, and the Supabase CLI on it."""
+"""Fixtures: a database like a new one of Supabase, and the Supabase CLI for it."""
 
 import os
 import shutil
@@ -21,13 +21,13 @@ from tests.conftest import missing_tool
 from tests.postgres_cluster import Cluster, make_directory, remove
 
 CLI = PROJECT / ".tools" / "supabase" / "node_modules" / ".bin" / "supabase"
-# Of the CLI: the owner of a project's database. It is no superuser.
+# The role with which the CLI connects: the owner of a project's database. It is not a superuser.
 OWNER = "builder"
 
 
 @dataclass(frozen=True)
 class Hosted:
-    """A database, as psycopg reaches it and as the CLI does."""
+    """A database with two URLs: one for psycopg and one for the CLI."""
 
     url: SecretStr
     tcp: str
@@ -35,7 +35,7 @@ class Hosted:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Cluster, int]]:
-    """A server of its own, with a port: the CLI cannot use a unix socket."""
+    """A separate server, with a port, because the CLI cannot use a unix socket."""
     directory = make_directory("tonnetz-supabase-")
     try:
         with Cluster(directory) as cluster:
@@ -54,7 +54,7 @@ def server() -> Iterator[tuple[Cluster, int]]:
 
 @pytest.fixture
 def hosted(server: tuple[Cluster, int]) -> Iterator[Hosted]:
-    """An empty project: extensions and auth are there, and its owner is no superuser."""
+    """An empty project: extensions and auth exist, and its owner is not a superuser."""
     cluster, port = server
     with cluster.empty() as url:
         name = conninfo_to_dict(url.get_secret_value())["dbname"]
@@ -76,7 +76,7 @@ def hosted(server: tuple[Cluster, int]) -> Iterator[Hosted]:
 
 @pytest.fixture
 def supabase(request: pytest.FixtureRequest, hosted: Hosted, tmp_path: Path) -> Callable[..., str]:
-    """Run the CLI in a project against the hosted database; what it prints, on both streams."""
+    """A function that runs the CLI in a project with the hosted database, and returns what it prints on both streams."""
     if not CLI.exists():
         missing_tool(request, "needs the Supabase CLI: scripts/install_supabase.sh")
 
@@ -140,7 +140,7 @@ def forwarding(path: str) -> Iterator[int]:
 
 @pytest.fixture
 def project(tmp_path: Path, supabase: Callable[..., str]) -> Path:
-    """Another project, whose three migrations are pushed."""
+    """Another project with three migrations, which are pushed already."""
     folder = tmp_path / "shop"
     migrations = folder / "supabase" / "migrations"
     migrations.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The five steps of docs/supabase.md for a project with migrations of its own, as printed."""
+"""Tests the five steps of docs/supabase.md, as printed, for a project with migrations of its own."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.supabase_cli.conftest import Hosted
 from tests.unit.small_bert import write_model
 
 PAGE = PROJECT / "docs" / "supabase.md"
-# In the order of the page.
+# The blocks are in the order of the page.
 COPY, PUSH, TRACK, EMBED, SEARCH = (block.text for block in blocks(PAGE) if block.test and "own_project" in block.test)
 
 
@@ -44,7 +44,7 @@ def test_the_documented_steps_end_in_a_hit_and_the_next_push_of_the_project_work
         assert owner.execute("select count(*) from articles where embedding is not null").fetchone() == (1,)
         assert [row[0] for row in owner.execute(SEARCH)] == ["Tuning a guitar"]
 
-    # An update has nothing new, and so has migrate.py.
+    # A second copy has nothing new, and migrate.py has nothing to do.
     (again,) = copy_migrations(project / "supabase" / "migrations")
     assert (again.path.name, again.new) == (copied.name, False)
     assert migrate(hosted.url) == []
@@ -61,7 +61,7 @@ def test_the_documented_steps_end_in_a_hit_and_the_next_push_of_the_project_work
     supabase(project, "db", "push", "--yes")
     assert migrate(hosted.url, seed=True) == []
 
-    # The CLI's advice for a version that it does not know, followed by mistake.
+    # For a version that it does not know, the CLI suggests this command. A user may run it by mistake.
     supabase(project, "migration", "repair", "--status", "reverted", copied.name[:14])
     with pytest.raises(ConfigurationError, match=r"supabase migration repair --status applied VERSIONS"):
         migrate(hosted.url)

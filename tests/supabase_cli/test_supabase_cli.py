@@ -1,4 +1,4 @@
-"""The Supabase CLI on a database of ours, and our migrations in a project that has its own."""
+"""Tests the Supabase CLI on a database of Tonnetz, and the migrations of Tonnetz in a project with its own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_db_push_sets_up_an_empty_project_with_the_sample_rows(
         assert listed.count(version) >= 2, "as a local and as a remote version"
     advice = ("db", "advisors", "--level", "warn", "--fail-on", "warn")
     assert "No issues found" in supabase(checkout, *advice)
-    # It does find something where there is something.
+    # If there is a difference, the command finds it.
     with psycopg.connect(hosted.url.get_secret_value(), autocommit=True) as owner:
         owner.execute("create table public.open (id regconfig); grant select on public.open to anon")
     assert "public.open" in supabase(checkout, *advice, code=1)

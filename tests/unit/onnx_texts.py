@@ -1,4 +1,4 @@
-"""Texts, tokens and vectors for the tests of the engine in process."""
+"""Texts, tokens and vectors for the tests of the in-process engine."""
 
 import random
 from pathlib import Path

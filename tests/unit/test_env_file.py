@@ -15,7 +15,7 @@ from shared.settings import Settings, load_settings
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that other users can enter, unlike pytest's own."""
+    """A folder that other users can enter, unlike pytest's folders."""
     made = Path(tempfile.mkdtemp(prefix="tonnetz-settings-"))
     made.chmod(0o755)
     yield made

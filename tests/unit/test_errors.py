@@ -37,7 +37,7 @@ def test_the_docstring_draws_the_tree_with_every_status() -> None:
     assert drawn == actual
 
 
-def test_what_the_docstring_calls_retryable_is() -> None:
+def test_errors_are_retryable_if_the_docstring_says_so() -> None:
     drawn = {
         match[1]
         for line in (errors.__doc__ or "").splitlines()

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Where each vendor's package may be imported: files whose path begins so.
+# For each vendor's package, the beginnings of the paths of files that may import it.
 PLACES: dict[str, tuple[str, ...]] = {
     "openai": ("shared/providers/openai", "shared/synonyms/generators/openai"),
     "onnxruntime": ("shared/providers/onnx",),
@@ -36,7 +36,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "fastapi": ("functions/",),
     "starlette": ("functions/",),
     "mangum": ("functions/",),
-    # Drives the browser of the tests only.
+    # Only the tests import it, to control a browser.
     "playwright": (),
 }
 

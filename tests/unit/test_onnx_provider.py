@@ -81,7 +81,7 @@ def test_without_its_package_the_default_model_comes_from_the_hub(
     monkeypatch.setattr(onnx_model, "find_spec", lambda _: None)
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert OnnxProvider(cache_dir=tmp_path).model == "all-MiniLM-L6-v2"
-    # The graph is made from the weights, as with the package.
+    # The graph is built from the weights, as with the package.
     assert asked == [("sentence-transformers/all-MiniLM-L6-v2", False)]
 
 

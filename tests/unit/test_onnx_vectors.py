@@ -171,5 +171,5 @@ def test_several_workers_get_the_same_vectors_as_one_call(small: OnnxProvider) -
     np.testing.assert_allclose(vectors, expected, atol=5e-6)
 
 
-def test_no_texts_are_no_vectors(small: OnnxProvider) -> None:
+def test_the_engine_gives_no_vectors_for_no_texts(small: OnnxProvider) -> None:
     assert small.embed_documents([]).shape == (0, 24)

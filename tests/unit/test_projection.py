@@ -60,7 +60,7 @@ def test_the_map_keeps_the_directions_of_the_last_one(swapped: bool) -> None:
     assert np.abs(positions).max() == pytest.approx(1.0)
 
 
-def test_it_is_the_same_for_the_same_vectors_in_another_order() -> None:
+def test_the_map_does_not_depend_on_the_order_of_the_vectors() -> None:
     vectors = cloud(200, 32)
     order = np.random.default_rng(3).permutation(200)
     assert project(vectors[order])[0] == pytest.approx(project(vectors)[0][order], abs=1e-6)

@@ -35,7 +35,7 @@ def test_documents_and_queries_get_their_prefixes() -> None:
     assert toy.sent == [["d: a"], ["q: b"]]
 
 
-def test_the_registered_prefixes_win() -> None:
+def test_the_registered_prefixes_replace_the_declared_ones() -> None:
     toy = Toy()
     row = EmbeddingModel("toy", "toy", 16, document_prefix="passage: ", query_prefix="query: ")
     toy.embed(["a"], registered=row)

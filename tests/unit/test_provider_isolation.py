@@ -25,7 +25,7 @@ CALLS_FOR_ONE_OF_50 = 2 + 2 * math.log2(50)
 
 
 class Crashing(Toy):
-    """Answers HTTP 500 to every request that holds a text saying CRASH."""
+    """Answers HTTP 500 to every request with a text that contains CRASH."""
 
     def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
         if any("CRASH" in text for text in inputs):
@@ -35,7 +35,7 @@ class Crashing(Toy):
 
 
 class Spoiling(Toy):
-    """Returns an invalid vector for each text with SICK, as long as `sick` is set."""
+    """Returns an invalid vector for each text that contains SICK, while `sick` is set."""
 
     value = math.nan
     sick = 999

@@ -176,7 +176,9 @@ def test_settings_are_frozen() -> None:
         load_settings().log_level = "DEBUG"  # type: ignore[misc]
 
 
-def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_dotenv_file_is_read_and_the_environment_overrides_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".env").write_text("EMBEDDING_PROVIDER=ollama\nEMBEDDING_MODEL=from-the-file\nUNKNOWN_TO_US=1\n")
     monkeypatch.setenv("EMBEDDING_MODEL", "from-the-environment")
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""Tests that a token expires at a number of seconds: jwt itself would convert texts and true."""
+"""Tests that the times in a token must be numbers of seconds. The jwt package also accepts texts and `true`."""
 
 import json
 from typing import Any
@@ -11,12 +11,12 @@ from shared.errors import Unauthorized
 from shared.tokens import TokenVerifier
 
 SECRET = "s" * 32
-# In the names of the tests, so it is the same in every process.
+# It is part of the names of tests, so it must be the same in every process.
 LATER = 4_000_000_000
 
 
 def sign(claims: dict[str, Any]) -> str:
-    """A signed token with these claims, also such that the package refuses to write."""
+    """A signed token with these claims, even if the jwt package would refuse to write them."""
     return jwt.api_jws.encode(json.dumps(claims).encode(), SECRET, "HS256")
 
 

@@ -86,7 +86,7 @@ def test_prefixes_of_the_settings_work_with_every_provider(tmp_path: Path, provi
     made = get_provider(settings)
     assert (made.spec.query_prefix, made.spec.document_prefix) == ("query: ", "passage: ")
     assert made.model == f"{plain.model}#{PASSAGE}"
-    # The provider of rows that have another prefix, or none, than the settings say now.
+    # This is the provider of rows whose model has another document prefix than the settings, or none.
     assert get_provider_for(plain.spec, settings).spec == plain.spec
     later = settings_with(tmp_path, embedding_provider=provider)
     assert get_provider_for(made.spec, later).spec == replace(made.spec, query_prefix=plain.spec.query_prefix)

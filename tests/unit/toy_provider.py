@@ -18,7 +18,7 @@ MODEL = EmbeddingModel("toy", "toy", 16, document_prefix="d: ", query_prefix="q:
 
 
 class Toy(EmbeddingProvider):
-    """Refuses texts that say BAD; counts letters as tokens."""
+    """Refuses texts that contain BAD, and counts letters as tokens."""
 
     name = "toy"
     max_inputs = 50
