@@ -80,10 +80,10 @@ def _warm_up(services: Services) -> None:
 
 
 def check_host(host: str, settings: Settings) -> None:
-    """Raises ConfigurationError for an address that other machines can reach, if FUNCTIONS_API_KEY is not set."""
+    """Raise ConfigurationError for an address that other machines can reach, if FUNCTIONS_API_KEY is not set."""
     if settings.functions_api_key is None and not is_loopback(f"[{host}]" if ":" in host else host):
         raise ConfigurationError(
-            f"FUNCTIONS_API_KEY: is needed to serve {host}; without it only 127.0.0.1 is served, to this machine"
+            f"FUNCTIONS_API_KEY: is needed to listen on {host}; without it the server listens only on 127.0.0.1"
         )
 
 

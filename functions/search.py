@@ -48,7 +48,7 @@ class SearchHit(ScoredHit):
 
 
 class SearchAnswer(BaseModel):
-    """`degraded`: the query could not be embedded, so the hits come from full-text search alone."""
+    """`degraded` is true if the query could not be embedded, so that the hits are from full-text search alone."""
 
     hits: list[SearchHit]
     degraded: bool

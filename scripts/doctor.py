@@ -56,8 +56,8 @@ POOLINGS = {
         "session, such as LISTEN, need a direct connection"
     ),
     Pooling.SESSION: (
-        "through a connection pooler in session mode: every command works; each connection of a program reserves one "
-        "of the pool, so keep their sum (--workers) below its size, or use transaction mode"
+        "through a connection pooler in session mode: every command works; each connection of a program reserves a "
+        "connection of the pool, so use fewer (--workers) than the pool has, or use transaction mode"
     ),
 }
 

@@ -24,6 +24,6 @@ class Deadline:
         """The error for a provider that did not answer in time."""
         return ProviderUnavailable(
             f"the provider did not answer within {self._seconds:.0f} s; "
-            "try again, with fewer texts at once if it goes on",
+            "try again; if this happens again, send fewer texts at once",
             retry_after=RETRY_AFTER,
         )

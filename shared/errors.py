@@ -82,7 +82,7 @@ class RequestTooLarge(InvalidRequest, code="request_too_large", status=413):
 
 
 class Unauthorized(AppError, code="unauthorized", status=401):
-    """The request carries no valid key."""
+    """The request has no valid key."""
 
 
 class Forbidden(AppError, code="forbidden", status=403):

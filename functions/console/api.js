@@ -13,14 +13,14 @@ export class ApiError extends Error {
   }
 }
 
-/** The server did not answer. */
+/** The error if the server did not answer. */
 export class ServerGone extends Error {
   constructor() {
     super("the server does not answer");
   }
 }
 
-/** Events: `key` (the key was set or removed), `gone` and `back` (the server was lost or answers again). */
+/** Sends the events `key` (the key was set or removed), `gone` (the server does not answer) and `back` (it answers again). */
 export const on = (name, listener) => events.addEventListener(name, listener);
 export const tell = (name) => events.dispatchEvent(new Event(name));
 

@@ -15,7 +15,7 @@ let tabs = allTabs;
 const nameOf = (tab) => tab.getAttribute("aria-controls");
 const isShown = (name) => tabs.some((tab) => nameOf(tab) === name);
 
-/** State that the panels share: the server's answer to /api/console, and a promise of it. */
+/** State that the panels share: the server's answer to /api/console, and a promise of this answer. */
 const shared = { server: null, ready: null };
 const panels = {};
 let current = null;
@@ -58,14 +58,14 @@ for (const tab of allTabs) {
     open(nameOf(tabs[to]), true);
   });
 }
-// `#/search`, and not `#search`: an address that names an element would move the focus there.
+// The address is `#/search` and not `#search`, because the name of an element would move the focus to this element.
 function shownTab() {
   const name = location.hash.slice(2);
   return isShown(name) ? name : "coverage";
 }
 addEventListener("hashchange", () => open(location.hash.slice(2)));
 
-// The theme is the system's until the user chooses another one; the choice is not stored.
+// The page has the theme of the system until the user chooses another one. The choice is not stored.
 const themes = ["auto", "light", "dark"];
 byId("theme").addEventListener("click", (event) => {
   const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % themes.length];

@@ -36,7 +36,7 @@ export function mount(panel) {
       answer = await call(`/api/costs?days=${days}`);
       draw();
     });
-    // One form for the key is enough.
+    // The panel needs only one form for the key.
     panel.classList.toggle("single", !spent);
     if (!spent) return totals.replaceChildren();
     fill(estimates, showEstimates);
@@ -126,7 +126,7 @@ function bars(entries, models, days, unit, width) {
       const shape = { x: x + wide * 0.15, y, width: wide * 0.7, height: Math.max(height, 0.5), rx: 1.5 };
       nodes.push(el("svg:rect", { ...shape, class: `m${models.indexOf(entry.model) % 4}` }, title));
     }
-    // Labels are placed backwards from today, so that today has a label.
+    // Place the labels backwards from today, so that today always has a label.
     if ((days - 1 - index) % apart === 0 && index * wide > 12) {
       const last = index === days - 1;
       nodes.push(el("svg:text", { x: last ? width : x + wide / 2, y: HEIGHT - 6, "text-anchor": last ? "end" : "middle" }, dayOf(date)));

@@ -153,7 +153,7 @@ function makeCard(name, { embed, refresh, announce }) {
   };
 }
 
-/** What the chip says, and its colour. */
+/** The text of the state label, and its colour. */
 function stateOf({ total, pending, failed, running, error, estimated }) {
   if (error) return ["cannot be read", "bad"];
   if (running) return ["embedding", "run"];
@@ -169,7 +169,7 @@ function drawBar(bar, legend, { collection, model, models, total, pending, faile
   const parts = [
     [model, models[model] ?? 0, "m0"],
     ...others.map((name, place) => [name || "unknown model", models[name], `m${1 + (place % 3)}`]),
-    // Rows of another model are pending too: draw them only once, in the part of their model.
+    // Rows of another model are also pending. Draw them only once, in the part of their model.
     ["no vector", Math.max(0, bare - failed), "none"],
     ["failed", Math.min(failed, bare), "bad"],
   ].filter(([, rows]) => rows);

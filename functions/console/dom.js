@@ -50,7 +50,7 @@ export function working(action, failed) {
   };
 }
 
-/** Buttons of which one is pressed: [[value, text]]. `press` is called with the value of a button that was clicked. */
+/** A group of buttons ([[value, text]]), one of which is pressed. `press` is called with the value of a clicked button. */
 export function segments(label, pairs, chosen, press) {
   const buttons = pairs.map(([value, text]) =>
     button(text, (event) => {

@@ -202,7 +202,7 @@ export function mount(panel, shared) {
   /** How many pixels lie between the middle of the map and its edges, where x and y are 1. */
   const reach = (zoom = view.zoom) => [size.width, size.height].map((length) => (length / 2 - MARGIN) * zoom);
 
-  // Pointing
+  // The pointer
 
   function near(x, y) {
     let best = null;
@@ -263,7 +263,7 @@ export function mount(panel, shared) {
 
   const clamp = (number) => Math.max(-1, Math.min(1, number));
 
-  /** Where on the map an event happened. */
+  /** The place on the map where an event happened. */
   function within(event) {
     const { left, top } = over.getBoundingClientRect();
     return [event.clientX - left, event.clientY - top];
@@ -272,7 +272,7 @@ export function mount(panel, shared) {
   function zoomBy(factor, event) {
     const zoom = Math.max(1, Math.min(MOST_ZOOM, view.zoom * factor));
     if (event) {
-      // The point under the pointer stays there.
+      // Keep the point under the pointer at its place.
       const [x, y] = within(event);
       const [wide, high] = reach(1);
       const change = 1 / view.zoom - 1 / zoom;
@@ -302,7 +302,7 @@ export function mount(panel, shared) {
     }
   }
 
-  /** Show what a search found: its hits with their places. */
+  /** Show the hits of a search at their places. */
   function light(found, text) {
     hits = found;
     drawOver();

@@ -8,7 +8,7 @@ const SHAPES = 4;
 /** The colours of the current theme. */
 export const palette = () => [...Array(COLOURS).keys()].map((index) => getComputedStyle(probe(index)).color);
 
-/** A legend's mark: the shape and the colour of a kind. */
+/** The mark of a category in the legend: its shape and its colour. */
 export function swatch(kind) {
   const shape = el("svg:path", { d: SVG_SHAPES[shapeOf(kind)], fill: "currentColor" });
   return el("svg:svg", { class: `swatch c${kind % COLOURS}`, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape);
@@ -18,7 +18,7 @@ export function swatch(kind) {
 const shapeOf = (kind) => (kind + Math.floor(kind / COLOURS)) % SHAPES;
 const SVG_SHAPES = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M0-5.800L5.800 0L0 5.800L-5.800 0Z", "M-4.500-4.500h9v9h-9Z", "M0-5.500L5.500 4.300H-5.500Z"];
 
-// The same on a canvas, as corners; the first shape is a circle.
+// The corners of the same shapes on a canvas. The first shape is a circle, without corners.
 const DIAMOND = [[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]];
 const SQUARE = [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]];
 const TRIANGLE = [[0, -1.2], [1.15, 0.9], [-1.15, 0.9]];

@@ -243,7 +243,7 @@ export function mount(panel) {
   };
 }
 
-/** The fields of a tag's synonyms, and what they hold. */
+/** The fields of a tag's synonyms, and their values. */
 function makeForm(synonyms, confidence) {
   const area = (label, lines, hint = "one on each line") => {
     const id = `terms-${label.toLowerCase().replaceAll(" ", "-")}`;

@@ -18,7 +18,7 @@ _ITEM_BYTES, _ENVELOPE_BYTES = 80, 1_000
 
 
 class AnswerTooLarge(InvalidRequest, code="answer_too_large", status=413):
-    """The answer is larger than Lambda can carry."""
+    """The answer is larger than Lambda can send."""
 
 
 def may_be_too_large(vectors: int) -> bool:
@@ -37,7 +37,7 @@ def check_answer_fits(field: str, vectors: int, dimensions: int, *, base64: bool
     if vectors > most:
         size = vectors * (vector + names) / 1e6
         raise AnswerTooLarge(
-            f"{field}: the answer would have {size:.1f} MB, and Lambda carries {MAX_ANSWER_BYTES / 1e6:.1f}; "
+            f"{field}: the answer would have {size:.1f} MB, but Lambda can send only {MAX_ANSWER_BYTES / 1e6:.1f}; "
             f"ask for at most {most}"
         )
 

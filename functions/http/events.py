@@ -52,7 +52,7 @@ def _with_route(event: Mapping[str, Any], base_path: str) -> dict[str, Any]:
     if "http" not in request:
         return {**event, "path": _without(base_path, event["path"] or "/")}
     path = request["http"]["path"]
-    # Only AWS's own domain has the stage in its paths; a custom domain has not.
+    # Only AWS's own domain has the stage in its paths, a custom domain does not.
     if request.get("stage", "$default") != "$default" and ".execute-api." in request.get("domainName", ""):
         path = _without(f"/{request['stage']}", path)
     path = _without(base_path, path)
@@ -94,7 +94,7 @@ def _bounded(event: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]
 
 
 def _advice(answer: Mapping[str, Any], body: str, size: int, method: str) -> str:
-    too_large = f"the answer has {size / 1e6:.1f} MB, and Lambda carries {MAX_ANSWER_BYTES / 1e6:.1f}"
+    too_large = f"the answer has {size / 1e6:.1f} MB, but Lambda can send only {MAX_ANSWER_BYTES / 1e6:.1f}"
     found = {} if answer.get("isBase64Encoded") else orjson.loads(body)
     hits = found.get("hits") if isinstance(found, dict) else None
     if isinstance(hits, list) and len(hits) > 1:

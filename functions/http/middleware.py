@@ -140,7 +140,7 @@ class RequestMiddleware:
     def _error(self, error: BaseException, scope: Scope) -> Response:
         if isinstance(error, asyncio.CancelledError):
             # At shutdown uvicorn cancels requests that exceed its time limit.
-            error = Overloaded("the server is ending; try again", retry_after=5)
+            error = Overloaded("the server is shutting down; try again", retry_after=5)
         if not isinstance(error, AppError):
             fields = {"function": self._function, "path": scope["path"]}
             log.error("unexpected error", exc_info=error, extra={"fields": fields})

@@ -8,8 +8,8 @@ from typing import Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-# The most bytes and fields in the head of a request. MAX_HEAD_BYTES also limits what a client may send after the head
-# without a byte of body: chunk extensions and trailers.
+# The most bytes and fields in the head of a request. After the head, MAX_HEAD_BYTES also limits the bytes that are not
+# body: a client may send only this many of them (chunk extensions and trailers) between two bytes of body.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 # The most requests that a client may send before the first is answered.

@@ -10,11 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 def check_text(text: str) -> str:
     """Return the text. Raises ValueError if the database or providers cannot accept it."""
     if "\0" in text:
-        raise ValueError("a text cannot hold NUL, which PostgreSQL does not store")
+        raise ValueError("a text must not contain NUL, which PostgreSQL cannot store")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("a text cannot hold half of a surrogate pair, which UTF-8 cannot carry") from None
+        raise ValueError("a text must not contain half of a surrogate pair, which UTF-8 cannot encode") from None
     return text
 
 

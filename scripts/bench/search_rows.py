@@ -45,7 +45,7 @@ def start_server(shared_buffers: str) -> SecretStr:
     url = start_embedded(directory)
     with connect(url) as owner:
         owner.execute(sql.SQL("alter system set shared_buffers = {}").format(sql.Literal(shared_buffers)))
-        # The load is one long write, which checkpoints every few seconds would make slower.
+        # The load is one long write. Checkpoints every few seconds would slow it down.
         owner.execute("alter system set max_wal_size = '16GB'")
         owner.execute("select pg_reload_conf()")
         waiting = owner.execute("select from pg_settings where name = 'shared_buffers' and pending_restart").fetchone()

@@ -1,5 +1,5 @@
 -- Creates in any PostgreSQL what a Supabase project has before its first migration. It is safe to repeat, and changes nothing
--- on Supabase itself. It makes no role that can log in, and leaves default privileges alone: they are the owner's.
+-- on Supabase itself. It creates no role that can log in, and does not change default privileges, which the owner decides on.
 
 do $$
 declare

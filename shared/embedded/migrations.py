@@ -17,7 +17,7 @@ from shared.embedding.shipped import SHIPPED
 from shared.errors import AppError, ConfigurationError, DatabaseContractError
 
 PROJECT = Path(__file__).resolve().parents[2]
-# An installed wheel carries the files as the package shared.migrations.
+# An installed wheel contains the files as the package shared.migrations.
 _PACKAGED = PROJECT / "shared" / "migrations"
 MIGRATIONS = _PACKAGED if _PACKAGED.is_dir() else PROJECT / "supabase" / "migrations"
 SCHEMAS = PROJECT / "supabase" / "schemas"

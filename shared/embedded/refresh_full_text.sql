@@ -1,6 +1,7 @@
--- Computes the column fts of every tracked table again, after the rows came from another major version of PostgreSQL: stemmers
--- change ("adding" is "ad" until PostgreSQL 17 and "add" since 18), and a search does not find the old lexemes. docs/upgrade.md
--- says when to run this. Only rows whose fts changes are written. It takes the owner of the tables, who need not be a superuser.
+-- Computes the column fts of every tracked table again, if the rows come from another major version of PostgreSQL. Its
+-- stemmers may differ ("adding" becomes "ad" until PostgreSQL 17 and "add" since 18), so a search does not find the old
+-- lexemes. docs/upgrade.md says when to run this. Only rows whose fts changes are written. Run it as the owner of the tables,
+-- who does not have to be a superuser.
 
 do $$
 declare

@@ -1,5 +1,5 @@
--- Lists what a database lacks before Tonnetz can be set up in it, each with the statement that fixes it. Reads the catalog only.
--- A row with `alone` hides all others: they depend on the user, so DATABASE_URL has to be corrected first.
+-- Lists what a database lacks before Tonnetz can be set up in it, each with the statement that fixes it. It reads only the
+-- catalog. If a row has `alone`, the other rows are not shown: they depend on the user, and DATABASE_URL names a wrong user.
 with me as (
   select r.rolname, r.rolsuper, quote_ident(r.rolname) as name, quote_ident(current_database()) as database,
     r.rolsuper or r.rolcreaterole as creates_roles,

@@ -135,7 +135,7 @@ class Collection:
     def collection_models(self, planned: EmbeddingModel | None = None) -> list[EmbeddingModel]:
         """The models with which rows may be embedded; the model of the collection is the first.
 
-        With a `planned` model, which need not be registered, raises DatabaseRejected if the column embedding cannot hold
+        With a `planned` model, which need not be registered, raises DatabaseRejected if the column embedding cannot store
         its vectors, or if the model is registered with another width.
         """
         arguments = {"model": planned.name, "dimensions": planned.dimensions} if planned else {}

@@ -234,5 +234,5 @@ def _problem(text: object) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "the text holds half of a surrogate pair, which UTF-8 cannot carry"
+        return "the text contains half of a surrogate pair, which UTF-8 cannot encode"
     return None

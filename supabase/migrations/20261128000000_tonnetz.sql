@@ -3,12 +3,12 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 00_schema.sql
 
--- The private schema embedding. PostgREST does not expose it: clients call functions in public. It holds models, tracked
--- tables, pending rows and runs, but no vectors: a tracked table stores each vector in its row.
+-- The private schema embedding. PostgREST does not expose it, so clients call functions in public. It contains models,
+-- tracked tables, pending rows and runs, but no vectors: each row of a tracked table stores its own vector.
 create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 create schema embedding;
-comment on schema embedding is 'The tables and functions that keep tracked tables embedded. Private: clients use the functions in public.';
+comment on schema embedding is 'The tables and functions that keep tracked tables embedded. It is private: clients use the functions in public.';
 revoke all on schema embedding from public;
 
 -- anon and authenticated call the helper functions of search; they have no grant on a table of this schema.
@@ -19,20 +19,20 @@ grant usage on schema embedding to anon, authenticated, service_role;
 -- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create table embedding.models (
   name text primary key
-    -- The name is part of indexes, and the size of an index entry is limited.
+    -- Indexes contain the name, and the size of an index entry is limited.
     constraint "name must hold between 1 and 255 characters" check (char_length(name) between 1 and 255),
   provider text not null constraint "provider must not be empty" check (provider <> ''),
-  -- An HNSW index over halfvec holds at most 4,000 dimensions.
+  -- An HNSW index over halfvec allows at most 4,000 dimensions.
   dimensions integer not null constraint "dimensions must be between 1 and 4000" check (dimensions between 1 and 4000),
   document_prefix text not null default '',
   query_prefix text not null default '',
   max_tokens integer constraint "max_tokens must be 1 or more" check (max_tokens >= 1),
-  -- Set by the first backfill with this model. Vectors of any other model were brought by the user and are not replaced.
+  -- The first backfill with this model sets this to true. Vectors of any other model come from the user and are not replaced.
   made_here boolean not null default false,
   created_at timestamptz not null default now()
 );
 comment on table embedding.models is
-  'Every model whose vectors may be stored. A name is one vector space: its width and prefixes never change.';
+  'Every model whose vectors may be stored. The width and the prefixes of a model never change, so that all its vectors can be compared.';
 
 create function embedding.check_dimensions(stored embedding.models, dimensions integer)
 returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -44,7 +44,7 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.check_dimensions is 'Raises an error where a registered model has another width.';
+comment on function embedding.check_dimensions is 'Raises an error if a registered model has another width.';
 revoke all on function embedding.check_dimensions from public, anon, authenticated, service_role;
 grant execute on function embedding.check_dimensions to service_role;
 
@@ -77,8 +77,8 @@ end;
 $$;
 comment on function public.register_embedding_model is
   'Registers a model, or returns the registered one with the prefixes with which its vectors were made. Raises an error if '
-  'it is registered with another width. With a collection: sets its model if it has none, raises an error if it has another. '
-  'made_here: the caller makes vectors of this model, so that a move to another model may replace them.';
+  'it is registered with another width. With a collection, it sets the model of the collection if this has none, and raises an error if it has another. '
+  'If made_here is true, the caller makes vectors of this model, so that a move to another model may replace them.';
 revoke all on function public.register_embedding_model from public, anon, authenticated, service_role;
 grant execute on function public.register_embedding_model to service_role;
 
@@ -97,7 +97,7 @@ begin
   return found_model;
 end;
 $$;
-comment on function embedding.get_model is 'The registered model of that name, or an error that lists the registered ones.';
+comment on function embedding.get_model is 'The registered model with this name. Raises an error that lists the registered models if there is none.';
 revoke all on function embedding.get_model from public, anon, authenticated, service_role;
 grant execute on function embedding.get_model to service_role;
 
@@ -124,13 +124,14 @@ create table embedding.collections (
   prepared_to text,
   vectors_unchecked boolean not null default false,
   reuse text not null default 'all',
-  -- New for each tracking, so that a hash that was written while the table was not tracked is not taken for a worker's.
+  -- Each time the table is tracked, it gets a new mark. So a hash that was written while the table was not tracked does not
+  -- look like one that a worker has written.
   reuse_mark bytea not null default substring(uuid_send(gen_random_uuid()) for 6),
   client_vectors boolean not null default false,
   created_at timestamptz not null default now()
 );
 comment on table embedding.collections is
-  'Tracked tables. model is null until the first backfill sets it; retiring_models are former models that may still have rows during a model switch; max_attempts is the number of attempts after which a row is failed; preparing: a backfill has yet to read the rows that a large table had when it was tracked, in the order of their keys; prepared_to is the last key that was read; vectors_unchecked: rows after it may have the vector of an earlier text, because the table was tracked before; reuse: which rows with equal texts share a vector (all, none, or those with the same value of this column); reuse_mark: part of the embedding_hash of a vector that a worker stored; client_vectors: anon and authenticated may write vectors.';
+  'Tracked tables. model is null until the first backfill sets it. retiring_models are former models that may still have rows during a model switch. max_attempts is the number of attempts after which a row is failed. preparing is true until backfills have read all rows that a large table had when it was tracked; they read them in the order of the key, and prepared_to is the last key that was read. If vectors_unchecked is true, rows after prepared_to may have the vector of an earlier text, because the table was tracked before. reuse says which rows with equal texts share a vector: all, none, or those with the same value of this column. reuse_mark is a part of the embedding_hash of each vector that a worker stored. If client_vectors is true, anon and authenticated may write vectors.';
 revoke all on embedding.models, embedding.collections from public, anon, authenticated;
 grant select, insert, update, delete on embedding.models to service_role;
 grant select on embedding.collections to service_role;
@@ -154,13 +155,13 @@ returns text[] language sql stable set search_path = pg_catalog, pg_temp as $$
     and (m.name = kept_models.model or not m.made_here and m.name <> all (kept_models.retiring_models))
 $$;
 comment on function embedding.kept_models is
-  'The models whose vectors a backfill keeps: that of the collection, and those that no backfill makes. Null, which equals none, if the collection has no model.';
+  'The models whose vectors a backfill keeps: the model of the collection, and models that no backfill makes. Null if the collection has no model; a comparison with it then finds no row.';
 revoke all on function embedding.kept_models from public, anon, authenticated, service_role;
 grant execute on function embedding.kept_models to service_role;
 
--- Finds the table of a collection by the table's trigger, whose first argument is the collection's id. Unlike a stored oid,
--- it survives renames, dumps and pg_upgrade. A table that was dropped has no trigger any more, so it is not listed.
--- Only the function's owner can create a trigger that calls it, so no other table can claim to belong to a collection.
+-- Finds the table of a collection by the table's trigger, whose first argument is the collection's id. This still works after
+-- a rename, a dump or pg_upgrade, unlike a stored oid. A dropped table has no trigger any more, so it is not listed. Only
+-- the owner of the trigger function can create a trigger that calls it, so no other table can look like that of a collection.
 create view embedding.tracked_tables with (security_invoker = true) as
 select
   c.id, c.name, t.source, c.key_column, c.key_type, c.model, c.retiring_models, c.text_config, c.max_attempts, c.preparing, c.prepared_to,
@@ -178,11 +179,12 @@ cross join lateral (
 ) t;
 
 comment on view embedding.tracked_tables is
-  'Every collection with its table. Collections whose table was dropped are left out. A row with a vector of one of kept_models is not pending.';
+  'Every collection with its table. Collections whose table was dropped are not listed. A row with a vector of one of kept_models is not pending.';
 revoke all on embedding.tracked_tables from public, anon, authenticated;
 grant select on embedding.tracked_tables to service_role;
 
--- force_generic_plan: without it the queue functions, which use force_custom_plan, would have this query planned at every call.
+-- The queue functions use force_custom_plan, which also applies to the functions that they call. So this function sets
+-- force_generic_plan; otherwise PostgreSQL would plan its query at every call.
 create function embedding.get_collection(collection text, check_owner boolean default true)
 returns embedding.tracked_tables
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
@@ -202,7 +204,7 @@ begin
   return found_collection;
 end;
 $$;
-comment on function embedding.get_collection is 'The collection of that name. Raises an error that lists the tracked ones if there is none, or if its table has an owner that is not trusted.';
+comment on function embedding.get_collection is 'The collection with this name. Raises an error that lists the tracked tables if there is none, and an error if the owner of its table is not trusted.';
 revoke all on function embedding.get_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.get_collection to service_role;
 
@@ -220,8 +222,8 @@ begin
 end;
 $$;
 comment on function public.list_embedding_collections is
-  'The tracked tables. With details: error says why no row of the table can be read and what to do (null: rows can be read), '
-  'label_column names a row, and category_columns have few distinct values (for colours).';
+  'The tracked tables. With details, error says why no row of the table can be read and what to do (null if rows can be read), '
+  'label_column is the column that names a row, and category_columns are columns with few distinct values (for colours).';
 revoke all on function public.list_embedding_collections from public, anon, authenticated, service_role;
 grant execute on function public.list_embedding_collections to service_role;
 
@@ -238,7 +240,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   where g.tgrelid = describe_collection.source and g.tgname = 'embedding_check_insert'
     and g.tgfoid = to_regproc('embedding.check_vectors');
 $$;
-comment on function embedding.describe_collection is 'What a search needs to know about a collection. Security definer, because its caller may not read this schema.';
+comment on function embedding.describe_collection is 'What a search needs to know about a collection. It is security definer, because the caller of a search may not read this schema.';
 revoke all on function embedding.describe_collection from public, anon, authenticated, service_role;
 grant execute on function embedding.describe_collection to anon, authenticated, service_role;
 
@@ -250,55 +252,57 @@ begin
   execute format('select %L::%s::text', key, key_type::regtype) into canonical;
   return canonical;
 exception
-  -- The value is not of the key's type, so no row has it. Other errors are raised.
+  -- The text is not a value of the key's type, so no row has this key. Other errors are raised.
   when data_exception then
     return null;
 end;
 $$;
-comment on function embedding.canonical_key is 'A key as its type prints it; null if it is not of that type.';
+comment on function embedding.canonical_key is 'The key in the form in which its type prints it; null if it is not a value of this type.';
 revoke all on function embedding.canonical_key from public, anon, authenticated, service_role;
 grant execute on function embedding.canonical_key to service_role;
 
 -- 12_document_text.sql
 
--- Each tracked table has a function embedding.document_text over its row type, which returns the text to embed; NULL or a
--- blank text means that the row is not embedded. It is the user's own code, and one broken row or table must stop no other:
--- - If it raises for one row, that row is failed with the error. If it raises for every row, because the table or the
---   function changed, the collection is reported as broken, with its name and the fix.
+-- Each tracked table has a function embedding.document_text over its row type, which returns the text to embed. If it
+-- returns NULL or a blank text, the row is not embedded. It is the user's own code, so it may raise errors, and a broken row
+-- or table must not stop the others:
+-- - If it raises an error for one row, this row is failed with the error. If it raises one for every row, because the table
+--   or the function has changed, the collection is reported as broken, with its name and the fix.
 -- - A trigger of the table may remove the vector, or change the text on each write. So the rows are read again after a
 --   save, and a missing vector counts as a failed attempt.
--- - A column may have the name of an alias: `document_text(s)` would then read the column s. `s.*` is always the row.
+-- - A column may have the same name as an alias: `document_text(s)` would then read the column s. So these functions write
+--   `s.*`, which is always the row.
 create function embedding.text_hash(document text)
 returns bytea language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select sha256(convert_to(document, 'UTF8'))
 $$;
 comment on function embedding.text_hash is
-  'Identifies a text. Texts with equal hashes share a vector, so the hash must resist collisions made on purpose: SHA-256. It is the first 32 bytes of embedding_hash.';
+  'A hash that identifies a text. Texts with equal hashes share a vector, so it must not be possible to make two texts with the same hash: it is SHA-256. It is the first 32 bytes of embedding_hash.';
 revoke all on function embedding.text_hash from public, anon, authenticated, service_role;
 grant execute on function embedding.text_hash to service_role;
 
 create function embedding.present_text(document text)
 returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
-  -- The first characters answer for nearly every text, so that a long one is not searched.
+  -- The first characters are enough for nearly every text, so that a long text is not searched to its end.
   select case when left(document, 50) ~ p.visible or document ~ p.visible then document end
   from (select '[^\s\u0085\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2064\u2800\u3000\u3164\ufeff\uffa0]' as visible) p
 $$;
-comment on function embedding.present_text is 'The text, or null if it has nothing but white space and invisible characters: such a row is not embedded.';
+comment on function embedding.present_text is 'The text, or null if it consists of white space and invisible characters only: such a row is not embedded.';
 revoke all on function embedding.present_text from public, anon, authenticated, service_role;
 grant execute on function embedding.present_text to service_role;
 
 create function embedding.error_scope(state text)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
-    -- These errors concern the connection, a read-only server, locks, resources or a shutdown, or these functions raise them
-    -- themselves.
+    -- These errors concern the connection, a read-only server, locks, resources or a shutdown. Class 55 is also used by the
+    -- functions of this schema.
     when left(state, 2) in ('08', '25', '28', '40', '53', '55', '57', '58') then 'passing'
     when left(state, 2) in ('0A', '3F', '42') then 'table'
     else 'row'
   end
 $$;
 comment on function embedding.error_scope is
-  'The cause of an SQLSTATE that was raised while rows were read or written: passing (a temporary state), table (columns, functions, grants) or row.';
+  'The cause of an error that was raised while rows were read or written, by its SQLSTATE: passing (a temporary state), table (columns, functions, grants) or row.';
 revoke all on function embedding.error_scope from public, anon, authenticated, service_role;
 grant execute on function embedding.error_scope to service_role;
 
@@ -307,7 +311,7 @@ returns text[] language plpgsql stable set search_path = pg_catalog, pg_temp as 
 declare
   found_values text[];
 begin
-  -- concat calls the output functions of the types. to_jsonb would also call casts, which the owner of a type can create.
+  -- concat calls only the output functions of the types. to_jsonb would also call casts, which the owner of a type can create.
   execute format('select array[%s]', (
     select string_agg(format('concat(($1).%I)', a.attname), ', ')
     from pg_type t
@@ -317,14 +321,14 @@ begin
   return found_values;
 end;
 $$;
-comment on function embedding.row_values is 'The values of a row as texts, without its vector and fts.';
+comment on function embedding.row_values is 'The values of a row as texts, without those of its vector and fts.';
 revoke all on function embedding.row_values from public, anon, authenticated, service_role;
 grant execute on function embedding.row_values to service_role;
 
 create function embedding.error_reason(state text, message text, row_values text[])
 returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
-  -- PostgreSQL quotes the value that it could not parse.
+  -- PostgreSQL's own messages quote a value that it could not parse.
   reason text := regexp_replace(message, '".*"', '"..."');
   held text;
 begin
@@ -338,7 +342,7 @@ begin
   return format('%s (SQLSTATE %s)', left(reason, 500), state);
 end;
 $$;
-comment on function embedding.error_reason is 'The message without values of the row, which its reader may not see.';
+comment on function embedding.error_reason is 'The message of an error without values of the row, because its reader may not be allowed to see them.';
 revoke all on function embedding.error_reason from public, anon, authenticated, service_role;
 grant execute on function embedding.error_reason to service_role;
 
@@ -356,7 +360,7 @@ exception
 end;
 $$;
 comment on function embedding.try_document_text is
-  'The text of a row, or the error and its SQLSTATE. Costs 20 microseconds a row more than document_text.';
+  'The text of a row, or the error and its SQLSTATE. It takes 20 microseconds for each row more than document_text.';
 revoke all on function embedding.try_document_text from public, anon, authenticated, service_role;
 grant execute on function embedding.try_document_text to service_role;
 
@@ -388,7 +392,7 @@ begin
       if embedding.error_scope(sqlstate) = 'passing' then
         raise;
       end if;
-      -- One row may name a configuration or a table that does not exist, while other rows can be read.
+      -- The cause may be a single row, for example one with the name of a configuration that does not exist. So try more rows.
       if embedding.error_scope(sqlstate) = 'table' then
         execute format(
           'select bool_or(r.error is null) from (select t.error from %s s cross join lateral embedding.try_document_text(s.*) t limit 100) r',
@@ -399,7 +403,7 @@ begin
   return null;
 end;
 $$;
-comment on function embedding.collection_error is 'Why no row of the collection can be read. Null if some can.';
+comment on function embedding.collection_error is 'Why no row of the collection can be read; null if some rows can be read.';
 revoke all on function embedding.collection_error from public, anon, authenticated, service_role;
 grant execute on function embedding.collection_error to service_role;
 
@@ -452,15 +456,15 @@ begin
 end;
 $$;
 comment on function embedding.read_table is
-  'Runs a statement that reads the texts of a whole table and returns one row. In the statement %1$I is the key, %2$s the table (alias s), %3$s the text of a row (alias t: text, error), %4$s and later are parts; $1 is the collection, $2 the arguments.';
+  'Runs a statement that reads the texts of a whole table and returns one row. In the statement, %1$I is the key, %2$s the table (alias s) and %3$s the text of a row (alias t: text, error); %4$s and the following ones are the parts. $1 is the collection, $2 the arguments.';
 revoke all on function embedding.read_table from public, anon, authenticated, service_role;
 grant execute on function embedding.read_table to service_role;
 
 -- 14_ownership.sql
 
--- The triggers of a tracked table and track_embeddings run with the rights of the owner of these functions, and they run code of
--- others: the table's triggers, policies and generated columns, and document_text. The owners of that code must have these
--- rights already, or they would gain them.
+-- The triggers of a tracked table and track_embeddings run with the rights of the owner of these functions. They also run
+-- code of other owners: the table's triggers, policies and generated columns, and document_text. These owners would gain
+-- the rights of the functions' owner, so they must have them already.
 create function embedding.ownership_error(source regclass)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
@@ -483,7 +487,7 @@ begin
 end;
 $$;
 comment on function embedding.ownership_error is
-  'Why a table cannot be tracked: it, or its document_text, belongs to a role without the rights of the owner of these functions. Null if it can.';
+  'Why a table cannot be tracked: the table or its document_text belongs to a role without the rights of the owner of these functions. Null if the table can be tracked.';
 revoke all on function embedding.ownership_error from public, anon, authenticated, service_role;
 grant execute on function embedding.ownership_error to service_role;
 
@@ -508,14 +512,14 @@ create table embedding.queue (
   collection_id integer not null references embedding.collections (id) on delete cascade,
   row_id text not null,
   attempts integer not null default 0,
-  -- When the row may be claimed: at once, after a backoff, or when its worker's lease expires.
+  -- The time from which the row may be claimed: at once, after a backoff, or when the lease of its worker expires.
   available_at timestamptz not null default now(),
   leased_at timestamptz,
   failed_at timestamptz,
   error text,
   primary key (collection_id, row_id)
 ) with (
-  -- Every entry is soon deleted. With the default of 20 % dead rows a claim would have to skip many of them.
+  -- Entries are deleted soon, so there are many dead rows. With the default of 20 %, a claim would have to skip many of them.
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_threshold = 1000,
   autovacuum_analyze_scale_factor = 0.05
@@ -559,19 +563,19 @@ begin
   from embedding.queue q where q.collection_id = c.id;
 end;
 $$;
-comment on function public.embedding_queue is 'How many rows are ready, leased, waiting for an attempt, and failed.';
+comment on function public.embedding_queue is 'How many rows are ready, leased, waiting for their next attempt, and failed.';
 revoke all on function public.embedding_queue from public, anon, authenticated, service_role;
 grant execute on function public.embedding_queue to service_role;
 
 create function embedding.stray_leases(collection_id integer, present timestamptz)
 returns setof text language sql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
-  -- A lease takes at most a day from its beginning, the wait for an attempt an hour.
+  -- A lease ends at most a day after its beginning, and the wait for an attempt at most an hour after its beginning.
   select q.row_id from embedding.queue q
   where q.collection_id = stray_leases.collection_id and q.failed_at is null and q.available_at > stray_leases.present + interval '1 hour'
     and (q.leased_at is null or q.leased_at > stray_leases.present + interval '1 minute' or q.available_at > stray_leases.present + interval '1 day')
 $$;
 comment on function embedding.stray_leases is
-  'Rows that no worker holds although they look leased or waiting: the clock was ahead when they were leased, and has been set back.';
+  'Rows that look leased or waiting for longer than is possible, because the clock was ahead and has been set back. No worker holds them.';
 revoke all on function embedding.stray_leases from public, anon, authenticated, service_role;
 grant execute on function embedding.stray_leases to service_role;
 
@@ -602,21 +606,21 @@ returns bigint language sql security invoker set search_path = pg_catalog, pg_te
   $sql$) r (queued bigint)
 $$;
 comment on function embedding.queue_pending_rows is
-  'Queues every row without a vector, or with one that is to be replaced, that has a text, or whose text cannot be read (its claim marks it failed). Returns how many were not queued before.';
+  'Queues every pending row: it has no vector, or one that must be replaced, and it has a text. A row whose text cannot be read is queued too; its claim marks it as failed. Returns how many rows were not queued before.';
 revoke all on function embedding.queue_pending_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.queue_pending_rows to service_role;
 
 -- 21_claim.sql
 
--- A worker claims a pending row under a lease, then saves, fails or releases it. No transaction is open during a provider call;
--- the leases of a killed worker expire.
+-- A worker claims a pending row and so gets a lease on it. Then it saves, fails or releases the row. No transaction is open
+-- during a provider call; the leases of a killed worker expire.
 --
--- Each call makes a new plan (force_custom_plan): a session that first saw an empty queue would otherwise keep a plan that
--- reads the whole queue when it has grown to millions. For the same reason rows are looked up by the primary key alone, with
--- no condition that would make the planner choose another index.
+-- Each call makes a new plan (force_custom_plan). Otherwise a session that first saw an empty queue would keep a plan that
+-- reads the whole queue, even when it has grown to millions of rows. For the same reason rows are looked up by the primary
+-- key alone, without a condition that could make the planner choose another index.
 --
--- Every statement that changes several entries locks them in the order of row_id, so that a run that renews its leases while
--- it saves cannot deadlock with itself.
+-- Every statement that changes several entries locks them in the order of row_id. Otherwise a run that renews its leases
+-- while it saves could deadlock with itself.
 create function public.claim_embeddings(
   collection text, batch_size integer default 50, lease_seconds integer default 300, model text default null
 )
@@ -629,7 +633,7 @@ declare
   lease interval := embedding.check_lease(coalesce(lease_seconds, 300));
   safely boolean := false;
   failures integer := 0;
-  -- A variable, because PostgreSQL uses no index to compare with a volatile function such as clock_timestamp().
+  -- This is a variable, because PostgreSQL uses no index for a comparison with a volatile function such as clock_timestamp().
   present timestamptz;
   row_ids text[];
   texts text[];
@@ -637,7 +641,7 @@ declare
   tries integer[];
   done text[] := '{}';
 begin
-  -- Supabase returns at most 1,000 rows of a call; rows that were leased beyond that would never reach the worker.
+  -- Supabase returns at most 1,000 rows of a call. If more rows were leased, the others would never reach the worker.
   if wanted not between 1 and 1000 then
     raise exception 'batch_size must be between 1 and 1000, not %', wanted using errcode = '22023';
   end if;
@@ -655,13 +659,13 @@ begin
         if safely or not embedding.concerns_rows(c, sqlstate, sqlerrm) then
           raise;
         end if;
-        -- One of the rows cannot be read: read each separately, and mark those that raise an error as failed.
+        -- One of the rows cannot be read. So read each row separately, and mark those that raise an error as failed.
         safely := true;
         failures := failures + 1;
         continue;
     end;
     safely := false;
-    -- Limit the work of a call in which rows fail, because it may be rolled back; the next call continues.
+    -- If rows fail, limit the work of this call, because it may be rolled back. The next call continues.
     exit when row_ids is not null or failures >= 20;
 
     -- No row of this batch was leased: either the queue is empty, or its first rows needed no vector.
@@ -680,8 +684,8 @@ begin
 end;
 $$;
 comment on function public.claim_embeddings is
-  'Leases up to batch_size pending rows to this worker, oldest first, or returns no row. Send text_hash back with the vector. With a model, '
-  'a row whose text already has a vector in the table gets that vector in the same call; it is returned as reused and needs no save.';
+  'Leases up to batch_size pending rows to this worker, oldest first. Returns no row if none can be claimed. Send text_hash back with the vector. With a model, '
+  'a row whose text already has a vector in the table gets this vector in the same call; it is returned as reused and needs no save.';
 revoke all on function public.claim_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.claim_embeddings to service_role;
 
@@ -691,12 +695,12 @@ returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('%L::bytea', c.reuse_mark) || case when c.reuse = 'all' then '' else
     format(' || substring(sha256(convert_to(%s, ''UTF8'')) for 10)', case
       when c.reuse = 'none' then format('concat(''row '', s.%I)', c.key_column)
-      -- A row without a value shares with no other.
+      -- A row without a value in this column shares its vector with no other row.
       else format('case when s.%2$I is null then concat(''row '', s.%1$I) else concat(''value '', s.%2$I) end', c.key_column, c.reuse)
     end) end
 $$;
 comment on function embedding.hash_suffix is
-  'SQL for the bytes that follow the hash of a text in embedding_hash, for a row s: the mark of a vector that a worker stored, then a hash of the rows that may share it (none: of the row itself).';
+  'SQL for the bytes after the hash of a text in embedding_hash, for a row s: first the mark of a vector that a worker stored, then a hash that is equal for the rows that may share the vector (with reuse none, a hash of the row''s own key).';
 revoke all on function embedding.hash_suffix from public, anon, authenticated, service_role;
 grant execute on function embedding.hash_suffix to service_role;
 
@@ -719,14 +723,14 @@ begin
       left join %2$s s on s.%1$I = h.row_id::%3$s
       %5$s
     ),
-    -- These rows need no vector any more, but the triggers did not see the change (they were disabled for a load).
+    -- These rows no longer need a vector. The triggers did not see that change, for example because they were disabled.
     settled as (
       delete from embedding.queue q
       using document d
       where q.collection_id = $1 and q.row_id = d.row_id and d.text is null and d.error is null
     ),
-    -- A row that crashes its worker each time must not be claimed for ever. Most rows of a lost batch did not cause the
-    -- crash, so it takes four times as many attempts as a reported failure.
+    -- A row that makes its worker crash each time must not be claimed for ever. Most rows of a lost batch did not cause the
+    -- crash, so a row is failed only after four times as many attempts as with reported failures.
     failed as (
       update embedding.queue q
       set failed_at = $2, leased_at = null,
@@ -755,7 +759,7 @@ begin
 end;
 $$;
 comment on function embedding.lease_next_rows is
-  'Leases the head of the queue and removes rows that need no vector. A row whose text cannot be read raises its error, or is marked failed if safely is true.';
+  'Leases the first rows of the queue, and removes rows that need no vector. If the text of a row cannot be read, its error is raised, or, if safely is true, the row is marked as failed.';
 revoke all on function embedding.lease_next_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.lease_next_rows to service_role;
 
@@ -778,10 +782,10 @@ begin
     document as materialized (
       select
         k.row_id,
-        -- null: there is no such row
+        -- This is null if there is no such row.
         s.embedding is not null and s.embedding_model = any ($4) as embedded,
         t.text, t.error, t.state, %4$s as suffix,
-        -- A webhook that is sent at each save would otherwise claim this row by its key for ever.
+        -- Without this, a webhook that is sent at each save would claim this row by its key again and again.
         (s.embedding is null or (s.embedding_model = any ($4)) is not true) and exists (
           select from embedding.queue q
           where q.collection_id = $1 and q.row_id = k.row_id and q.failed_at is not null and q.error = embedding.cleared_reason()
@@ -790,8 +794,8 @@ begin
       join %2$s s on s.%1$I = k.row_id::%3$s
       cross join lateral embedding.try_document_text(s.*) t
     ),
-    -- In key order, so that two workers cannot deadlock. A row that another worker has leased stays leased to it; a failed
-    -- row, or one that waits for its next attempt, is tried at once, because the caller named it.
+    -- Rows are locked in the order of their keys, so that two workers cannot deadlock. A row that another worker has leased
+    -- stays leased to it. A failed row, or one that waits for its next attempt, is tried at once, because the caller named it.
     leased as (
       insert into embedding.queue as q (collection_id, row_id, attempts, leased_at, available_at)
       select $1, d.row_id, 1, $5, $5 + $6
@@ -809,7 +813,7 @@ begin
       select $1, d.row_id, 1, $5, d.error
       from document d
       where d.error is not null and d.embedded is not true
-        -- Raises an error if no row of the table can be read: then the rows are not the cause.
+        -- If no row of the table can be read, the rows are not the cause, and this raises an error.
         and (select coalesce(bool_and(embedding.concerns_rows($7, r.state, r.error)), true)
              from (select e.state, e.error from document e where embedding.error_scope(e.state) = 'table' limit 1) r)
       order by d.row_id
@@ -843,9 +847,9 @@ exception
 end;
 $$;
 comment on function public.claim_embedding_rows is
-  'Leases the rows with these keys, at any place in the queue. Returns one row for each id, in order. state is claimed, embedded (nothing '
-  'to do), leased (by another worker), empty (no text to embed), unreadable (document_text raises an error: failed), cleared (failed, '
-  'because a trigger of the table removes or changes the vector: retry it when the trigger is repaired) or missing (no such row).';
+  'Leases the rows with these keys, also if others come first in the queue. Returns one row for each id, in order. state is claimed, embedded (nothing '
+  'to do), leased (by another worker), empty (no text to embed), unreadable (failed, because document_text raises an error), cleared (failed, '
+  'because a trigger of the table removes or changes the vector: retry the row after the trigger was repaired) or missing (no such row).';
 revoke all on function public.claim_embedding_rows from public, anon, authenticated, service_role;
 grant execute on function public.claim_embedding_rows to service_role;
 
@@ -868,7 +872,7 @@ begin
   return released;
 end;
 $$;
-comment on function public.release_embeddings is 'Ends leases without counting an attempt. Returns how many it ended.';
+comment on function public.release_embeddings is 'Ends leases without counting an attempt. Returns how many leases it ended.';
 revoke all on function public.release_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.release_embeddings to service_role;
 
@@ -894,7 +898,7 @@ begin
 end;
 $$;
 comment on function public.renew_embeddings is
-  'Extends leases during a slow provider call, so that leases can be short and the rows of a killed worker are soon claimed again. Returns how many are still leased.';
+  'Extends leases during a slow provider call. So leases can be short, and the rows of a killed worker can soon be claimed again. Returns how many rows are still leased.';
 revoke all on function public.renew_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.renew_embeddings to service_role;
 
@@ -914,7 +918,7 @@ declare
   wanted constant int := coalesce(check_width.dimensions, (embedding.get_model(model)).dimensions);
   width int;
 begin
-  -- The type modifier of a vector column is its width, -1 for any.
+  -- The type modifier of a vector column is its width, or -1 if it allows any width.
   select a.atttypmod into width
   from pg_attribute a
   where a.attrelid = source and a.attname = 'embedding' and not a.attisdropped and a.atttypmod > 0;
@@ -926,7 +930,7 @@ begin
 end;
 $$;
 comment on function embedding.check_width is
-  'Raises an error where the column embedding has a fixed width, such as vector(1536), that is not the width of the model. For a model that is not registered yet, pass its dimensions.';
+  'Raises an error if the column embedding has a fixed width, such as vector(1536), that is not the width of the model. For a model that is not registered yet, pass its dimensions.';
 revoke all on function embedding.check_width from public, anon, authenticated, service_role;
 grant execute on function embedding.check_width to service_role;
 
@@ -942,8 +946,8 @@ begin
     -- The first backfill sets the model. If two start at once, the second one gets the error below.
     update embedding.collections k set model = check_model.model where k.id = c.id and k.model is null;
     select k.* into strict checked from embedding.tracked_tables k where k.id = c.id;
-    -- Until now a vector of any model counted as embedded. Rows whose vector a backfill made with another model are pending
-    -- from now on.
+    -- Until now a row with a vector of any model counted as embedded. From now on, a row is pending if a backfill made its
+    -- vector with another model.
     execute format('select exists (select from %s s where s.embedding is not null and s.embedding_model <> all ($1))', c.source)
     into others using checked.kept_models;
     if others then
@@ -959,7 +963,7 @@ begin
   return checked;
 end;
 $$;
-comment on function embedding.check_model is 'Returns the collection. Sets its model if it has none; raises an error if it has another.';
+comment on function embedding.check_model is 'Returns the collection. Sets its model if it has none, and raises an error if it has another.';
 revoke all on function embedding.check_model from public, anon, authenticated, service_role;
 grant execute on function embedding.check_model to service_role;
 
@@ -970,8 +974,8 @@ declare
   tried integer[];
   kept text[];
 begin
-  -- Rows are locked in key order, so that two workers cannot deadlock, and compared under that lock, so that the comparison
-  -- sees a concurrent change. The table's trigger removes stored rows from the queue.
+  -- Rows are locked in the order of their keys, so that two workers cannot deadlock. Their texts are compared under that
+  -- lock, so that a concurrent change is seen. The table's trigger removes stored rows from the queue.
   execute format($sql$
     with incoming as materialized (
       select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding)
@@ -1002,8 +1006,8 @@ begin
   if written is null then
     return '{}';
   end if;
-  -- Read back after the table's triggers have run: one of them may have removed a vector that was just written. The conditions
-  -- on the vector stand outside of WHERE, where the planner could choose the index on embedding_hash and read all of it.
+  -- Read the rows again after the table's triggers have run, because one of them may have removed a vector. The conditions on
+  -- the vector are not in WHERE, because the planner could then choose the index on embedding_hash and read all of it.
   execute format($sql$
     select coalesce(array_agg(i.row_id)
       filter (where substring(s.embedding_hash for 32) = substring(i.text_hash for 32) and s.embedding_model = $3 and s.embedding is not null), '{}')
@@ -1019,7 +1023,7 @@ begin
   return kept;
 end;
 $$;
-comment on function embedding.write_batch is 'Writes vectors in one statement, which fails if one row raises an error.';
+comment on function embedding.write_batch is 'Writes vectors in one statement. If one row raises an error, the whole statement fails.';
 revoke all on function embedding.write_batch from public, anon, authenticated, service_role;
 grant execute on function embedding.write_batch to service_role;
 
@@ -1043,7 +1047,7 @@ begin
         raise;
       end if;
   end;
-  -- A row raised an error: write each separately, in key order as in write_batch, and record the errors.
+  -- A row raised an error. So write each row separately, in the order of the keys as in write_batch, and record the errors.
   for entry in execute format(
     'select i.row_id, i.text_hash, i.embedding from unnest($1, $2, $3) as i(row_id, text_hash, embedding) order by i.row_id::%s', c.key_type)
     using row_ids, text_hashes, vectors
@@ -1064,7 +1068,8 @@ begin
         failed_with := sqlstate;
     end;
   end loop;
-  -- If all rows of a batch fail, the cause is not a row: end the run, instead of paying for the whole table in vain.
+  -- If all rows of a batch fail, a single row is not the cause. Then end the run; otherwise the user would pay for the whole
+  -- table without a result.
   if failed > 1 and failed = cardinality(row_ids) then
     raise exception using errcode = failed_with, message = reason;
   end if;
@@ -1072,7 +1077,7 @@ begin
 end;
 $$;
 comment on function embedding.write_vectors is
-  'Writes vectors beside the texts they were made from and returns the rows that hold them now. The other rows are stale, or the table rejected their vector, which counts as an attempt.';
+  'Writes vectors to the rows that still have the text from which the vector was made. Returns the rows that have their vector now. The other rows are stale, or the table rejected their vector, which counts as an attempt.';
 revoke all on function embedding.write_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.write_vectors to service_role;
 
@@ -1091,7 +1096,7 @@ begin
   if jsonb_typeof(rows) is distinct from 'array' then
     raise exception 'rows must be an array of {row_id, text_hash, embedding}' using errcode = '22023';
   end if;
-  -- Parse the JSON once: a batch is a few hundred kilobytes.
+  -- Parse the JSON only once, because a batch has a few hundred kilobytes.
   select array_agg(v.row_id), array_agg(decode(v.text_hash, 'hex')), array_agg(v.embedding::extensions.vector)
   into row_ids, text_hashes, vectors
   from jsonb_to_recordset(rows) as v(row_id text, text_hash text, embedding text);
@@ -1112,9 +1117,9 @@ begin
   saved := cardinality(stored);
   stale := coalesce(cardinality(row_ids), 0) - saved;
   if stale > 0 then
-    -- Their new text can be claimed at once; a deleted row has no entry here any more. A write that changed the text has set
-    -- attempts to 0. If attempts is not 0, document_text returned another text for an unchanged row, and the row is failed
-    -- after its last attempt. (refuse_rows has ended the lease of the rows that it recorded.)
+    -- The new text of the stale rows can be claimed at once. (A deleted row has no entry any more, and refuse_rows has ended
+    -- the leases of the rows that it recorded.) A write that changes a text sets attempts to 0. So if attempts is not 0,
+    -- document_text has returned another text for an unchanged row; such a row is failed after its last attempt.
     with held as materialized (
       select q.row_id from embedding.queue q
       where q.collection_id = c.id
@@ -1135,7 +1140,7 @@ begin
 end;
 $$;
 comment on function public.save_embeddings is
-  'Stores vectors: rows is [{row_id, text_hash, embedding}]. saved counts the rows that hold their vector afterwards. The others are stale: their text has changed, or a trigger of the table removed the vector; they stay pending, or are failed after their last attempt.';
+  'Stores vectors: rows is [{row_id, text_hash, embedding}]. saved is the number of rows that have their vector afterwards. The others are stale, because their text has changed or a trigger of the table has removed the vector. They stay pending, or are failed after their last attempt.';
 revoke all on function public.save_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.save_embeddings to service_role;
 
@@ -1146,11 +1151,13 @@ declare
   hashes bytea[];
   vectors extensions.vector[];
 begin
-  -- Only a vector that a worker stored is copied. Where clients may write vectors, its mark could have been copied.
+  -- Only a vector that a worker stored is copied, which the mark in its hash shows. If clients may write vectors, nothing is
+  -- copied, because they could copy the mark too.
   if c.reuse = 'none' or c.client_vectors then
     return '{}';
   end if;
-  -- Skip rows that another transaction has locked: it may wait for the queue entries that this claim has locked (a deadlock).
+  -- Skip rows that another transaction has locked. It may wait for queue entries that this claim has locked, so to wait for
+  -- it could be a deadlock.
   begin
     execute format($sql$
       with known as materialized (
@@ -1159,7 +1166,7 @@ begin
         cross join lateral (
           select s.embedding, s.embedding_hash from %2$s s
           where s.embedding_hash = decode(v.text_hash, 'hex') and s.embedding_model = $3 and s.embedding is not null
-            -- The column of reuse may have changed since the save.
+            -- The value of the column `reuse` may have changed since the vector was saved.
             and substring(s.embedding_hash from 33) = %4$s
           limit 1
         ) d
@@ -1184,7 +1191,7 @@ begin
   return embedding.write_vectors(c, model, known, hashes, vectors);
 end;
 $$;
-comment on function embedding.reuse_vectors is 'Copies the vectors of equal texts. Returns the rows that have one now.';
+comment on function embedding.reuse_vectors is 'Copies the vectors of equal texts. Returns the rows that have a vector now.';
 revoke all on function embedding.reuse_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.reuse_vectors to service_role;
 
@@ -1199,7 +1206,7 @@ begin
 end;
 $$;
 comment on function public.reuse_embeddings is
-  'Of the claimed rows [{row_id, text_hash}], fill those whose text the table already holds under this model. Returns the rows that are done.';
+  'Copies a vector to each of the claimed rows [{row_id, text_hash}] whose text has a vector of this model in the table. Returns the rows that have a vector now.';
 revoke all on function public.reuse_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reuse_embeddings to service_role;
 
@@ -1209,11 +1216,11 @@ grant execute on function public.reuse_embeddings to service_role;
 -- after max_attempts the entry is failed until it is queued again on request.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
 returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
-  -- In seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
+  -- Calculate in seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
-comment on function embedding.backoff is 'first_seconds, doubled with each further failed attempt, at most longest.';
+comment on function embedding.backoff is 'The wait after a failed attempt: first_seconds, doubled with each further attempt, at most longest.';
 revoke all on function embedding.backoff from public, anon, authenticated, service_role;
 grant execute on function embedding.backoff to service_role;
 
@@ -1234,7 +1241,7 @@ returns void language sql security invoker set search_path = pg_catalog, pg_temp
   set attempts = excluded.attempts, error = excluded.error, failed_at = excluded.failed_at, leased_at = null,
       available_at = excluded.available_at
 $$;
-comment on function embedding.refuse_rows is 'Rows whose vector could not be stored wait, or are failed in the end.';
+comment on function embedding.refuse_rows is 'Records rows whose vector could not be stored: they wait for their next attempt, or are failed after the last one.';
 revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.refuse_rows to service_role;
 
@@ -1249,8 +1256,8 @@ begin
     from jsonb_to_recordset(rows) as v(row_id text, error text, final boolean)
   ),
   held as materialized (
-    -- A leased row with 0 attempts got a new text after it was claimed (see check_vectors): only the old text failed, so the
-    -- new one can be claimed at once.
+    -- A leased row with 0 attempts got a new text after it was claimed (see check_vectors). Only the old text has failed, so
+    -- the row can be claimed again at once.
     select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
     from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
@@ -1273,7 +1280,7 @@ begin
 end;
 $$;
 comment on function public.fail_embeddings is
-  'Records rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed if final is true or it was the last attempt. Returns how many are failed.';
+  'Records rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed if final is true or it was the last attempt. Returns how many of them are failed.';
 revoke all on function public.fail_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.fail_embeddings to service_role;
 
@@ -1314,14 +1321,14 @@ begin
   return requeued;
 end;
 $$;
-comment on function public.retry_failed_embeddings is 'Queues failed rows again: row_ids, or all. Returns how many.';
+comment on function public.retry_failed_embeddings is 'Queues failed rows again: those of row_ids, or all. Returns how many were queued.';
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;
 
 -- 24_row_level_security.sql
 
--- service_role works on every row. On Supabase it has BYPASSRLS for that. A managed server may refuse this right; then row level
--- security would hide pending rows from service_role, and they would look finished.
+-- service_role must see every row. On Supabase it has BYPASSRLS. Another managed server may refuse this right. Then row level
+-- security would hide pending rows from service_role, and the collection would look complete.
 
 create function embedding.admit_service_role(source regclass)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -1334,18 +1341,18 @@ begin
 end;
 $$;
 comment on function embedding.admit_service_role is
-  'Gives service_role a policy for all rows of a table, where it has no BYPASSRLS. It has no effect until the table has row level security.';
+  'Gives service_role a policy for all rows of a table if it does not have BYPASSRLS. The policy has no effect until the table has row level security.';
 revoke all on function embedding.admit_service_role from public, anon, authenticated, service_role;
 
 -- 30_full_text_languages.sql
 
--- Full-text search in several languages. A text search configuration belongs to one language. Two cannot be chained,
--- because a stemmer accepts every word. So a text is parsed once with each configuration, and fts keeps all lexemes. A
--- query is parsed the same way and passed to search_hits as lexemes, which the configuration `simple` leaves unchanged.
--- A table that does this
---   has the column fts tsvector generated always as (embedding.lexemes(title || ' ' || body, 'english', 'french')) stored,
---   is tracked with text_config => 'simple',
---   is searched for embedding.query_lexemes(query_text, 'english', 'french').
+-- Full-text search in several languages. A text search configuration belongs to one language. Its dictionaries cannot be
+-- combined with those of another language, because a stemmer accepts every word. So a text is parsed once with each
+-- configuration, and fts contains all lexemes. A query is parsed in the same way and passed to search_hits as lexemes, which
+-- the configuration `simple` does not change. For a table in two languages:
+-- - it has the column fts tsvector generated always as (embedding.lexemes(title || ' ' || body, 'english', 'french')) stored;
+-- - it is tracked with text_config => 'simple';
+-- - it is searched with embedding.query_lexemes(query_text, 'english', 'french').
 create function embedding.fold_accents(document text)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select replace(replace(translate(document,
@@ -1363,12 +1370,12 @@ language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, 
 begin
   return to_tsvector(text_config, document);
 exception
-  -- A tsvector holds at most 1 MB: index the beginning of the text, so that the row can be written.
+  -- A tsvector has at most 1 MB. Index only the beginning of the text, so that the row can be written.
   when program_limit_exceeded then
     return embedding.fit_lexemes(text_config, left(document, char_length(document) / 2));
 end;
 $$;
-comment on function embedding.fit_lexemes is 'The lexemes of a text, or of its beginning if they exceed a tsvector.';
+comment on function embedding.fit_lexemes is 'The lexemes of a text, or of its beginning if they do not fit into a tsvector.';
 revoke all on function embedding.fit_lexemes from public, anon, authenticated, service_role;
 grant execute on function embedding.fit_lexemes to service_role;
 
@@ -1376,7 +1383,7 @@ create function embedding.computes_fts(source regclass)
 returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from pg_trigger g where g.tgrelid = source and g.tgname = 'zz_embedding_fts')
 $$;
-comment on function embedding.computes_fts is 'Whether the trigger of a tracked table computes its fts; otherwise the column is generated.';
+comment on function embedding.computes_fts is 'Whether a trigger computes the fts of a tracked table. Otherwise fts is a generated column.';
 revoke all on function embedding.computes_fts from public, anon, authenticated, service_role;
 grant execute on function embedding.computes_fts to service_role;
 
@@ -1387,13 +1394,13 @@ declare
   config regconfig;
 begin
   foreach config in array configs loop
-    -- Accents are removed after stemming, because the stemmer needs them. Each lexeme of a printed tsvector is quoted, so
-    -- exchanging letters in that text is safe.
+    -- Accents are removed after stemming, because the stemmer needs them. They are removed from the printed tsvector. This is
+    -- safe, because each lexeme is quoted there.
     result := result || embedding.fold_accents(to_tsvector(config, document)::text)::tsvector;
   end loop;
   return result;
 exception
-  -- As in fit_lexemes.
+  -- Index only the beginning of the text, as in fit_lexemes.
   when program_limit_exceeded then
     return embedding.lexemes(left(document, char_length(document) / 2), variadic configs);
 end;
@@ -1405,12 +1412,12 @@ grant execute on function embedding.lexemes to anon, authenticated, service_role
 create function embedding.query_lexemes(query_text text, variadic configs regconfig[])
 returns text language plpgsql immutable strict parallel unsafe set search_path = pg_catalog, pg_temp as $$
 declare
-  -- As many characters as query_terms reads.
+  -- Read as many characters as query_terms does.
   query_lexemes text[] := tsvector_to_array(to_tsvector('simple', left(query_text, 24000)));
   content_words text[];
 begin
-  -- A stop word of one language is dropped, although the other languages would keep it: "pour la plage" is about a beach.
-  -- A query of nothing but stop words keeps them: "son" is a French possessive and a Cuban dance.
+  -- A stop word of one language is removed, although the other languages would keep it: "pour la plage" is about a beach.
+  -- If a query consists of stop words only, they are kept: "son" is a French possessive and also a Cuban dance.
   content_words := array(
     select q.word from unnest(query_lexemes[1:2000]) q (word)
     where not exists (select from unnest(configs) c (config) where to_tsvector(c.config, q.word) = ''));
@@ -1440,8 +1447,8 @@ begin
 end;
 $$;
 comment on function embedding.check_lexeme_count is
-  'Refuses a row whose text has more distinct words than its generated fts can hold, and names the longest column. Arguments: '
-  'the columns that fts is made from. For a table whose fts PostgreSQL''s own to_tsvector generates.';
+  'Refuses a row whose text has more distinct words than its generated fts can contain, and names the longest column. The arguments are '
+  'the columns from which fts is made. For a table whose fts is generated with PostgreSQL''s own to_tsvector.';
 revoke all on function embedding.check_lexeme_count from public, anon, authenticated, service_role;
 
 -- 31_tracking_triggers.sql
@@ -1449,15 +1456,14 @@ revoke all on function embedding.check_lexeme_count from public, anon, authentic
 create function embedding.check_session()
 returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  -- In a SECURITY DEFINER function current_user is the owner; the setting role still names the caller.
+  -- In a SECURITY DEFINER function current_user is the owner, but the setting `role` still has the name of the caller.
   caller constant name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
   shadowing name;
 begin
   if pg_has_role(caller, current_user, 'member') then
     return;
   end if;
-  -- Refuse a domain whatever its name is: a function that was compiled with a domain uses it even after the domain was
-  -- renamed.
+  -- Refuse a domain of any name, because a function that was compiled with a domain uses it even after the domain was renamed.
   select t.typname into shadowing
   from pg_type t
   where t.typnamespace = pg_my_temp_schema() and t.typtype <> 'b'
@@ -1490,7 +1496,7 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.check_columns is 'Refuses a table that lost its key column or a column of its vectors.';
+comment on function embedding.check_columns is 'Raises an error for a table whose key column, or one of the columns for its vectors, no longer exists.';
 revoke all on function embedding.check_columns from public, anon, authenticated, service_role;
 
 create function embedding.check_vectors()
@@ -1502,7 +1508,7 @@ declare
   collection record;
   work record;
   wrong record;
-  -- A larger statement writes the queue without arrays of its rows.
+  -- A larger statement changes the queue without first collecting its rows in arrays.
   large constant boolean := exists (select from new_rows offset 1000);
   safely boolean := false;
   was_pending boolean := false;
@@ -1538,7 +1544,7 @@ begin
       if tg_op = 'INSERT' and not exists (
         select from new_rows n where n.embedding is not null or n.embedding_model is not null or n.embedding_hash is not null
       ) then
-        -- This is the case of nearly every insert: there is no vector to check and no text to hash.
+        -- Nearly every insert has this case: there is no vector to check and no text to hash.
         select true as pending, false as unusual, false as stale into work;
       else
         execute embedding.written_sql(source, safely) into work using collection.kept, collection.model, collection.dimensions;
@@ -1548,7 +1554,7 @@ begin
           execute embedding.enqueue_sql(embedding.changed_sql(source, collection.key_column, tg_op, safely))
           using collection.kept, collection.id;
         else
-          -- Only reads, so that this block takes no transaction id of its own.
+          -- This statement only reads, so that the block does not take a transaction id of its own.
           execute format('select array_agg(c.row_id), array_agg(c.needed), array_agg(c.error) from (%s) c',
             embedding.changed_sql(source, collection.key_column, tg_op, safely))
           into row_ids, needed, errors using collection.kept;
@@ -1557,7 +1563,7 @@ begin
       exit;
     exception
       when others then
-        -- The text of a row cannot be read. That row is marked as failed; the statement goes on.
+        -- The text of a row cannot be read. That row is marked as failed, and the user's statement succeeds.
         if safely or embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
@@ -1566,7 +1572,7 @@ begin
   end loop;
 
   if work.unusual then
-    -- A written row whose vector has an unregistered model, or not the width of its model.
+    -- Find a written row whose vector has an unregistered model, or another width than its model.
     execute format($sql$
       select n.%1$I::text as row_id, n.embedding_model as model, extensions.vector_dims(n.embedding) as width,
         m.dimensions as expected
@@ -1593,16 +1599,16 @@ begin
     execute embedding.enqueue_sql('select * from unnest($3, $4, $5) c (row_id, needed, error)')
     using collection.kept, collection.id, row_ids, needed, errors;
   elsif was_pending then
-    -- All rows have their vectors now: remove their present and former keys from the queue.
+    -- All written rows have their vectors. So remove their present and former keys from the queue.
     execute format($sql$
       delete from embedding.queue q
-      -- An array, not a join: the planner would scan the whole queue if statistics say that it is empty.
+      -- Use an array and no join: for a join the planner would scan the whole queue if statistics say that it is empty.
       where q.collection_id = $1
         and q.row_id = any (array(select n.%1$I::text from new_rows n union all select o.%1$I::text from old_rows o))
     $sql$, collection.key_column) using collection.id;
   end if;
 
-  -- The most important rule: a row keeps a vector only while it has the text that the vector was made from.
+  -- This is the most important rule: a row keeps a vector only while it has the text from which the vector was made.
   if work.stale then
     execute embedding.clear_stale_sql(source, collection.key_column, tg_op, safely);
   end if;
@@ -1610,7 +1616,7 @@ begin
 end;
 $$;
 comment on function embedding.check_vectors is
-  'After an insert or update: refuses vectors of a wrong width or unknown model, updates the queue, and clears every vector whose text has changed. Argument: the collection''s id.';
+  'Runs after an insert or update: refuses vectors of a wrong width or an unknown model, updates the queue, and clears every vector whose text has changed. The argument is the collection''s id.';
 revoke all on function embedding.check_vectors from public, anon, authenticated, service_role;
 
 create function embedding.refresh_fts()
@@ -1621,8 +1627,9 @@ begin
   if pg_my_temp_schema() <> 0 then
     perform embedding.check_session();
   end if;
-  -- check_vectors checks the owners too, but after the statement, and a new owner of the table could disable it. The look-up
-  -- takes 6 microseconds a row; a caller with the rights of this function's owner, as in a bulk load, does not need it.
+  -- check_vectors checks the owners too, but only after the statement, and a new owner of the table could disable it. This
+  -- check takes 6 microseconds for each row. It is not needed for a caller with the rights of this function's owner, as in a
+  -- bulk load.
   if not pg_has_role(case current_setting('role') when 'none' then session_user else current_setting('role') end, current_user, 'usage') then
     perform from pg_proc d
     where d.proname = 'document_text' and d.pronamespace = 'embedding'::regnamespace and d.proargtypes = pg_typeof(new)::oid::text::oidvector
@@ -1631,10 +1638,10 @@ begin
       perform embedding.check_ownership(tg_relid);
     end if;
   end if;
-  -- PostgreSQL compiles a trigger function once for each trigger, so `new` has the row type of the tracked table, and the
-  -- calls are planned once per session. EXECUTE would plan them for each row.
+  -- PostgreSQL compiles a trigger function for each trigger separately. So `new` has the row type of the tracked table, and
+  -- each session plans the calls below once. EXECUTE would plan them for each row.
   document := embedding.document_text(new);
-  -- Do not parse the text again when only a vector was saved. fts is empty if the text could not be read before.
+  -- Do not parse the text again if only a vector was saved. fts is null if the text could not be read before.
   if tg_op = 'UPDATE' then
     if new.fts <> '' and new.fts is not distinct from old.fts and document is not distinct from embedding.document_text(old) then
       return new;
@@ -1644,7 +1651,8 @@ begin
   return new;
 exception
   when others then
-    -- The text is too long for a tsvector, or document_text raised. Then the row is stored, and check_vectors marks it as failed.
+    -- The text is too long for a tsvector, or document_text raised an error. The row is stored nevertheless, and check_vectors
+    -- marks it as failed.
     if embedding.error_scope(sqlstate) = 'passing' then
       raise;
     end if;
@@ -1652,7 +1660,7 @@ exception
     return new;
 end;
 $$;
-comment on function embedding.refresh_fts is 'Computes fts where it is not generated. Argument: the configuration.';
+comment on function embedding.refresh_fts is 'Computes fts if it is not a generated column. The argument is the text search configuration.';
 revoke all on function embedding.refresh_fts from public, anon, authenticated, service_role;
 
 create function embedding.dequeue_deleted()
@@ -1680,15 +1688,15 @@ revoke all on function embedding.dequeue_deleted from public, anon, authenticate
 
 -- 31_written_rows.sql
 
--- Statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
--- functions return a statement as text and do not run it. $1 are the models whose vectors are kept.
+-- The statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
+-- functions return a statement as text and do not run it. In a statement, $1 are the models whose vectors are kept.
 --
--- Measured on an update of 30,000 rows with vectors of 384 dimensions, in a table with only a primary key: the transition
--- tables add half of the time that the update alone takes. Reading one of them adds a quarter of that time. Joining the two
--- adds as much time as the whole update takes. So an update that does not change texts or vectors reads
--- each transition table once and joins nothing.
+-- The cost of transition tables was measured with an update of 30,000 rows with vectors of 384 dimensions, in a table with
+-- only a primary key. The tables alone add half of the time that the update takes without them. To read one of them adds a
+-- quarter of that time, and to join the two adds as much time as the whole update takes. So for an update that does not
+-- change texts or vectors, each transition table is read once, and they are not joined.
 --
--- safely: the text of a row raised an error, so each text is read in a block of its own.
+-- safely is true if the text of a row raised an error. Then each text is read in a block of its own.
 create function embedding.written_text(source regclass, alias text, safely boolean)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format(case when safely then '(select * from embedding.try_document_text(row(%1$s.*)::%2$s))'
@@ -1716,7 +1724,7 @@ begin
         end as needed,
         null::text as error
       from new_rows n
-      -- A full join, because the update may have changed keys.
+      -- Use a full join, because the update may have changed keys.
       full join old_rows o on o.%1$I = n.%1$I
       where case
         when n.%1$I is null or o.%1$I is null or (o.embedding is null) <> (n.embedding is null) then true
@@ -1730,7 +1738,7 @@ begin
   return format($sql$
     select
       coalesce(n.%1$I, o.%1$I)::text as row_id,
-      -- If no row can be read, the cause is the table or the function: its rows wait for the repair.
+      -- If no row can be read, the table or the function is the cause. Its rows stay pending until it is repaired.
       n.%1$I is not null and (n.embedding is null or n.embedding_model <> all ($1))
         and (t.text is not null or coalesce(embedding.error_scope(t.state) = 'table', false)) as needed,
       case when n.%1$I is not null and embedding.error_scope(t.state) = 'row' then t.error end as error
@@ -1747,13 +1755,14 @@ begin
 end;
 $$;
 comment on function embedding.changed_sql is
-  'Written rows whose queue entry may have to change, for their state or text has changed. needed: they need a vector. error: why their text cannot be read.';
+  'SQL for the written rows whose queue entry may have to change, because their state or text has changed. needed is true if the row needs a vector; error says why its text cannot be read.';
 revoke all on function embedding.changed_sql from public, anon, authenticated, service_role;
 
 create function embedding.written_sql(source regclass, safely boolean)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  -- pending: some rows need a vector. unusual: some have a vector without the collection's model and width. stale:
-  -- some have a vector, a model or a hash that does not belong to their text. $2 is the collection's model, $3 its width.
+  -- pending is true if some rows need a vector, unusual if some have a vector with another model or width than the
+  -- collection, stale if some have a vector, a model or a hash that does not belong to their text. $2 is the collection's
+  -- model, $3 its width.
   select format($sql$
     select
       coalesce(bool_or(n.embedding is null or n.embedding_model <> all ($1)), false) as pending,
@@ -1767,12 +1776,12 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     from new_rows n
   $sql$, embedding.written_text(source, 'n', safely))
 $$;
-comment on function embedding.written_sql is 'What check_vectors has to do about the written rows.';
+comment on function embedding.written_sql is 'SQL that finds out what check_vectors has to do for the written rows.';
 revoke all on function embedding.written_sql from public, anon, authenticated, service_role;
 
 create function embedding.enqueue_sql(changed text)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
-  -- A changed text sets the attempts to 0, also for a failed row. A lease stays: its worker will find that the text has changed.
+  -- A changed text sets attempts to 0, also for a failed row. A lease stays, because its worker will detect the changed text.
   select format($sql$
     with changed as materialized (%s),
     dequeued as (
@@ -1788,7 +1797,7 @@ returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
         available_at = greatest(excluded.available_at, case when q.leased_at is not null then q.available_at end)
   $sql$, changed)
 $$;
-comment on function embedding.enqueue_sql is 'Writes the rows of changed_sql to the queue: pending, failed, or removed. $2 is the id of the collection.';
+comment on function embedding.enqueue_sql is 'SQL that updates the queue with the rows of changed_sql: they are pending, failed, or removed from it. $2 is the id of the collection.';
 revoke all on function embedding.enqueue_sql from public, anon, authenticated, service_role;
 
 create function embedding.default_model(source regclass)
@@ -1799,7 +1808,7 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   where a.attrelid = source and a.attname = 'embedding_model' and not a.attisdropped
 $$;
 comment on function embedding.default_model is
-  'The model that track_embeddings was called with, read from the default of the column embedding_model. A vector that is written without a model counts as made by it.';
+  'The model that was given to track_embeddings, read from the default of the column embedding_model. A vector that is written without a model is assumed to be from this one.';
 revoke all on function embedding.default_model from public, anon, authenticated, service_role;
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text, safely boolean)
@@ -1818,7 +1827,7 @@ begin
           when n.embedding_hash is distinct from o.embedding_hash then substring(n.embedding_hash for 32) = t.text_hash
           when o.embedding is null or n.embedding operator(extensions.<>) o.embedding
             or n.embedding_model is distinct from o.embedding_model then true
-          -- The vector is older than the tracking of the table: it stays if the text has not changed.
+          -- The table already had this vector when it was tracked. It stays if the text has not changed.
           else o.embedding_hash is null
             and embedding.text_hash((embedding.try_document_text(row(o.*)::%2$s)).text) = t.text_hash
         end as adopted
@@ -1837,7 +1846,7 @@ begin
 end;
 $$;
 comment on function embedding.clear_stale_sql is
-  'Clears every vector that was not made from the present text of its row. A new vector that was written without its own hash is assumed to belong to the text that the same statement wrote; it stays. A row whose text cannot be read keeps no vector.';
+  'SQL that clears every vector that was not made from the present text of its row. If a statement writes a new vector without a hash, the vector is assumed to belong to the text of the same statement, and stays. A row whose text cannot be read keeps no vector.';
 revoke all on function embedding.clear_stale_sql from public, anon, authenticated, service_role;
 
 -- 32_tracking.sql
@@ -1899,7 +1908,7 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.check_table is 'Raises an error for a table that cannot be tracked, or whose writes would fail later.';
+comment on function embedding.check_table is 'Raises an error for a table that cannot be tracked, or in which writes would fail later.';
 revoke all on function embedding.check_table from public, anon, authenticated, service_role;
 
 create function embedding.set_privileges(source regclass)
@@ -1910,20 +1919,20 @@ declare
   relation constant pg_class := (select c from pg_class c where c.oid = source);
   found_name text;
 begin
-  -- Triggers of these roles on the table would run as the owner of the functions that write its vectors.
+  -- If one of these roles could create a trigger, it would run as the owner of the functions that write the vectors.
   execute format('revoke trigger, references, truncate%s on %s from public, anon, authenticated, service_role',
     case when current_setting('server_version_num')::int >= 170000 then ', maintain' end, source);
   select r.role::regrole::text into found_name
   from unnest(api_roles) r (role)
   where pg_has_role(r.role, relation.relowner, 'member') or has_table_privilege(r.role, source, 'trigger')
-  -- The roles whose name comes first may have the privilege only as members of service_role.
+  -- Name service_role first: the other roles may have the privilege only because they are members of it.
   order by 1 desc
   limit 1;
   if found then
     raise exception 'the API role % can create triggers on %', found_name, source
       using errcode = '55000', hint = format('Change the owner of the table or revoke the privilege: alter table %s owner to ...;', source);
   end if;
-  -- A trigger depends on its function, and on the functions that its condition calls.
+  -- pg_depend lists the function of a trigger and the functions that its condition calls.
   select t.tgname into found_name
   from pg_trigger t
   join pg_depend d on d.classid = 'pg_trigger'::regclass and d.objid = t.oid
@@ -1940,14 +1949,14 @@ begin
     execute format('grant usage on schema %s to service_role', relation.relnamespace::regnamespace);
   end if;
   execute format('grant select, update on %s to service_role', source);
-  -- In a hardened project, PUBLIC may not execute functions.
+  -- In some projects the right of PUBLIC to execute functions was revoked.
   execute format('grant execute on function embedding.document_text(%s) to service_role', source);
   perform embedding.admit_service_role(source);
 end;
 $$;
 comment on function embedding.set_privileges is
-  'API roles may only read and write rows, because triggers of the table run as the owner of the functions that write '
-  'its vectors. service_role, the role of workers, may do so in any schema.';
+  'Lets API roles only read and write rows, because triggers of the table run as the owner of the functions that write '
+  'its vectors. Workers run as service_role, which gets these rights in any schema.';
 revoke all on function embedding.set_privileges from public, anon, authenticated, service_role;
 
 create function embedding.key_of(source regclass, out key_column name, out key_type text)
@@ -1967,7 +1976,7 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.key_of is 'The primary key of a table and its type. Raises an error if it cannot identify rows in the queue.';
+comment on function embedding.key_of is 'The primary key of a table and its type. Raises an error for a key that the queue cannot store.';
 revoke all on function embedding.key_of from public, anon, authenticated, service_role;
 
 create function embedding.text_config_name(text_config regconfig)
@@ -1985,24 +1994,25 @@ begin
   return format('%I.%I', config.nspname, config.cfgname);
 end;
 $$;
-comment on function embedding.text_config_name is 'The name of a text search configuration with its schema. A temporary one is an error.';
+comment on function embedding.text_config_name is 'The name of a text search configuration with its schema. Raises an error for a temporary one.';
 revoke all on function embedding.text_config_name from public, anon, authenticated, service_role;
 
 create function embedding.add_columns(source regclass, config_name text)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('alter table %s add column if not exists embedding extensions.vector, add column if not exists embedding_model text, add column if not exists embedding_hash bytea', source);
-  -- A generated column fts is used as it is; otherwise a trigger computes it.
+  -- If fts is a generated column, it is used as it is. Otherwise a trigger computes it.
   execute format('drop trigger if exists zz_embedding_fts on %s', source);
   if not exists (
     select from pg_attribute a where a.attrelid = source and a.attname = 'fts' and a.attgenerated = 's' and not a.attisdropped
   ) then
     execute format('alter table %s add column if not exists fts tsvector', source);
-    -- zz_: after the table's own BEFORE triggers, which may still change the text.
+    -- The prefix zz_ makes it fire after the table's own BEFORE triggers, which may still change the text.
     execute format('create trigger zz_embedding_fts before insert or update on %s for each row execute function embedding.refresh_fts(%L)', source, config_name);
   end if;
   -- Full-text search ranks by how rare a lexeme is. It reads the frequencies of the 6,000 most frequent lexemes from the
-  -- planner's statistics and counts rarer ones in the index. More would make each search and each plan slower.
+  -- planner's statistics (ten times this number), and counts rarer lexemes in the index. With a higher number, each search
+  -- and each plan would be slower.
   execute format('alter table %s alter column fts set statistics 600', source);
 end;
 $$;
@@ -2016,9 +2026,10 @@ declare
   present_name constant text := embedding.table_name(source);
   added embedding.collections;
 begin
-  -- Delete collections whose table was dropped, because this table may have the same name.
+  -- Delete collections whose table was dropped, because the table to be tracked may have the same name as one of them.
   delete from embedding.collections c where not exists (select from embedding.tracked_tables t where t.id = c.id);
-  -- A renamed table gives its name free. In two steps, because two tables may have exchanged their names.
+  -- Other tables may have been renamed, and the new table may have such a former name. So give all collections the present
+  -- names of their tables. This takes two steps, because two tables may have exchanged their names.
   update embedding.collections c set name = format('(%s)', c.id)
   from embedding.tracked_tables t
   where t.id = c.id and c.name <> embedding.table_name(t.source);
@@ -2030,7 +2041,7 @@ begin
   set name = present_name, key_column = key.key_column, key_type = key.key_type,
       model = coalesce(c.model, add_collection.model), text_config = config_name,
       reuse = coalesce(add_collection.reuse, c.reuse), client_vectors = coalesce(add_collection.client_vectors, c.client_vectors),
-      -- Clients may have copied the former mark.
+      -- If clients may write vectors, make a new mark, because they may have copied the former one.
       reuse_mark = case when c.client_vectors then substring(uuid_send(gen_random_uuid()) for 6) else c.reuse_mark end
   where c.id = (select t.id from embedding.tracked_tables t where t.source = add_collection.source)
   returning c.* into added;
@@ -2040,7 +2051,7 @@ begin
       coalesce(add_collection.reuse, 'all'), coalesce(add_collection.client_vectors, false))
     returning c.* into added;
   end if;
-  -- The argument of the triggers, the collection's id, connects the collection with its table.
+  -- The argument of the triggers is the collection's id. It connects the collection with its table.
   execute format('create or replace trigger embedding_check_insert after insert on %s
     referencing new table as new_rows for each statement execute function embedding.check_vectors(%L)', source, added.id);
   execute format('create or replace trigger embedding_check_update after update on %s
@@ -2108,7 +2119,7 @@ create function public.track_embeddings(
 )
 returns text
 -- Security definer, because only the table's owner can add columns, indexes and triggers.
--- client_min_messages: "if not exists" would print a notice for everything that the table already has.
+-- client_min_messages is set, because "if not exists" would print a notice for everything that the table already has.
 language plpgsql security definer set search_path = pg_catalog, pg_temp set client_min_messages = warning as $$
 declare
   collection embedding.collections;
@@ -2156,7 +2167,7 @@ begin
 end;
 $$;
 comment on function public.track_embeddings is
-  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. A table of more than 1 MB gets its columns and triggers at once; the next backfill builds the indexes and reads the rows, while the table is in use. reuse: which rows share the vector of equal texts: all, none, or a column, whose value must be equal. client_vectors: anon and authenticated may write vectors. Safe to repeat: null keeps reuse and client_vectors as they are (at first all and false). Returns the collection''s name.';
+  'Keeps a table embedded: adds missing columns, indexes and triggers, and queues its rows. A table of more than 1 MB gets its columns and triggers at once; the next backfill builds the indexes and reads the rows, while the table is in use. reuse says which rows share the vector of equal texts: all, none, or those with an equal value in the column of this name. If client_vectors is true, anon and authenticated may write vectors. Safe to repeat: null does not change reuse and client_vectors (at first they are all and false). Returns the collection''s name.';
 revoke all on function public.track_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.track_embeddings to service_role;
 
@@ -2188,11 +2199,11 @@ grant execute on function public.untrack_embeddings to service_role;
 -- 33_missing_rows.sql
 
 -- The rows decide what is pending, not the queue. A row that was written while the triggers were off (logical replication, a
--- restore) is in no queue, so a backfill reads the pending rows themselves before it ends.
+-- restore) is not queued, so a backfill reads the pending rows themselves before it ends.
 --
--- The index over them starts with NULLs, the primary key ends with them: the order below fits this index alone. With equal
--- orders the planner could read the primary key to the end, because the statistics of a table that was just loaded say that
--- every row is pending.
+-- The index over the pending rows has NULLs first, while the primary key has NULLs last. So the order that the statements
+-- below ask for fits only this index. If both had the same order, the planner could read the whole primary key instead,
+-- because the statistics of a table that was just loaded say that every row is pending.
 create function embedding.tracking_indexes(source regclass)
 returns table (name name, columns text, found regclass, usable boolean) language sql stable set search_path = pg_catalog, pg_temp as $$
   select
@@ -2206,11 +2217,11 @@ returns table (name name, columns text, found regclass, usable boolean) language
   cross join lateral embedding.key_of(r.oid) k
   cross join lateral (values
     (1, 41, '_embedding_pending_idx', format('(%I nulls first) where embedding is null', k.key_column), k.key_column, 'btree', 2, '(embedding IS NULL)'),
-    -- Equal texts share their vector: this index finds it.
+    -- This index finds the vector that equal texts share.
     (2, 43, '_embedding_hash_idx', '(embedding_hash) where embedding is not null', 'embedding_hash', 'btree', 0, '(embedding IS NOT NULL)'),
     (3, 50, '_fts_idx', 'using gin (fts)', 'fts', 'gin', 0, null)
   ) i (place, length, suffix, columns, first_column, method, options, predicate)
-  -- Found by what it is, not by its name: the table may have been renamed, or have had such an index.
+  -- Look for an index with the same definition, not the same name: the table may have been renamed, or have had such an index.
   left join lateral (
     select x.indexrelid, x.indisvalid
     from pg_index x
@@ -2225,7 +2236,7 @@ returns table (name name, columns text, found regclass, usable boolean) language
   order by i.place
 $$;
 comment on function embedding.tracking_indexes is
-  'The indexes of a tracked table, first that over its pending rows; found is null where one is missing. usable: it is complete.';
+  'The indexes of a tracked table; the index over its pending rows is the first. found is null if the index is missing. usable is true if it is complete.';
 revoke all on function embedding.tracking_indexes from public, anon, authenticated, service_role;
 grant execute on function embedding.tracking_indexes to service_role;
 grant execute on function embedding.key_of to service_role;
@@ -2244,7 +2255,7 @@ returns setof text language sql stable security invoker set search_path = pg_cat
   from embedding.get_collection(missing_indexes.collection) c
   cross join lateral embedding.tracking_indexes(c.source) with ordinality i (name, columns, found, usable, place)
   cross join lateral (values
-    -- What an interrupted build leaves behind.
+    -- Drop the incomplete index that an interrupted build leaves.
     (1, i.found is not null, format('drop index concurrently if exists %s', i.found)),
     (2, true, format('create index concurrently %I on %s %s', i.name, c.source, i.columns))
   ) s (step, needed, statement)
@@ -2252,7 +2263,7 @@ returns setof text language sql stable security invoker set search_path = pg_cat
   order by i.place, s.step
 $$;
 comment on function embedding.missing_indexes is
-  'Statements that build the indexes of a collection that are missing, without a lock on its writers. Each must run outside of a transaction, as the owner of the table.';
+  'Statements that build the missing indexes of a collection without a lock on its writers. Each must run outside of a transaction, as the owner of the table.';
 revoke all on function embedding.missing_indexes from public, anon, authenticated, service_role;
 grant execute on function embedding.missing_indexes to service_role;
 
@@ -2268,7 +2279,7 @@ begin
     case when indexed then 's.embedding is null' else 'true' end,
     case when after is not null then format('and s.%I > $1::%s', c.key_column, c.key_type) end,
     case when indexed then 'nulls first' end)
-  -- Without the index a call reads a bounded part of the table, so that it ends before a timeout.
+  -- Without the index, a call reads only a part of the table, so that it ends before a timeout.
   into keys, last_id using after, case when c.preparing or indexed then wanted else 10000 end;
 exception
   when others then
@@ -2277,7 +2288,7 @@ exception
 end;
 $$;
 comment on function embedding.next_keys is
-  'The next keys of rows without a vector, after a key, and the last key that was read; every row counts while the collection is being prepared.';
+  'The keys of the next rows without a vector after a given key, and the last key that was read. While the collection is being prepared, the keys of all rows are returned.';
 revoke all on function embedding.next_keys from public, anon, authenticated, service_role;
 grant execute on function embedding.next_keys to service_role;
 
@@ -2288,7 +2299,7 @@ begin
     update %2$s s
     set embedding_model = coalesce(s.embedding_model, $2),
         embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(s.*))),
-        -- A table that was untracked may have been edited since then.
+        -- The table may have been tracked before, and rows may have been edited since then.
         embedding = case when coalesce(substring(s.embedding_hash for 32) = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
           then s.embedding end
     from (
@@ -2302,7 +2313,7 @@ begin
 end;
 $$;
 comment on function embedding.adopt_vectors is
-  'Vectors that the table already has are assumed to belong to its present texts and to the model that tracking was given. The triggers raise an error for a model that is not registered or has another width.';
+  'Accepts vectors that the table already has: they are assumed to belong to its present texts and to the model that was given to track_embeddings. The triggers raise an error for a model that is not registered or has another width.';
 revoke all on function embedding.adopt_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.adopt_vectors to service_role;
 grant execute on function embedding.default_model to service_role;
@@ -2311,7 +2322,7 @@ create function embedding.fill_full_text(c embedding.tracked_tables, keys text[]
 returns void language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 begin
   if embedding.computes_fts(c.source) then
-    -- The trigger computes it.
+    -- The trigger computes fts.
     execute format($sql$
       update %2$s s set fts = null
       from (
@@ -2319,19 +2330,19 @@ begin
       ) outdated
       where s.%1$I = outdated.key
     $sql$, c.key_column, c.source, c.key_type, case when c.preparing then format(
-      -- It may be of an earlier text or configuration.
+      -- fts may be that of an earlier text or configuration.
       'or d.fts is distinct from embedding.fit_lexemes(%L::regconfig, coalesce(embedding.document_text(d.*), %L))', c.text_config, '') end)
     using keys;
   end if;
 end;
 $$;
-comment on function embedding.fill_full_text is 'Computes fts of these rows where it is missing or, while the collection is being prepared, of an earlier text.';
+comment on function embedding.fill_full_text is 'Computes fts of these rows if it is missing or, while the collection is being prepared, if it is that of an earlier text.';
 revoke all on function embedding.fill_full_text from public, anon, authenticated, service_role;
 grant execute on function embedding.fill_full_text to service_role;
 
 create function embedding.prepare_rows(c embedding.tracked_tables, keys text[])
 returns void language plpgsql security invoker
--- A batch that waits for a row holds its other rows, for which writers would wait.
+-- lock_timeout is short: while a batch waits for a locked row, writers would wait for the other rows of the batch.
 set search_path = pg_catalog, pg_temp set lock_timeout = '300ms' as $$
 declare
   key text;
@@ -2342,7 +2353,7 @@ begin
   perform embedding.fill_full_text(c, keys);
 exception
   when others then
-    -- 22023: a vector has another width than its model, or an unknown model. Only the user can tell which is right.
+    -- 22023 means that a vector has an unknown model, or another width than its model. Only the user can correct this.
     if sqlstate = '22023' or not embedding.concerns_rows(c, sqlstate, sqlerrm) then
       raise;
     end if;
@@ -2351,11 +2362,11 @@ exception
         perform embedding.prepare_rows(c, array[key]);
       end loop;
     end if;
-    -- A row that cannot be read or written: its claim marks it as failed, and verify_embeddings reports its old vector.
+    -- This row cannot be read or written. Its claim marks it as failed, and verify_embeddings reports its old vector.
 end;
 $$;
 comment on function embedding.prepare_rows is
-  'Fills fts of these rows and, while the collection is being prepared, adopts their vectors. A row that cannot be read or written is left out.';
+  'Computes missing fts of these rows and, while the collection is being prepared, accepts the vectors that they already have. A row that cannot be read or written is skipped.';
 revoke all on function embedding.prepare_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.prepare_rows to service_role;
 
@@ -2373,7 +2384,7 @@ declare
     order by s.%1$I
     on conflict on constraint queue_pkey do nothing
   $sql$, c.key_column, c.source, c.key_type);
-  -- An array, not a join: the planner would scan the whole queue if statistics say that it is empty.
+  -- Use an array and no join: for a join the planner would scan the whole queue if statistics say that it is empty.
   missing constant text[] := array(
     select k from unnest(keys) k
     except
@@ -2393,7 +2404,7 @@ exception
     if c.preparing then
       raise;
     end if;
-    -- A transaction has written one of the rows and queued it. It may take long, so that row is left out.
+    -- A transaction has written one of the rows, and so queued it, but has not ended. It may take long, so skip that row.
     perform set_config('lock_timeout', '5ms', true);
     foreach key in array missing loop
       begin
@@ -2408,7 +2419,7 @@ exception
     return queued;
 end;
 $$;
-comment on function embedding.queue_missing_keys is 'Queues those of these rows that are pending and not queued. Returns how many.';
+comment on function embedding.queue_missing_keys is 'Queues those of the given rows that are pending and not queued. Returns how many were queued.';
 revoke all on function embedding.queue_missing_keys from public, anon, authenticated, service_role;
 grant execute on function embedding.queue_missing_keys to service_role;
 
@@ -2434,7 +2445,7 @@ begin
     where q.collection_id = c.id and q.row_id = any (array(select embedding.stray_leases(c.id, clock_timestamp())));
   end if;
   if c.preparing then
-    -- One batch at a time. What another backfill has prepared is not prepared again, also after a crash.
+    -- Only one backfill prepares a batch at a time. It reads here how far others have come, so that no row is prepared twice.
     select k.preparing, k.prepared_to into c.preparing, c.prepared_to
     from embedding.collections k where k.id = c.id for no key update skip locked;
     if not found then
@@ -2450,13 +2461,13 @@ begin
     queued := embedding.queue_missing_keys(c, keys);
   exception
     when lock_not_available then
-      -- A transaction holds one of the rows.
+      -- A transaction has locked one of the rows.
       if c.preparing then
         last_id := c.prepared_to;
         return next;
         return;
       end if;
-      -- A row that was not prepared gets its fts with its vector.
+      -- A row that was not prepared gets its fts when its vector is saved.
       queued := embedding.queue_missing_keys(c, keys);
   end;
   if c.preparing then
@@ -2478,19 +2489,20 @@ comment on function public.reconcile_embeddings is
 revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reconcile_embeddings to service_role;
 
--- The scheduled worker calls this first, so that it records no run when there is nothing to do.
+-- The scheduled worker calls this first, so that it records no run if there is nothing to do.
 create function public.has_ready_embeddings()
 returns boolean language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   present timestamptz := clock_timestamp();
-  -- Pending rows that are looked at for one that the queue does not list, at either end of their index. A load without the
-  -- triggers usually adds keys at one end; a backfill that starts for another reason looks at all of them.
+  -- The number of pending rows at each end of their index that are compared with the queue. A load without the triggers
+  -- usually adds keys at one end. Other rows are found by the next backfill, which reads all pending rows.
   looked_at constant integer := 10;
   c embedding.tracked_tables;
   keys text[];
   missing boolean;
 begin
-  -- One collection at a time: in a join the planner would scan the whole queue for each of them if statistics say it is empty.
+  -- Use a loop and no join: for a join the planner would scan the whole queue for each collection if statistics say that it
+  -- is empty.
   for c in select t.* from embedding.tracked_tables t loop
     perform from embedding.queue q
     where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
@@ -2523,7 +2535,7 @@ begin
       end if;
     exception
       when others then
-        -- A table or a row that cannot be read: a run reports it. No other collection waits for that.
+        -- A table or a row cannot be read. Go on with the other collections; a run reports the error.
         if embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
@@ -2533,17 +2545,17 @@ begin
 end;
 $$;
 comment on function public.has_ready_embeddings is
-  'Whether a row of any collection can be claimed now, or has a text and no vector and is missing in the queue (the first and the last ten pending rows of each collection are looked at).';
+  'Whether a row of any collection can be claimed now, or is pending and missing in the queue. For the latter, only the first and the last ten pending rows of each collection are read.';
 revoke all on function public.has_ready_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.has_ready_embeddings to service_role;
 
 -- 34_tracking_locks.sql
 
--- Tracking changes a table that may be in use. Its readers and writers wait at most for a moment.
+-- Tracking changes a table that may be in use. The functions below make its readers and writers wait only for a moment.
 create function embedding.lock_briefly(source regclass)
 returns void language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '400ms' as $$
 begin
-  -- Everybody else who uses the table waits behind a lock that waits, so it gives up soon and tries again later.
+  -- While this lock waits, every later statement on the table waits behind it. So give up soon, and try again later.
   for attempt in 1..60 loop
     begin
       execute format('lock table %s in access exclusive mode', source);
@@ -2557,17 +2569,17 @@ begin
     using errcode = '55P03', hint = 'Try again when that transaction has ended. See pg_stat_activity.';
 end;
 $$;
-comment on function embedding.lock_briefly is 'Locks a table without holding up its readers and writers for long.';
+comment on function embedding.lock_briefly is 'Locks a table, and makes its readers and writers wait only for a short time.';
 revoke all on function embedding.lock_briefly from public, anon, authenticated, service_role;
 
 create function embedding.lock_tracking(source regclass)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  -- In the order of a backfill that prepares the table: first its collection, then the table.
+  -- Lock the collection first and then the table, in the same order as a backfill that prepares the table.
   perform from embedding.collections c
   where c.id = (select t.id from embedding.tracked_tables t where t.source = lock_tracking.source)
   for no key update;
-  -- Only one session at a time tracks a table. This mode lets its readers and writers pass, also while it waits.
+  -- With this lock only one session at a time tracks a table. Its mode does not block readers and writers.
   execute format('lock table %s in share update exclusive mode', source);
 end;
 $$;
@@ -2576,29 +2588,29 @@ revoke all on function embedding.lock_tracking from public, anon, authenticated,
 
 -- 35_client_vectors.sql
 
--- The vector of a row is found by searches of others, so the roles of end users may not choose it. This trigger runs as the
--- role that writes: in a SECURITY DEFINER function of the application that is its owner, who may.
+-- Searches of other users find a row by its vector, so the roles of end users may not choose the vector. This trigger runs as
+-- the role that writes. In a SECURITY DEFINER function of the application, this is the function's owner, who may do so.
 create function embedding.refuse_client_vectors()
 returns trigger language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if not (current_user in ('anon', 'authenticated')
-    -- Another role that PostgREST switched to for a request.
+    -- Another role to which PostgREST has switched for a request.
     or session_user = 'authenticator' and current_user = current_setting('role') and not pg_has_role(current_user, 'service_role', 'usage')
   ) then
     return null;
   end if;
-  -- A vector may be removed, as triggers that clear it on each edit do. An unchanged one may be sent with the other columns.
+  -- A vector may be removed, as some triggers do on each edit. An unchanged vector may be sent with the other columns.
   if tg_op = 'INSERT' then
     perform from new_rows n where n.embedding is not null or n.embedding_hash is not null limit 1;
   else
-    -- Compared byte by byte, which needs no privilege on the schema extensions.
+    -- Compare byte by byte, which needs no privilege on the schema extensions.
     perform from new_rows n
     where n.embedding is not null
       and not exists (
         select from old_rows o
         where o.embedding_hash = n.embedding_hash and o.embedding_model = n.embedding_model
           and record_image_eq(row(o.embedding), row(n.embedding)))
-      -- A vector that was there before the table was tracked has no hash until a backfill has prepared the table.
+      -- If the table had this vector before it was tracked, the vector has no hash until a backfill has prepared the table.
       and not (n.embedding_hash is null and exists (
         select from old_rows o
         where o.embedding_hash is null and o.embedding_model is not distinct from n.embedding_model
@@ -2614,7 +2626,7 @@ begin
 end;
 $$;
 comment on function embedding.refuse_client_vectors is
-  'After an insert or update by anon, authenticated or another role of a request: refuses a vector, a model or a hash that the row did not have.';
+  'Runs after an insert or update by anon, authenticated or another role of a request, and refuses a vector, a model or a hash that the row did not have before.';
 revoke all on function embedding.refuse_client_vectors from public, anon, authenticated, service_role;
 
 -- 36_updated_at.sql
@@ -2625,9 +2637,9 @@ begin
   if not exists (select from new_rows) then
     return null;
   end if;
-  -- A saved vector is no edit, so only the columns in the arguments are compared. This trigger fires after the
-  -- statement, not before each row: with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again for every
-  -- saved vector.
+  -- To save a vector is not an edit, so only the columns in the arguments are compared. This trigger fires after the
+  -- statement and not before each row, because with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again
+  -- for every saved vector.
   execute format($sql$
     update %1$s s
     set updated_at = now()
@@ -2642,18 +2654,18 @@ begin
 end;
 $$;
 comment on function embedding.touch_updated_at is
-  'Sets updated_at of edited rows, unless the edit itself set it. For tables with the key id. Arguments: the columns that count as an edit.';
+  'Sets updated_at of edited rows, unless the edit itself sets it. For tables with the key id. The arguments are the columns whose change counts as an edit.';
 revoke all on function embedding.touch_updated_at from public, anon, authenticated;
 grant execute on function embedding.touch_updated_at to service_role;
 
 -- 39_samples.sql
 
--- Counts and texts of a large table are read from a sample of its blocks, so that reading takes as long at a hundred million
--- rows as at a million. The queue is counted, not sampled: rows that are pending are usually few and lie side by side, so a
--- sample of blocks would miss them or find too many. The sample only adds pending rows that are not in the queue.
+-- The rows of a large table are counted on a sample of its blocks, and texts are read from the sample. So this takes as long
+-- with a hundred million rows as with a million. The queue is counted completely: pending rows are usually few and lie side
+-- by side, so a sample of blocks would miss them or find too many. The sample only adds pending rows that are not queued.
 create function embedding.is_large(source regclass)
 returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
-  -- A row with a vector of 384 dimensions takes 2 kB; of 1,536 dimensions 7 kB, most of it outside of the row.
+  -- A row with a vector of 384 dimensions takes 2 kB. With 1,536 dimensions it takes 7 kB, most of it in the TOAST table.
   select pg_relation_size(source) > 32 * 1024 * 1024 or pg_table_size(source) > 128 * 1024 * 1024
 $$;
 comment on function embedding.is_large is 'Whether the rows of a table are counted on a sample.';
@@ -2678,7 +2690,7 @@ declare
   sampled record;
   total float8;
 begin
-  -- The same blocks each time (repeatable), so that a figure does not change while the table does not.
+  -- `repeatable` reads the same blocks each time, so that the numbers of an unchanged table do not change.
   execute format($sql$
     select coalesce(sum(h.rows), 0)::float8 as rows, jsonb_object_agg(h.model, h.rows) filter (where h.model is not null) as models
     from (
@@ -2689,7 +2701,7 @@ begin
   $sql$, c.source, percent) into sampled;
   total := sampled.rows * 100 / percent;
   if percent < 100 and abs(known - total) <= total / 10 then
-    -- The count of the last ANALYZE or VACUUM is more exact, as long as the sample agrees with it.
+    -- Use the count of the last ANALYZE or VACUUM if the sample agrees with it, because that count is more exact.
     total := known;
   end if;
   rows := round(total);
@@ -2699,7 +2711,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_vectors is
-  'About how many rows a table has, how many with a vector that is kept, and how many vectors of each model. Exact if the table is not large.';
+  'Estimates how many rows a table has, how many of them have a vector that is kept, and how many vectors each model has. The numbers are exact if the table is not large.';
 revoke all on function embedding.sample_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_vectors to service_role;
 
@@ -2708,7 +2720,7 @@ returns integer language sql stable set search_path = pg_catalog, pg_temp as $$
   select least(20000, greatest(1000, 64 * 1024 * 1024 / greatest(pg_table_size(c.source) / greatest(rows, 1), 1)))::integer
 $$;
 comment on function embedding.sampled_texts is
-  'How many texts a sample reads: 20,000, fewer of long texts, at least 1,000. rows is the number of rows of the table.';
+  'How many texts a sample reads: 20,000, or fewer if the texts are long, but at least 1,000. rows is the number of rows of the table.';
 revoke all on function embedding.sampled_texts from public, anon, authenticated, service_role;
 grant execute on function embedding.sampled_texts to service_role;
 
@@ -2722,7 +2734,7 @@ declare
   texts bigint;
 begin
   rows := 0;
-  -- Whole blocks in a random order: see embedding.distinct_texts.
+  -- Read whole blocks in a random order; embedding.distinct_texts explains why.
   execute format($sql$
     select array_agg(k.key) as keys, array_agg(k.block) as blocks
     from (
@@ -2751,7 +2763,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_unqueued is
-  'About how many of the `needy` rows, those without a vector of these models, have a text and are not in the queue. places: of up to `wanted` sampled rows, those that are not in the queue, as {key: block}.';
+  'Estimates how many rows have a text and are not in the queue, among the `needy` rows: those without a vector of these models. places are the rows that are not in the queue among up to `wanted` sampled rows, as {key: block}.';
 revoke all on function embedding.sample_unqueued from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_unqueued to service_role;
 
@@ -2815,14 +2827,14 @@ exception
         if embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
-        -- Counting vectors failed too, for example because their columns are missing: report none.
+        -- The vectors cannot be counted either, for example because their columns are missing. So report none.
         embedded := 0;
         models := '{}';
     end;
 end;
 $$;
 comment on function embedding.count_vectors is
-  'Counts rows with a vector that is kept, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the `queued` rows count as pending. estimated: the table is large, so only the queue was counted and the rest is from a sample.';
+  'Counts rows with a vector that is kept, rows that need one, and vectors by model. A row whose text cannot be read counts as pending; if no text can be read, the `queued` rows count as pending. estimated is true if the table is large: then only the queue was counted, and the other numbers are from a sample.';
 revoke all on function embedding.count_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.count_vectors to service_role;
 
@@ -2831,7 +2843,7 @@ returns jsonb language plpgsql security invoker set search_path = pg_catalog, pg
 declare
   found jsonb := '{}';
 begin
-  -- Nothing is counted in the usual case.
+  -- Usually there are no such models, and nothing has to be counted.
   if cardinality(c.kept_models) > 1 then
     select v.models into found from embedding.sample_vectors(c) v;
   end if;
@@ -2841,12 +2853,12 @@ begin
 end;
 $$;
 comment on function embedding.foreign_vectors is
-  'The number of vectors of each model, other than the collection''s, that no backfill makes or replaces: about as many, if the table is large.';
+  'The number of vectors of each model that is not the collection''s and whose vectors no backfill makes or replaces. The numbers are estimates if the table is large.';
 revoke all on function embedding.foreign_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.foreign_vectors to service_role;
 
 create function public.embedding_coverage()
--- models: vectors by the model that made them; more than one key while a switch is under way
+-- models: the number of vectors by the model that made them. During a model switch there is more than one key.
 returns table (
   collection text, model text, total bigint, embedded bigint, pending bigint, failed bigint, leased bigint, models jsonb,
   estimated boolean
@@ -2867,7 +2879,7 @@ language sql stable security invoker set search_path = '' as $$
   order by k.name
 $$;
 comment on function public.embedding_coverage is
-  'One row a collection: total = embedded + pending + failed, counted from the table itself; leased rows are among the pending. estimated: the table is large, so its rows were counted on a sample; failed and leased are exact. If the rows of a table cannot be read (list_embedding_collections(true) has the error), the queued rows count as pending.';
+  'One row for each collection: total = embedded + pending + failed, counted in the table itself; leased rows are among the pending ones. estimated is true if the table is large: its rows are then counted on a sample; failed and leased are exact. If the rows of a table cannot be read (list_embedding_collections(true) has the error), the queued rows count as pending.';
 revoke all on function public.embedding_coverage from public, anon, authenticated, service_role;
 grant execute on function public.embedding_coverage to service_role;
 
@@ -2924,7 +2936,7 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
       limit ($2 ->> 'max_rows')::integer
     ) r
   $sql$, jsonb_build_object('max_rows', max_rows), array[
-    -- A large table has its fts once a backfill has prepared it.
+    -- The fts of a large table is complete only after a backfill has prepared it.
     case when embedding.computes_fts(c.source) and not c.preparing
       then format('t.error is null and s.fts is distinct from embedding.fit_lexemes(%L::regconfig, coalesce(t.text, %L))', c.text_config, '')
       else 'false' end,
@@ -2974,7 +2986,7 @@ begin
     from unnest($1, $2) w (row_id, wrong)
     where s.%1$I = w.row_id::%3$s and w.wrong <> 'entry'
   $sql$, c.key_column, c.source, c.key_type,
-    -- The trigger computes it.
+    -- The trigger computes fts again.
     case when embedding.computes_fts(c.source) then ', fts = null' end)
   using row_ids, wrong;
   if 'queue' = any (wrong) then
@@ -3054,7 +3066,7 @@ begin
     'create index if not exists %I on %s using hnsw ((embedding::extensions.halfvec(%s)) extensions.halfvec_cosine_ops) with (m = %s, ef_construction = %s) where embedding_model = %L',
     index_name, c.source, indexed.dimensions, coalesce(create_embedding_index.m, 16), coalesce(create_embedding_index.ef_construction, 128), indexed.name
   );
-  -- Full-text search ranks by these statistics, and they are old when the index is built after a bulk load.
+  -- Full-text search ranks by the table's statistics. If the index is built after a bulk load, they are out of date.
   execute format('analyze %s', c.source);
   return index_name;
 end;
@@ -3088,7 +3100,7 @@ begin
         order by m.name)
   where k.id = c.id;
   select k.* into strict c from embedding.tracked_tables k where k.id = c.id;
-  -- Rows that were queued for the former model, but have a vector of this one, or one that is kept, are done.
+  -- Rows that were queued for the former model, but have a vector of the new model or another one that is kept, are done.
   execute format($sql$
     delete from embedding.queue q using %2$s s
     where q.collection_id = $1 and s.%1$I = q.row_id::%3$s and s.embedding_model = any ($2)
@@ -3122,7 +3134,7 @@ begin
 end;
 $$;
 comment on function embedding.retire_models is
-  'Removes former models without vectors, and their indexes; returns them.';
+  'Ends a model switch: removes former models that have no vectors any more, with their indexes, and returns them.';
 revoke all on function embedding.retire_models from public, anon, authenticated, service_role;
 grant execute on function embedding.retire_models to service_role;
 
@@ -3144,7 +3156,7 @@ begin
 end;
 $$;
 comment on function public.collection_models is
-  'The model of the collection, then those that a switch is replacing. With a model and its dimensions, raises an error where the collection cannot hold vectors of this model; it need not be registered.';
+  'The model of the collection, then the models that a switch is replacing. With a model and its dimensions, raises an error if the collection cannot store vectors of this model, which does not have to be registered.';
 revoke all on function public.collection_models from public, anon, authenticated, service_role;
 grant execute on function public.collection_models to service_role;
 
@@ -3153,7 +3165,7 @@ grant execute on function public.collection_models to service_role;
 -- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create table embedding.runs (
   id uuid primary key default gen_random_uuid(),
-  -- embedding: a backfill; generation: a run that wrote synonyms.
+  -- embedding is a backfill, generation is a run that writes synonyms.
   kind text not null default 'embedding'
     constraint "kind must be embedding or generation" check (kind in ('embedding', 'generation')),
   collection_id integer references embedding.collections (id) on delete cascade,
@@ -3173,17 +3185,17 @@ create table embedding.runs (
     constraint "cost_usd must be a number that is not below 0" check (cost_usd >= 0 and cost_usd < 'NaN'),
   error text,
   started_at timestamptz not null default now(),
-  -- When work began: later than started_at if the run was queued first. The rate is computed from this time.
+  -- The time when work began. It is later than started_at if the run was queued first. The rate is computed from it.
   begun_at timestamptz,
   -- Each report sets this. A run whose status is running and that has not reported for a long time has crashed.
   reported_at timestamptz not null default now(),
   finished_at timestamptz
 );
-comment on table embedding.runs is 'One row a run: what it did, what it cost and how it ended.';
+comment on table embedding.runs is 'One row for each run: what it did, what it cost and how it ended.';
 comment on column embedding.runs.begun_at is 'When work began; null while the run is queued.';
 comment on column embedding.runs.calls is 'Requests made to the provider, retries included.';
 create index runs_by_collection on embedding.runs (collection_id, started_at desc);
--- Runs of all collections by day, latest first.
+-- For lists of the runs of all collections, by day, latest first.
 create index runs_by_start on embedding.runs (started_at desc);
 revoke all on embedding.runs from public, anon, authenticated;
 grant select, insert, update, delete on embedding.runs to service_role;
@@ -3194,7 +3206,8 @@ create function public.record_embedding_run(
 )
 returns uuid language plpgsql security invoker set search_path = '' as $$
 declare
-  -- Counts that are not in the report are 0. A run may be recorded after it has worked for some seconds.
+  -- Counts that are missing in the report are 0. A run may be recorded after it has worked for some seconds, so begun_at is
+  -- computed from the `seconds` of the report.
   entry embedding.runs := jsonb_populate_record(null::embedding.runs, jsonb_build_object(
     'processed', 0, 'embedded', 0, 'failed', 0, 'stale', 0, 'reused', 0, 'truncated', 0, 'calls', 0, 'tokens', 0, 'cost_usd', 0)
     || jsonb_strip_nulls(coalesce(report, '{}'))
@@ -3213,7 +3226,7 @@ begin
       model = coalesce(excluded.model, r.model),
       processed = excluded.processed, embedded = excluded.embedded, failed = excluded.failed, stale = excluded.stale,
       reused = excluded.reused, truncated = excluded.truncated, tokens = excluded.tokens, cost_usd = excluded.cost_usd,
-      -- A task and its backfill both report; the task does not know the number of requests.
+      -- Both the task and its backfill report, but the task does not know the number of requests.
       calls = greatest(r.calls, excluded.calls),
       error = excluded.error, reported_at = now(),
       begun_at = coalesce(r.begun_at, excluded.begun_at), finished_at = excluded.finished_at
@@ -3276,12 +3289,12 @@ language sql stable security invoker set search_path = '' as $$
     r.id, r.kind, c.name, r.model, m.provider, r.state,
     r.processed, r.embedded, r.failed, r.stale, r.reused, r.truncated, r.calls, r.tokens, r.cost_usd, r.error,
     r.started_at, r.work_began, r.reported_at, r.finished_at,
-    -- A crashed run ended at its last report.
+    -- For a crashed run, the end is the time of its last report.
     case when r.state = 'crashed' then r.reported_at else r.finished_at end,
     greatest(extract(epoch from case when r.state = 'crashed' then r.reported_at else coalesce(r.finished_at, clock_timestamp()) end - r.work_began), 0)::float
   from (
     select r.*, coalesce(r.begun_at, r.started_at) as work_began,
-      -- A worker reports every few seconds; a queued task is reported less often.
+      -- A running worker reports every few seconds. A queued task is reported less often.
       case
         when r.status in ('queued', 'running') and not embedding.is_recent(r.reported_at, silent_seconds) then 'crashed'
         else r.status
@@ -3297,7 +3310,7 @@ language sql stable security invoker set search_path = '' as $$
   order by r.started_at desc, r.id
 $$;
 comment on function public.list_embedding_runs is
-  'Runs, latest first: of_collection, of_run, or all. collection is null for a run over all collections; each of these has a run of its own. kind is generation for a run that wrote synonyms. '
+  'Runs, latest first: those of of_collection, the run of_run, or all. collection is null for a run over all collections; each of these has a run of its own, too. kind is generation for a run that wrote synonyms. '
   'status is crashed if a run is queued or running and has not reported for silent_seconds. started_at is when work began, recorded_at when the run was recorded.';
 revoke all on function public.list_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.list_embedding_runs to service_role;
@@ -3307,7 +3320,7 @@ returns table (collection text, run_id uuid, started_at timestamptz, done bigint
 language sql stable security invoker set search_path = '' as $$
   select
     c.name,
-    -- Runs at the same time are listed as one, by the latest id; their rates are added.
+    -- Runs of a collection at the same time are added up to one. It has the id of the latest run.
     (array_agg(r.id order by r.started_at desc))[1],
     min(coalesce(r.begun_at, r.started_at)),
     sum(w.done)::bigint,
@@ -3321,7 +3334,7 @@ language sql stable security invoker set search_path = '' as $$
   group by c.name
 $$;
 comment on function public.running_embedding_runs is
-  'One row for each collection with running backfills (null: a run over all collections): rows done, and the rate up to the latest report (null before the first report).';
+  'One row for each collection with running backfills: the rows that are done, and the rate up to the latest report (null before the first report). collection is null for a run over all collections.';
 revoke all on function public.running_embedding_runs from public, anon, authenticated, service_role;
 grant execute on function public.running_embedding_runs to service_role;
 
@@ -3374,7 +3387,7 @@ returns jsonb language sql security invoker set search_path = '' as $$
     left join embedding.models m on m.name = r.model
     where r.started_at >= ((clock_timestamp() at time zone 'UTC')::date - embedding_costs.days + 1)::timestamp at time zone 'UTC'
       and r.model is not null
-      -- A run over all collections counts what its parts have counted.
+      -- Leave out a run over all collections: the run of each collection has the same counts.
       and (r.collection_id is not null or r.kind <> 'embedding')
     group by 1, 2
   ) d
@@ -3387,9 +3400,9 @@ grant execute on function public.embedding_costs to service_role;
 
 -- 45_map_sample.sql
 
--- pg_stats is a security barrier view. When it was joined by name to a table, PostgreSQL read all of it and checked the
--- privileges of every column, twice for each collection: 40 ms of each request about coverage, even for empty tables.
--- The subqueries below are evaluated first, so that only the statistics of one table are read.
+-- pg_stats is a security barrier view. In a join by the name of a table, PostgreSQL would read all of it and check the
+-- privileges of every column. This took 40 ms of each request for coverage, even with empty tables. The subqueries below are
+-- evaluated first, so that only the statistics of one table are read.
 create function embedding.text_columns(c embedding.tracked_tables)
 returns table (attname name, attnum smallint, is_text boolean, reltuples real, null_frac real, n_distinct real)
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -3398,7 +3411,7 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   join pg_catalog.pg_type t on t.oid = a.atttypid
   join pg_catalog.pg_class r on r.oid = a.attrelid
   left join pg_catalog.pg_stats st
-    -- Subqueries, not columns of r: see above.
+    -- These are subqueries and not columns of r, for the reason given above.
     on st.schemaname = (
       select n.nspname from pg_class s join pg_namespace n on n.oid = s.relnamespace where s.oid = c.source)
     and st.tablename = (select s.relname from pg_catalog.pg_class s where s.oid = c.source)
@@ -3417,7 +3430,7 @@ declare
   uncounted text;
   counted jsonb := '{}';
 begin
-  -- Before the first ANALYZE there are no statistics: count values in 1,000 rows.
+  -- Before the first ANALYZE there are no statistics. So count the values in 1,000 rows.
   select string_agg(format('jsonb_build_array(count(s.%1$I), count(distinct s.%1$I)) as %1$I', d.attname), ', ') into uncounted
   from embedding.text_columns(c) d
   where d.n_distinct is null;
@@ -3441,7 +3454,7 @@ begin
   from (
     select
       t.attname, t.attnum, t.is_text,
-      -- More than sixty colours cannot be distinguished. A column in which most values are distinct is no category.
+      -- People cannot distinguish more than sixty colours. A column in which most values are distinct is not a category.
       t.attname not in ('title', 'name') and coalesce(
         case when t.n_distinct < 0 then -t.n_distinct * greatest(t.reltuples, 0) else t.n_distinct end,
         (counted -> t.attname::text ->> 1)::float
@@ -3478,7 +3491,7 @@ begin
               coalesce(nullif(array_to_string((embedding.collection_columns(c)).category_columns, ', '), ''), 'none'));
   end if;
   if sampled_model is null then
-    -- The model that made most of the vectors in the sample.
+    -- Find the model that made most of the vectors in the sample.
     execute format($sql$
       select h.embedding_model
       from (select s.embedding_model from %s s where s.embedding is not null order by s.embedding_hash limit $1) h
@@ -3487,8 +3500,8 @@ begin
       limit 1
     $sql$, c.source) into sampled_model using sample_size, c.model;
   end if;
-  -- A hash that changes when a row of the sample changes. xmin changes with every update of a row: of its text, its
-  -- vector or its category.
+  -- The version is a hash that changes if a row of the sample changes. xmin changes with every update of a row: of its text,
+  -- its vector or its category.
   execute format($sql$
     select md5(coalesce(string_agg(h.key || ':' || h.version, ',' order by h.key), ''))
     from (
@@ -3502,11 +3515,11 @@ begin
   if version = known_version then
     return jsonb_build_object('model', sampled_model, 'version', version);
   end if;
-  -- The sample is the rows whose text has the smallest SHA-256. It is as good as a random sample, it is the same for the same
-  -- rows, and it is the head of an existing index (embedding_hash), so that a million rows are neither scanned nor sorted. A
-  -- TABLESAMPLE would depend on where rows are stored.
+  -- The sample is the rows whose text has the smallest SHA-256. It is as good as a random sample, and it is the same for the
+  -- same rows. An existing index (embedding_hash) starts with these rows, so that a million rows are neither scanned nor
+  -- sorted. A TABLESAMPLE would depend on where rows are stored.
   -- Unit length and half precision are enough for a map, and need a quarter of the space of printed numbers.
-  -- One value, because Supabase returns at most 1,000 rows of a call.
+  -- Return one value, because Supabase returns at most 1,000 rows of a call.
   label_column := (embedding.collection_columns(c)).label_column;
   select r.sampled into sampled
   from embedding.read_table(c, $sql$
@@ -3527,7 +3540,7 @@ begin
       'ids', coalesce(jsonb_agg(h.id order by h.place), '[]'),
       'labels', coalesce(jsonb_agg(h.label order by h.place), '[]'),
       'categories', coalesce(jsonb_agg(h.category order by h.place), '[]'),
-      -- halfvec_send without the four bytes of the width: two bytes a number, big-endian.
+      -- The first four bytes of halfvec_send are the width. After them, each number has two bytes, big-endian.
       'vectors', coalesce(encode(string_agg(substring(extensions.halfvec_send(h.vector) from 5), ''::bytea order by h.place), 'base64'), '')
     )
     from head h
@@ -3541,8 +3554,8 @@ begin
 end;
 $$;
 comment on function public.sample_embeddings is
-  'Up to 2,000 rows with a vector of one model (null: the one that made most of the vectors), the same ones for the same rows: {model, version, total, ids, labels, categories, vectors}. vectors is base64 of big-endian half floats, unit length, row after row. '
-  'If version equals known_version, only {model, version}, at a fraction of the cost.';
+  'A sample of up to 2,000 rows with a vector of one model (if model is null, of the model that made most of the vectors): {model, version, total, ids, labels, categories, vectors}. An unchanged table has the same sample each time. vectors is base64 of big-endian half floats of unit length, row after row. '
+  'If version equals known_version, the result is only {model, version}, which takes much less time.';
 revoke all on function public.sample_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.sample_embeddings to service_role;
 
@@ -3569,7 +3582,7 @@ begin
       case when key_column is null then 'its tracking' else 'the vault secret ' || secret_name end;
     return null;
   end if;
-  -- Only the key: to_jsonb of the row would call casts, which the owners of the columns' types can create.
+  -- Convert only the key to JSON: to_jsonb of the row would call casts, which the owners of the columns' types can create.
   execute format('select to_jsonb(($1).%I)', key_column) into key_value using new;
   -- pg_net sends the request in the background, after the commit.
   execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 30000)'
@@ -3582,7 +3595,7 @@ begin
 end;
 $$;
 comment on function embedding.post_webhook is
-  'Sends the key of a row without a vector to the functions. Arguments: the collection''s id, the address, and the name of the secret in the vault.';
+  'Sends the key of a row without a vector to the HTTP functions. The arguments are the collection''s id, the address, and the name of the secret in the vault.';
 revoke all on function embedding.post_webhook from public, anon, authenticated, service_role;
 
 create function public.create_embedding_webhook(collection text, url text, secret_name text default 'tonnetz_webhook_secret')
@@ -3601,7 +3614,7 @@ begin
   if url !~ '^https?://[^[:space:]]+$' then
     raise exception 'url must start with http:// or https://' using errcode = '22023';
   end if;
-  -- The secret is sent to an address that the caller chooses, so it must not be any secret of the vault.
+  -- The caller chooses the address to which the secret is sent, so other secrets of the vault must not be used.
   if secret_name !~ '^tonnetz_' and not has_table_privilege(caller, 'vault.decrypted_secrets', 'select') then
     raise exception 'secret_name must begin with tonnetz_' using errcode = '22023', hint = 'Other secrets need select on vault.decrypted_secrets.';
   end if;
@@ -3612,8 +3625,8 @@ begin
 end;
 $$;
 comment on function public.create_embedding_webhook is
-  'Sends the key of each row without a vector to the functions (POST /api/webhooks/embeddings). The secret is read from the vault when '
-  'a row is written: select vault.create_secret(''...'', ''tonnetz_webhook_secret''). To stop it, drop the trigger embedding_webhook.';
+  'Sends the key of each row without a vector to the HTTP functions (POST /api/webhooks/embeddings). The secret is read from the vault when '
+  'a row is written; store it with select vault.create_secret(''...'', ''tonnetz_webhook_secret''). To stop it, drop the trigger embedding_webhook.';
 revoke all on function public.create_embedding_webhook from public, anon, authenticated, service_role;
 grant execute on function public.create_embedding_webhook to service_role;
 
@@ -3627,7 +3640,7 @@ grant execute on function public.ping_embeddings to service_role;
 
 -- 47_installation_check.sql
 
--- Checks an installation from inside the database, for scripts/doctor.py, with a scratch table. Everything happens in a
+-- Checks an installation inside the database, for scripts/doctor.py, with a scratch table. All of it happens in a
 -- subtransaction that is always rolled back, so nothing stays after a failure, an interrupt or a lost connection.
 create function public.describe_installation()
 returns jsonb language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
@@ -3642,7 +3655,7 @@ begin
     'server_version', current_setting('server_version_num')::int,
     'vector', (select x.extversion from pg_extension x where x.extname = 'vector'),
     'migrations', applied,
-    -- session_user: inside this function current_user is its owner.
+    -- Use session_user, because inside this function current_user is its owner.
     'roles', (
       select jsonb_object_agg(n.name, case when r.oid is not null then
         jsonb_build_object('granted', pg_has_role(session_user, r.oid, 'member'), 'sees_tracked_rows',
@@ -3652,8 +3665,8 @@ begin
 end;
 $$;
 comment on function public.describe_installation is
-  'Versions of PostgreSQL and pgvector, the names of the applied migrations, and the API roles: granted to the session''s user, and '
-  'able to see all rows of the tracked tables. For scripts/doctor.py.';
+  'The versions of PostgreSQL and pgvector, the names of the applied migrations, and for each API role, whether it is granted to the session''s user and '
+  'whether it sees all rows of the tracked tables. For scripts/doctor.py.';
 revoke all on function public.describe_installation from public, anon, authenticated, service_role;
 grant execute on function public.describe_installation to service_role;
 
@@ -3670,7 +3683,7 @@ begin
   create function embedding.document_text(document embedding.installation_check) returns text
   language sql stable set search_path = pg_catalog, pg_temp as $f$ select document.body $f$;
   grant execute on function embedding.document_text(embedding.installation_check) to service_role;
-  -- All arguments with their types, so that no function of the same name in public fits as well.
+  -- Give all arguments with their types, so that the call cannot match another function with the same name in public.
   perform public.track_embeddings('embedding.installation_check'::regclass, null::text, 'english'::regconfig, null::text, null::boolean);
 end;
 $$;
@@ -3744,23 +3757,23 @@ begin
 end;
 $$;
 comment on function public.check_installation is
-  'Writes, embeds, finds as anon and deletes a row of a scratch table, and rolls everything back. Returns each step with its error; '
-  'the steps after an error are left out.';
+  'Writes a row to a scratch table, embeds it, finds it as anon and deletes it; then rolls everything back. Returns each step with its error; '
+  'the steps after an error are not returned.';
 revoke all on function public.check_installation from public, anon, authenticated, service_role;
 grant execute on function public.check_installation to service_role;
 
 -- 48_estimate.sql
 
--- Estimates how many distinct texts all rows have, from a sample of whole blocks. `blocks` says in how many blocks of the
--- sample each text was found. Equal texts of one block count once: rows that were written together are often equal, and would
--- make every text look frequent. scale is the number of rows for each sampled row.
+-- Estimates how many distinct texts all rows have, from a sample of whole blocks. `blocks` has, for each text of the sample,
+-- the number of blocks in which it was found. Equal texts in one block count once: rows that were written together often have
+-- equal texts, which would make every text look frequent. `scale` is the number of rows of the table for each sampled row.
 --
--- A text of three blocks or more is frequent, so that nearly all such texts are in the sample. The others are of two kinds.
--- Some are repeated, as often as the numbers of texts of one, two and three blocks suggest: if those were only the tail of
--- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them.
--- The remaining texts of one block are unique, and there are `scale` times as many. An estimator for only one of these kinds is
--- wrong: with half of the rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the
--- texts.
+-- A text in three blocks or more is frequent, so nearly all such texts are in the sample. The other texts are of two kinds.
+-- Some are repeated in the table. If there were only these, the numbers of texts in one, two and three blocks would form a
+-- series (a Poisson distribution). So the numbers for two and three blocks tell how many of the texts in one block are
+-- repeated. Haas and Stokes' estimator, which ANALYZE also uses, counts the repeated texts. The remaining texts in one block
+-- are unique, and the table has `scale` times as many. An estimator for only one kind is wrong: if half of the rows have a
+-- unique text and the other half one of 1,000 texts, the estimator of ANALYZE finds a quarter of the texts.
 create function embedding.distinct_texts(blocks bigint[], scale float8)
 returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select f.three_or_more + (f.one - r.one) * scale
@@ -3772,7 +3785,7 @@ returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $
       count(*) filter (where b = 3)::float8 as three, count(*) filter (where b >= 3)::float8 as three_or_more
     from unnest(blocks) b
   ) f
-  -- One standard deviation less, so that a few texts of three blocks do not decide.
+  -- Subtract one standard deviation, so that a few texts in three blocks do not determine the result.
   cross join lateral (select least(f.one, 2 * f.two ^ 2 / (3 * nullif(f.three - sqrt(f.three), 0))) as one) r
 $$;
 comment on function embedding.distinct_texts is 'Estimates the number of distinct texts from the number of blocks in which each text of a sample was found.';
@@ -3833,24 +3846,24 @@ begin
     from counted d
   $sql$,
     jsonb_build_object('model', model, 'sample_size', sample_size, 'rows', rows, 'places',
-      -- Read the texts of the queued rows or of the others, whichever are more.
+      -- Read the texts of the queued rows or those of the other rows, whichever kind has more rows.
       case when unqueued.rows > queued then unqueued.places
         else embedding.sample_queue(c, queued, texts_wanted) end),
     array[c.key_type, case when looks_up then $sql$exists (
       select from $sql$ || c.source::text || $sql$ s
       where s.embedding_hash = embedding.text_hash(r.document) || r.suffix and s.embedding_model = $2 ->> 'model' and s.embedding is not null
-      -- One look-up for each text. Without this line the planner may read the whole table once.
+      -- Look up each text separately. Without this line the planner may read the whole table.
       offset 0
     )$sql$ else 'false' end, embedding.hash_suffix(c)]) r (texts bigint, characters bigint, sample text[]);
 exception
   when others then
-    -- Raises the error that names the fix if no row can be read.
+    -- If no row can be read, this raises an error that names the fix.
     perform embedding.concerns_rows(c, sqlstate, sqlerrm);
     raise;
 end;
 $$;
 comment on function embedding.estimate_from_sample is
-  'As estimate_embeddings, for a large table or a long queue; queued is the number of queued rows that are not failed. Rows are the queued ones and those that a sample finds outside of the queue; texts are read from 20,000 of them.';
+  'Like estimate_embeddings, for a large table or a long queue. queued is the number of queued rows that are not failed. The rows are the queued ones, and others that are estimated from a sample; texts are read from 20,000 rows.';
 revoke all on function embedding.estimate_from_sample from public, anon, authenticated, service_role;
 grant execute on function embedding.estimate_from_sample to service_role;
 
@@ -3901,15 +3914,16 @@ begin
 end;
 $$;
 comment on function public.estimate_embeddings is
-  'What a backfill with this model would have to embed: rows without a vector of it or of a model that no backfill makes (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on. estimated: the table or the queue is long, so that the numbers are from a sample.';
+  'What a backfill with this model would have to embed: the rows that have no vector of this model or of a model that no backfill makes (without failed rows), their distinct texts that need a provider, the characters of these texts, and a sample of them on which tokens can be counted. estimated is true if the table or the queue is so long that the numbers are from a sample.';
 revoke all on function public.estimate_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.estimate_embeddings to service_role;
 
 -- 50_bm25.sql
 
--- BM25 for full-text search, in plain SQL: the frequencies of a table's lexemes from the planner's statistics, the weights of
--- the lexemes of a query, and the expression that scores a row. All functions are plpgsql, which keeps its plans for the
--- session; before PostgreSQL 18 an SQL function with a SET clause is planned again for every search.
+-- BM25 for full-text search, in plain SQL. These functions read the frequencies of a table's lexemes from the planner's
+-- statistics, compute the weights of the lexemes of a query, and return the expression that scores a row. All of them are
+-- plpgsql, which keeps its plans for the session; before PostgreSQL 18 an SQL function with a SET clause is planned again
+-- for every search.
 
 -- Statistics of the whole table are read only for a role that sees every row, because they contain words of all rows.
 create function embedding.sees_every_row(source regclass, caller name)
@@ -3934,8 +3948,8 @@ begin
 end;
 $$;
 comment on function embedding.sees_every_row is
-  'Whether the role may read every row of the table: row level security does not apply to it, or a policy `using (true)` '
-  'admits it and no restrictive policy exists. False in any case that is not certain.';
+  'Whether the role may read every row of the table: row level security does not apply to the role, or there is a policy `using (true)` '
+  'for it and no restrictive policy. False if this is not certain.';
 revoke all on function embedding.sees_every_row from public, anon, authenticated, service_role;
 grant execute on function embedding.sees_every_row to anon, authenticated, service_role;
 
@@ -3945,9 +3959,9 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp a
 declare
   -- The role of the caller. Inside a SECURITY DEFINER function current_user is the owner; the setting `role` is unchanged.
   caller name := case current_setting('role') when 'none' then session_user else current_setting('role') end;
-  -- The statistics hold hundreds of lexemes, by default up to 1,000. Their array (anyarray) is converted to text[] through
-  -- a separated list, which takes a third of the time of a cast through an array literal. No lexeme contains the separator:
-  -- the text search parser treats it as white space.
+  -- The statistics have hundreds of lexemes, by default up to 1,000. Their array (anyarray) is converted to a text with a
+  -- separator, and then to text[]. This takes a third of the time of a cast through an array literal. No lexeme contains the
+  -- separator, because the text search parser treats it as white space.
   separator constant text := chr(1);
   widest_vector constant int := 16000;   -- the most dimensions that pgvector allows
   common text[];
@@ -3966,14 +3980,14 @@ begin
   if common is null then
     return;
   end if;
-  -- The array has more entries than lexemes: the lowest and the highest share follow.
+  -- The array has more entries than there are lexemes. The lowest and the highest share follow at its end.
   shares := shares[1:cardinality(common)];
   if cardinality(common) <= widest_vector then
     share_vector := shares::extensions.vector;
   end if;
   return query
   select
-    -- Rows per page at the last ANALYZE, times the pages of today: stays right while the table grows.
+    -- Multiply the rows per page at the last ANALYZE by the present number of pages. So it stays right while the table grows.
     t.reltuples::float8 / greatest(t.relpages, 1) * (pg_relation_size(t.oid) / current_setting('block_size')::int),
     -- The sum of the shares is the mean number of distinct lexemes of a row. pgvector adds them up in one call: l1_distance
     -- sums the differences between two vectors, here between the shares and zeros. For 600 shares this takes 0.02 ms,
@@ -3994,9 +4008,9 @@ begin
 end;
 $$;
 comment on function embedding.lexeme_statistics is
-  'From the planner''s statistics: the number of rows, the mean number of distinct lexemes of a row, and for each '
-  'lexeme the share of rows that contain it (NULL: not among the most common). Security definer, because pg_stats '
-  'hides its rows under row level security. Returns no row unless the caller may read every row of the table.';
+  'Reads from the planner''s statistics: the number of rows, the mean number of distinct lexemes of a row, and for each '
+  'lexeme the share of rows that contain it (NULL if it is not among the most common). It is security definer, because pg_stats '
+  'shows no statistics of a table with row level security. Returns no row unless the caller may read every row of the table.';
 revoke all on function embedding.lexeme_statistics from public, anon, authenticated, service_role;
 grant execute on function embedding.lexeme_statistics to anon, authenticated, service_role;
 
@@ -4004,16 +4018,16 @@ create function embedding.query_terms(source regclass, query_text text, text_con
 returns table (terms text[], weights float8[], counts float8[], average_length float8, total_terms int, total_weight float8)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  longest_text constant int := 24000;    -- characters of a query that are read: at least 3,000 words, far below the limits of a tsvector
+  longest_text constant int := 24000;    -- characters of a query that are read: at least 3,000 words, far less than a tsvector allows
   most_lexemes constant int := 256;      -- lexemes of a query that are looked up
-  most_terms constant int := 64;         -- lexemes that are scored, the rarest ones
+  most_terms constant int := 64;         -- lexemes that are scored: the rarest ones
   sample_rows constant int := 1000;      -- rows that are sampled if the statistics cannot be used
   counted_rows constant int := 2000;     -- rows that are read to count the rare lexemes
   lexemes text[];
   quoted text[];
   total float8;
   mean_length float8;
-  shares float8[];                       -- share of rows that contain each lexeme; NULL: a rare lexeme, which has to be counted
+  shares float8[];                       -- for each lexeme, the share of rows that contain it; NULL for a rare lexeme, which has to be counted
   most_share float8 := 1;                -- upper bound for the share of a counted lexeme
   hits int[];
 begin
@@ -4029,7 +4043,7 @@ begin
     from (select u.lexeme, u.share from unnest(lexemes, shares) u (lexeme, share)
           order by u.share nulls first, length(u.lexeme) desc, u.lexeme limit most_lexemes) l;
   end if;
-  -- A tsvector of one lexeme prints with the quotes that the tsquery parser expects: nothing in it can act as an operator.
+  -- A printed tsvector of one lexeme has the quotes that the tsquery parser expects, so nothing in it is read as an operator.
   quoted := array(select array_to_tsvector(array[l.lexeme])::text from unnest(lexemes) with ordinality l (lexeme, place) order by l.place);
 
   if shares is null then
@@ -4044,7 +4058,7 @@ begin
     else
       shares := array(select case when h.h >= 10 then h.h / total end from unnest(hits) with ordinality h (h, place) order by h.place);
       most_share := 10 / total;
-      -- The caller may see any number of rows. Counting stops where more rows would hardly change the weights.
+      -- The caller may see any number of rows. Stop counting at a number above which the weights hardly change.
       execute format('select count(*) from (select from %s limit %s) s', source, 20 * sample_rows) into total;
     end if;
   end if;
@@ -4080,16 +4094,16 @@ end;
 $$;
 comment on function embedding.query_terms is
   'The lexemes of a query that occur in the table, rarest first: each quoted as a tsquery, with its BM25 weight (idf) '
-  'and the number of its rows. Then the mean length of a row, and the number and summed weight of all lexemes.';
+  'and the number of its rows. Also the mean length of a row, and the number and the sum of the weights of all lexemes.';
 revoke all on function embedding.query_terms from public, anon, authenticated, service_role;
 grant execute on function embedding.query_terms to anon, authenticated, service_role;
 
 create function embedding.bm25_expression(terms text[], weights float8[])
 returns text language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  -- tf is how often the row contains the lexeme. BM25's tf * (k1 + 1) / (tf + k) equals 2.2 * (1 - k / (k + tf)).
-  -- ts_rank of one lexeme is (1 + 1/4 + ... + 1/tf^2) / 1.645, from which the expression computes tf exactly. This takes a third
-  -- of the time of unnest(fts), because ts_rank does not unpack the row's other lexemes.
+  -- tf is the number of times that the row contains the lexeme. BM25's tf * (k1 + 1) / (tf + k) equals 2.2 * (1 - k / (k + tf)).
+  -- ts_rank of one lexeme is (1 + 1/4 + ... + 1/tf^2) / 1.645, and the expression computes tf from it exactly. This takes a
+  -- third of the time of unnest(fts), because ts_rank does not read the row's other lexemes.
   return (
     select string_agg(
       format('%s * (1 - d.k / (d.k + round(1 / (1.64493406685 * (1 - ts_rank(''{1,1,1,1}'', d.fts, %L::tsquery))) - 0.5)))',
@@ -4147,15 +4161,15 @@ begin
         when 'like' then format(' and s.%I like %L', field.name, test.wanted)
         else format(' and s.%I @> %L', field.name, array[test.wanted])
       end;
-      -- Planning the condition shows, without reading a row, whether the column's type has the operator and accepts the value.
+      -- Run the condition without reading a row. This shows whether the column's type has the operator and accepts the value.
       begin
-        -- PostgreSQL would raise this error only when it compares a row.
+        -- PostgreSQL would raise an error for this only when it compares a row.
         if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
           raise feature_not_supported;
         end if;
         execute format('select from %s s where false%s', source, one);
       exception
-        -- The caller may not read the column: the error stays as it is.
+        -- The caller may not read the column. Raise this error unchanged.
         when insufficient_privilege then
           raise;
         when syntax_error_or_access_rule_violation or feature_not_supported then
@@ -4169,20 +4183,20 @@ begin
 end;
 $$;
 comment on function embedding.filter_condition is
-  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold: equals, prefix, like, '
-  'contains (for arrays). A value NULL filters nothing. Values are quoted.';
+  'The SQL condition for a filter {column: value} or {column: {operator: value}}. All entries must be true. The operators are equals, prefix, like and '
+  'contains (for arrays). An entry with the value NULL is ignored. Values are quoted.';
 revoke all on function embedding.filter_condition from public, anon, authenticated, service_role;
 grant execute on function embedding.filter_condition to anon, authenticated, service_role;
 
 -- 52_search.sql
 
--- The search core. search_hits serves every tracked table and runs as the caller. It builds one statement from two lists of
--- candidates, full-text (BM25) and semantic (cosine), and from the fusion that scores every candidate by both.
+-- The search functions that all collections share. search_hits searches any tracked table and runs as the caller. It builds
+-- one statement from two lists of candidates, full-text (BM25) and semantic (cosine), and then scores each candidate by both.
 
 create function embedding.check_weight(argument text, weight double precision)
 returns double precision language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
-  -- NaN and the infinities are refused: a score that is NaN cannot be ordered, and infinity times 0 is NaN.
+  -- NaN and infinite weights are refused: a score of NaN cannot be ordered, and infinity times 0 is NaN.
   if abs(weight) < 'infinity' then
     return weight;
   end if;
@@ -4231,15 +4245,15 @@ begin
     elsif extensions.vector_norm(vector) = 0 then
       raise exception '% is a zero vector, which has no direction', given.argument using errcode = '22023';
     end if;
-    -- The length does not change a cosine, but a very long vector overflows half precision, and the square of a very short
-    -- one is 0 in single precision.
+    -- The length of a vector does not change its cosine. But the numbers of a very long vector are too large for half
+    -- precision, and the square of a very short one is 0 in single precision.
     vector := extensions.l2_normalize(vector);
     return next;
   end loop;
 end;
 $$;
 comment on function embedding.query_vectors is
-  'The normalised vector of the query for each model. Raises an error where a model is not registered or a vector does not '
+  'The normalised vector of the query for each model. Raises an error if a model is not registered or a vector does not '
   'have the dimensions of its model.';
 revoke all on function embedding.query_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.query_vectors to anon, authenticated, service_role;
@@ -4261,7 +4275,7 @@ begin
 end;
 $$;
 comment on function embedding.held_model is
-  'The model of the vectors that a table holds, for a collection without a model. Raises an error if there are several.';
+  'The model of the vectors in a table, for a collection without a model. Raises an error if there are several.';
 revoke all on function embedding.held_model from public, anon, authenticated, service_role;
 grant execute on function embedding.held_model to anon, authenticated, service_role;
 
@@ -4292,9 +4306,9 @@ begin
   total_weight := query.total_weight;
   total_terms := query.total_terms;
 
-  -- Rows that contain one of the rarest terms, then rows that contain two of the other terms, until the budget is spent. Rows
-  -- that contain a single common term are added only where these are fewer than depth. Each tsquery is a literal, so that the
-  -- planner estimates it by its own frequency.
+  -- Take rows that contain one of the rarest terms, then rows that contain two of the other terms, until the budget is used
+  -- up. Rows with a single common term are added only if there are fewer than depth rows. Each tsquery is a literal, so that
+  -- the planner uses the frequency of its lexemes.
   select count(*), max(c.so_far) into rare, rare_rows
   from (select sum(c.n) over (order by c.place) as so_far from unnest(query.counts) with ordinality c (n, place)) c
   where c.so_far <= row_budget;
@@ -4307,8 +4321,8 @@ begin
   from (
     select a.place, format('(select s.%I as key, s.fts from %s s where s.fts @@ %L::tsquery%s%s%s limit %s)', collection.key_column, source,
       a.query,
-      -- Leaves out the rows of the earlier parts. A CASE, because for a plain condition the planner would read the statistics
-      -- of thousands of lexemes once more.
+      -- This leaves out the rows of the earlier parts. It is a CASE, because for a plain condition the planner would read the
+      -- statistics of thousands of lexemes again.
       ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.guard, row_budget) as rows_sql
     from (values
       (1, rare_query, '', ''),
@@ -4318,7 +4332,7 @@ begin
         concat_ws(' | ', rare_query, query.terms[rare + 1]), few_only)
     ) a (place, query, seen, guard)
     where a.query is not null
-      -- Leave out a part with a guard if the rarest terms alone are known to give enough rows, because planning it takes time.
+      -- Skip a part with a guard if the rarest terms alone have enough rows, because to plan the part takes time.
       and (a.guard = '' or condition <> '' or rare_rows is null or rare_rows < depth)
   ) part;
 
@@ -4337,9 +4351,9 @@ begin
 end;
 $$;
 comment on function embedding.full_text_candidates is
-  'SQL for the full-text candidates of a search: candidates_sql lists key and bm25 of the best depth rows, null where no term '
-  'occurs in the table. For any row d: bm25_sql is its BM25 score, matched_weight_sql the summed weight of the terms that it '
-  'contains, k_sql the k of bm25_expression. total_weight and total_terms are those of the query.';
+  'SQL for the full-text candidates of a search. candidates_sql lists key and bm25 of the best rows, at most depth; it is null if no term '
+  'occurs in the table. For any row d, bm25_sql is its BM25 score, matched_weight_sql the sum of the weights of the terms that it '
+  'contains, and k_sql the k of bm25_expression. total_weight and total_terms are those of the query.';
 revoke all on function embedding.full_text_candidates from public, anon, authenticated, service_role;
 grant execute on function embedding.full_text_candidates to anon, authenticated, service_role;
 
@@ -4349,7 +4363,7 @@ create function embedding.semantic_candidates(
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A table that was tracked before may hold vectors of earlier texts, until a backfill has compared them.
+  -- A table that was tracked before may contain vectors of earlier texts, until a backfill has compared them.
   checked constant text := case when collection.vectors_unchecked then
     format(' and s.%I <= %L::%s', collection.key_column, collection.prepared_to, collection.key_type) else '' end;
 begin
@@ -4373,8 +4387,8 @@ begin
 end;
 $$;
 comment on function embedding.semantic_candidates is
-  'SQL for the semantic candidates of a search: candidates_sql lists the keys of the depth nearest rows of each model, null '
-  'where there is no vector to search for; cosine_sql is the cosine of any row s. In both, $1 stands for vectors.';
+  'SQL for the semantic candidates of a search. candidates_sql lists the keys of the nearest rows of each model, at most depth; it is null '
+  'if there is no vector of the query. cosine_sql is the cosine of any row s. In both, $1 is the argument vectors.';
 revoke all on function embedding.semantic_candidates from public, anon, authenticated, service_role;
 grant execute on function embedding.semantic_candidates to anon, authenticated, service_role;
 
@@ -4387,15 +4401,15 @@ begin
     $sql$
     with full_text as materialized (%1$s),
     semantic as materialized (%2$s),
-    -- Materialized, so that the join below compares plain columns. Under row level security a join on an expression that could
-    -- leak values cannot use the primary key: the planner would read every visible row.
+    -- This is materialized, so that the join below compares plain columns. Under row level security, a join on an expression
+    -- that could leak values cannot use the primary key, and the planner would read every visible row.
     found as materialized (
       select coalesce(t.key, v.key) as key, t.bm25, v.key is not null as is_semantic
       from full_text t
       full join semantic v on v.key = t.key
     ),
     candidate as (
-      -- Every row of either list, with both of its scores.
+      -- Each row that is in one of the lists, with both of its scores.
       select d.key, d.model, coalesce(d.bm25, %3$s) as bm25, %4$s as matched_weight, d.cosine, d.is_semantic
       from (
         select s.%5$I as key, s.embedding_model as model, s.fts || '' as fts, %6$s as k, f.bm25, %7$s as cosine, f.is_semantic
@@ -4405,8 +4419,8 @@ begin
       ) d
     ),
     best as (
-      -- Cosines of two models cannot be compared. Each model's are scaled by its own best row; the fewer rows a model has
-      -- here, the more the best row of all models counts instead.
+      -- Cosines of different models cannot be compared. So the cosines of a model are divided by that of its own best row. If
+      -- a model has few rows here, the best row of all models is used in part.
       select b.model, (b.rows * b.cosine + ($2 - b.rows) * max(b.cosine) over ()) / $2 as cosine
       from (select c.model, least(count(*), $2) as rows, max(c.cosine) as cosine from candidate c where c.is_semantic group by c.model) b
     ),
@@ -4418,8 +4432,9 @@ begin
       left join best b on b.model = c.model
     ),
     estimated as (
-      -- A row without a vector of these models gets an estimate, between the lowest and the highest share of the semantic
-      -- candidates, that rises with its full-text score. Without it a new row could not be found until it is embedded.
+      -- A row without a vector of these models gets an estimated semantic share. It is between the lowest and the highest
+      -- share of the semantic candidates, and rises with the full-text score. Otherwise a new row would not be found until it
+      -- is embedded.
       select s.*, coalesce(s.semantic_share, m.lowest + (1 - m.lowest) * s.full_text_share * s.full_text_trust) as semantic_estimate
       from scaled s
       cross join (select min(x.semantic_share) as lowest from scaled x where x.is_semantic) m
@@ -4449,8 +4464,8 @@ begin
 end;
 $$;
 comment on function embedding.fusion_statement is
-  'The statement of a search, from the results of full_text_candidates and semantic_candidates. full_text_trust lowers the '
-  'full-text score of a row that contains few or only common terms of the query, where there are semantic scores as well. '
+  'The statement of a search, from the results of full_text_candidates and semantic_candidates. If there are semantic scores, full_text_trust lowers the '
+  'full-text score of a row that contains few terms of the query, or only common ones. '
   'Parameters: $1 vectors, $2 depth, $3 total_weight, $4 total_terms, $5 full_text_weight, $6 semantic_weight.';
 revoke all on function embedding.fusion_statement from public, anon, authenticated, service_role;
 grant execute on function embedding.fusion_statement to anon, authenticated, service_role;
@@ -4488,7 +4503,7 @@ begin
     raise exception 'fusion must be weighted or rrf, not "%"', left(method, 100) using errcode = '22023';
   end if;
   condition := embedding.filter_condition(source, filter);
-  -- A list whose weight is 0 stays empty.
+  -- If the weight of a list is 0, the list stays empty.
   full_text := embedding.full_text_candidates(
     source, collection, case when full_text_factor <> 0 then query_text end, condition, depth);
   semantic := embedding.semantic_candidates(
@@ -4498,9 +4513,9 @@ begin
     return;
   end if;
   if semantic.candidates_sql is not null then
-    -- An index scan continues until enough rows pass the filter. A SET clause of the function would do this too, but only a
-    -- superuser could then create the function, or restore it from a dump, in a session that has not loaded pgvector. So the
-    -- settings are changed here and set back below; an error sets them back by itself.
+    -- These settings make an index scan continue until enough rows pass the filter. They are not a SET clause of the function,
+    -- because only a superuser could then create the function, or restore it from a dump, in a session that has not loaded
+    -- pgvector. So they are changed here and set back below. After an error PostgreSQL sets them back.
     previous := array[current_setting('hnsw.iterative_scan'), current_setting('hnsw.ef_search'), current_setting('hnsw.max_scan_tuples')];
     perform set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '200', true),
       set_config('hnsw.max_scan_tuples', '40000', true);

@@ -3,8 +3,8 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 60_music_knowledge.sql
 
--- Articles and notes on music: the simplest collection, and the pattern for any other table. The table is ordinary;
--- 61_music_knowledge_document_text.sql says what is embedded and tracks it.
+-- Articles and notes on music. This is the simplest collection, and an example for any other table. It is an ordinary table;
+-- 61_music_knowledge_document_text.sql defines which text is embedded, and tracks the table.
 create table public.music_knowledge (
   id uuid primary key default gen_random_uuid(),
   topic text not null,
@@ -16,7 +16,7 @@ create table public.music_knowledge (
   updated_at timestamptz not null default now()
 );
 comment on table public.music_knowledge is 'Knowledge about music, found by full-text and by semantic search.';
-comment on column public.music_knowledge.confidence is 'How sure the source is, 0 to 1.';
+comment on column public.music_knowledge.confidence is 'How reliable the source is, from 0 to 1.';
 create index music_knowledge_category_idx on public.music_knowledge (category);
 
 create trigger touch_updated_at after update on public.music_knowledge
@@ -36,7 +36,7 @@ create function embedding.document_text(document public.music_knowledge)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
 $$;
-comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';
+comment on function embedding.document_text(public.music_knowledge) is 'The text that is embedded: topic, category and content, each on its own line.';
 revoke all on function embedding.document_text(public.music_knowledge) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.music_knowledge) to service_role;
 
@@ -48,8 +48,8 @@ comment on column public.music_knowledge.fts is 'The lexemes of the text that is
 
 select public.track_embeddings('public.music_knowledge');
 
--- On insert only, which includes upserts: with a BEFORE UPDATE trigger PostgreSQL would compute fts again for every vector
--- that is saved. An update with too many lexemes is refused by PostgreSQL itself (54000).
+-- The trigger is for inserts (also of an upsert) and not for updates: with a BEFORE UPDATE trigger PostgreSQL would compute
+-- fts again for every vector that is saved. An update with too many lexemes is refused by PostgreSQL itself (54000).
 create trigger check_lexeme_count before insert on public.music_knowledge for each row
 when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
 execute function embedding.check_lexeme_count('topic', 'category', 'content');
@@ -66,8 +66,8 @@ returns table (
   semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = '' as $$
-  -- The key is cast before the join. Under row level security a join on an expression that could leak values cannot use the
-  -- primary key: the whole table would be read.
+  -- The key is cast before the join. Under row level security, a join on an expression that could leak values cannot use the
+  -- primary key, and the whole table would be read.
   with hit as materialized (
     select h.row_id::uuid as id, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
     from embedding.search_hits(
@@ -82,7 +82,7 @@ language sql stable security invoker rows 10 set search_path = '' as $$
 $$;
 comment on function public.search_music_knowledge is
   'Full-text, semantic or hybrid search, best first. score = full_text_weight * full_text_score + semantic_weight * '
-  'semantic_score. A rank is NULL where the row was not among the candidates of that kind. At most 200 rows, as the '
+  'semantic_score. A rank is NULL if the row was not among the candidates of that kind. At most 200 rows. Runs as the '
   'caller.';
 revoke all on function public.search_music_knowledge from public, anon, authenticated, service_role;
 grant execute on function public.search_music_knowledge to anon, authenticated, service_role;

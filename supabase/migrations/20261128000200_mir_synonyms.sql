@@ -3,13 +3,13 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 70_tags.sql
 
--- The tags that synonyms are written for: genres and moods, in a table each. Nothing here is embedded.
+-- The tags for which synonyms are written: a table of genres and a table of moods. Their rows are not embedded.
 -- Only embedding.tags and embedding.lock_tag know which type of tag is in which table.
 create function embedding.tag_key(name text)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   select coalesce(nullif(btrim(regexp_replace(lower(embedding.fold_accents(name)), '[\s!-/:-@\[-`{-~]+', ' ', 'g')), ''), lower(name))
 $$;
-comment on function embedding.tag_key is 'A name without case, accents and punctuation: "Hip-Hop" is "hip hop".';
+comment on function embedding.tag_key is 'The name in lower case, without accents and punctuation: "Hip-Hop" becomes "hip hop".';
 revoke all on function embedding.tag_key from public, anon, authenticated, service_role;
 grant execute on function embedding.tag_key to anon, authenticated, service_role;
 
@@ -21,7 +21,7 @@ create table public.genre_tags (
   description text not null default '',
   created_at timestamptz not null default now()
 );
-comment on table public.genre_tags is 'Genres, such as bossa nova. A new or renamed one is given synonyms (mir_synonyms).';
+comment on table public.genre_tags is 'Genres, such as bossa nova. Synonyms are written for each new or renamed genre (mir_synonyms).';
 create unique index genre_tags_name_key on public.genre_tags (lower(name));
 create index genre_tags_tag_key_idx on public.genre_tags (embedding.tag_key(name));
 
@@ -29,7 +29,7 @@ create table public.mood_tags (
   like public.genre_tags including constraints including defaults including identity,
   primary key (id)
 );
-comment on table public.mood_tags is 'Moods, such as melancholic. A new or renamed one is given synonyms (mir_synonyms).';
+comment on table public.mood_tags is 'Moods, such as melancholic. Synonyms are written for each new or renamed mood (mir_synonyms).';
 create unique index mood_tags_name_key on public.mood_tags (lower(name));
 create index mood_tags_tag_key_idx on public.mood_tags (embedding.tag_key(name));
 alter table public.genre_tags enable row level security;
@@ -41,7 +41,7 @@ grant select on public.genre_tags, public.mood_tags to anon, authenticated;
 grant select, insert, update, delete on public.genre_tags, public.mood_tags to service_role;
 select embedding.admit_service_role('public.genre_tags'), embedding.admit_service_role('public.mood_tags');
 
--- An identity column takes its number without a privilege on the sequence.
+-- An insert into a table with an identity column needs no privilege on its sequence.
 revoke all on sequence public.genre_tags_id_seq, public.mood_tags_id_seq from public, anon, authenticated;
 
 create view embedding.tags with (security_invoker = true) as
@@ -51,7 +51,7 @@ union all
 select 'mood', m.id, m.name, embedding.tag_key(m.name), m.description
 from public.mood_tags m;
 
-comment on view embedding.tags is 'Every tag with its type. A condition on tag_type reads only that type''s table.';
+comment on view embedding.tags is 'Every tag with its type. With a condition on tag_type, only the table of this type is read.';
 revoke all on embedding.tags from public, anon, authenticated, service_role;
 grant select on embedding.tags to anon, authenticated, service_role;
 
@@ -63,7 +63,7 @@ begin
   end if;
 end;
 $$;
-comment on function embedding.check_tag_type is 'Refuses a tag type that does not exist.';
+comment on function embedding.check_tag_type is 'Raises an error for a tag type that does not exist.';
 revoke all on function embedding.check_tag_type from public, anon, authenticated, service_role;
 grant execute on function embedding.check_tag_type to service_role;
 
@@ -75,7 +75,7 @@ returns bigint language sql stable security invoker set search_path = pg_catalog
   order by t.tag_name = find_tag.tag_name desc, lower(t.tag_name) = lower(find_tag.tag_name) desc, t.tag_id
   limit 1
 $$;
-comment on function embedding.find_tag is 'The id of the tag of that name, spelt any way; null where there is none.';
+comment on function embedding.find_tag is 'The id of the tag with this name, in any spelling; null if there is none.';
 revoke all on function embedding.find_tag from public, anon, authenticated, service_role;
 grant execute on function embedding.find_tag to anon, authenticated, service_role;
 
@@ -93,14 +93,14 @@ begin
   return present;
 end;
 $$;
-comment on function embedding.lock_tag is 'The tag''s name, which is locked until the transaction ends, or null.';
+comment on function embedding.lock_tag is 'Locks a tag until the transaction ends, and returns its name; null if there is no such tag.';
 revoke all on function embedding.lock_tag from public, anon, authenticated, service_role;
 grant execute on function embedding.lock_tag to service_role;
 
 -- 71_synonyms.sql
 
--- The words that people use for a genre or a mood, in English and French. Each tag has at most one row, which holds all
--- its synonyms.
+-- The words that people use for a genre or a mood, in English and French. Each tag has at most one row, with all its
+-- synonyms.
 --
 -- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create function embedding.are_terms(terms jsonb, fewest int, most int)
@@ -154,20 +154,20 @@ create table public.mir_synonyms (
   constraint "generated synonyms must hold 5 to 10 search_terms" check (
     source <> 'generated' or embedding.are_terms(synonyms -> 'search_terms', 5, 10))
 );
-comment on table public.mir_synonyms is 'Synonyms of genre and mood tags, one row a tag, in English and French.';
+comment on table public.mir_synonyms is 'Synonyms of genre and mood tags in English and French, one row for each tag.';
 comment on column public.mir_synonyms.tag_name is 'The tag''s present name. Triggers update it when the tag is renamed.';
 comment on column public.mir_synonyms.synonyms is
-  '{search_terms: [...], related_tags: [...], usage_context: "...", translations: {fr: [...], en: [...]}}; only search_terms must be there.';
-comment on column public.mir_synonyms.source is 'manual or generated; generated rows hold 5 to 10 search terms.';
+  '{search_terms: [...], related_tags: [...], usage_context: "...", translations: {fr: [...], en: [...]}}. Only search_terms is required.';
+comment on column public.mir_synonyms.source is 'manual or generated. Generated rows have 5 to 10 search terms.';
 comment on column public.mir_synonyms.model is 'The model that wrote a generated row.';
 comment on column public.mir_synonyms.renamed_from is
-  'The former name of a renamed tag. The synonyms were written for it, so the row is inactive until they are confirmed (is_active) or replaced.';
-comment on column public.mir_synonyms.previous is 'The manual synonyms that generated ones replaced.';
+  'The former name of a renamed tag. The synonyms were written for this name, so the row is inactive until they are confirmed (is_active) or replaced.';
+comment on column public.mir_synonyms.previous is 'The manual synonyms that were replaced by generated ones.';
 
 create function embedding.touch_synonyms()
 returns trigger language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  -- An active row fits the tag's present name: it was activated again, or written for that name.
+  -- The synonyms of an active row belong to the tag's present name: they were activated again, or written for this name.
   if new.is_active then
     new.renamed_from := null;
   end if;
@@ -189,7 +189,7 @@ execute function embedding.touch_synonyms();
 
 -- 72_synonyms_row_level_security.sql
 
--- Who may read and write synonyms: everyone reads, service_role writes.
+-- Everyone may read synonyms; only service_role may write them.
 alter table public.mir_synonyms enable row level security;
 create policy "everyone reads" on public.mir_synonyms for select to anon, authenticated using (true);
 revoke all on public.mir_synonyms from public, anon, authenticated, service_role;
@@ -201,7 +201,7 @@ revoke all on sequence public.mir_synonyms_id_seq from public, anon, authenticat
 
 -- 73_synonyms_document_text.sql
 
--- The text of synonyms, which embeddings and full-text search both use.
+-- The text of synonyms, for embeddings and for full-text search.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
@@ -222,7 +222,7 @@ returns text language sql immutable strict parallel safe set search_path = pg_ca
     order by lower(t.term), t.place
   ) d
 $$;
-comment on function embedding.synonyms_text is 'Name, terms, translations and usage of a tag, a line each, none twice.';
+comment on function embedding.synonyms_text is 'Name, terms, translations and usage of a tag, each on its own line, without duplicates.';
 revoke all on function embedding.synonyms_text from public, anon, authenticated, service_role;
 grant execute on function embedding.synonyms_text to service_role;
 
@@ -230,7 +230,7 @@ create function embedding.document_text(document public.mir_synonyms)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;
-comment on function embedding.document_text(public.mir_synonyms) is 'The text; null where they are inactive.';
+comment on function embedding.document_text(public.mir_synonyms) is 'The text of synonyms_text for this row; null if the synonyms are inactive.';
 revoke all on function embedding.document_text(public.mir_synonyms) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.mir_synonyms) to service_role;
 
@@ -238,19 +238,20 @@ alter table public.mir_synonyms add column fts tsvector generated always as (
   case when is_active then embedding.lexemes(embedding.synonyms_text(tag_name, synonyms), 'english', 'french') end
 ) stored;
 
--- simple: fts holds the lexemes of two languages already, see 30_full_text_languages.sql.
+-- The configuration is simple, because fts already contains the lexemes of two languages (30_full_text_languages.sql).
 select public.track_embeddings('public.mir_synonyms', text_config => 'simple');
 
 -- 74_synonyms_follow_tags.sql
 
--- How synonyms follow their tag. Synonyms of a deleted tag are deleted. Synonyms of a renamed tag are deactivated, because
--- they were written for another name, until they are confirmed or replaced; an inactive row has neither vector nor lexemes.
+-- Changes synonyms when their tag changes. If a tag is deleted, its synonyms are deleted. If a tag is renamed, its synonyms
+-- are deactivated until they are confirmed or replaced, because they were written for another name. An inactive row has
+-- neither a vector nor lexemes.
 create function embedding.check_synonyms_tag()
 returns trigger
 -- The caller who writes the table may lack the right to lock a tag.
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  -- The lock waits for a rename that is under way; a later rename waits for the lock and then finds this row.
+  -- The lock waits for a concurrent rename. A later rename waits for this lock, and then finds this row.
   new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
   if new.tag_name is null then
     perform embedding.check_tag_type(new.tag_type);
@@ -259,7 +260,7 @@ begin
   return new;
 end;
 $$;
-comment on function embedding.check_synonyms_tag is 'Refuses synonyms of a tag that does not exist, and sets tag_name to the tag''s present name.';
+comment on function embedding.check_synonyms_tag is 'Raises an error for synonyms of a tag that does not exist, and sets tag_name to the tag''s present name.';
 revoke all on function embedding.check_synonyms_tag from public, anon, authenticated, service_role;
 
 create trigger synonyms_check_tag_insert before insert on public.mir_synonyms
@@ -282,7 +283,8 @@ begin
     update public.mir_synonyms s
     set tag_id = new.id,
         tag_name = new.name,
-        -- Another spelling of the same name keeps them active. Renamed back to the name they were written for, they are active again.
+        -- With another spelling of the same name they stay active. If the tag gets back the name for which they were written,
+        -- they are activated again.
         is_active = coalesce(embedding.tag_key(new.name) = embedding.tag_key(case when s.is_active then old.name else s.renamed_from end), false),
         renamed_from = case
           when embedding.tag_key(new.name) = embedding.tag_key(case when s.is_active then old.name else s.renamed_from end) then null
@@ -308,14 +310,14 @@ create trigger synonyms_follow_truncate after truncate on public.mood_tags for e
 
 -- 75_synonyms_version.sql
 
--- Answers about synonyms are cached until the next write. Each transaction that writes tags or synonyms adds a row (a note)
--- here, and the version is a hash of the notes that the reader's snapshot sees. A counter would have to be locked until the
--- commit, because transactions commit in another order than they begin.
+-- Answers of synonym searches are cached until the next write of tags or synonyms. Each transaction that writes them adds a
+-- row (a note) here, and the version is a hash of the notes that a reader sees in its snapshot. A counter is not used: it
+-- would have to be locked until the commit, because transactions do not commit in the order in which they begin.
 create table embedding.synonym_changes (
   xid xid8 primary key default pg_current_xact_id(),
   id uuid not null default gen_random_uuid()
 );
-comment on table embedding.synonym_changes is 'A row for each transaction that wrote tags or synonyms, for a while.';
+comment on table embedding.synonym_changes is 'A row for each recent transaction that wrote tags or synonyms. Older rows are removed.';
 revoke all on embedding.synonym_changes from public, anon, authenticated;
 grant select, insert, delete on embedding.synonym_changes to service_role;
 
@@ -325,9 +327,9 @@ returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   insert into embedding.synonym_changes default values on conflict do nothing;
-  -- Once in each transaction, remove two older notes: one note comes and at most two go, so the table stays small at a fixed
-  -- cost. This transaction's own note changes the version anyway. Under a stricter isolation level the deletion could
-  -- fail the caller's transaction, so it is left to the next one.
+  -- Once in each transaction, remove up to two older notes. Each transaction adds one note and removes up to two, so the table
+  -- stays small. The version changes in any case, because of the transaction's own note. Under a stricter isolation level the
+  -- deletion could make the caller's transaction fail, so it is left to the next transaction.
   if found and current_setting('transaction_isolation') = 'read committed' then
     delete from embedding.synonym_changes c
     where c.xid in (
@@ -338,7 +340,7 @@ begin
   return null;
 end;
 $$;
-comment on function embedding.note_synonym_change is 'Notes that this transaction wrote tags or synonyms, and removes old notes.';
+comment on function embedding.note_synonym_change is 'Adds a note that this transaction wrote tags or synonyms, and removes old notes.';
 revoke all on function embedding.note_synonym_change from public, anon, authenticated, service_role;
 
 create trigger note_change after insert or update or delete or truncate on public.mir_synonyms
@@ -354,17 +356,17 @@ create function public.synonyms_version(caller text default null)
 returns text language sql stable security invoker set search_path = '' as $$
   select md5(string_agg(c.id::text, '' order by c.id)) from embedding.synonym_changes c
   where caller is null or (
-    -- What the answers are made from.
+    -- These are the tables from which the answers are made.
     select bool_and(embedding.sees_every_row(t.source, synonyms_version.caller::name))
     from (values ('public.mir_synonyms'::regclass), ('public.genre_tags'), ('public.mood_tags')) t (source))
 $$;
-comment on function public.synonyms_version is 'The state of tags and synonyms. An answer of this version is valid. With a caller, a role: null unless this role sees every row of them, so that no cached answer outlives a right.';
+comment on function public.synonyms_version is 'A version of tags and synonyms, which changes with every write. A cached answer is valid if it has the same version. With a caller (a role), the result is null unless this role sees every row; so a cached answer is not used after a right was revoked.';
 revoke all on function public.synonyms_version from public, anon, authenticated, service_role;
 grant execute on function public.synonyms_version to service_role;
 
 -- 76_synonyms_editing.sql
 
--- Writes synonyms by hand. A tag has at most one row: inactive synonyms are replaced and activated, not inserted again.
+-- Functions to write synonyms by hand. A tag has at most one row, so inactive synonyms are replaced and activated.
 create function embedding.synonyms_row(s public.mir_synonyms)
 returns jsonb language sql stable set search_path = pg_catalog, pg_temp as $$
   select jsonb_build_object(
@@ -447,9 +449,8 @@ grant execute on function public.update_synonyms to service_role;
 
 -- 77_synonyms_generation.sql
 
--- The queue of tags whose synonyms are to be generated. Leases and retries work as in embedding.queue.
--- The queue only lists work: the claim decides whether a tag still needs synonyms, and storing them checks that its
--- name is the same.
+-- The queue of tags whose synonyms have to be generated. Leases and retries work as in embedding.queue. The claim decides
+-- whether a queued tag still needs synonyms. When synonyms are stored, the tag must still have the same name.
 create table embedding.synonym_queue (
   tag_type text not null,
   tag_id bigint not null,
@@ -462,7 +463,7 @@ create table embedding.synonym_queue (
   error text,
   primary key (tag_type, tag_id)
 );
-comment on table embedding.synonym_queue is 'Tags for which synonyms were requested; failed ones hold failed_at and the reason.';
+comment on table embedding.synonym_queue is 'Tags for which synonyms were requested. Failed tags have failed_at and the reason.';
 create index synonym_queue_claimable on embedding.synonym_queue (available_at) where failed_at is null;
 revoke all on embedding.synonym_queue from public, anon, authenticated;
 grant select, insert, update, delete on embedding.synonym_queue to service_role;
@@ -504,7 +505,7 @@ begin
 end;
 $$;
 comment on function public.request_synonyms is
-  'Queues the tags that have no synonyms for their present name, also failed ones (with force: all tags, also those with manual synonyms). Returns how many.';
+  'Queues the tags that have no synonyms for their present name, also failed tags. With force, all tags are queued, even those with manual synonyms. Returns how many were queued.';
 revoke all on function public.request_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.request_synonyms to service_role;
 
@@ -515,7 +516,7 @@ language plpgsql security invoker set search_path = '' set plan_cache_mode = for
 declare
   lease interval := embedding.check_lease(coalesce(lease_seconds, 900));
 begin
-  -- Drop the tags that were deleted, or were given synonyms, since they were requested.
+  -- Remove tags that were deleted, or got synonyms, after the request.
   delete from embedding.synonym_queue q
   where q.failed_at is null
     and (
@@ -600,7 +601,7 @@ begin
 end;
 $$;
 comment on function public.store_generated_synonyms is
-  'Stores the synonyms that a generator wrote for a tag of that name. outcome: stored; stale (the tag was renamed or deleted); kept (it has synonyms already).';
+  'Stores the synonyms that a generator wrote for a tag with this name. outcome is stored, stale (the tag was renamed or deleted) or kept (the tag has synonyms already).';
 revoke all on function public.store_generated_synonyms from public, anon, authenticated, service_role;
 grant execute on function public.store_generated_synonyms to service_role;
 
@@ -625,8 +626,8 @@ grant execute on function public.synonym_coverage to service_role;
 
 -- 78_synonyms_generation_retry.sql
 
--- A tag whose generation failed waits (embedding.backoff, at most a day). After max_attempts, or an error that is
--- final, it is failed until it is requested again.
+-- If the generation for a tag fails, the tag waits for its next attempt (embedding.backoff, at most a day). After
+-- max_attempts, or after a final error, it is failed until it is requested again.
 create function public.fail_synonym_tag(
   tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3
@@ -634,8 +635,8 @@ create function public.fail_synonym_tag(
 returns boolean language sql security invoker set search_path = '' as $$
   update embedding.synonym_queue q
   set leased_at = null,
-      -- attempts is 0: the tag was requested again after it was claimed, perhaps under another name. Only the earlier request
-      -- failed, so the new one may be claimed at once.
+      -- If attempts is 0, the tag was requested again after it was claimed, perhaps with another name. Only the earlier request
+      -- has failed, so the new one may be claimed at once.
       error = case when q.attempts > 0 then left(coalesce(fail_synonym_tag.error, 'unknown'), 2000) end,
       failed_at = case
         when q.attempts > 0 and (fail_synonym_tag.final or q.attempts >= fail_synonym_tag.max_attempts) then clock_timestamp()

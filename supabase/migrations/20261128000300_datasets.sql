@@ -3,7 +3,7 @@ select pg_advisory_xact_lock(32773617387664506);
 
 -- 80_datasets.sql
 
--- Datasets: a catalogue in which only the datasets that are enriched and active are embedded.
+-- A catalogue of datasets. Only the datasets that are enriched and active are embedded.
 --
 -- The name of a constraint is the error message that a caller reads (see shared/database/translate.py).
 create table public.datasets (
@@ -23,7 +23,7 @@ create table public.datasets (
   updated_at timestamptz not null default now()
 );
 comment on table public.datasets is 'Datasets. Those that are enriched and active are embedded; see dataset_overview for the score of each.';
-comment on column public.datasets.external_id is 'The importer''s own key of the row: importing the same file again changes nothing.';
+comment on column public.datasets.external_id is 'The key of the row in the imported file, so that a second import of the same file changes nothing.';
 create index datasets_tags_idx on public.datasets using gin (tags);
 
 create trigger touch_updated_at after update on public.datasets
@@ -45,7 +45,7 @@ returns text language sql immutable parallel safe set search_path = pg_catalog, 
   select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
 $$;
 comment on function embedding.dataset_text is
-  'The title twice, so that it weighs double, then the description; null for a dataset that is not enriched or not active.';
+  'The text of a dataset: the title twice, which gives it more weight, and then the description. Null if the dataset is not enriched or not active.';
 revoke all on function embedding.dataset_text from public, anon, authenticated, service_role;
 grant execute on function embedding.dataset_text to service_role;
 
@@ -80,15 +80,15 @@ execute function embedding.check_lexeme_count('title', 'title', 'description');
 
 -- 82_datasets_scores.sql
 
--- The static score of a dataset, in a table of its own because it changes often and says nothing about the text: an update of
--- any column of a tracked row may insert its vector into the HNSW index again.
+-- The static score of a dataset. It changes often and is not part of the text, so it has a table of its own: an update of any
+-- column of a tracked row may insert the row's vector into the HNSW index again.
 create table public.dataset_scores (
   dataset_id uuid primary key references public.datasets (id) on delete cascade,
   static_score double precision not null
     constraint "static_score must be between 0 and 1" check (static_score between 0 and 1),
   updated_at timestamptz not null default now()
 );
-comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
+comment on table public.dataset_scores is 'A score of each dataset from 0 to 1 that does not depend on the query. A dataset without a row has the score 0.';
 alter table public.dataset_scores enable row level security;
 create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
 revoke all on public.dataset_scores from public, anon, authenticated, service_role;
@@ -116,7 +116,7 @@ begin
   return changed;
 end;
 $$;
-comment on function public.set_dataset_scores is 'Set scores: [{id, static_score}]; returns how many changed. Touches no tracked row.';
+comment on function public.set_dataset_scores is 'Sets scores: rows is [{id, static_score}]. Returns how many changed. No row of the tracked table is written.';
 revoke all on function public.set_dataset_scores from public, anon, authenticated, service_role;
 grant execute on function public.set_dataset_scores to service_role;
 
@@ -126,7 +126,7 @@ select d.id, d.external_id, d.title, d.description, d.url, d.tags, d.metadata, d
 from public.datasets d
 left join public.dataset_scores s on s.dataset_id = d.id;
 
-comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
+comment on view public.dataset_overview is 'Datasets with their score, one row for each dataset.';
 revoke all on public.dataset_overview from public, anon, authenticated, service_role;
 grant select on public.dataset_overview to anon, authenticated, service_role;
 
@@ -142,7 +142,7 @@ begin
     raise exception 'rows must be an array of {external_id, title, ...}' using errcode = '22023';
   end if;
   with incoming as materialized (
-    -- Of two rows with one external_id the later counts.
+    -- If two rows have the same external_id, the later one is used.
     select distinct on (r.external_id) r.*
     from rows from (jsonb_to_recordset(rows) as (
       external_id text, title text, description text, url text, tags text[], metadata jsonb, enrichment_status text, is_active boolean,
@@ -195,7 +195,7 @@ begin
 end;
 $$;
 comment on function public.upsert_datasets is
-  'Write datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
+  'Inserts or updates datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
   'Unchanged rows are not written, so they keep their vectors.';
 revoke all on function public.upsert_datasets from public, anon, authenticated, service_role;
 grant execute on function public.upsert_datasets to service_role;
@@ -233,7 +233,7 @@ begin
   cross join lateral (
     select coalesce(s.static_score, 0) as static_score, case
       when d.published_at is null then 0
-      -- exp() raises an error where the result would round to 0.
+      -- exp() raises an error if the result would be rounded to 0.
       else exp(greatest(-ln(2::float) * greatest(extract(epoch from now() - d.published_at), 0)::float / 86400 / coalesce(half_life_days, 365), -700))
     end::float as time_decay
   ) p

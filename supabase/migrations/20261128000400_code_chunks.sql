@@ -13,7 +13,7 @@ create table public.code_chunks (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.code_chunks is 'Pieces of source code, found by full-text and by semantic search, also below a path.';
+comment on table public.code_chunks is 'Pieces of source code, found by full-text and by semantic search. A search can be limited to a path.';
 create index code_chunks_path_idx on public.code_chunks (path collate "C");
 
 create trigger touch_updated_at after update on public.code_chunks
@@ -28,14 +28,13 @@ grant select, insert, update, delete on public.code_chunks to service_role;
 
 -- 91_code_chunks_document_text.sql
 
--- The text of code: embeddings use the content; full-text search uses path and content, with names split into their
--- parts.
+-- The text of code. Embeddings use the content. Full-text search uses path and content, with names split into their parts.
 create function embedding.document_text(document public.code_chunks)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
-  -- The content alone: it is what /embed was given, so its vectors can be stored here.
+  -- Use only the content: /embed makes its vectors from the content alone, so they can be stored here.
   select nullif(document.content, '')
 $$;
-comment on function embedding.document_text(public.code_chunks) is 'The content.';
+comment on function embedding.document_text(public.code_chunks) is 'The text that is embedded: the content; null if it is empty.';
 revoke all on function embedding.document_text(public.code_chunks) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.code_chunks) to service_role;
 
@@ -46,7 +45,7 @@ returns text language sql immutable strict parallel safe set search_path = pg_ca
     select string_agg(regexp_replace(regexp_replace(m.word[1], '([a-z0-9])([A-Z])', '\1 \2', 'g'), '([A-Z])([A-Z][a-z])', '\1 \2', 'g'), ' ')
     from regexp_matches(source_text, '[A-Za-z0-9]*(?:[a-z0-9][A-Z]|[A-Z][A-Z][a-z])[A-Za-z0-9]*', 'g') m (word)), '')
 $$;
-comment on function embedding.split_identifiers is 'Code as plain text; the parts of camelCase names are appended.';
+comment on function embedding.split_identifiers is 'Code as plain text for full-text search, with the parts of camelCase names at its end.';
 revoke all on function embedding.split_identifiers from public, anon, authenticated, service_role;
 grant execute on function embedding.split_identifiers to anon, authenticated, service_role;
 
@@ -58,7 +57,7 @@ select public.track_embeddings('public.code_chunks');
 
 -- 92_code_chunks_store.sql
 
--- Storing pieces of code together with the vectors of their content.
+-- Stores pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
 returns integer language plpgsql security invoker set search_path = '' as $$
 declare
@@ -86,7 +85,7 @@ begin
 end;
 $$;
 comment on function public.store_code_chunks is
-  'Write chunks with the vectors of their content: [{id, path, content, language, metadata, embedding}]. Returns how many were new or changed.';
+  'Inserts or updates chunks with the vectors of their content: [{id, path, content, language, metadata, embedding}]. Returns how many were new or changed.';
 revoke all on function public.store_code_chunks from public, anon, authenticated, service_role;
 grant execute on function public.store_code_chunks to service_role;
 

@@ -1,6 +1,6 @@
--- The triggers of a tracked table and track_embeddings run with the rights of the owner of these functions, and they run code of
--- others: the table's triggers, policies and generated columns, and document_text. The owners of that code must have these
--- rights already, or they would gain them.
+-- The triggers of a tracked table and track_embeddings run with the rights of the owner of these functions. They also run
+-- code of other owners: the table's triggers, policies and generated columns, and document_text. These owners would gain
+-- the rights of the functions' owner, so they must have them already.
 create function embedding.ownership_error(source regclass)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
@@ -23,7 +23,7 @@ begin
 end;
 $$;
 comment on function embedding.ownership_error is
-  'Why a table cannot be tracked: it, or its document_text, belongs to a role without the rights of the owner of these functions. Null if it can.';
+  'Why a table cannot be tracked: the table or its document_text belongs to a role without the rights of the owner of these functions. Null if the table can be tracked.';
 revoke all on function embedding.ownership_error from public, anon, authenticated, service_role;
 grant execute on function embedding.ownership_error to service_role;
 

@@ -2,11 +2,11 @@
 -- after max_attempts the entry is failed until it is queued again on request.
 create function embedding.backoff(attempts integer, first_seconds integer, longest interval)
 returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
-  -- In seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
+  -- Calculate in seconds, because the product may be too large for an interval. 2 ^ 19 is enough to reach any limit.
   select make_interval(secs => least(
     greatest(first_seconds, 0) * 2.0 ^ (least(greatest(attempts, 1), 20) - 1), extract(epoch from longest))::float)
 $$;
-comment on function embedding.backoff is 'first_seconds, doubled with each further failed attempt, at most longest.';
+comment on function embedding.backoff is 'The wait after a failed attempt: first_seconds, doubled with each further attempt, at most longest.';
 revoke all on function embedding.backoff from public, anon, authenticated, service_role;
 grant execute on function embedding.backoff to service_role;
 
@@ -27,7 +27,7 @@ returns void language sql security invoker set search_path = pg_catalog, pg_temp
   set attempts = excluded.attempts, error = excluded.error, failed_at = excluded.failed_at, leased_at = null,
       available_at = excluded.available_at
 $$;
-comment on function embedding.refuse_rows is 'Rows whose vector could not be stored wait, or are failed in the end.';
+comment on function embedding.refuse_rows is 'Records rows whose vector could not be stored: they wait for their next attempt, or are failed after the last one.';
 revoke all on function embedding.refuse_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.refuse_rows to service_role;
 
@@ -42,8 +42,8 @@ begin
     from jsonb_to_recordset(rows) as v(row_id text, error text, final boolean)
   ),
   held as materialized (
-    -- A leased row with 0 attempts got a new text after it was claimed (see check_vectors): only the old text failed, so the
-    -- new one can be claimed at once.
+    -- A leased row with 0 attempts got a new text after it was claimed (see check_vectors). Only the old text has failed, so
+    -- the row can be claimed again at once.
     select q.row_id, q.leased_at is not null and q.attempts = 0 as stale
     from embedding.queue q
     where q.collection_id = c.id and q.row_id = any (array(select f.row_id from failed f))
@@ -66,7 +66,7 @@ begin
 end;
 $$;
 comment on function public.fail_embeddings is
-  'Records rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed if final is true or it was the last attempt. Returns how many are failed.';
+  'Records rows that could not be embedded: [{row_id, error, final}]. They wait for their next attempt, or are failed if final is true or it was the last attempt. Returns how many of them are failed.';
 revoke all on function public.fail_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.fail_embeddings to service_role;
 
@@ -107,6 +107,6 @@ begin
   return requeued;
 end;
 $$;
-comment on function public.retry_failed_embeddings is 'Queues failed rows again: row_ids, or all. Returns how many.';
+comment on function public.retry_failed_embeddings is 'Queues failed rows again: those of row_ids, or all. Returns how many were queued.';
 revoke all on function public.retry_failed_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.retry_failed_embeddings to service_role;

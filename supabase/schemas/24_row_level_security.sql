@@ -1,5 +1,5 @@
--- service_role works on every row. On Supabase it has BYPASSRLS for that. A managed server may refuse this right; then row level
--- security would hide pending rows from service_role, and they would look finished.
+-- service_role must see every row. On Supabase it has BYPASSRLS. Another managed server may refuse this right. Then row level
+-- security would hide pending rows from service_role, and the collection would look complete.
 
 create function embedding.admit_service_role(source regclass)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -12,5 +12,5 @@ begin
 end;
 $$;
 comment on function embedding.admit_service_role is
-  'Gives service_role a policy for all rows of a table, where it has no BYPASSRLS. It has no effect until the table has row level security.';
+  'Gives service_role a policy for all rows of a table if it does not have BYPASSRLS. The policy has no effect until the table has row level security.';
 revoke all on function embedding.admit_service_role from public, anon, authenticated, service_role;

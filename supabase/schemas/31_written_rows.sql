@@ -1,12 +1,12 @@
--- Statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
--- functions return a statement as text and do not run it. $1 are the models whose vectors are kept.
+-- The statements of check_vectors. Only the trigger function sees the transition tables new_rows and old_rows, so these
+-- functions return a statement as text and do not run it. In a statement, $1 are the models whose vectors are kept.
 --
--- Measured on an update of 30,000 rows with vectors of 384 dimensions, in a table with only a primary key: the transition
--- tables add half of the time that the update alone takes. Reading one of them adds a quarter of that time. Joining the two
--- adds as much time as the whole update takes. So an update that does not change texts or vectors reads
--- each transition table once and joins nothing.
+-- The cost of transition tables was measured with an update of 30,000 rows with vectors of 384 dimensions, in a table with
+-- only a primary key. The tables alone add half of the time that the update takes without them. To read one of them adds a
+-- quarter of that time, and to join the two adds as much time as the whole update takes. So for an update that does not
+-- change texts or vectors, each transition table is read once, and they are not joined.
 --
--- safely: the text of a row raised an error, so each text is read in a block of its own.
+-- safely is true if the text of a row raised an error. Then each text is read in a block of its own.
 create function embedding.written_text(source regclass, alias text, safely boolean)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format(case when safely then '(select * from embedding.try_document_text(row(%1$s.*)::%2$s))'
@@ -34,7 +34,7 @@ begin
         end as needed,
         null::text as error
       from new_rows n
-      -- A full join, because the update may have changed keys.
+      -- Use a full join, because the update may have changed keys.
       full join old_rows o on o.%1$I = n.%1$I
       where case
         when n.%1$I is null or o.%1$I is null or (o.embedding is null) <> (n.embedding is null) then true
@@ -48,7 +48,7 @@ begin
   return format($sql$
     select
       coalesce(n.%1$I, o.%1$I)::text as row_id,
-      -- If no row can be read, the cause is the table or the function: its rows wait for the repair.
+      -- If no row can be read, the table or the function is the cause. Its rows stay pending until it is repaired.
       n.%1$I is not null and (n.embedding is null or n.embedding_model <> all ($1))
         and (t.text is not null or coalesce(embedding.error_scope(t.state) = 'table', false)) as needed,
       case when n.%1$I is not null and embedding.error_scope(t.state) = 'row' then t.error end as error
@@ -65,13 +65,14 @@ begin
 end;
 $$;
 comment on function embedding.changed_sql is
-  'Written rows whose queue entry may have to change, for their state or text has changed. needed: they need a vector. error: why their text cannot be read.';
+  'SQL for the written rows whose queue entry may have to change, because their state or text has changed. needed is true if the row needs a vector; error says why its text cannot be read.';
 revoke all on function embedding.changed_sql from public, anon, authenticated, service_role;
 
 create function embedding.written_sql(source regclass, safely boolean)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  -- pending: some rows need a vector. unusual: some have a vector without the collection's model and width. stale:
-  -- some have a vector, a model or a hash that does not belong to their text. $2 is the collection's model, $3 its width.
+  -- pending is true if some rows need a vector, unusual if some have a vector with another model or width than the
+  -- collection, stale if some have a vector, a model or a hash that does not belong to their text. $2 is the collection's
+  -- model, $3 its width.
   select format($sql$
     select
       coalesce(bool_or(n.embedding is null or n.embedding_model <> all ($1)), false) as pending,
@@ -85,12 +86,12 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     from new_rows n
   $sql$, embedding.written_text(source, 'n', safely))
 $$;
-comment on function embedding.written_sql is 'What check_vectors has to do about the written rows.';
+comment on function embedding.written_sql is 'SQL that finds out what check_vectors has to do for the written rows.';
 revoke all on function embedding.written_sql from public, anon, authenticated, service_role;
 
 create function embedding.enqueue_sql(changed text)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
-  -- A changed text sets the attempts to 0, also for a failed row. A lease stays: its worker will find that the text has changed.
+  -- A changed text sets attempts to 0, also for a failed row. A lease stays, because its worker will detect the changed text.
   select format($sql$
     with changed as materialized (%s),
     dequeued as (
@@ -106,7 +107,7 @@ returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
         available_at = greatest(excluded.available_at, case when q.leased_at is not null then q.available_at end)
   $sql$, changed)
 $$;
-comment on function embedding.enqueue_sql is 'Writes the rows of changed_sql to the queue: pending, failed, or removed. $2 is the id of the collection.';
+comment on function embedding.enqueue_sql is 'SQL that updates the queue with the rows of changed_sql: they are pending, failed, or removed from it. $2 is the id of the collection.';
 revoke all on function embedding.enqueue_sql from public, anon, authenticated, service_role;
 
 create function embedding.default_model(source regclass)
@@ -117,7 +118,7 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   where a.attrelid = source and a.attname = 'embedding_model' and not a.attisdropped
 $$;
 comment on function embedding.default_model is
-  'The model that track_embeddings was called with, read from the default of the column embedding_model. A vector that is written without a model counts as made by it.';
+  'The model that was given to track_embeddings, read from the default of the column embedding_model. A vector that is written without a model is assumed to be from this one.';
 revoke all on function embedding.default_model from public, anon, authenticated, service_role;
 
 create function embedding.clear_stale_sql(source regclass, key_column name, operation text, safely boolean)
@@ -136,7 +137,7 @@ begin
           when n.embedding_hash is distinct from o.embedding_hash then substring(n.embedding_hash for 32) = t.text_hash
           when o.embedding is null or n.embedding operator(extensions.<>) o.embedding
             or n.embedding_model is distinct from o.embedding_model then true
-          -- The vector is older than the tracking of the table: it stays if the text has not changed.
+          -- The table already had this vector when it was tracked. It stays if the text has not changed.
           else o.embedding_hash is null
             and embedding.text_hash((embedding.try_document_text(row(o.*)::%2$s)).text) = t.text_hash
         end as adopted
@@ -155,5 +156,5 @@ begin
 end;
 $$;
 comment on function embedding.clear_stale_sql is
-  'Clears every vector that was not made from the present text of its row. A new vector that was written without its own hash is assumed to belong to the text that the same statement wrote; it stays. A row whose text cannot be read keeps no vector.';
+  'SQL that clears every vector that was not made from the present text of its row. If a statement writes a new vector without a hash, the vector is assumed to belong to the text of the same statement, and stays. A row whose text cannot be read keeps no vector.';
 revoke all on function embedding.clear_stale_sql from public, anon, authenticated, service_role;

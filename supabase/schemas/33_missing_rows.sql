@@ -1,9 +1,9 @@
 -- The rows decide what is pending, not the queue. A row that was written while the triggers were off (logical replication, a
--- restore) is in no queue, so a backfill reads the pending rows themselves before it ends.
+-- restore) is not queued, so a backfill reads the pending rows themselves before it ends.
 --
--- The index over them starts with NULLs, the primary key ends with them: the order below fits this index alone. With equal
--- orders the planner could read the primary key to the end, because the statistics of a table that was just loaded say that
--- every row is pending.
+-- The index over the pending rows has NULLs first, while the primary key has NULLs last. So the order that the statements
+-- below ask for fits only this index. If both had the same order, the planner could read the whole primary key instead,
+-- because the statistics of a table that was just loaded say that every row is pending.
 create function embedding.tracking_indexes(source regclass)
 returns table (name name, columns text, found regclass, usable boolean) language sql stable set search_path = pg_catalog, pg_temp as $$
   select
@@ -17,11 +17,11 @@ returns table (name name, columns text, found regclass, usable boolean) language
   cross join lateral embedding.key_of(r.oid) k
   cross join lateral (values
     (1, 41, '_embedding_pending_idx', format('(%I nulls first) where embedding is null', k.key_column), k.key_column, 'btree', 2, '(embedding IS NULL)'),
-    -- Equal texts share their vector: this index finds it.
+    -- This index finds the vector that equal texts share.
     (2, 43, '_embedding_hash_idx', '(embedding_hash) where embedding is not null', 'embedding_hash', 'btree', 0, '(embedding IS NOT NULL)'),
     (3, 50, '_fts_idx', 'using gin (fts)', 'fts', 'gin', 0, null)
   ) i (place, length, suffix, columns, first_column, method, options, predicate)
-  -- Found by what it is, not by its name: the table may have been renamed, or have had such an index.
+  -- Look for an index with the same definition, not the same name: the table may have been renamed, or have had such an index.
   left join lateral (
     select x.indexrelid, x.indisvalid
     from pg_index x
@@ -36,7 +36,7 @@ returns table (name name, columns text, found regclass, usable boolean) language
   order by i.place
 $$;
 comment on function embedding.tracking_indexes is
-  'The indexes of a tracked table, first that over its pending rows; found is null where one is missing. usable: it is complete.';
+  'The indexes of a tracked table; the index over its pending rows is the first. found is null if the index is missing. usable is true if it is complete.';
 revoke all on function embedding.tracking_indexes from public, anon, authenticated, service_role;
 grant execute on function embedding.tracking_indexes to service_role;
 grant execute on function embedding.key_of to service_role;
@@ -55,7 +55,7 @@ returns setof text language sql stable security invoker set search_path = pg_cat
   from embedding.get_collection(missing_indexes.collection) c
   cross join lateral embedding.tracking_indexes(c.source) with ordinality i (name, columns, found, usable, place)
   cross join lateral (values
-    -- What an interrupted build leaves behind.
+    -- Drop the incomplete index that an interrupted build leaves.
     (1, i.found is not null, format('drop index concurrently if exists %s', i.found)),
     (2, true, format('create index concurrently %I on %s %s', i.name, c.source, i.columns))
   ) s (step, needed, statement)
@@ -63,7 +63,7 @@ returns setof text language sql stable security invoker set search_path = pg_cat
   order by i.place, s.step
 $$;
 comment on function embedding.missing_indexes is
-  'Statements that build the indexes of a collection that are missing, without a lock on its writers. Each must run outside of a transaction, as the owner of the table.';
+  'Statements that build the missing indexes of a collection without a lock on its writers. Each must run outside of a transaction, as the owner of the table.';
 revoke all on function embedding.missing_indexes from public, anon, authenticated, service_role;
 grant execute on function embedding.missing_indexes to service_role;
 
@@ -79,7 +79,7 @@ begin
     case when indexed then 's.embedding is null' else 'true' end,
     case when after is not null then format('and s.%I > $1::%s', c.key_column, c.key_type) end,
     case when indexed then 'nulls first' end)
-  -- Without the index a call reads a bounded part of the table, so that it ends before a timeout.
+  -- Without the index, a call reads only a part of the table, so that it ends before a timeout.
   into keys, last_id using after, case when c.preparing or indexed then wanted else 10000 end;
 exception
   when others then
@@ -88,7 +88,7 @@ exception
 end;
 $$;
 comment on function embedding.next_keys is
-  'The next keys of rows without a vector, after a key, and the last key that was read; every row counts while the collection is being prepared.';
+  'The keys of the next rows without a vector after a given key, and the last key that was read. While the collection is being prepared, the keys of all rows are returned.';
 revoke all on function embedding.next_keys from public, anon, authenticated, service_role;
 grant execute on function embedding.next_keys to service_role;
 
@@ -99,7 +99,7 @@ begin
     update %2$s s
     set embedding_model = coalesce(s.embedding_model, $2),
         embedding_hash = coalesce(s.embedding_hash, embedding.text_hash(embedding.document_text(s.*))),
-        -- A table that was untracked may have been edited since then.
+        -- The table may have been tracked before, and rows may have been edited since then.
         embedding = case when coalesce(substring(s.embedding_hash for 32) = embedding.text_hash(embedding.document_text(s.*)), s.embedding_hash is null)
           then s.embedding end
     from (
@@ -113,7 +113,7 @@ begin
 end;
 $$;
 comment on function embedding.adopt_vectors is
-  'Vectors that the table already has are assumed to belong to its present texts and to the model that tracking was given. The triggers raise an error for a model that is not registered or has another width.';
+  'Accepts vectors that the table already has: they are assumed to belong to its present texts and to the model that was given to track_embeddings. The triggers raise an error for a model that is not registered or has another width.';
 revoke all on function embedding.adopt_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.adopt_vectors to service_role;
 grant execute on function embedding.default_model to service_role;
@@ -122,7 +122,7 @@ create function embedding.fill_full_text(c embedding.tracked_tables, keys text[]
 returns void language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 begin
   if embedding.computes_fts(c.source) then
-    -- The trigger computes it.
+    -- The trigger computes fts.
     execute format($sql$
       update %2$s s set fts = null
       from (
@@ -130,19 +130,19 @@ begin
       ) outdated
       where s.%1$I = outdated.key
     $sql$, c.key_column, c.source, c.key_type, case when c.preparing then format(
-      -- It may be of an earlier text or configuration.
+      -- fts may be that of an earlier text or configuration.
       'or d.fts is distinct from embedding.fit_lexemes(%L::regconfig, coalesce(embedding.document_text(d.*), %L))', c.text_config, '') end)
     using keys;
   end if;
 end;
 $$;
-comment on function embedding.fill_full_text is 'Computes fts of these rows where it is missing or, while the collection is being prepared, of an earlier text.';
+comment on function embedding.fill_full_text is 'Computes fts of these rows if it is missing or, while the collection is being prepared, if it is that of an earlier text.';
 revoke all on function embedding.fill_full_text from public, anon, authenticated, service_role;
 grant execute on function embedding.fill_full_text to service_role;
 
 create function embedding.prepare_rows(c embedding.tracked_tables, keys text[])
 returns void language plpgsql security invoker
--- A batch that waits for a row holds its other rows, for which writers would wait.
+-- lock_timeout is short: while a batch waits for a locked row, writers would wait for the other rows of the batch.
 set search_path = pg_catalog, pg_temp set lock_timeout = '300ms' as $$
 declare
   key text;
@@ -153,7 +153,7 @@ begin
   perform embedding.fill_full_text(c, keys);
 exception
   when others then
-    -- 22023: a vector has another width than its model, or an unknown model. Only the user can tell which is right.
+    -- 22023 means that a vector has an unknown model, or another width than its model. Only the user can correct this.
     if sqlstate = '22023' or not embedding.concerns_rows(c, sqlstate, sqlerrm) then
       raise;
     end if;
@@ -162,11 +162,11 @@ exception
         perform embedding.prepare_rows(c, array[key]);
       end loop;
     end if;
-    -- A row that cannot be read or written: its claim marks it as failed, and verify_embeddings reports its old vector.
+    -- This row cannot be read or written. Its claim marks it as failed, and verify_embeddings reports its old vector.
 end;
 $$;
 comment on function embedding.prepare_rows is
-  'Fills fts of these rows and, while the collection is being prepared, adopts their vectors. A row that cannot be read or written is left out.';
+  'Computes missing fts of these rows and, while the collection is being prepared, accepts the vectors that they already have. A row that cannot be read or written is skipped.';
 revoke all on function embedding.prepare_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.prepare_rows to service_role;
 
@@ -184,7 +184,7 @@ declare
     order by s.%1$I
     on conflict on constraint queue_pkey do nothing
   $sql$, c.key_column, c.source, c.key_type);
-  -- An array, not a join: the planner would scan the whole queue if statistics say that it is empty.
+  -- Use an array and no join: for a join the planner would scan the whole queue if statistics say that it is empty.
   missing constant text[] := array(
     select k from unnest(keys) k
     except
@@ -204,7 +204,7 @@ exception
     if c.preparing then
       raise;
     end if;
-    -- A transaction has written one of the rows and queued it. It may take long, so that row is left out.
+    -- A transaction has written one of the rows, and so queued it, but has not ended. It may take long, so skip that row.
     perform set_config('lock_timeout', '5ms', true);
     foreach key in array missing loop
       begin
@@ -219,7 +219,7 @@ exception
     return queued;
 end;
 $$;
-comment on function embedding.queue_missing_keys is 'Queues those of these rows that are pending and not queued. Returns how many.';
+comment on function embedding.queue_missing_keys is 'Queues those of the given rows that are pending and not queued. Returns how many were queued.';
 revoke all on function embedding.queue_missing_keys from public, anon, authenticated, service_role;
 grant execute on function embedding.queue_missing_keys to service_role;
 
@@ -245,7 +245,7 @@ begin
     where q.collection_id = c.id and q.row_id = any (array(select embedding.stray_leases(c.id, clock_timestamp())));
   end if;
   if c.preparing then
-    -- One batch at a time. What another backfill has prepared is not prepared again, also after a crash.
+    -- Only one backfill prepares a batch at a time. It reads here how far others have come, so that no row is prepared twice.
     select k.preparing, k.prepared_to into c.preparing, c.prepared_to
     from embedding.collections k where k.id = c.id for no key update skip locked;
     if not found then
@@ -261,13 +261,13 @@ begin
     queued := embedding.queue_missing_keys(c, keys);
   exception
     when lock_not_available then
-      -- A transaction holds one of the rows.
+      -- A transaction has locked one of the rows.
       if c.preparing then
         last_id := c.prepared_to;
         return next;
         return;
       end if;
-      -- A row that was not prepared gets its fts with its vector.
+      -- A row that was not prepared gets its fts when its vector is saved.
       queued := embedding.queue_missing_keys(c, keys);
   end;
   if c.preparing then
@@ -289,19 +289,20 @@ comment on function public.reconcile_embeddings is
 revoke all on function public.reconcile_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.reconcile_embeddings to service_role;
 
--- The scheduled worker calls this first, so that it records no run when there is nothing to do.
+-- The scheduled worker calls this first, so that it records no run if there is nothing to do.
 create function public.has_ready_embeddings()
 returns boolean language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   present timestamptz := clock_timestamp();
-  -- Pending rows that are looked at for one that the queue does not list, at either end of their index. A load without the
-  -- triggers usually adds keys at one end; a backfill that starts for another reason looks at all of them.
+  -- The number of pending rows at each end of their index that are compared with the queue. A load without the triggers
+  -- usually adds keys at one end. Other rows are found by the next backfill, which reads all pending rows.
   looked_at constant integer := 10;
   c embedding.tracked_tables;
   keys text[];
   missing boolean;
 begin
-  -- One collection at a time: in a join the planner would scan the whole queue for each of them if statistics say it is empty.
+  -- Use a loop and no join: for a join the planner would scan the whole queue for each collection if statistics say that it
+  -- is empty.
   for c in select t.* from embedding.tracked_tables t loop
     perform from embedding.queue q
     where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
@@ -334,7 +335,7 @@ begin
       end if;
     exception
       when others then
-        -- A table or a row that cannot be read: a run reports it. No other collection waits for that.
+        -- A table or a row cannot be read. Go on with the other collections; a run reports the error.
         if embedding.error_scope(sqlstate) = 'passing' then
           raise;
         end if;
@@ -344,6 +345,6 @@ begin
 end;
 $$;
 comment on function public.has_ready_embeddings is
-  'Whether a row of any collection can be claimed now, or has a text and no vector and is missing in the queue (the first and the last ten pending rows of each collection are looked at).';
+  'Whether a row of any collection can be claimed now, or is pending and missing in the queue. For the latter, only the first and the last ten pending rows of each collection are read.';
 revoke all on function public.has_ready_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.has_ready_embeddings to service_role;

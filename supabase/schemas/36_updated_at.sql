@@ -4,9 +4,9 @@ begin
   if not exists (select from new_rows) then
     return null;
   end if;
-  -- A saved vector is no edit, so only the columns in the arguments are compared. This trigger fires after the
-  -- statement, not before each row: with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again for every
-  -- saved vector.
+  -- To save a vector is not an edit, so only the columns in the arguments are compared. This trigger fires after the
+  -- statement and not before each row, because with a BEFORE UPDATE trigger PostgreSQL would compute generated columns again
+  -- for every saved vector.
   execute format($sql$
     update %1$s s
     set updated_at = now()
@@ -21,6 +21,6 @@ begin
 end;
 $$;
 comment on function embedding.touch_updated_at is
-  'Sets updated_at of edited rows, unless the edit itself set it. For tables with the key id. Arguments: the columns that count as an edit.';
+  'Sets updated_at of edited rows, unless the edit itself sets it. For tables with the key id. The arguments are the columns whose change counts as an edit.';
 revoke all on function embedding.touch_updated_at from public, anon, authenticated;
 grant execute on function embedding.touch_updated_at to service_role;

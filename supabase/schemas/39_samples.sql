@@ -1,9 +1,9 @@
--- Counts and texts of a large table are read from a sample of its blocks, so that reading takes as long at a hundred million
--- rows as at a million. The queue is counted, not sampled: rows that are pending are usually few and lie side by side, so a
--- sample of blocks would miss them or find too many. The sample only adds pending rows that are not in the queue.
+-- The rows of a large table are counted on a sample of its blocks, and texts are read from the sample. So this takes as long
+-- with a hundred million rows as with a million. The queue is counted completely: pending rows are usually few and lie side
+-- by side, so a sample of blocks would miss them or find too many. The sample only adds pending rows that are not queued.
 create function embedding.is_large(source regclass)
 returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
-  -- A row with a vector of 384 dimensions takes 2 kB; of 1,536 dimensions 7 kB, most of it outside of the row.
+  -- A row with a vector of 384 dimensions takes 2 kB. With 1,536 dimensions it takes 7 kB, most of it in the TOAST table.
   select pg_relation_size(source) > 32 * 1024 * 1024 or pg_table_size(source) > 128 * 1024 * 1024
 $$;
 comment on function embedding.is_large is 'Whether the rows of a table are counted on a sample.';
@@ -28,7 +28,7 @@ declare
   sampled record;
   total float8;
 begin
-  -- The same blocks each time (repeatable), so that a figure does not change while the table does not.
+  -- `repeatable` reads the same blocks each time, so that the numbers of an unchanged table do not change.
   execute format($sql$
     select coalesce(sum(h.rows), 0)::float8 as rows, jsonb_object_agg(h.model, h.rows) filter (where h.model is not null) as models
     from (
@@ -39,7 +39,7 @@ begin
   $sql$, c.source, percent) into sampled;
   total := sampled.rows * 100 / percent;
   if percent < 100 and abs(known - total) <= total / 10 then
-    -- The count of the last ANALYZE or VACUUM is more exact, as long as the sample agrees with it.
+    -- Use the count of the last ANALYZE or VACUUM if the sample agrees with it, because that count is more exact.
     total := known;
   end if;
   rows := round(total);
@@ -49,7 +49,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_vectors is
-  'About how many rows a table has, how many with a vector that is kept, and how many vectors of each model. Exact if the table is not large.';
+  'Estimates how many rows a table has, how many of them have a vector that is kept, and how many vectors each model has. The numbers are exact if the table is not large.';
 revoke all on function embedding.sample_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_vectors to service_role;
 
@@ -58,7 +58,7 @@ returns integer language sql stable set search_path = pg_catalog, pg_temp as $$
   select least(20000, greatest(1000, 64 * 1024 * 1024 / greatest(pg_table_size(c.source) / greatest(rows, 1), 1)))::integer
 $$;
 comment on function embedding.sampled_texts is
-  'How many texts a sample reads: 20,000, fewer of long texts, at least 1,000. rows is the number of rows of the table.';
+  'How many texts a sample reads: 20,000, or fewer if the texts are long, but at least 1,000. rows is the number of rows of the table.';
 revoke all on function embedding.sampled_texts from public, anon, authenticated, service_role;
 grant execute on function embedding.sampled_texts to service_role;
 
@@ -72,7 +72,7 @@ declare
   texts bigint;
 begin
   rows := 0;
-  -- Whole blocks in a random order: see embedding.distinct_texts.
+  -- Read whole blocks in a random order; embedding.distinct_texts explains why.
   execute format($sql$
     select array_agg(k.key) as keys, array_agg(k.block) as blocks
     from (
@@ -101,7 +101,7 @@ begin
 end;
 $$;
 comment on function embedding.sample_unqueued is
-  'About how many of the `needy` rows, those without a vector of these models, have a text and are not in the queue. places: of up to `wanted` sampled rows, those that are not in the queue, as {key: block}.';
+  'Estimates how many rows have a text and are not in the queue, among the `needy` rows: those without a vector of these models. places are the rows that are not in the queue among up to `wanted` sampled rows, as {key: block}.';
 revoke all on function embedding.sample_unqueued from public, anon, authenticated, service_role;
 grant execute on function embedding.sample_unqueued to service_role;
 

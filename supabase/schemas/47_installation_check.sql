@@ -1,4 +1,4 @@
--- Checks an installation from inside the database, for scripts/doctor.py, with a scratch table. Everything happens in a
+-- Checks an installation inside the database, for scripts/doctor.py, with a scratch table. All of it happens in a
 -- subtransaction that is always rolled back, so nothing stays after a failure, an interrupt or a lost connection.
 create function public.describe_installation()
 returns jsonb language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
@@ -13,7 +13,7 @@ begin
     'server_version', current_setting('server_version_num')::int,
     'vector', (select x.extversion from pg_extension x where x.extname = 'vector'),
     'migrations', applied,
-    -- session_user: inside this function current_user is its owner.
+    -- Use session_user, because inside this function current_user is its owner.
     'roles', (
       select jsonb_object_agg(n.name, case when r.oid is not null then
         jsonb_build_object('granted', pg_has_role(session_user, r.oid, 'member'), 'sees_tracked_rows',
@@ -23,8 +23,8 @@ begin
 end;
 $$;
 comment on function public.describe_installation is
-  'Versions of PostgreSQL and pgvector, the names of the applied migrations, and the API roles: granted to the session''s user, and '
-  'able to see all rows of the tracked tables. For scripts/doctor.py.';
+  'The versions of PostgreSQL and pgvector, the names of the applied migrations, and for each API role, whether it is granted to the session''s user and '
+  'whether it sees all rows of the tracked tables. For scripts/doctor.py.';
 revoke all on function public.describe_installation from public, anon, authenticated, service_role;
 grant execute on function public.describe_installation to service_role;
 
@@ -41,7 +41,7 @@ begin
   create function embedding.document_text(document embedding.installation_check) returns text
   language sql stable set search_path = pg_catalog, pg_temp as $f$ select document.body $f$;
   grant execute on function embedding.document_text(embedding.installation_check) to service_role;
-  -- All arguments with their types, so that no function of the same name in public fits as well.
+  -- Give all arguments with their types, so that the call cannot match another function with the same name in public.
   perform public.track_embeddings('embedding.installation_check'::regclass, null::text, 'english'::regconfig, null::text, null::boolean);
 end;
 $$;
@@ -115,7 +115,7 @@ begin
 end;
 $$;
 comment on function public.check_installation is
-  'Writes, embeds, finds as anon and deletes a row of a scratch table, and rolls everything back. Returns each step with its error; '
-  'the steps after an error are left out.';
+  'Writes a row to a scratch table, embeds it, finds it as anon and deletes it; then rolls everything back. Returns each step with its error; '
+  'the steps after an error are not returned.';
 revoke all on function public.check_installation from public, anon, authenticated, service_role;
 grant execute on function public.check_installation to service_role;

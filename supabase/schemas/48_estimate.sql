@@ -1,13 +1,13 @@
--- Estimates how many distinct texts all rows have, from a sample of whole blocks. `blocks` says in how many blocks of the
--- sample each text was found. Equal texts of one block count once: rows that were written together are often equal, and would
--- make every text look frequent. scale is the number of rows for each sampled row.
+-- Estimates how many distinct texts all rows have, from a sample of whole blocks. `blocks` has, for each text of the sample,
+-- the number of blocks in which it was found. Equal texts in one block count once: rows that were written together often have
+-- equal texts, which would make every text look frequent. `scale` is the number of rows of the table for each sampled row.
 --
--- A text of three blocks or more is frequent, so that nearly all such texts are in the sample. The others are of two kinds.
--- Some are repeated, as often as the numbers of texts of one, two and three blocks suggest: if those were only the tail of
--- frequent texts, these numbers would form a series (Poisson). Haas and Stokes' estimator, which ANALYZE uses too, counts them.
--- The remaining texts of one block are unique, and there are `scale` times as many. An estimator for only one of these kinds is
--- wrong: with half of the rows unique and half of them with one of 1,000 texts, the estimator of ANALYZE finds a quarter of the
--- texts.
+-- A text in three blocks or more is frequent, so nearly all such texts are in the sample. The other texts are of two kinds.
+-- Some are repeated in the table. If there were only these, the numbers of texts in one, two and three blocks would form a
+-- series (a Poisson distribution). So the numbers for two and three blocks tell how many of the texts in one block are
+-- repeated. Haas and Stokes' estimator, which ANALYZE also uses, counts the repeated texts. The remaining texts in one block
+-- are unique, and the table has `scale` times as many. An estimator for only one kind is wrong: if half of the rows have a
+-- unique text and the other half one of 1,000 texts, the estimator of ANALYZE finds a quarter of the texts.
 create function embedding.distinct_texts(blocks bigint[], scale float8)
 returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select f.three_or_more + (f.one - r.one) * scale
@@ -19,7 +19,7 @@ returns float8 language sql immutable set search_path = pg_catalog, pg_temp as $
       count(*) filter (where b = 3)::float8 as three, count(*) filter (where b >= 3)::float8 as three_or_more
     from unnest(blocks) b
   ) f
-  -- One standard deviation less, so that a few texts of three blocks do not decide.
+  -- Subtract one standard deviation, so that a few texts in three blocks do not determine the result.
   cross join lateral (select least(f.one, 2 * f.two ^ 2 / (3 * nullif(f.three - sqrt(f.three), 0))) as one) r
 $$;
 comment on function embedding.distinct_texts is 'Estimates the number of distinct texts from the number of blocks in which each text of a sample was found.';
@@ -80,24 +80,24 @@ begin
     from counted d
   $sql$,
     jsonb_build_object('model', model, 'sample_size', sample_size, 'rows', rows, 'places',
-      -- Read the texts of the queued rows or of the others, whichever are more.
+      -- Read the texts of the queued rows or those of the other rows, whichever kind has more rows.
       case when unqueued.rows > queued then unqueued.places
         else embedding.sample_queue(c, queued, texts_wanted) end),
     array[c.key_type, case when looks_up then $sql$exists (
       select from $sql$ || c.source::text || $sql$ s
       where s.embedding_hash = embedding.text_hash(r.document) || r.suffix and s.embedding_model = $2 ->> 'model' and s.embedding is not null
-      -- One look-up for each text. Without this line the planner may read the whole table once.
+      -- Look up each text separately. Without this line the planner may read the whole table.
       offset 0
     )$sql$ else 'false' end, embedding.hash_suffix(c)]) r (texts bigint, characters bigint, sample text[]);
 exception
   when others then
-    -- Raises the error that names the fix if no row can be read.
+    -- If no row can be read, this raises an error that names the fix.
     perform embedding.concerns_rows(c, sqlstate, sqlerrm);
     raise;
 end;
 $$;
 comment on function embedding.estimate_from_sample is
-  'As estimate_embeddings, for a large table or a long queue; queued is the number of queued rows that are not failed. Rows are the queued ones and those that a sample finds outside of the queue; texts are read from 20,000 of them.';
+  'Like estimate_embeddings, for a large table or a long queue. queued is the number of queued rows that are not failed. The rows are the queued ones, and others that are estimated from a sample; texts are read from 20,000 rows.';
 revoke all on function embedding.estimate_from_sample from public, anon, authenticated, service_role;
 grant execute on function embedding.estimate_from_sample to service_role;
 
@@ -148,6 +148,6 @@ begin
 end;
 $$;
 comment on function public.estimate_embeddings is
-  'What a backfill with this model would have to embed: rows without a vector of it or of a model that no backfill makes (failed ones left out), the distinct texts among them that need a provider, their characters, and a sample to count tokens on. estimated: the table or the queue is long, so that the numbers are from a sample.';
+  'What a backfill with this model would have to embed: the rows that have no vector of this model or of a model that no backfill makes (without failed rows), their distinct texts that need a provider, the characters of these texts, and a sample of them on which tokens can be counted. estimated is true if the table or the queue is so long that the numbers are from a sample.';
 revoke all on function public.estimate_embeddings from public, anon, authenticated, service_role;
 grant execute on function public.estimate_embeddings to service_role;

@@ -40,15 +40,15 @@ begin
         when 'like' then format(' and s.%I like %L', field.name, test.wanted)
         else format(' and s.%I @> %L', field.name, array[test.wanted])
       end;
-      -- Planning the condition shows, without reading a row, whether the column's type has the operator and accepts the value.
+      -- Run the condition without reading a row. This shows whether the column's type has the operator and accepts the value.
       begin
-        -- PostgreSQL would raise this error only when it compares a row.
+        -- PostgreSQL would raise an error for this only when it compares a row.
         if not kept.is_exact and (test.operator = 'prefix' or test.operator = 'like' and current_setting('server_version_num')::int < 180000) then
           raise feature_not_supported;
         end if;
         execute format('select from %s s where false%s', source, one);
       exception
-        -- The caller may not read the column: the error stays as it is.
+        -- The caller may not read the column. Raise this error unchanged.
         when insufficient_privilege then
           raise;
         when syntax_error_or_access_rule_violation or feature_not_supported then
@@ -62,7 +62,7 @@ begin
 end;
 $$;
 comment on function embedding.filter_condition is
-  'The SQL condition for {column: value} or {column: {operator: value}}, all of which must hold: equals, prefix, like, '
-  'contains (for arrays). A value NULL filters nothing. Values are quoted.';
+  'The SQL condition for a filter {column: value} or {column: {operator: value}}. All entries must be true. The operators are equals, prefix, like and '
+  'contains (for arrays). An entry with the value NULL is ignored. Values are quoted.';
 revoke all on function embedding.filter_condition from public, anon, authenticated, service_role;
 grant execute on function embedding.filter_condition to anon, authenticated, service_role;

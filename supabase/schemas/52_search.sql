@@ -1,10 +1,10 @@
--- The search core. search_hits serves every tracked table and runs as the caller. It builds one statement from two lists of
--- candidates, full-text (BM25) and semantic (cosine), and from the fusion that scores every candidate by both.
+-- The search functions that all collections share. search_hits searches any tracked table and runs as the caller. It builds
+-- one statement from two lists of candidates, full-text (BM25) and semantic (cosine), and then scores each candidate by both.
 
 create function embedding.check_weight(argument text, weight double precision)
 returns double precision language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
-  -- NaN and the infinities are refused: a score that is NaN cannot be ordered, and infinity times 0 is NaN.
+  -- NaN and infinite weights are refused: a score of NaN cannot be ordered, and infinity times 0 is NaN.
   if abs(weight) < 'infinity' then
     return weight;
   end if;
@@ -53,15 +53,15 @@ begin
     elsif extensions.vector_norm(vector) = 0 then
       raise exception '% is a zero vector, which has no direction', given.argument using errcode = '22023';
     end if;
-    -- The length does not change a cosine, but a very long vector overflows half precision, and the square of a very short
-    -- one is 0 in single precision.
+    -- The length of a vector does not change its cosine. But the numbers of a very long vector are too large for half
+    -- precision, and the square of a very short one is 0 in single precision.
     vector := extensions.l2_normalize(vector);
     return next;
   end loop;
 end;
 $$;
 comment on function embedding.query_vectors is
-  'The normalised vector of the query for each model. Raises an error where a model is not registered or a vector does not '
+  'The normalised vector of the query for each model. Raises an error if a model is not registered or a vector does not '
   'have the dimensions of its model.';
 revoke all on function embedding.query_vectors from public, anon, authenticated, service_role;
 grant execute on function embedding.query_vectors to anon, authenticated, service_role;
@@ -83,7 +83,7 @@ begin
 end;
 $$;
 comment on function embedding.held_model is
-  'The model of the vectors that a table holds, for a collection without a model. Raises an error if there are several.';
+  'The model of the vectors in a table, for a collection without a model. Raises an error if there are several.';
 revoke all on function embedding.held_model from public, anon, authenticated, service_role;
 grant execute on function embedding.held_model to anon, authenticated, service_role;
 
@@ -114,9 +114,9 @@ begin
   total_weight := query.total_weight;
   total_terms := query.total_terms;
 
-  -- Rows that contain one of the rarest terms, then rows that contain two of the other terms, until the budget is spent. Rows
-  -- that contain a single common term are added only where these are fewer than depth. Each tsquery is a literal, so that the
-  -- planner estimates it by its own frequency.
+  -- Take rows that contain one of the rarest terms, then rows that contain two of the other terms, until the budget is used
+  -- up. Rows with a single common term are added only if there are fewer than depth rows. Each tsquery is a literal, so that
+  -- the planner uses the frequency of its lexemes.
   select count(*), max(c.so_far) into rare, rare_rows
   from (select sum(c.n) over (order by c.place) as so_far from unnest(query.counts) with ordinality c (n, place)) c
   where c.so_far <= row_budget;
@@ -129,8 +129,8 @@ begin
   from (
     select a.place, format('(select s.%I as key, s.fts from %s s where s.fts @@ %L::tsquery%s%s%s limit %s)', collection.key_column, source,
       a.query,
-      -- Leaves out the rows of the earlier parts. A CASE, because for a plain condition the planner would read the statistics
-      -- of thousands of lexemes once more.
+      -- This leaves out the rows of the earlier parts. It is a CASE, because for a plain condition the planner would read the
+      -- statistics of thousands of lexemes again.
       ' and case when s.fts @@ ' || quote_literal(nullif(a.seen, '')) || '::tsquery then false else true end', condition, a.guard, row_budget) as rows_sql
     from (values
       (1, rare_query, '', ''),
@@ -140,7 +140,7 @@ begin
         concat_ws(' | ', rare_query, query.terms[rare + 1]), few_only)
     ) a (place, query, seen, guard)
     where a.query is not null
-      -- Leave out a part with a guard if the rarest terms alone are known to give enough rows, because planning it takes time.
+      -- Skip a part with a guard if the rarest terms alone have enough rows, because to plan the part takes time.
       and (a.guard = '' or condition <> '' or rare_rows is null or rare_rows < depth)
   ) part;
 
@@ -159,9 +159,9 @@ begin
 end;
 $$;
 comment on function embedding.full_text_candidates is
-  'SQL for the full-text candidates of a search: candidates_sql lists key and bm25 of the best depth rows, null where no term '
-  'occurs in the table. For any row d: bm25_sql is its BM25 score, matched_weight_sql the summed weight of the terms that it '
-  'contains, k_sql the k of bm25_expression. total_weight and total_terms are those of the query.';
+  'SQL for the full-text candidates of a search. candidates_sql lists key and bm25 of the best rows, at most depth; it is null if no term '
+  'occurs in the table. For any row d, bm25_sql is its BM25 score, matched_weight_sql the sum of the weights of the terms that it '
+  'contains, and k_sql the k of bm25_expression. total_weight and total_terms are those of the query.';
 revoke all on function embedding.full_text_candidates from public, anon, authenticated, service_role;
 grant execute on function embedding.full_text_candidates to anon, authenticated, service_role;
 
@@ -171,7 +171,7 @@ create function embedding.semantic_candidates(
 )
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A table that was tracked before may hold vectors of earlier texts, until a backfill has compared them.
+  -- A table that was tracked before may contain vectors of earlier texts, until a backfill has compared them.
   checked constant text := case when collection.vectors_unchecked then
     format(' and s.%I <= %L::%s', collection.key_column, collection.prepared_to, collection.key_type) else '' end;
 begin
@@ -195,8 +195,8 @@ begin
 end;
 $$;
 comment on function embedding.semantic_candidates is
-  'SQL for the semantic candidates of a search: candidates_sql lists the keys of the depth nearest rows of each model, null '
-  'where there is no vector to search for; cosine_sql is the cosine of any row s. In both, $1 stands for vectors.';
+  'SQL for the semantic candidates of a search. candidates_sql lists the keys of the nearest rows of each model, at most depth; it is null '
+  'if there is no vector of the query. cosine_sql is the cosine of any row s. In both, $1 is the argument vectors.';
 revoke all on function embedding.semantic_candidates from public, anon, authenticated, service_role;
 grant execute on function embedding.semantic_candidates to anon, authenticated, service_role;
 
@@ -209,15 +209,15 @@ begin
     $sql$
     with full_text as materialized (%1$s),
     semantic as materialized (%2$s),
-    -- Materialized, so that the join below compares plain columns. Under row level security a join on an expression that could
-    -- leak values cannot use the primary key: the planner would read every visible row.
+    -- This is materialized, so that the join below compares plain columns. Under row level security, a join on an expression
+    -- that could leak values cannot use the primary key, and the planner would read every visible row.
     found as materialized (
       select coalesce(t.key, v.key) as key, t.bm25, v.key is not null as is_semantic
       from full_text t
       full join semantic v on v.key = t.key
     ),
     candidate as (
-      -- Every row of either list, with both of its scores.
+      -- Each row that is in one of the lists, with both of its scores.
       select d.key, d.model, coalesce(d.bm25, %3$s) as bm25, %4$s as matched_weight, d.cosine, d.is_semantic
       from (
         select s.%5$I as key, s.embedding_model as model, s.fts || '' as fts, %6$s as k, f.bm25, %7$s as cosine, f.is_semantic
@@ -227,8 +227,8 @@ begin
       ) d
     ),
     best as (
-      -- Cosines of two models cannot be compared. Each model's are scaled by its own best row; the fewer rows a model has
-      -- here, the more the best row of all models counts instead.
+      -- Cosines of different models cannot be compared. So the cosines of a model are divided by that of its own best row. If
+      -- a model has few rows here, the best row of all models is used in part.
       select b.model, (b.rows * b.cosine + ($2 - b.rows) * max(b.cosine) over ()) / $2 as cosine
       from (select c.model, least(count(*), $2) as rows, max(c.cosine) as cosine from candidate c where c.is_semantic group by c.model) b
     ),
@@ -240,8 +240,9 @@ begin
       left join best b on b.model = c.model
     ),
     estimated as (
-      -- A row without a vector of these models gets an estimate, between the lowest and the highest share of the semantic
-      -- candidates, that rises with its full-text score. Without it a new row could not be found until it is embedded.
+      -- A row without a vector of these models gets an estimated semantic share. It is between the lowest and the highest
+      -- share of the semantic candidates, and rises with the full-text score. Otherwise a new row would not be found until it
+      -- is embedded.
       select s.*, coalesce(s.semantic_share, m.lowest + (1 - m.lowest) * s.full_text_share * s.full_text_trust) as semantic_estimate
       from scaled s
       cross join (select min(x.semantic_share) as lowest from scaled x where x.is_semantic) m
@@ -271,8 +272,8 @@ begin
 end;
 $$;
 comment on function embedding.fusion_statement is
-  'The statement of a search, from the results of full_text_candidates and semantic_candidates. full_text_trust lowers the '
-  'full-text score of a row that contains few or only common terms of the query, where there are semantic scores as well. '
+  'The statement of a search, from the results of full_text_candidates and semantic_candidates. If there are semantic scores, full_text_trust lowers the '
+  'full-text score of a row that contains few terms of the query, or only common ones. '
   'Parameters: $1 vectors, $2 depth, $3 total_weight, $4 total_terms, $5 full_text_weight, $6 semantic_weight.';
 revoke all on function embedding.fusion_statement from public, anon, authenticated, service_role;
 grant execute on function embedding.fusion_statement to anon, authenticated, service_role;
@@ -310,7 +311,7 @@ begin
     raise exception 'fusion must be weighted or rrf, not "%"', left(method, 100) using errcode = '22023';
   end if;
   condition := embedding.filter_condition(source, filter);
-  -- A list whose weight is 0 stays empty.
+  -- If the weight of a list is 0, the list stays empty.
   full_text := embedding.full_text_candidates(
     source, collection, case when full_text_factor <> 0 then query_text end, condition, depth);
   semantic := embedding.semantic_candidates(
@@ -320,9 +321,9 @@ begin
     return;
   end if;
   if semantic.candidates_sql is not null then
-    -- An index scan continues until enough rows pass the filter. A SET clause of the function would do this too, but only a
-    -- superuser could then create the function, or restore it from a dump, in a session that has not loaded pgvector. So the
-    -- settings are changed here and set back below; an error sets them back by itself.
+    -- These settings make an index scan continue until enough rows pass the filter. They are not a SET clause of the function,
+    -- because only a superuser could then create the function, or restore it from a dump, in a session that has not loaded
+    -- pgvector. So they are changed here and set back below. After an error PostgreSQL sets them back.
     previous := array[current_setting('hnsw.iterative_scan'), current_setting('hnsw.ef_search'), current_setting('hnsw.max_scan_tuples')];
     perform set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '200', true),
       set_config('hnsw.max_scan_tuples', '40000', true);

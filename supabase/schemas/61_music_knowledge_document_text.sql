@@ -3,7 +3,7 @@ create function embedding.document_text(document public.music_knowledge)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select nullif(concat_ws(E'\n', nullif(document.topic, ''), nullif(document.category, ''), nullif(document.content, '')), '')
 $$;
-comment on function embedding.document_text(public.music_knowledge) is 'Topic, category and content, a line each.';
+comment on function embedding.document_text(public.music_knowledge) is 'The text that is embedded: topic, category and content, each on its own line.';
 revoke all on function embedding.document_text(public.music_knowledge) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.music_knowledge) to service_role;
 
@@ -15,8 +15,8 @@ comment on column public.music_knowledge.fts is 'The lexemes of the text that is
 
 select public.track_embeddings('public.music_knowledge');
 
--- On insert only, which includes upserts: with a BEFORE UPDATE trigger PostgreSQL would compute fts again for every vector
--- that is saved. An update with too many lexemes is refused by PostgreSQL itself (54000).
+-- The trigger is for inserts (also of an upsert) and not for updates: with a BEFORE UPDATE trigger PostgreSQL would compute
+-- fts again for every vector that is saved. An update with too many lexemes is refused by PostgreSQL itself (54000).
 create trigger check_lexeme_count before insert on public.music_knowledge for each row
 when (octet_length(new.topic) + octet_length(new.category) + octet_length(new.content) > 200000)
 execute function embedding.check_lexeme_count('topic', 'category', 'content');

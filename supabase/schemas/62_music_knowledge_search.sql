@@ -8,8 +8,8 @@ returns table (
   semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = '' as $$
-  -- The key is cast before the join. Under row level security a join on an expression that could leak values cannot use the
-  -- primary key: the whole table would be read.
+  -- The key is cast before the join. Under row level security, a join on an expression that could leak values cannot use the
+  -- primary key, and the whole table would be read.
   with hit as materialized (
     select h.row_id::uuid as id, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
     from embedding.search_hits(
@@ -24,7 +24,7 @@ language sql stable security invoker rows 10 set search_path = '' as $$
 $$;
 comment on function public.search_music_knowledge is
   'Full-text, semantic or hybrid search, best first. score = full_text_weight * full_text_score + semantic_weight * '
-  'semantic_score. A rank is NULL where the row was not among the candidates of that kind. At most 200 rows, as the '
+  'semantic_score. A rank is NULL if the row was not among the candidates of that kind. At most 200 rows. Runs as the '
   'caller.';
 revoke all on function public.search_music_knowledge from public, anon, authenticated, service_role;
 grant execute on function public.search_music_knowledge to anon, authenticated, service_role;

@@ -1,4 +1,4 @@
--- Who may read and write synonyms: everyone reads, service_role writes.
+-- Everyone may read synonyms; only service_role may write them.
 alter table public.mir_synonyms enable row level security;
 create policy "everyone reads" on public.mir_synonyms for select to anon, authenticated using (true);
 revoke all on public.mir_synonyms from public, anon, authenticated, service_role;

@@ -1,4 +1,4 @@
--- The text of synonyms, which embeddings and full-text search both use.
+-- The text of synonyms, for embeddings and for full-text search.
 create function embedding.synonyms_text(tag_name text, synonyms jsonb)
 returns text language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
   -- Related tags are left out: they have rows of their own, which should be found instead.
@@ -19,7 +19,7 @@ returns text language sql immutable strict parallel safe set search_path = pg_ca
     order by lower(t.term), t.place
   ) d
 $$;
-comment on function embedding.synonyms_text is 'Name, terms, translations and usage of a tag, a line each, none twice.';
+comment on function embedding.synonyms_text is 'Name, terms, translations and usage of a tag, each on its own line, without duplicates.';
 revoke all on function embedding.synonyms_text from public, anon, authenticated, service_role;
 grant execute on function embedding.synonyms_text to service_role;
 
@@ -27,7 +27,7 @@ create function embedding.document_text(document public.mir_synonyms)
 returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
   select case when document.is_active then nullif(embedding.synonyms_text(document.tag_name, document.synonyms), '') end
 $$;
-comment on function embedding.document_text(public.mir_synonyms) is 'The text; null where they are inactive.';
+comment on function embedding.document_text(public.mir_synonyms) is 'The text of synonyms_text for this row; null if the synonyms are inactive.';
 revoke all on function embedding.document_text(public.mir_synonyms) from public, anon, authenticated, service_role;
 grant execute on function embedding.document_text(public.mir_synonyms) to service_role;
 
@@ -35,5 +35,5 @@ alter table public.mir_synonyms add column fts tsvector generated always as (
   case when is_active then embedding.lexemes(embedding.synonyms_text(tag_name, synonyms), 'english', 'french') end
 ) stored;
 
--- simple: fts holds the lexemes of two languages already, see 30_full_text_languages.sql.
+-- The configuration is simple, because fts already contains the lexemes of two languages (30_full_text_languages.sql).
 select public.track_embeddings('public.mir_synonyms', text_config => 'simple');

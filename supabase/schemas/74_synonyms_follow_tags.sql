@@ -1,11 +1,12 @@
--- How synonyms follow their tag. Synonyms of a deleted tag are deleted. Synonyms of a renamed tag are deactivated, because
--- they were written for another name, until they are confirmed or replaced; an inactive row has neither vector nor lexemes.
+-- Changes synonyms when their tag changes. If a tag is deleted, its synonyms are deleted. If a tag is renamed, its synonyms
+-- are deactivated until they are confirmed or replaced, because they were written for another name. An inactive row has
+-- neither a vector nor lexemes.
 create function embedding.check_synonyms_tag()
 returns trigger
 -- The caller who writes the table may lack the right to lock a tag.
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  -- The lock waits for a rename that is under way; a later rename waits for the lock and then finds this row.
+  -- The lock waits for a concurrent rename. A later rename waits for this lock, and then finds this row.
   new.tag_name := embedding.lock_tag(new.tag_type, new.tag_id);
   if new.tag_name is null then
     perform embedding.check_tag_type(new.tag_type);
@@ -14,7 +15,7 @@ begin
   return new;
 end;
 $$;
-comment on function embedding.check_synonyms_tag is 'Refuses synonyms of a tag that does not exist, and sets tag_name to the tag''s present name.';
+comment on function embedding.check_synonyms_tag is 'Raises an error for synonyms of a tag that does not exist, and sets tag_name to the tag''s present name.';
 revoke all on function embedding.check_synonyms_tag from public, anon, authenticated, service_role;
 
 create trigger synonyms_check_tag_insert before insert on public.mir_synonyms
@@ -37,7 +38,8 @@ begin
     update public.mir_synonyms s
     set tag_id = new.id,
         tag_name = new.name,
-        -- Another spelling of the same name keeps them active. Renamed back to the name they were written for, they are active again.
+        -- With another spelling of the same name they stay active. If the tag gets back the name for which they were written,
+        -- they are activated again.
         is_active = coalesce(embedding.tag_key(new.name) = embedding.tag_key(case when s.is_active then old.name else s.renamed_from end), false),
         renamed_from = case
           when embedding.tag_key(new.name) = embedding.tag_key(case when s.is_active then old.name else s.renamed_from end) then null

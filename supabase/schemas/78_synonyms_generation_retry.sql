@@ -1,5 +1,5 @@
--- A tag whose generation failed waits (embedding.backoff, at most a day). After max_attempts, or an error that is
--- final, it is failed until it is requested again.
+-- If the generation for a tag fails, the tag waits for its next attempt (embedding.backoff, at most a day). After
+-- max_attempts, or after a final error, it is failed until it is requested again.
 create function public.fail_synonym_tag(
   tag_type text, tag_id bigint, error text, final boolean default false, retry_after_seconds integer default 60,
   max_attempts integer default 3
@@ -7,8 +7,8 @@ create function public.fail_synonym_tag(
 returns boolean language sql security invoker set search_path = '' as $$
   update embedding.synonym_queue q
   set leased_at = null,
-      -- attempts is 0: the tag was requested again after it was claimed, perhaps under another name. Only the earlier request
-      -- failed, so the new one may be claimed at once.
+      -- If attempts is 0, the tag was requested again after it was claimed, perhaps with another name. Only the earlier request
+      -- has failed, so the new one may be claimed at once.
       error = case when q.attempts > 0 then left(coalesce(fail_synonym_tag.error, 'unknown'), 2000) end,
       failed_at = case
         when q.attempts > 0 and (fail_synonym_tag.final or q.attempts >= fail_synonym_tag.max_attempts) then clock_timestamp()

@@ -4,7 +4,7 @@ returns text language sql immutable parallel safe set search_path = pg_catalog, 
   select case when is_active and enrichment_status = 'enriched' then concat_ws(E'\n', title, title, nullif(description, '')) end
 $$;
 comment on function embedding.dataset_text is
-  'The title twice, so that it weighs double, then the description; null for a dataset that is not enriched or not active.';
+  'The text of a dataset: the title twice, which gives it more weight, and then the description. Null if the dataset is not enriched or not active.';
 revoke all on function embedding.dataset_text from public, anon, authenticated, service_role;
 grant execute on function embedding.dataset_text to service_role;
 

@@ -1,12 +1,12 @@
--- The static score of a dataset, in a table of its own because it changes often and says nothing about the text: an update of
--- any column of a tracked row may insert its vector into the HNSW index again.
+-- The static score of a dataset. It changes often and is not part of the text, so it has a table of its own: an update of any
+-- column of a tracked row may insert the row's vector into the HNSW index again.
 create table public.dataset_scores (
   dataset_id uuid primary key references public.datasets (id) on delete cascade,
   static_score double precision not null
     constraint "static_score must be between 0 and 1" check (static_score between 0 and 1),
   updated_at timestamptz not null default now()
 );
-comment on table public.dataset_scores is 'A score of each dataset that does not depend on the query, 0 to 1; a dataset without a row counts as 0.';
+comment on table public.dataset_scores is 'A score of each dataset from 0 to 1 that does not depend on the query. A dataset without a row has the score 0.';
 alter table public.dataset_scores enable row level security;
 create policy "everyone reads" on public.dataset_scores for select to anon, authenticated using (true);
 revoke all on public.dataset_scores from public, anon, authenticated, service_role;
@@ -34,7 +34,7 @@ begin
   return changed;
 end;
 $$;
-comment on function public.set_dataset_scores is 'Set scores: [{id, static_score}]; returns how many changed. Touches no tracked row.';
+comment on function public.set_dataset_scores is 'Sets scores: rows is [{id, static_score}]. Returns how many changed. No row of the tracked table is written.';
 revoke all on function public.set_dataset_scores from public, anon, authenticated, service_role;
 grant execute on function public.set_dataset_scores to service_role;
 
@@ -44,6 +44,6 @@ select d.id, d.external_id, d.title, d.description, d.url, d.tags, d.metadata, d
 from public.datasets d
 left join public.dataset_scores s on s.dataset_id = d.id;
 
-comment on view public.dataset_overview is 'Datasets with their score, as one row each.';
+comment on view public.dataset_overview is 'Datasets with their score, one row for each dataset.';
 revoke all on public.dataset_overview from public, anon, authenticated, service_role;
 grant select on public.dataset_overview to anon, authenticated, service_role;

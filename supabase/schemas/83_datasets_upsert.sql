@@ -8,7 +8,7 @@ begin
     raise exception 'rows must be an array of {external_id, title, ...}' using errcode = '22023';
   end if;
   with incoming as materialized (
-    -- Of two rows with one external_id the later counts.
+    -- If two rows have the same external_id, the later one is used.
     select distinct on (r.external_id) r.*
     from rows from (jsonb_to_recordset(rows) as (
       external_id text, title text, description text, url text, tags text[], metadata jsonb, enrichment_status text, is_active boolean,
@@ -61,7 +61,7 @@ begin
 end;
 $$;
 comment on function public.upsert_datasets is
-  'Write datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
+  'Inserts or updates datasets by external_id: [{external_id, title, description, url, tags, metadata, enrichment_status, is_active, published_at, static_score}]. '
   'Unchanged rows are not written, so they keep their vectors.';
 revoke all on function public.upsert_datasets from public, anon, authenticated, service_role;
 grant execute on function public.upsert_datasets to service_role;

@@ -29,7 +29,7 @@ begin
   cross join lateral (
     select coalesce(s.static_score, 0) as static_score, case
       when d.published_at is null then 0
-      -- exp() raises an error where the result would round to 0.
+      -- exp() raises an error if the result would be rounded to 0.
       else exp(greatest(-ln(2::float) * greatest(extract(epoch from now() - d.published_at), 0)::float / 86400 / coalesce(half_life_days, 365), -700))
     end::float as time_decay
   ) p

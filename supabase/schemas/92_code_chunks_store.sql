@@ -1,4 +1,4 @@
--- Storing pieces of code together with the vectors of their content.
+-- Stores pieces of code together with the vectors of their content.
 create function public.store_code_chunks(model text, rows jsonb)
 returns integer language plpgsql security invoker set search_path = '' as $$
 declare
@@ -26,6 +26,6 @@ begin
 end;
 $$;
 comment on function public.store_code_chunks is
-  'Write chunks with the vectors of their content: [{id, path, content, language, metadata, embedding}]. Returns how many were new or changed.';
+  'Inserts or updates chunks with the vectors of their content: [{id, path, content, language, metadata, embedding}]. Returns how many were new or changed.';
 revoke all on function public.store_code_chunks from public, anon, authenticated, service_role;
 grant execute on function public.store_code_chunks to service_role;

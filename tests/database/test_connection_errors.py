@@ -110,7 +110,7 @@ def test_a_server_that_is_not_postgresql_is_named() -> None:
         answering.result()
 
 
-# What a server answers
+# Answers of a server
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_percent_encoded_characters_and_a_right_url_connect(server: PasswordServ
             admin.execute("alter role app password 'secret-word'")
 
 
-# What PgBouncer answers
+# Answers of PgBouncer
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_certificate_of_the_named_ca_is_accepted(tls: PgBouncer) -> None:
         assert connection.execute("select 1").fetchone() == (1,)
 
 
-# What no server here can be made to answer
+# Messages that no server of the tests sends
 
 
 @pytest.mark.parametrize(

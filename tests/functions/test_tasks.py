@@ -228,7 +228,7 @@ def test_a_schedule_queues_nothing_while_its_last_run_is_under_way(
     gate.set()
     deadline = time.monotonic() + 15
     while job.asked < 2:
-        assert time.monotonic() < deadline, "it goes on after that"
+        assert time.monotonic() < deadline, "it continues after that"
         time.sleep(0.05)
     queue.close()
 

@@ -49,7 +49,7 @@ class OllamaClient:
         except ValueError as error:
             if response.is_success and "recursion limit" in str(error):
                 raise ProviderUnavailable(
-                    f"{self.server} sent an unreadable answer; if it goes on, check OLLAMA_URL"
+                    f"{self.server} sent an unreadable answer; if this happens again, check OLLAMA_URL"
                 ) from None
             answer = None
         if not response.is_success:

@@ -103,7 +103,7 @@ def translate_openai_error(
 def _unanswered(error: Exception, names: set[str], server: str) -> ProviderError:
     """The error for a request without an answer, or with an unreadable one; `names` are the exception's class names."""
     if isinstance(error, RecursionError):
-        return ProviderUnavailable(f"{server} sent an unreadable answer; if it goes on, check OPENAI_BASE_URL")
+        return ProviderUnavailable(f"{server} sent an unreadable answer; if this happens again, check OPENAI_BASE_URL")
     causes = {type(cause).__name__ for cause in chain_of(error)}
     if "APITimeoutError" in names:
         timeout = ProviderTimeout(f"{server} did not answer in time")
