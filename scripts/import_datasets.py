@@ -81,7 +81,10 @@ def read_csv(path: Path) -> Iterator[Line]:
                 yield number, BadRow(f"not CSV: {error}")
                 continue
             if None in row or None in row.values():
-                yield number, BadRow(f"the header has {len(reader.fieldnames)} columns, but this row has another number")
+                yield (
+                    number,
+                    BadRow(f"the header has {len(reader.fieldnames)} columns, but this row has another number"),
+                )
             else:
                 yield number, dict(row)
 

@@ -29,7 +29,9 @@ class OpenAIClient:
         key = api_key.get_secret_value().strip()
         # Check the key here, because the HTTP library's own error would contain the whole header.
         if not key or not key.isascii() or not key.isprintable():
-            raise ConfigurationError("OPENAI_API_KEY is empty, or contains a character that is not allowed in an HTTP header")
+            raise ConfigurationError(
+                "OPENAI_API_KEY is empty, or contains a character that is not allowed in an HTTP header"
+            )
         self._key = SecretStr(key)
         self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
         self._model = model
