@@ -1,4 +1,4 @@
-"""Tests that a command names what a server lacks, with the statement that fixes it, before anything is written."""
+"""Tests that a command names what a server lacks, with the statement that fixes it (docs/configuration.md)."""
 
 from collections.abc import Callable, Iterator
 
