@@ -61,9 +61,10 @@ class DailyBudget:
         self._refresh()
         with self._lock:
             if self._spent + self._reserved + estimate > self._limit:
+                used = _usd(self._spent + self._reserved)
                 raise BudgetSpent(
-                    f"EMBEDDING_BUDGET_PER_DAY: {_usd(self._spent)} of {_usd(self._limit)} is spent today, and the next "
-                    "call would exceed the limit. The budget starts again at 00:00 UTC; to go on before, raise the setting",
+                    f"EMBEDDING_BUDGET_PER_DAY: {used} of {_usd(self._limit)} is spent or reserved today, and the next call "
+                    "would exceed the limit. The budget starts again at 00:00 UTC; to go on before, raise the setting",
                     retry_after=self._midnight - self._clock(),
                 )
             self._reserved += estimate

@@ -79,6 +79,7 @@ def test_the_first_call_of_a_day_counts_the_runs_before_it(owner: Connection, da
 
 @pytest.mark.parametrize("usd", [-1e-9, float("nan"), float("inf")])
 def test_an_amount_that_is_no_cost_is_refused(owner: Connection, database: PostgresDatabase, usd: float) -> None:
+    record_run(database, None, MUSIC, "completed", {"model": "fake", "cost_usd": 1})
     spend(owner, 3.0)
     with pytest.raises(DatabaseRejected):
         costs(database, spent_usd=usd)

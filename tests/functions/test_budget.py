@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from functions.services import Services
 from functions.worker import run
@@ -37,21 +38,26 @@ def openai() -> Iterator[ProtocolServer]:
 
 @pytest.fixture
 def make_services(database: PostgresDatabase, openai: ProtocolServer) -> Iterator[MakeServices]:
-    """`make_services(limit)`: the services of a new process, whose provider costs a dollar for each token.
+    """`make_services(limit)`: the services of a new process, whose provider costs a dollar for each token. With a
+    `database_url` they open and close their own database.
 
     A server closes its services itself.
     """
     of_lambda: list[Services] = []
 
-    def make(limit: float | None = LIMIT, *, long_lived: bool = True, drain: float | None = None) -> Services:
+    def make(
+        limit: float | None = LIMIT, *, long_lived: bool = True, drain: float | None = None, **more: Any
+    ) -> Services:
         settings = make_settings(
+            **more,
             embedding_provider="openai",
             openai_api_key="key-of-the-test",
             openai_base_url=openai.openai_url,
             embedding_price_per_million=1_000_000.0,
             embedding_budget_per_day=limit,
         )
-        services = Services(settings, database=database, long_lived=long_lived, drain_every=drain)
+        given = None if more else database
+        services = Services(settings, database=given, long_lived=long_lived, drain_every=drain)
         if not long_lived:
             of_lambda.append(services)
         return services
@@ -168,10 +174,14 @@ def test_two_servers_share_the_budget(
 
 
 def test_a_process_that_ends_records_what_it_spent(
-    make_services: MakeServices, owner: Connection, monkeypatch: pytest.MonkeyPatch, openai: ProtocolServer
+    make_services: MakeServices,
+    owner: Connection,
+    database_url: SecretStr,
+    monkeypatch: pytest.MonkeyPatch,
+    openai: ProtocolServer,
 ) -> None:
     monkeypatch.setattr(module, "SYNC_SECONDS", 3600.0)
-    services = make_services()
+    services = make_services(database_url=database_url)
     services.embedding.submit(["a harp"], "document", "b").result(30)
     assert spent(owner) == 0.0
     services.close()
