@@ -70,7 +70,8 @@ print(json.dumps([1000 * seconds for seconds in (total - loading, work - loading
 SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
 EMBED = {"batch_id": "b", "chunks": [{"chunk_id": "c", "content": "a text"}]}
 TAG_IS_GONE = {"type": "DELETE", "table": "genre_tags", "schema": "public"}
-# function: method, path, body, and what is loaded first and measured separately ("model": the model; else a module)
+# For each function: method, path and body of the request, and the module that is loaded first and measured separately
+# ("model" means the embedding model, "" means nothing).
 CALLS: dict[str, tuple[str, str, Any, str]] = {
     "bare": ("POST", "/bare", {"text": "a text"}, ""),
     "health": ("GET", "/health", None, ""),

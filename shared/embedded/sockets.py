@@ -40,7 +40,9 @@ def require_private(folder: Path, account: Account) -> None:
     try:
         found = folder.lstat()
     except OSError as error:
-        raise ConfigurationError(f"the folder of the embedded database's socket, {folder}: {error.strerror}") from None
+        raise ConfigurationError(
+            f"the folder of the embedded database's socket cannot be used: {folder} ({error.strerror})"
+        ) from None
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != account.uid or mode & 0o077:
         raise ConfigurationError(

@@ -1441,7 +1441,7 @@ begin
   exception
     when program_limit_exceeded then
       raise exception '% holds more words than can be indexed', longest
-        using errcode = '22023', hint = format('PostgreSQL indexes 1 MB of distinct words a row. Divide it over several rows of %s.', tg_table_name);
+        using errcode = '22023', hint = format('PostgreSQL indexes at most 1 MB of distinct words of a row. Divide the text into several rows of %s.', tg_table_name);
   end;
   return new;
 end;

@@ -70,13 +70,13 @@ def write_set(folder: Path, texts: Sequence[str]) -> Path:
 
 @pytest.fixture
 def judged_set(tmp_path: Path) -> Path:
-    """240 documents."""
+    """A judged set with 240 documents."""
     return write_set(tmp_path / "instruments", TEXTS)
 
 
 @pytest.fixture
 def small_set(tmp_path: Path) -> Path:
-    """Six documents, for tests that do not depend on the number."""
+    """A judged set with six documents, for tests that do not depend on the number."""
     return write_set(tmp_path / "six", TEXTS[:6])
 
 

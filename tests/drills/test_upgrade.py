@@ -67,7 +67,7 @@ def write_something(owner: Connection, step: str, provider: FakeProvider) -> Non
         owner.execute(OWN_TABLE)
     for table, insert in ROWS.items():
         if owner.execute("select to_regclass(%s)", [table]).fetchone() != (None,):
-            # One to be saved, one to fail.
+            # One of the two rows will be saved, and the other one will fail.
             owner.execute(insert.replace("{step}", f"{step}.1"))
             owner.execute(insert.replace("{step}", f"{step}.2"))
     if "save_embeddings" not in there:
@@ -237,7 +237,7 @@ def test_the_documented_commands_copy_all_data_of_an_older_postgresql(
             " where a.amname = 'hnsw'"
         )
         assert vectors.fetchall() == [(False,)]
-        # Only what was pending, failed or leased is still to be paid for.
+        # Only rows that were pending, failed or leased have to be embedded, and so paid for.
         end_leases(owner)
         work = Collection(database, MUSIC)
         assert work.retry_failed_embeddings() == 1
@@ -248,7 +248,7 @@ def test_the_documented_commands_copy_all_data_of_an_older_postgresql(
 
 
 def run_documented(command: str, data_dir: Path, folder: Path) -> str:
-    """What a line of the page prints, with this interpreter and this data directory."""
+    """Run a command of the page with this interpreter and this data directory; return what it prints."""
     words = [word.replace(".tonnetz/", f"{data_dir}/") for word in shlex.split(command)]
     if words[0] == ".venv/bin/python":
         words[:2] = [sys.executable, str(ROOT / words[1])]

@@ -36,7 +36,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 def lines(formatter: logging.Formatter, written: str) -> str:
-    """What a log has after the text was its message, an argument and in a field."""
+    """The log lines after the text was logged as a message, as an argument and as a field."""
     record = logging.LogRecord("a", logging.INFO, "", 1, f"asked {written}", (), None)
     argument = logging.LogRecord("a", logging.INFO, "", 1, "asked %s", ([written],), None)
     field = logging.LogRecord("a", logging.INFO, "", 1, "asked", (), None)

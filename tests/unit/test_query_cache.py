@@ -41,7 +41,7 @@ def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secret
 
 
 class NoDatabase(Database):
-    """A search that only makes the vector of its query needs none."""
+    """A database for tests that only embed the query: nothing calls it."""
 
     def _call(self, function: str, arguments: dict[str, Any]) -> list[Any]:
         raise NotImplementedError
