@@ -708,7 +708,7 @@ create function embedding.lease_next_rows(c embedding.tracked_tables, wanted int
 returns table (row_id text, text text, text_hash text, attempts integer)
 language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  is_pending constant text := format('s.%1$I is not null and (s.embedding is null or s.embedding_model <> all ($5))', c.key_column);
+  is_pending constant text := format('s.%1$I is not null and (s.embedding is null or s.embedding_model = any ($5))', c.key_column);
 begin
   return query execute format($sql$
     with head as materialized (
@@ -755,7 +755,7 @@ begin
   end, case
     when safely then format('left join lateral (select d.* from embedding.try_document_text(s.*) d where %s offset 0) t on true', is_pending)
   end, embedding.hash_suffix(c))
-  using c.id, present, wanted, lease, c.kept_models, c.max_attempts;
+  using c.id, present, wanted, lease, array(select embedding.replaced_models(c)), c.max_attempts;
 end;
 $$;
 comment on function embedding.lease_next_rows is
@@ -2931,7 +2931,7 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
       where q.collection_id = ($1).id and not ($1).preparing and (q.failed_at is not null or q.available_at > now())
         and not exists (
           select from %2$s s cross join lateral %3$s t
-          where s.%1$I = q.row_id::%5$s and (s.embedding is null or s.embedding_model <> all (($1).kept_models))
+          where s.%1$I = q.row_id::%5$s and (s.embedding is null or s.embedding_model = any (array(select embedding.replaced_models($1))))
             and (t.text is not null or t.error is not null))
       limit ($2 ->> 'max_rows')::integer
     ) r

@@ -223,7 +223,11 @@ def test_a_vector_of_a_model_that_is_not_registered_is_kept(
     pages.repair_embeddings()
     backfill(database, provider, BackfillOptions("pages"))
     assert pages.reconcile_embeddings() == 0
+    # An old queue lists the row.
+    owner.execute("insert into embedding.queue select id, '4' from embedding.collections where name = 'pages'")
+    backfill(database, provider, BackfillOptions("pages"))
     assert reasons(pages) == {"4": unregistered}
+    assert queued(owner, "pages") == set()
     assert "flutes" not in provider.wire.texts
     owner.execute("select register_embedding_model('my-clip', 'mine', 3)")
     pages.repair_embeddings()

@@ -17,8 +17,8 @@ from tests.postgres_cluster import Cluster
 from tests.protocol_server import ProtocolServer
 
 # Of each collection: rows that are embedded at first. Half as many are queued in each round.
-ROWS = {Length.SHORT: 40, Length.FULL: 400, Length.LONG: 2000}
-ROUNDS = {Length.SHORT: 1, Length.FULL: 4, Length.LONG: 20}
+ROWS = {Length.SHORT: 40, Length.FULL: 400, Length.LONG: 1000}
+ROUNDS = {Length.SHORT: 1, Length.FULL: 4, Length.LONG: 12}
 # A claim takes at most 1,000 rows.
 MOST_CLAIMED = 900
 LEASE_SECONDS = 1
@@ -45,7 +45,7 @@ CLOCK = """
     join (values
       (0, interval '10 years', interval '10 years 1 minute'),
       (1, '3 hours', '4 hours'),
-      (2, null, '2 days'),
+      (2, null, '3 hours'),
       (3, null, '-10 years')
     ) t (turn, leased, available) on t.turn = r.turn
     where q.collection_id = r.collection_id and q.row_id = r.row_id;
@@ -70,6 +70,8 @@ class _Rows:
     # Rows whose vector belongs to their text, and the texts that must be paid for.
     good: list[str] = field(default_factory=list)
     needed: set[str] = field(default_factory=set)
+    # How many have the vector of a former text: only a write without triggers leaves one.
+    stale: int = 0
 
 
 @dataclass
@@ -115,9 +117,9 @@ def restore(cluster: Cluster, length: Length) -> Finding:
         f" older one, and times were set to those of a clock that was ahead (rounds: {ROUNDS[length]})"
     )
     finding.found = (
-        f"`--verify` found {total.wrong:,} rows, `--repair` repaired them, and then it found 0; {total.embedded:,} of"
-        f" {total.rows:,} rows are embedded; the provider was asked once for each of {total.paid:,} texts and for none of the"
-        f" texts of {total.kept:,} rows that had their vector; {total.entries:,} entries of old queues are gone"
+        f"in all rounds together: `--verify` found {total.wrong:,} rows, and 0 after `--repair` and another run;"
+        f" {total.embedded:,} of {total.rows:,} rows were embedded; the provider got each of {total.paid:,} texts once, and no text"
+        f" of {total.kept:,} rows that had their vector; {total.entries:,} entries of old queues were worked off or removed"
     )
     return finding
 
@@ -225,12 +227,13 @@ def _read(site: Site, name: str) -> _Rows:
     """The rows as they are now."""
     found = _Rows()
     with site.connect() as owner:
-        for row_id, text, good in owner.execute(
-            f"select t.id::text, embedding.present_text(embedding.document_text(t)), coalesce(t.embedding is not null"
-            f" and substring(t.embedding_hash for 32) = embedding.text_hash(embedding.document_text(t)), false) from {name} t"
+        for row_id, text, held, good in owner.execute(
+            f"select t.id::text, embedding.present_text(embedding.document_text(t)), t.embedding is not null, coalesce("
+            f"substring(t.embedding_hash for 32) = embedding.text_hash(embedding.document_text(t)), false) from {name} t"
         ):
             found.texts[row_id] = text
-            if good:
+            found.stale += held and not good
+            if held and good:
                 found.good.append(row_id)
             elif text is not None:
                 found.needed.add(text)
@@ -242,6 +245,8 @@ def _repair(finding: Finding, site: Site, provider: ProtocolServer, total: _Sum)
     """Run the commands of the documentation, and check the rows, the queue and the provider's calls."""
     before = {name: _read(site, name) for name in TABLES}
     total.entries += site.ask("select count(*) from embedding.queue")
+    ahead = site.ask("select count(*) from embedding.queue where available_at > now() + interval '1 hour'")
+    finding.expect(ahead, "no time of the queue is in the future, so the drill tested little")
     codes = [_run(site, provider, "--verify")]
     total.wrong += sum(site.ask("select verify_embeddings(%s)", name) for name in TABLES)
     codes += [_run(site, provider, *flags) for flags in (["--repair"], ["--retry-failed", "--verify"])]
@@ -250,6 +255,7 @@ def _repair(finding: Finding, site: Site, provider: ProtocolServer, total: _Sum)
         total.embedded += _judge_rows(finding, site, name, rows)
         total.rows += sum(text is not None for text in rows.texts.values())
         total.kept += len(rows.good)
+        finding.expect(rows.stale, f"{name}: no row had the vector of a former text, so the drill tested little")
         total.paid += len(rows.needed)
     needed = set().union(*(rows.needed for rows in before.values()))
     sent = texts_sent([provider])
