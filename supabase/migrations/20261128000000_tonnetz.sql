@@ -168,15 +168,30 @@ select
   c.reuse, c.reuse_mark, c.client_vectors, c.created_at, embedding.kept_models(c.model, c.retiring_models) as kept_models
 from embedding.collections c
 cross join lateral (
-  select g.tgrelid::regclass as source
-  from pg_catalog.pg_depend d
-  join pg_catalog.pg_trigger g on g.oid = d.objid
-  where d.classid = 'pg_catalog.pg_trigger'::regclass
-    and d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid = to_regproc('embedding.check_vectors')
-    and g.tgname = 'embedding_check_insert'
-    and pg_catalog.encode(g.tgargs, 'escape') = c.id || '\000'
-  order by g.tgrelid limit 1
-) t;
+  select coalesce(
+    -- Most tables have the name of their collection. Then two index look-ups find the trigger, in a third of the time.
+    (
+      select g.tgrelid
+      from pg_catalog.pg_class r
+      join pg_catalog.pg_trigger g on g.tgrelid = r.oid and g.tgname = 'embedding_check_insert'
+      where r.relname = c.name and r.relnamespace = 'public'::regnamespace
+        and g.tgfoid = to_regproc('embedding.check_vectors') and pg_catalog.encode(g.tgargs, 'escape') = c.id || '\000'
+    ),
+    (
+      select g.tgrelid
+      from pg_catalog.pg_depend d
+      join pg_catalog.pg_trigger g on g.oid = d.objid
+      where d.classid = 'pg_catalog.pg_trigger'::regclass
+        and d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid = to_regproc('embedding.check_vectors')
+        and g.tgname = 'embedding_check_insert'
+        and pg_catalog.encode(g.tgargs, 'escape') = c.id || '\000'
+      order by g.tgrelid limit 1
+    )
+  )::regclass as source
+  -- Keeps the look-up from being repeated for each use of its result.
+  offset 0
+) t
+where t.source is not null;
 
 comment on view embedding.tracked_tables is
   'Every collection with its table. Collections whose table was dropped are not listed. A row with a vector of one of kept_models is not pending.';
@@ -191,6 +206,18 @@ language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mod
 declare
   found_collection embedding.tracked_tables;
 begin
+  -- The usual case in one query: a tracked table with trusted owners. The functions that explain an error are not called.
+  select c.* into found_collection
+  from embedding.tracked_tables c
+  join pg_class t on t.oid = c.source
+  join pg_proc f on f.oid = to_regproc('embedding.check_vectors')
+  left join pg_proc d on d.proname = 'document_text' and d.pronamespace = f.pronamespace and d.proargtypes = t.reltype::text::oidvector
+  where c.name = get_collection.collection and (not check_owner
+    or pg_has_role(t.relowner, f.proowner, 'usage') and pg_has_role(d.proowner, f.proowner, 'usage') is not false);
+  if found then
+    return found_collection;
+  end if;
+
   select c.* into found_collection from embedding.tracked_tables c where c.name = get_collection.collection;
   if not found then
     raise exception 'collection "%" is not tracked', coalesce(collection, '<null>')
@@ -615,9 +642,10 @@ grant execute on function embedding.queue_pending_rows to service_role;
 -- A worker claims a pending row and so gets a lease on it. Then it saves, fails or releases the row. No transaction is open
 -- during a provider call; the leases of a killed worker expire.
 --
--- Each call makes a new plan (force_custom_plan). Otherwise a session that first saw an empty queue would keep a plan that
--- reads the whole queue, even when it has grown to millions of rows. For the same reason rows are looked up by the primary
--- key alone, without a condition that could make the planner choose another index.
+-- Each statement that reads the queue is planned at each call (force_custom_plan, or EXECUTE). Otherwise a session that first
+-- saw an empty queue would keep a plan that reads the whole queue, even when it has grown to millions of rows. For the same
+-- reason rows are looked up by the primary key alone (in a claim: by the ctid of the entry that it has locked), without a
+-- condition that could make the planner choose another index.
 --
 -- Every statement that changes several entries locks them in the order of row_id. Otherwise a run that renews its leases
 -- while it saves could deadlock with itself.
@@ -625,7 +653,7 @@ create function public.claim_embeddings(
   collection text, batch_size integer default 50, lease_seconds integer default 300, model text default null
 )
 returns table (row_id text, text text, text_hash text, attempts integer, reused boolean)
-language plpgsql security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   c embedding.tracked_tables := embedding.get_collection(collection);
@@ -635,10 +663,8 @@ declare
   failures integer := 0;
   -- This is a variable, because PostgreSQL uses no index for a comparison with a volatile function such as clock_timestamp().
   present timestamptz;
-  row_ids text[];
-  texts text[];
-  hashes text[];
-  tries integer[];
+  leased record;
+  more boolean;
   done text[] := '{}';
 begin
   -- Supabase returns at most 1,000 rows of a call. If more rows were leased, the others would never reach the worker.
@@ -652,8 +678,7 @@ begin
   loop
     present := clock_timestamp();
     begin
-      select array_agg(r.row_id), array_agg(r.text), array_agg(r.text_hash), array_agg(r.attempts) into row_ids, texts, hashes, tries
-      from embedding.lease_next_rows(c, wanted, lease, present, safely) r;
+      leased := embedding.lease_next_rows(c, wanted, lease, present, safely);
     exception
       when others then
         if safely or not embedding.concerns_rows(c, sqlstate, sqlerrm) then
@@ -666,21 +691,24 @@ begin
     end;
     safely := false;
     -- If rows fail, limit the work of this call, because it may be rolled back. The next call continues.
-    exit when row_ids is not null or failures >= 20;
+    exit when leased.row_ids is not null or failures >= 20;
 
-    -- No row of this batch was leased: either the queue is empty, or its first rows needed no vector.
-    perform from embedding.queue q
-    where q.collection_id = c.id and q.failed_at is null and q.available_at <= present
-    order by q.available_at limit 1 for update skip locked;
-    exit when not found;
+    -- No row of this batch was leased: either the queue is empty, or its first rows needed no vector. EXECUTE makes a new plan.
+    execute $sql$
+      select true from embedding.queue q
+      where q.collection_id = $1 and q.failed_at is null and q.available_at <= $2
+      order by q.available_at limit 1 for update skip locked
+    $sql$ into more using c.id, present;
+    exit when more is not true;
   end loop;
 
-  if claim_embeddings.model is not null and row_ids is not null then
-    done := embedding.reuse_vectors(c, claim_embeddings.model, row_ids, hashes);
+  if claim_embeddings.model is not null and leased.row_ids is not null then
+    done := embedding.reuse_vectors(c, claim_embeddings.model, leased.row_ids, leased.hashes);
   end if;
+  -- The one statement here that is planned once in a session: it reads no table.
   return query
   select r.row_id, r.text, r.text_hash, r.attempts, r.row_id = any (done)
-  from unnest(row_ids, texts, hashes, tries) r (row_id, text, text_hash, attempts);
+  from unnest(leased.row_ids, leased.texts, leased.hashes, leased.tries) r (row_id, text, text_hash, attempts);
 end;
 $$;
 comment on function public.claim_embeddings is
@@ -704,58 +732,80 @@ comment on function embedding.hash_suffix is
 revoke all on function embedding.hash_suffix from public, anon, authenticated, service_role;
 grant execute on function embedding.hash_suffix to service_role;
 
-create function embedding.lease_next_rows(c embedding.tracked_tables, wanted integer, lease interval, present timestamptz, safely boolean)
-returns table (row_id text, text text, text_hash text, attempts integer)
-language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
+create function embedding.lease_next_rows(
+  c embedding.tracked_tables, wanted integer, lease interval, present timestamptz, safely boolean,
+  out row_ids text[], out texts text[], out hashes text[], out tries integer[]
+)
+language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   is_pending constant text := format('s.%1$I is not null and (s.embedding is null or s.embedding_model = any ($5))', c.key_column);
+  unneeded text[];
+  failed text[];
+  errors text[];
 begin
-  return query execute format($sql$
+  execute format($sql$
     with head as materialized (
-      select q.row_id, q.attempts
+      select q.ctid as place
       from embedding.queue q
       where q.collection_id = $1 and q.failed_at is null and q.available_at <= $2
       order by q.available_at limit $3 for update skip locked
     ),
-    document as materialized (
-      select h.row_id, h.attempts, %6$s as suffix, %4$s
-      from head h
-      left join %2$s s on s.%1$I = h.row_id::%3$s
-      %5$s
-    ),
-    -- These rows no longer need a vector. The triggers did not see that change, for example because they were disabled.
-    settled as (
-      delete from embedding.queue q
-      using document d
-      where q.collection_id = $1 and q.row_id = d.row_id and d.text is null and d.error is null
-    ),
-    -- A row that makes its worker crash each time must not be claimed for ever. Most rows of a lost batch did not cause the
-    -- crash, so a row is failed only after four times as many attempts as with reported failures.
-    failed as (
-      update embedding.queue q
-      set failed_at = $2, leased_at = null,
-          attempts = q.attempts + case when d.error is not null then 1 else 0 end,
-          error = coalesce(d.error, q.error, format('no worker finished this row in %%s attempts', q.attempts))
-      from document d
-      where q.collection_id = $1 and q.row_id = d.row_id
-        and (d.error is not null or d.text is not null and d.attempts >= 4 * $6)
-    ),
     leased as (
       update embedding.queue q
       set leased_at = $2, available_at = $2 + $4, attempts = q.attempts + 1
+      from head h
+      -- Faster than a look-up of the key. An entry that another transaction has changed after this statement began is not found
+      -- under its new ctid and stays for the next claim.
+      where q.ctid = h.place
+      returning q.row_id, q.attempts
+    ),
+    document as (
+      select l.row_id, l.attempts, %4$s, %6$s as suffix
+      from leased l
+      left join %2$s s on s.%1$I = l.row_id::%3$s
+      %5$s
+      offset 0
+    ),
+    -- Calls of present_text and text_hash would take 3 microseconds a row. A text that begins with a visible character needs
+    -- no call of the first, and the second is written out below.
+    present as (
+      select
+        d.row_id, d.attempts, d.error, d.suffix,
+        case when d.text collate "C" between '!' and '~' then d.text else embedding.present_text(d.text) end as text
       from document d
-      where q.collection_id = $1 and q.row_id = d.row_id and d.text is not null and d.attempts < 4 * $6
-      returning q.row_id, q.attempts, d.text, d.suffix
+      offset 0
     )
-    select l.row_id, l.text, encode(embedding.text_hash(l.text) || l.suffix, 'hex'), l.attempts
-    from leased l
+    select
+      array_agg(p.row_id) filter (where p.leased),
+      array_agg(p.text) filter (where p.leased),
+      array_agg(encode(sha256(convert_to(p.text, 'UTF8')) || p.suffix, 'hex')) filter (where p.leased),
+      array_agg(p.attempts) filter (where p.leased),
+      array_agg(p.row_id) filter (where p.text is null and p.error is null),
+      array_agg(p.row_id) filter (where not p.leased and (p.text is not null or p.error is not null)),
+      array_agg(p.error) filter (where not p.leased and (p.text is not null or p.error is not null))
+    from (select p.*, p.text is not null and p.attempts <= 4 * $6 as leased from present p) p
   $sql$, c.key_column, c.source, c.key_type, case
     when safely then 't.text, t.error'
-    else format('case when %s then embedding.present_text(embedding.document_text(s.*)) end as text, null::text as error', is_pending)
+    else format('case when %s then embedding.document_text(s.*) end as text, null::text as error', is_pending)
   end, case
     when safely then format('left join lateral (select d.* from embedding.try_document_text(s.*) d where %s offset 0) t on true', is_pending)
   end, embedding.hash_suffix(c))
+  into row_ids, texts, hashes, tries, unneeded, failed, errors
   using c.id, present, wanted, lease, array(select embedding.replaced_models(c)), c.max_attempts;
+
+  if unneeded is not null then
+    -- These rows no longer need a vector. The triggers did not see that change, for example because they were disabled.
+    delete from embedding.queue q where q.collection_id = c.id and q.row_id = any (unneeded);
+  end if;
+  if failed is not null then
+    -- A row that makes its worker crash each time must not be claimed for ever. Most rows of a lost batch did not cause the
+    -- crash, so a row is failed only after four times as many attempts as with reported failures.
+    update embedding.queue q
+    set failed_at = present, leased_at = null, attempts = q.attempts - case when f.error is null then 1 else 0 end,
+        error = coalesce(f.error, q.error, format('no worker finished this row in %s attempts', q.attempts - 1))
+    from unnest(failed, errors) f (row_id, error)
+    where q.collection_id = c.id and q.row_id = f.row_id;
+  end if;
 end;
 $$;
 comment on function embedding.lease_next_rows is

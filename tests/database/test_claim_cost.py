@@ -112,6 +112,17 @@ def test_a_claim_reads_only_its_batch(connect: Connect, owner: Connection, analy
     assert queue.by_index["queue_failed"] == 0
 
 
+@full
+def test_a_claim_calls_only_document_text_for_each_row(connect: Connect) -> None:
+    """A call of a function that sets search_path takes 5 microseconds."""
+    worker = connect(autocommit=False)
+    worker.execute("set track_functions = 'all'")
+    claim(worker)
+    calls = dict(worker.execute("select funcname, calls from pg_stat_xact_user_functions").fetchall())
+    assert calls.pop("document_text") == BATCH
+    assert sum(calls.values()) <= 10, calls
+
+
 def test_a_claim_reads_only_its_batch_after_earlier_claims_of_an_empty_queue(
     owner: Connection, connect: Connect
 ) -> None:
