@@ -738,7 +738,9 @@ create function embedding.lease_next_rows(
 )
 language plpgsql security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
-  is_pending constant text := format('s.%1$I is not null and (s.embedding is null or s.embedding_model = any ($5))', c.key_column);
+  -- The models are read only if a row has a vector.
+  is_pending constant text := format('s.%1$I is not null and (s.embedding is null'
+    ' or s.embedding_model = any (array(select embedding.replaced_models($5))))', c.key_column);
   unneeded text[];
   failed text[];
   errors text[];
@@ -791,7 +793,7 @@ begin
     when safely then format('left join lateral (select d.* from embedding.try_document_text(s.*) d where %s offset 0) t on true', is_pending)
   end, embedding.hash_suffix(c))
   into row_ids, texts, hashes, tries, unneeded, failed, errors
-  using c.id, present, wanted, lease, array(select embedding.replaced_models(c)), c.max_attempts;
+  using c.id, present, wanted, lease, c, c.max_attempts;
 
   if unneeded is not null then
     -- These rows no longer need a vector. The triggers did not see that change, for example because they were disabled.
