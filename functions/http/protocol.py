@@ -23,6 +23,7 @@ ANSWER_SECONDS = 60.0
 TOO_LARGE = (431, "request_too_large", f"the head of the request is larger than {MAX_HEAD_BYTES // 1024} kB")
 TOO_MANY = (431, "request_too_large", f"the head of the request has more than {MAX_FIELDS} fields")
 TOO_MANY_REQUESTS = (429, "overloaded", "the connection sends requests faster than they are answered")
+BAD_HOST = (400, "invalid_request", "the request must have one header Host")
 TOO_SLOW = (408, "request_timeout", "the request did not arrive in time")
 NO_ROOM = (503, "overloaded", "the server has too many open connections; try again")
 
@@ -67,6 +68,8 @@ class LimitedProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
+        # Programs that read different ones of two hosts would disagree about the address of a request (RFC 9112, 3.2).
+        hosts = sum(name == b"host" for name, _ in self.headers)
         problem = None
         if len(self.pipeline) >= MAX_PIPELINED:
             problem = TOO_MANY_REQUESTS
@@ -74,6 +77,8 @@ class LimitedProtocol(HttpToolsProtocol):
             problem = TOO_MANY
         elif len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             problem = TOO_LARGE
+        elif hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+            problem = BAD_HOST
         if problem is not None:
             self.refuse(*problem)
             raise _Refused

@@ -149,6 +149,23 @@ def test_a_trailer_is_not_a_header(client: httpx.Client) -> None:
             assert answer(connection).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /health HTTP/1.1\r\n", 400),
+        ("GET /health HTTP/1.1\r\nHost: localhost\r\nhost: elsewhere.example\r\n", 400),
+        ("GET /health HTTP/1.0\r\nHost: localhost\r\nHost: localhost\r\n", 400),
+        ("GET /health HTTP/1.0\r\n", 200),
+        ("GET /health HTTP/1.1\r\nHost: localhost\r\n", 200),
+    ],
+    ids=["none", "two", "two equal ones, HTTP/1.0", "none, HTTP/1.0", "one"],
+)
+def test_a_request_has_one_host(client: httpx.Client, head: str, status: int) -> None:
+    with connected(client) as connection:
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        assert answer(connection).startswith(b"HTTP/1.1 %d " % status)
+
+
 def test_the_key_is_checked_before_the_body_is_read(client: httpx.Client) -> None:
     with connected(client) as connection:
         connection.sendall(post("/embed", f"Content-Length: {LARGE_BODY}", "Connection: close"))
