@@ -125,7 +125,8 @@ class Cluster:
     def _database(self, template: str) -> Iterator[SecretStr]:
         name = f"test_{uuid.uuid4().hex[:16]}"
         with self.admin() as connection:
-            connection.execute(f"create database {name} template {template}")
+            # With this strategy the database is also dropped in a fifth of the time: nothing of it is in the buffers.
+            connection.execute(f"create database {name} template {template} strategy file_copy")
         try:
             yield SecretStr(self.url(name))
         finally:
