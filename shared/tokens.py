@@ -13,7 +13,8 @@ from shared.models import ANON, Caller
 
 # The roles that may search. service_role may not: it bypasses row level security, and its key must stay on a server.
 ROLES = ("anon", "authenticated")
-# The end of the year 9999, in seconds since 1970. A later time in a token is an error, or means that it never expires.
+# The end of the year 9999, in seconds since 1970. A token with a later time is refused: the time is a mistake, or the
+# token would never expire.
 _LAST_TIME = 253_402_300_799
 
 
@@ -29,7 +30,7 @@ class TokenVerifier:
     """Turns a bearer token into a caller.
 
     Without `passes_on`, a token is verified here with `jwt_secret` (HS256, `exp` and a role of ROLES are required). With
-    `passes_on`, the database verifies the token, as Supabase does, and only the role in it is checked here.
+    `passes_on`, the token is passed on to Supabase, which verifies it. Here only `exp` and the role are checked.
     """
 
     jwt_secret: SecretStr | None = None
@@ -41,7 +42,8 @@ class TokenVerifier:
     def resolve(self, token: str | None) -> Caller:
         """Return the caller. Raises Unauthorized for an invalid token, Forbidden for a role that may not search."""
         if token is None or matches(token, self.anon_key) or matches(token, self.functions_api_key):
-            # This key is for the HTTP functions only. The database has no user for it, so the caller searches as anon.
+            # FUNCTIONS_API_KEY names no user of the database. A caller with this key searches as anon, like a caller
+            # with the anon key or without a token.
             return ANON
         if matches(token, self.service_role_key) or token.startswith("sb_secret_"):
             raise Forbidden("the service role key is not for searching: use the anon key or a user's token")
@@ -77,4 +79,4 @@ def _check_times(claims: Mapping[str, Any]) -> None:
     for name in ("exp", "nbf"):
         time = claims.get(name, 0)
         if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= _LAST_TIME:
-            raise ValueError(f"{name} is no time")
+            raise ValueError(f"{name} is not a valid time")

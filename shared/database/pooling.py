@@ -11,10 +11,11 @@ from pydantic import SecretStr
 from shared.database.postgres import Connection, connect
 from shared.errors import DatabaseBusy
 
-# Two connections of this program share a server process in transaction mode, unless other programs use it at the moment.
-# So look several times.
+# In transaction mode, two connections of this program usually get the same server process. While another program uses that
+# process, they get different ones. So compare the processes several times.
 _LOOKS = 5
-# In session mode, a pooler whose server processes are all reserved lets the next client wait, PgBouncer for two minutes.
+# If all server processes of a pooler in session mode are reserved, the next client has to wait (two minutes with
+# PgBouncer). Do not wait longer than this for the answer to a statement.
 _WAIT_SECONDS = 3.0
 
 

@@ -1,4 +1,4 @@
-"""Applies the bootstrap and the missing files of supabase/migrations, and records them as the Supabase CLI does."""
+"""Applies bootstrap.sql and the missing files of supabase/migrations, and records these as the Supabase CLI does."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,7 +47,7 @@ class Migration:
 
     @property
     def copied_name(self) -> str:
-        """The name of its copy in another project, where the copy has another version (see copies.py)."""
+        """The name of the migration in a project to which it was copied (see copies.py). The copy has another version."""
         return self.name if self.name == "tonnetz" else f"tonnetz_{self.name}"
 
 
@@ -75,7 +75,7 @@ def parse_collections(text: str) -> list[str]:
         return []
     _check_collections(names)
     if not names:
-        raise ConfigurationError(f"--collections: name some of {', '.join(SHIPPED)}, or none")
+        raise ConfigurationError(f"--collections: the list is empty; choose from {', '.join(SHIPPED)}, or none")
     return names
 
 

@@ -17,7 +17,7 @@ COLLECTION = "code_chunks"
 
 @dataclass(frozen=True, slots=True)
 class CodeChunk:
-    """A piece of code, identified by the caller's id."""
+    """A piece of code. The caller chooses its `id`."""
 
     id: str
     content: str

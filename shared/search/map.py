@@ -44,7 +44,7 @@ class MapService:
     def get(
         self, collection: str, *, limit: int = MAX_POINTS, category: str | None = None, refresh: bool = False
     ) -> CollectionMap:
-        """The map of a collection. It shows the vectors of the model that made most of them.
+        """The map of a collection. If it has vectors of several models, the map shows those of the most frequent model.
 
         Raises NotFound for a collection that is not tracked, DatabaseRejected if `category` is not a column by which
         points can be coloured.
@@ -71,7 +71,7 @@ class MapService:
         positions, explained, axes = project(decode_vectors(sample["vectors"], len(ids)), last)
         with self._lock:
             self._axes[key] = axes
-        # Four digits are enough: they are a fifth of a pixel on the widest screen.
+        # Four decimal places are enough: a step of 0.0001 is a fifth of a pixel on the widest screen.
         places = positions.round(4).tolist()
         points = [
             {"id": row_id, "x": x, "y": y, "label": label, "category": shown}
@@ -116,13 +116,13 @@ def project(vectors: Matrix, last: Matrix | None = None) -> tuple[Matrix, tuple[
             axes, strengths, alike = axes[:, ::-1], strengths[[1, 0]], alike[::-1]
         directions = alike.diagonal()
     else:
-        # Use the sign of the sum of cubes. After a small change of the vectors, another weight may be the largest, but the
-        # sum of cubes changes little.
+        # Each axis gets the direction in which the sum of the cubes of its weights is positive. The sign of the largest
+        # weight is less stable: after a small change of the vectors, another weight can be the largest.
         directions = (axes**3).sum(axis=0)
     axes = axes * np.where(directions < 0, -1.0, 1.0)
 
     positions = np.zeros((count, 2))
     positions[:, : axes.shape[1]] = centred @ axes
     shares = [*(np.square(strengths[:2]) / variance).tolist(), 0.0][:2]
-    # Rounding errors leave small numbers on an axis without variance.
+    # The shares are rounded, so that the share of an axis without variance is 0.0 and not a tiny number.
     return positions / np.abs(positions).max(), (round(shares[0], 4), round(shares[1], 4)), axes

@@ -3056,7 +3056,7 @@ grant execute on function public.repair_embeddings to service_role;
 create function embedding.vector_index_name(c embedding.tracked_tables, model text)
 returns name language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(
-    -- A table that was renamed keeps the names of its indexes.
+    -- Return the name of an existing index if there is one: after a table is renamed, its indexes keep their old names.
     (select x.relname from pg_catalog.pg_index i join pg_catalog.pg_class x on x.oid = i.indexrelid
       where i.indrelid = r.oid and position(n.part in x.relname) > 0 limit 1),
     case when exists (
@@ -3087,7 +3087,7 @@ begin
   return enough;
 end;
 $$;
-comment on function embedding.lacks_vector_index is 'Whether there are so many vectors of the model and no index over them.';
+comment on function embedding.lacks_vector_index is 'Whether the table has at least min_rows vectors of the model and no valid index over them.';
 revoke all on function embedding.lacks_vector_index from public, anon, authenticated, service_role;
 grant execute on function embedding.lacks_vector_index to service_role;
 

@@ -66,8 +66,8 @@ returns table (
   semantic_rank int
 )
 language sql stable security invoker rows 10 set search_path = '' as $$
-  -- The key is cast before the join. Under row level security, a join on an expression that could leak values cannot use the
-  -- primary key, and the whole table would be read.
+  -- Cast the key here, not in the join below. Under row level security, PostgreSQL uses the primary key for a join only if the
+  -- functions in the join condition are marked leakproof. The cast is not, so the whole table would be read.
   with hit as materialized (
     select h.row_id::uuid as id, h.score, h.full_text_score, h.full_text_rank, h.semantic_score, h.semantic_rank
     from embedding.search_hits(
