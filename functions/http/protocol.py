@@ -58,6 +58,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.scope is not self.scope:
             if self.scope is not scope:
                 self.due = self.loop.time() + HEAD_SECONDS
+        elif self.cycle.response_complete:
+            # Bytes between two requests, such as an empty line, have ended uvicorn's own limit of the idle time.
+            self.due = self.loop.time() + HEAD_SECONDS
         elif not self.cycle.more_body:
             self.due, self._since = math.inf, 0
         elif self.cycle is not cycle:
@@ -98,7 +101,11 @@ class LimitedProtocol(HttpToolsProtocol):
             # The server has paused reading, so the client is not late.
             self.due = max(self.due, now + HEAD_SECONDS)
         elif now > self.due:
-            self.refuse(*TOO_SLOW)
+            if self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete:
+                # No request has begun, so nobody waits for an answer.
+                self.transport.close()
+            else:
+                self.refuse(*TOO_SLOW)
         unread = self.transport.get_write_buffer_size()
         if not unread or unread < self._unread:
             self._unread_since = now

@@ -195,8 +195,11 @@ class _Run:
                 return True
             prepares = goes_on and self._missing.preparing
             # The rows of a table that was large when it was tracked are read while batches are at the provider.
-            if prepares and self._missing.queue_next():
-                self._news, self._drained = True, False
+            if prepares:
+                if self._missing.queue_next():
+                    self._news, self._drained = True, False
+                # Its counts of the queue include the leases of the batches at the provider.
+                self._missing.queue = None
             if self._tasks:
                 self._collect()
             elif prepares:

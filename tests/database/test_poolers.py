@@ -110,9 +110,9 @@ def test_a_repeated_statement_is_never_prepared(database_url: SecretStr, only_on
         assert state(other) == ("postgres", 0, "0", "off", "", 0)
 
 
-def test_a_large_argument_sends_nothing_that_has_no_answer(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_large_argument_sends_nothing_that_has_no_answer(database_url: SecretStr, tmp_path: Path) -> None:
     """A Flush after the last Sync gets no answer, so the pooler would reserve the server's connection for this client."""
-    with (tmp_path / "trace").open("w") as trace:
+    with (tmp_path / "trace").open("w") as trace, PostgresDatabase(database_url, max_connections=1) as database:
         with database.pool.lend("ping_embeddings", {}) as connection:
             connection.pgconn.trace(trace.fileno())
         for _ in range(3):

@@ -100,6 +100,20 @@ def test_a_half_request_is_closed_in_time(client: httpx.Client, monkeypatch: pyt
     assert all(given.startswith(b"HTTP/1.1 408 ") for given in answers), answers
 
 
+def test_a_connection_that_only_sends_empty_lines_after_an_answer_is_closed(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    with connected(client) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        received = b""
+        while b"0\r\n\r\n" not in received and not received.endswith(b"}"):
+            received += connection.recv(65536)
+        connection.sendall(b"\r\n")
+        # Nothing is sent that a client could take for the answer to its next request.
+        assert answer(connection) == b""
+
+
 def test_a_slow_but_complete_request_is_answered(client: httpx.Client) -> None:
     body = json.dumps({"query": "violin"}).encode()
     with connected(client) as connection:
