@@ -29,8 +29,9 @@ class DailyBudget:
     """Counts the cost of calls by day (UTC) and refuses a call that would exceed the limit.
 
     `record` adds USD to what today has cost, for all processes; it returns the sum (`spent_today`) and the seconds until
-    midnight (`resets_in`). It is called at most every SYNC_SECONDS, or with `at_once` after each call, for a process that
-    may never get another request. In between, a process knows what it has spent itself, but not what the others spend.
+    midnight (`resets_in`). It is called at most every SYNC_SECONDS, also by a timer if no call follows. With `at_once` it is
+    called after each call instead, for a process that may never get another request. In between, a process knows what it
+    has spent itself, but not what the others spend.
     """
 
     def __init__(
@@ -43,14 +44,17 @@ class DailyBudget:
     ) -> None:
         self._limit = limit
         self._record = record
-        self._record_after = 0.0 if at_once else SYNC_SECONDS
+        self._at_once = at_once
         self._clock = clock
         # One thread at a time exchanges sums with the database; `lock` is never held during that call.
         self._syncing = threading.Lock()
         self._lock = threading.Lock()
         # `spent` includes what is not recorded yet; calls that have not ended have `reserved` their estimated cost.
         self._spent = self._unrecorded = self._reserved = 0.0
+        # `synced` is the start of the latest exchange while it runs, then its end.
         self._synced = self._midnight = -math.inf
+        self._failed = False
+        self._timer: threading.Timer | None = None
 
     @contextmanager
     def spending(self, estimate: float, actual: Callable[[], float]) -> Iterator[None]:
@@ -76,46 +80,83 @@ class DailyBudget:
                 self._reserved -= estimate
                 self._spent += cost
                 self._unrecorded += cost
-            if self._clock() >= self._synced + self._record_after:
-                self.flush()
+            self._record_or_wait()
 
     def state(self) -> BudgetState:
         """What today has cost. Raises DatabaseError if that is not known."""
         self._refresh()
         return BudgetState(self._limit, self._spent, max(self._midnight - self._clock(), 0.0))
 
-    def flush(self) -> None:
-        """Record what was spent and is not recorded yet; if the database fails, the next call tries again."""
-        with self._syncing:
-            try:
-                if self._unrecorded:
-                    self._sync()
-            except AppError as error:
-                log.warning("could not record what was spent: %s", error.message)
+    def flush(self, *, wait: bool = True) -> None:
+        """Record what was spent and is not recorded yet; if the database fails, a later call tries again.
+
+        Without `wait` this does nothing while another thread exchanges sums.
+        """
+        if not self._syncing.acquire(blocking=wait):
+            return
+        try:
+            self._stop_timer()
+            if self._unrecorded:
+                self._sync()
+        except AppError as error:
+            log.warning("could not record what was spent: %s", error.message)
+        finally:
+            self._syncing.release()
+
+    def _record_or_wait(self) -> None:
+        """Record what was spent if it is time, else leave it to the timer, or with `at_once` to the next call."""
+        # After a failure, a function on Lambda does not wait for the database in each call either.
+        wait = 0.0 if self._at_once and not self._failed else SYNC_SECONDS
+        if self._clock() >= self._synced + wait:
+            self.flush(wait=self._at_once)
+        if not self._at_once:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        with self._lock:
+            if self._unrecorded and self._timer is None:
+                self._timer = threading.Timer(SYNC_SECONDS, self._on_timer)
+                self._timer.name, self._timer.daemon = "budget", True
+                self._timer.start()
+
+    def _stop_timer(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _on_timer(self) -> None:
+        self.flush()
+        self._start_timer()
+
+    @property
+    def _is_known(self) -> bool:
+        return self._clock() < self._midnight
 
     @property
     def _is_fresh(self) -> bool:
-        now = self._clock()
-        return now < self._midnight and now < self._synced + SYNC_SECONDS
+        return self._is_known and self._clock() < self._synced + SYNC_SECONDS
 
     def _refresh(self) -> None:
         """Read what today has cost, unless it was read a moment ago."""
         if self._is_fresh:
             return
-        with self._syncing:
+        # While another thread reads it, the last sum of today is used. Without one, this thread waits.
+        if not self._syncing.acquire(blocking=not self._is_known):
+            return
+        try:
             # Another thread may have read it while this one waited.
-            if self._is_fresh:
-                return
-            try:
+            if not self._is_fresh:
                 self._sync()
-            except AppError as error:
-                if self._clock() >= self._midnight:
-                    raise
-                log.warning("could not read what the other processes spend: %s", error.message)
+        except AppError as error:
+            if not self._is_known:
+                raise
+            log.warning("could not read what the other processes spend: %s", error.message)
+        finally:
+            self._syncing.release()
 
     def _sync(self) -> None:
         with self._lock:
-            # Set before the call: other threads go on with the last sum and do not wait for the database.
             self._synced = self._clock()
             amount, self._unrecorded = self._unrecorded, 0.0
         try:
@@ -123,8 +164,11 @@ class DailyBudget:
         except BaseException:
             with self._lock:
                 self._unrecorded += amount
+                # An attempt that took long is not repeated at once by those who waited.
+                self._synced, self._failed = self._clock(), True
             raise
         with self._lock:
+            self._synced, self._failed = self._clock(), False
             # Other threads may have spent more during the call.
             self._spent = float(today["spent_today"]) + self._unrecorded
             self._midnight = self._clock() + float(today["resets_in"])

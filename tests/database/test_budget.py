@@ -102,11 +102,13 @@ def test_a_backfill_stops_for_the_budget_and_goes_on_the_next_day(
     (status, error) = owner.execute("select status, error from embedding.runs").fetchone() or ("", "")
     assert status == "failed"
     assert "EMBEDDING_BUDGET_PER_DAY: $60 of $70" in error
+    # A process knows midnight by its own clock, so each day has a new one here.
+    for _ in range(2):
+        next_day(owner)
+        provider.budget = make_budget(70.0)
+        assert run().report.embedded == 30
     next_day(owner)
-    assert run().report.embedded == 30
-    next_day(owner)
-    assert run().report.embedded == 30
-    next_day(owner)
+    provider.budget = make_budget(70.0)
     assert run().complete
     assert Collection(database, MUSIC).verify_embeddings() == 0
 

@@ -1,11 +1,15 @@
 """Tests the budget of a day in one process, with a clock and a sum of all processes that the tests set."""
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 
 import pytest
 
+from shared.embedding.background import in_background
 from shared.errors import BudgetSpent, ConfigurationError, DatabaseUnavailable, ProviderTimeout
 from shared.models import EmbeddingModel
+from shared.providers import budget as module
 from shared.providers.budget import SYNC_SECONDS, DailyBudget
 from tests.fake_provider import FakeProvider
 
@@ -14,7 +18,10 @@ DOLLAR_A_TOKEN = 1_000_000.0
 
 
 class Shared:
-    """The sum of all processes in the database, and the clock; `down` makes every call fail."""
+    """The sum of all processes in the database, and the clock; `down` makes every call fail.
+
+    A call takes `delay` seconds of the clock, and waits for the `gate`.
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -22,12 +29,19 @@ class Shared:
         self.total = 0.0
         self.calls = 0
         self.down = False
+        self.delay = 0.0
+        self.gate: threading.Event | None = None
+        self.arrived = threading.Event()
 
     def clock(self) -> float:
         return self.now
 
     def record(self, usd: float) -> Mapping[str, float]:
         self.calls += 1
+        self.now += self.delay
+        if self.gate is not None:
+            self.arrived.set()
+            assert self.gate.wait(30)
         if self.down:
             raise DatabaseUnavailable("gone")
         while self.now >= self.midnight:
@@ -186,3 +200,80 @@ def test_only_the_part_of_a_text_that_the_model_reads_is_reserved(shared: Shared
     provider.declared = EmbeddingModel("fake", "fake", 16, max_tokens=5)
     provider.embed(["one two three four five six"])
     assert len(provider.wire.requests) == 1
+
+
+# A process that falls idle, and a database that is slow or dead
+
+
+def timers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "budget"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_process_that_falls_idle_records_what_it_spent(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SYNC_SECONDS", 0.2)
+    provider = shared.provider(100.0)
+    before = len(timers())
+    for _ in range(3):
+        provider.embed(["one"])
+    shared.down = True
+    assert len(timers()) <= before + 1
+    wait_until(lambda: shared.calls >= 3)
+    shared.down = False
+    wait_until(lambda: shared.total == 3.0)
+
+
+def test_the_end_of_a_process_ends_its_timer(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SYNC_SECONDS", 3600.0)
+    provider = shared.provider(100.0)
+    others = set(timers())
+    provider.embed(["one"])
+    (timer,) = set(timers()) - others
+    assert timer.daemon
+    assert provider.budget is not None
+    provider.budget.flush()
+    timer.join(10)
+    assert not timer.is_alive()
+
+
+def test_an_attempt_that_failed_after_long_is_not_repeated_at_once(shared: Shared) -> None:
+    provider = shared.provider(100.0)
+    provider.embed(["one"])
+    shared.down, shared.delay = True, 2 * SYNC_SECONDS
+    shared.now += SYNC_SECONDS
+    for _ in range(3):
+        provider.embed(["one"])
+    assert shared.calls == 2
+
+
+def test_a_call_does_not_wait_while_another_thread_reads_the_sum(shared: Shared) -> None:
+    provider = shared.provider(100.0)
+    provider.embed(["one"])
+    shared.now += SYNC_SECONDS
+    shared.gate = threading.Event()
+    reading = in_background(lambda: provider.embed(["one"]), "reads")
+    assert shared.arrived.wait(10)
+    shared.now += SYNC_SECONDS
+    in_background(lambda: provider.embed(["one"]), "goes-on").result(10)
+    shared.gate.set()
+    reading.result(10)
+    assert shared.calls == 2
+
+
+def test_a_function_does_not_wait_for_a_dead_database_in_each_call(shared: Shared) -> None:
+    provider = shared.provider(100.0, at_once=True)
+    provider.embed(["one"])
+    shared.down = True
+    for _ in range(3):
+        provider.embed(["one"])
+    assert (shared.calls, shared.total) == (3, 1.0)
+    shared.down = False
+    shared.now += SYNC_SECONDS
+    provider.embed(["one"])
+    assert shared.total == 5.0, "nothing was forgotten"
