@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from shared.errors import ConfigurationError, DatabaseBusy, UnknownProvider
 from shared.models import InputRules, split_model_name
+from shared.providers.prices import OPENAI_PRICES
 from shared.retry import Retrier, RetryPolicy
 from shared.settings import Settings, load_settings
 
@@ -199,10 +200,12 @@ def get_provider_for(spec: EmbeddingModel, settings: Settings | None = None) -> 
             "with the program that makes them, or move the collection with backfill.py --switch-model"
         )
     name = split_model_name(spec.name)
+    # The price of the settings is for the models of EMBEDDING_PROVIDER; a published price goes before it.
+    keeps_price = spec.provider == settings.embedding_provider and name.model not in OPENAI_PRICES
     chosen = {
         "embedding_provider": spec.provider,
         "embedding_dimensions": name.width,
-        "embedding_price_per_million": None,
+        "embedding_price_per_million": settings.embedding_price_per_million if keeps_price else None,
         "embedding_input_types": name.input_types,
         # A document prefix from the settings is part of the name. Otherwise the model's own prefix is used.
         "embedding_document_prefix": spec.document_prefix if name.prefixed else None,

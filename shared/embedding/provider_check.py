@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.embedding.background import in_background
-from shared.errors import AppError
+from shared.errors import AppError, BudgetSpent
 from shared.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ WAIT_SECONDS = 1.0
 # Seconds until the next check: many after a success, few after a failure, because the provider may have recovered.
 GOOD_SECONDS = 600.0
 BAD_SECONDS = 5.0
+# After a refusal for the budget of the day: until midnight, but at most these seconds, since a smaller call may still fit.
+SPENT_SECONDS = 300.0
 ONE_TRY = RetryPolicy(max_attempts=1, max_seconds=10)
 
 
@@ -65,13 +67,17 @@ class ProviderCheck:
         return self.latest()
 
     def fail(self, error: AppError) -> None:
-        """Record that a call of the provider has failed. It replaces an earlier success; `state` then checks at once."""
+        """Record that a call of the provider has failed. It replaces an earlier success.
+
+        `state` then checks at once, unless the budget of the day is spent, because a check costs money too.
+        """
         with self._lock:
-            self._state, self._until = ProviderState(error=error), float("-inf")
-            self._failing_until = self.clock() + BAD_SECONDS
+            self._failing_until = self.clock() + _failing_seconds(error)
+            self._state = ProviderState(error=error)
+            self._until = self._failing_until if isinstance(error, BudgetSpent) else float("-inf")
 
     def known(self) -> ProviderState:
-        """The latest result. A failure is checked again after BAD_SECONDS, because it may be over; a success is not."""
+        """The latest result. A failure is checked again after a while, because it may be over; a success is not."""
         state = self.latest()
         return self.state() if state.error is not None and self.clock() >= self._failing_until else state
 
@@ -80,8 +86,9 @@ class ProviderCheck:
         with self._lock:
             if self._check is not None and self._check.done():
                 self._state = self._check.result()
-                self._until = self.clock() + (BAD_SECONDS if self._state.error else GOOD_SECONDS)
-                if self._state.error:
+                error = self._state.error
+                self._until = self.clock() + (_failing_seconds(error) if error else GOOD_SECONDS)
+                if error:
                     self._failing_until = self._until
                 self._check = None
             return self._state
@@ -98,3 +105,7 @@ class ProviderCheck:
             # The console shows this error on its page, so the page itself must not fail.
             log.exception("the provider does not answer")
             return ProviderState(error=AppError("internal error; see the log"))
+
+
+def _failing_seconds(error: AppError) -> float:
+    return min(error.retry_after or 0.0, SPENT_SECONDS) if isinstance(error, BudgetSpent) else BAD_SECONDS

@@ -174,7 +174,7 @@ class EmbeddingProvider(ABC):
         if not self.price_is_known:
             raise ConfigurationError(
                 f"EMBEDDING_BUDGET_PER_DAY: the price of {self.model} is not known; set EMBEDDING_PRICE_PER_MILLION (0 if it "
-                "is free), which is for the model of the settings"
+                "is free), which is for the models of EMBEDDING_PROVIDER"
             )
         most = self.declared.max_tokens or math.inf
         tokens = sum(min(count, most) for count in self.count_tokens([prefix + text for text in texts]))

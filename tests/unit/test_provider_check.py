@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from shared.embedding import provider_check
-from shared.embedding.provider_check import BAD_SECONDS, GOOD_SECONDS, ProviderCheck
-from shared.errors import ConfigurationError, ProviderUnavailable
+from shared.embedding.provider_check import BAD_SECONDS, GOOD_SECONDS, SPENT_SECONDS, ProviderCheck
+from shared.errors import BudgetSpent, ConfigurationError, ProviderUnavailable
 from tests.fake_provider import DIMENSIONS, FakeProvider
 
 
@@ -104,3 +104,26 @@ def test_a_failed_call_ends_a_success_and_the_next_question_checks_again() -> No
     clock.now = BAD_SECONDS + 0.1
     assert check.known().error is None, "it may be over"
     assert len(provider.wire.requests) == 3
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(3600.0, SPENT_SECONDS), (60.0, 60.0)])
+def test_a_spent_budget_is_reported_without_a_word_that_costs_money(left: float, seconds: float) -> None:
+    provider, clock = FakeProvider(), Clock()
+    check = ProviderCheck(lambda: provider, clock=clock)
+    check.fail(BudgetSpent(retry_after=left))
+    for clock.now in (0.0, BAD_SECONDS + 0.1, seconds - 0.1):
+        assert isinstance(check.known().error, BudgetSpent)
+        assert isinstance(check.state().error, BudgetSpent)
+    assert provider.wire.requests == []
+    clock.now = seconds + 0.1
+    assert check.known().error is None
+
+
+def test_a_check_that_the_budget_refuses_is_not_repeated_soon() -> None:
+    provider, clock = FakeProvider(), Clock()
+    provider.wire.down = BudgetSpent(retry_after=3600.0)
+    check = ProviderCheck(lambda: provider, clock=clock)
+    assert isinstance(check.state().error, BudgetSpent)
+    clock.now = SPENT_SECONDS - 0.1
+    assert isinstance(check.state().error, BudgetSpent)
+    assert len(provider.wire.requests) == 1

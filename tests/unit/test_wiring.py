@@ -121,3 +121,29 @@ def test_prefixes_and_types_that_cannot_be_are_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigurationError, match=named):
         settings_with(tmp_path, **{"embedding_provider": "openai", **given})
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "price", "expected"),
+    [
+        ("openai", "other", 0.0, (0.0, True)),
+        ("openai", "other", None, (0.0, False)),
+        ("openai", "text-embedding-3-large", 0.5, (0.13, True)),
+        ("ollama", "other", 0.5, (0.0, False)),
+    ],
+)
+def test_another_model_of_the_same_provider_has_the_price_of_the_settings(
+    tmp_path: Path, provider: str, model: str, price: float | None, expected: tuple[float, bool]
+) -> None:
+    base = {"embedding_provider": provider, "embedding_model": "house", "embedding_dimensions": 8}
+    settings = settings_with(tmp_path, **base, embedding_price_per_million=price)
+    made = get_provider_for(EmbeddingModel(model, "openai", 8), settings)
+    assert (made.price_per_million_tokens, made.price_is_known) == expected
+    made.close()
+
+
+def test_another_model_of_ollama_costs_what_the_settings_say(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, embedding_provider="ollama", embedding_price_per_million=0.5)
+    made = get_provider_for(EmbeddingModel("other", "ollama", 8), settings)
+    assert made.price_per_million_tokens == 0.5
+    made.close()
