@@ -55,11 +55,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def scratch_settings() -> Settings:
-    """Load the settings. Raises ConfigurationError if they do not allow to create a scratch database."""
+    """Load the settings, without a budget, which a scratch database cannot share with other programs.
+
+    Raises ConfigurationError if the settings do not allow to create a scratch database.
+    """
     settings = load_settings()
     if settings.supabase_url is not None and settings.database_url is None:
         raise ConfigurationError("SUPABASE_URL: a scratch database is needed; set DATABASE_URL, or unset SUPABASE_URL")
-    return settings
+    return settings.model_copy(update={"embedding_budget_per_day": None})
 
 
 def main() -> int:

@@ -296,12 +296,16 @@ def get_model_providers(settings: Settings, database: Database) -> ModelProvider
 def get_search(
     settings: Settings | None = None, *, database: Database | None = None, provider: EmbeddingProvider | None = None
 ) -> SearchService:
-    """The search service with the configured database, provider and cache; an existing database or provider can be given."""
+    """The search service with the configured database, provider and cache; an existing database or provider can be given.
+
+    With EMBEDDING_BUDGET_PER_DAY the cost of each query is recorded at once, because nobody closes the service.
+    """
     from shared.embedding.model_providers import ModelProviders
     from shared.search.search import SearchService
 
     settings = settings or load_settings()
-    made = provider or get_provider(settings)
-    providers = ModelProviders(lambda: made, partial(get_provider_for, settings=settings))
+    made, opened = provider or get_provider(settings), database or get_database(settings)
+    budget = get_budget(settings, lambda: opened, at_once=True)
+    providers = ModelProviders(lambda: made, partial(get_provider_for, settings=settings), budget=budget)
     prefix = settings.embedding_query_prefix
-    return SearchService(database or get_database(settings), providers, get_cache(settings), query_prefix=prefix)
+    return SearchService(opened, providers, get_cache(settings), query_prefix=prefix)

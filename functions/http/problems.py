@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from functions.services import Services
 from shared.embedding.model_providers import Failure
-from shared.errors import AppError, BudgetSpent, ConfigurationError, ProviderUnavailable
+from shared.errors import AppError, BudgetSpent, ConfigurationError, DatabaseError, ProviderUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,12 @@ _START_PROVIDER = {
 
 
 def provider_problems(services: Services) -> list[Problem]:
-    """The providers that fail, each with its model.
+    """The providers that fail, each with its model. A failure of the database, which keeps the budget, is none of theirs.
 
     The text of the error and the affected collections are included only if the server needs no key.
     """
-    return [_provider_problem(services, failure) for failure in services.providers.failures()]
+    failures = [failure for failure in services.providers.failures() if not isinstance(failure.error, DatabaseError)]
+    return [_provider_problem(services, failure) for failure in failures]
 
 
 def _provider_problem(services: Services, failure: Failure) -> Problem:

@@ -146,7 +146,7 @@ class ModelProviders:
             if spec is None or self._make is None:
                 raise
         else:
-            configured.on_failure, configured.budget = self.check().fail, self._budget
+            self._adopt(configured, None)
             self._fitting[None] = configured
             if spec is None or spec.name == configured.model:
                 return configured
@@ -156,5 +156,11 @@ class ModelProviders:
                     "check EMBEDDING_PROVIDER and EMBEDDING_MODEL"
                 )
         provider = self._others[spec.name] = self._make(spec)
-        provider.on_failure, provider.budget = self.check(spec).fail, self._budget
+        self._adopt(provider, spec)
         return provider
+
+    def _adopt(self, provider: "EmbeddingProvider", spec: EmbeddingModel | None) -> None:
+        provider.on_failure = self.check(spec).fail
+        # A provider that was passed in may have a budget of its own.
+        if self._budget is not None:
+            provider.budget = self._budget

@@ -16,7 +16,7 @@ from shared.errors import BudgetSpent, DatabaseRejected
 from shared.providers import budget as module
 from shared.providers.budget import DailyBudget
 from shared.settings import Settings
-from shared.wiring import get_budget
+from shared.wiring import get_budget, get_search
 from tests.database.rows import MUSIC, Connection, add, entry
 from tests.database.spending import next_day, spend, spent
 from tests.fake_provider import FakeProvider
@@ -121,6 +121,25 @@ def test_two_processes_share_the_budget(owner: Connection, database: PostgresDat
         with pytest.raises(BudgetSpent, match=r"\$4 of \$4"):
             provider.embed(["more"])
     assert spent(owner) == 4.0
+
+
+def test_a_search_service_counts_its_queries_and_obeys_the_budget(
+    owner: Connection, database: PostgresDatabase
+) -> None:
+    provider = FakeProvider(price=DOLLAR_A_TOKEN)
+    add(owner, "slow jazz")
+    assert backfill(database, provider, BackfillOptions(MUSIC)).complete
+    settings = Settings(_env_file=None, embedding_budget_per_day=3.0)  # type: ignore[call-arg]
+    search = get_search(settings, database=database, provider=provider)
+    found = [search.search(MUSIC, query).degraded for query in ("jazz", "slow")]
+    assert (found, spent(owner)) == ([False, True], 3.0), "the backfill has cost 2"
+
+
+def test_a_provider_that_is_passed_on_keeps_its_own_budget(make_budget: MakeBudget) -> None:
+    provider = dear(make_budget(4.0))
+    budget = provider.budget
+    assert ModelProviders(lambda: provider).for_model() is provider
+    assert provider.budget is budget
 
 
 def test_equal_texts_are_embedded_without_a_budget(

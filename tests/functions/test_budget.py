@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from functions.services import Services
 from functions.worker import run
 from shared.database.postgres import PostgresDatabase
+from shared.errors import DatabaseUnavailable
 from shared.providers import budget as module
 from tests.conftest import Connection
 from tests.database.spending import next_day, spend, spent
@@ -243,6 +244,24 @@ def test_health_names_the_budget_and_shows_no_sum_without_a_key(start: Start, ow
     assert (health["status"], problem["code"]) == ("degraded", "budget_spent")
     assert "EMBEDDING_BUDGET_PER_DAY" in problem["fix"]
     assert "$" not in problem["message"] + problem["fix"]
+
+
+def test_an_outage_of_the_database_is_no_problem_of_the_provider(
+    serve: Serve, make_services: MakeServices, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = database.call_scalar
+
+    def fail(name: str, *rest: Any) -> Any:
+        if name == "embedding_costs":
+            raise DatabaseUnavailable("gone")
+        return ask(name, *rest)
+
+    monkeypatch.setattr(database, "call_scalar", fail)
+    services = make_services()
+    client = serve(services=services)
+    assert client.get("/ready").status_code == 503
+    wait_until(lambda: isinstance(services.provider_check.latest().error, DatabaseUnavailable))
+    assert client.get("/health").json()["problems"] == []
 
 
 def test_a_model_without_a_known_price_is_not_called(
