@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from scripts.evaluate import scratch_settings
 from shared.errors import ConfigurationError
 from shared.models import EmbeddingModel, InputRules, shortened_model_name, split_model_name
 from shared.settings import Settings, load_settings
@@ -148,8 +147,3 @@ def test_another_model_of_ollama_costs_what_the_settings_say(tmp_path: Path) -> 
     made = get_provider_for(EmbeddingModel("other", "ollama", 8), settings)
     assert made.price_per_million_tokens == 0.5
     made.close()
-
-
-def test_an_evaluation_in_a_scratch_database_has_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDDING_BUDGET_PER_DAY", "1")
-    assert scratch_settings().embedding_budget_per_day is None
