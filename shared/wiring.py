@@ -298,7 +298,7 @@ def get_search(
 ) -> SearchService:
     """The search service with the configured database, provider and cache; an existing database or provider can be given.
 
-    With EMBEDDING_BUDGET_PER_DAY the cost of each query is recorded at once, because nobody closes the service.
+    With EMBEDDING_BUDGET_PER_DAY the cost of each query is recorded at once, because the service is never closed.
     """
     from shared.embedding.model_providers import ModelProviders
     from shared.search.search import SearchService

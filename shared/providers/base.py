@@ -70,7 +70,10 @@ class EmbeddingProvider(ABC):
         self._width_lock = threading.Lock()
 
     def describe(self, deadline: Deadline | None = None) -> EmbeddingModel:
-        """The model. If its width is unknown, one word is embedded within the deadline to find it, once."""
+        """The model. If its width is unknown, one word is embedded within the deadline to find it, once.
+
+        Raises what `embed` raises if the `budget` does not allow this word.
+        """
         if self.declared.dimensions:
             return self.declared
         if not self._width_lock.acquire(timeout=-1 if deadline is None else deadline.left):
@@ -78,11 +81,13 @@ class EmbeddingProvider(ABC):
             raise deadline.error()
         try:
             if not self.declared.dimensions:
-                answer = self.retrier.call(
-                    lambda: self._request([PROBE], None if deadline is None else deadline.left),
-                    policy=WIDTH_RETRIES,
-                    deadline=deadline,
-                )
+                # The budget counts it with the next call, which reports it.
+                with self._within_budget([PROBE], "", Spent()):
+                    answer = self.retrier.call(
+                        lambda: self._request([PROBE], None if deadline is None else deadline.left),
+                        policy=WIDTH_RETRIES,
+                        deadline=deadline,
+                    )
                 self.unreported = Spent(self.billed_tokens([PROBE], answer.tokens), answer.calls)
                 self.declared = replace(self.declared, dimensions=int(answer.vectors.shape[1]))
         except ProviderError as error:
@@ -151,9 +156,7 @@ class EmbeddingProvider(ABC):
         policy = retry or self.retrier.policy
         job = EmbeddingJob(self, spec, kind, prefix, isolate, truncate, spent, policy, stop, deadline)
         try:
-            if self.budget is None:
-                return job.run(texts)
-            with self._within_budget(self.budget, texts, prefix, spent):
+            with self._within_budget(texts, prefix, spent):
                 return job.run(texts)
         except ProviderError as error:
             self._report(error)
@@ -165,10 +168,10 @@ class EmbeddingProvider(ABC):
             self.on_failure(error)
 
     @contextmanager
-    def _within_budget(self, budget: "DailyBudget", texts: Sequence[str], prefix: str, spent: Spent) -> Iterator[None]:
+    def _within_budget(self, texts: Sequence[str], prefix: str, spent: Spent) -> Iterator[None]:
         """Reserve the estimated cost of the texts in the budget, and then count what was spent in its place."""
-        price = self.price_per_million_tokens / 1e6
-        if self.price_is_known and not price:
+        budget, price = self.budget, self.price_per_million_tokens / 1e6
+        if budget is None or (self.price_is_known and not price):
             yield
             return
         if not self.price_is_known:

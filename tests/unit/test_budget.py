@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from shared.embedding.background import in_background
 from shared.errors import BudgetSpent, ConfigurationError, DatabaseUnavailable, ProviderTimeout
-from shared.models import EmbeddingModel
+from shared.models import EmbeddingModel, InputKind
 from shared.providers import budget as module
+from shared.providers.answers import WireAnswer
 from shared.providers.budget import SYNC_SECONDS, DailyBudget
-from tests.fake_provider import FakeProvider
+from tests.fake_provider import DIMENSIONS, FakeProvider
 
 DAY = 86_400.0
 DOLLAR_A_TOKEN = 1_000_000.0
@@ -193,6 +195,38 @@ def test_a_failed_call_counts_what_it_cost(shared: Shared) -> None:
         provider.embed(["one"])
     assert provider.budget is not None
     assert provider.budget.state().spent == 2.0, "two requests timed out, and both may be billed"
+
+
+class OfUnknownWidth(FakeProvider):
+    """Only its server knows the width."""
+
+    def __init__(self, *, price: float = 0.0) -> None:
+        super().__init__(price=price)
+        self.declared = EmbeddingModel("fake", "fake", 0)
+
+    def _request(self, inputs: Sequence[str], timeout: float | None = None, kind: InputKind = "document") -> WireAnswer:
+        self.wire.requests.append(list(inputs))
+        return WireAnswer(np.ones((len(inputs), DIMENSIONS)), tokens=sum(self.count_tokens(inputs)))
+
+
+def test_the_word_for_an_unknown_width_obeys_the_budget_and_is_counted_once(shared: Shared) -> None:
+    provider = OfUnknownWidth(price=DOLLAR_A_TOKEN)
+    provider.budget = shared.budget(3.0)
+    shared.total = 3.0
+    with pytest.raises(BudgetSpent):
+        provider.describe()
+    assert provider.wire.requests == []
+    shared.total, shared.now = 0.0, shared.now + SYNC_SECONDS
+    provider.embed(["two words"])
+    assert provider.budget.state().spent == 3.0, "the word for the width, and the text"
+
+
+def test_the_word_for_an_unknown_width_needs_a_known_price(shared: Shared) -> None:
+    provider = OfUnknownWidth()
+    provider.budget, provider.price_is_known = shared.budget(3.0), False
+    with pytest.raises(ConfigurationError, match="EMBEDDING_PRICE_PER_MILLION"):
+        provider.describe()
+    assert provider.wire.requests == []
 
 
 def test_only_the_part_of_a_text_that_the_model_reads_is_reserved(shared: Shared) -> None:
