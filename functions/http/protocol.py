@@ -102,7 +102,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.due = max(self.due, now + HEAD_SECONDS)
         elif now > self.due:
             if self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete:
-                # No request has begun, so nobody waits for an answer.
+                # No request has begun, so no answer is due.
                 self.transport.close()
             else:
                 self.refuse(*TOO_SLOW)

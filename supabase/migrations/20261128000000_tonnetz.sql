@@ -806,7 +806,7 @@ begin
     set failed_at = present, leased_at = null, attempts = q.attempts - case when f.error is null then 1 else 0 end,
         error = coalesce(f.error, q.error, format('no worker finished this row in %s attempts', q.attempts - 1))
     from unnest(failed, errors) f (row_id, error)
-    where q.collection_id = c.id and q.row_id = f.row_id;
+    where q.collection_id = c.id and q.row_id = any (failed) and q.row_id = f.row_id;
   end if;
 end;
 $$;
@@ -835,10 +835,10 @@ begin
       select
         k.row_id,
         -- This is null if there is no such row.
-        s.embedding is not null and s.embedding_model = any ($4) as embedded,
+        s.embedding is not null and (s.embedding_model = any ($4)) is not true as embedded,
         t.text, t.error, t.state, %4$s as suffix,
         -- Without this, a webhook that is sent at each save would claim this row by its key again and again.
-        (s.embedding is null or (s.embedding_model = any ($4)) is not true) and exists (
+        (s.embedding is null or s.embedding_model = any ($4)) and exists (
           select from embedding.queue q
           where q.collection_id = $1 and q.row_id = k.row_id and q.failed_at is not null and q.error = embedding.cleared_reason()
         ) as cleared
@@ -891,7 +891,8 @@ begin
     left join document d on d.row_id = a.row_id
     left join leased l on l.row_id = a.row_id
     order by a.place
-  $sql$, c.key_column, c.source, c.key_type, embedding.hash_suffix(c)) using c.id, c.key_type, row_ids, c.kept_models, clock_timestamp(), lease, c;
+  $sql$, c.key_column, c.source, c.key_type, embedding.hash_suffix(c))
+  using c.id, c.key_type, row_ids, array(select embedding.replaced_models(c)), clock_timestamp(), lease, c;
 exception
   when others then
     perform embedding.concerns_rows(c, sqlstate, sqlerrm);
@@ -1035,7 +1036,10 @@ begin
     locked as materialized (
       select
         s.%1$I as key, i.row_id, i.text_hash, i.embedding,
-        embedding.text_hash(embedding.document_text(s.*)) = substring(i.text_hash for 32) as fresh,
+        embedding.text_hash(embedding.document_text(s.*)) = substring(i.text_hash for 32)
+          -- During the provider's call, another program may have written a vector that no backfill replaces.
+          and (s.embedding is null or s.embedding_model is null or s.embedding_model = $4
+               or s.embedding_model = any (array(select embedding.replaced_models($6)))) as fresh,
         -- True if another worker saved the row after this worker's lease had expired. A vector that was removed without the
         -- triggers leaves its hash behind.
         s.embedding is not null and substring(s.embedding_hash for 32) = substring(i.text_hash for 32) and s.embedding_model = $4
@@ -1054,7 +1058,7 @@ begin
       where s.%1$I = l.key and l.fresh and l.saved_before is not true
     )
     select array_agg(l.row_id), array_agg(l.attempts) from locked l where l.fresh
-  $sql$, c.key_column, c.source, c.key_type) into written, tried using row_ids, text_hashes, vectors, model, c.id;
+  $sql$, c.key_column, c.source, c.key_type) into written, tried using row_ids, text_hashes, vectors, model, c.id, c;
   if written is null then
     return '{}';
   end if;
@@ -2088,6 +2092,11 @@ begin
   update embedding.collections c set name = embedding.table_name(t.source)
   from embedding.tracked_tables t
   where t.id = c.id and c.name = format('(%s)', c.id);
+  -- The queue has the keys as text. The keys of another column would be wrong, so the pending rows are queued again.
+  delete from embedding.queue q
+  using embedding.collections c
+  where q.collection_id = c.id and c.id = (select t.id from embedding.tracked_tables t where t.source = add_collection.source)
+    and (c.key_column, c.key_type) is distinct from (key.key_column, key.key_type);
   -- A table that is already tracked keeps its collection, under the table's present name.
   update embedding.collections c
   set name = present_name, key_column = key.key_column, key_type = key.key_type,
@@ -2958,6 +2967,8 @@ language sql security invoker set search_path = pg_catalog, pg_temp as $$
             and (substring(s.embedding_hash for 32) = embedding.text_hash(t.text)) is not false as unknown,
           case
             when s.embedding is null then null
+            -- The vectors of a table that is being prepared get the collection's model at the end of that.
+            when ($1).preparing and s.embedding_model is null and s.embedding_hash is null then null
             when t.error is not null then 'the vector cannot be compared with the text: ' || t.error
             when t.text is null then 'the row has a vector, but no text to embed'
             when substring(s.embedding_hash for 32) <> embedding.text_hash(t.text) then 'the vector belongs to another text'
@@ -3000,6 +3011,34 @@ comment on function embedding.mismatched_rows is
 revoke all on function embedding.mismatched_rows from public, anon, authenticated, service_role;
 grant execute on function embedding.mismatched_rows to service_role;
 
+create function embedding.remove_entries(c embedding.tracked_tables, row_ids text[])
+returns bigint language sql security invoker set search_path = pg_catalog, pg_temp as $$
+  select r.removed
+  from embedding.read_table(c, $sql$
+    with held as materialized (
+      select q.row_id from embedding.queue q
+      where q.collection_id = ($1).id and q.row_id = any (array(select jsonb_array_elements_text($2)))
+      order by q.row_id for update skip locked
+    ),
+    removed as (
+      delete from embedding.queue q
+      using held h
+      where q.collection_id = ($1).id and q.row_id = h.row_id
+        -- Look again: the row may have been written since it was listed.
+        and not exists (
+          select from %2$s s cross join lateral %3$s t
+          where s.%1$I = q.row_id::%4$s and (s.embedding is null or s.embedding_model = any (array(select embedding.replaced_models($1))))
+            and (t.text is not null or t.error is not null))
+      returning 1
+    )
+    select count(*) from removed
+  $sql$, to_jsonb(row_ids), array[c.key_type]) r (removed bigint)
+$$;
+comment on function embedding.remove_entries is
+  'Removes these entries of the queue, except those of rows that need a vector and those that another transaction has locked. Returns how many it removed.';
+revoke all on function embedding.remove_entries from public, anon, authenticated, service_role;
+grant execute on function embedding.remove_entries to service_role;
+
 create function public.mismatched_embeddings(collection text, max_rows integer default 100)
 returns table (row_id text, reason text) language sql stable security invoker set search_path = '' as $$
   select r.row_id, r.reason from embedding.mismatched_rows(embedding.get_collection(collection), max_rows) r
@@ -3028,21 +3067,28 @@ begin
   -- not registered: another program may have made it.
   select array_agg(r.row_id), array_agg(r.wrong) into row_ids, wrong
   from embedding.mismatched_rows(c, null) r where r.wrong is not null;
-  -- Before the update, because its trigger may queue the same rows.
-  delete from embedding.queue q
-  where q.collection_id = c.id and (q.failed_at is not null or q.available_at > now())
-    and q.row_id = any (array(select w.row_id from unnest(row_ids, wrong) w (row_id, wrong) where w.wrong = 'entry'));
   -- A vector without a hash is assumed to belong to the present text, as when it is written with the triggers: they add the hash.
   execute format($sql$
-    update %2$s s set embedding = case when w.wrong <> 'vector' then s.embedding end%4$s
-    from unnest($1, $2) w (row_id, wrong)
-    where s.%1$I = w.row_id::%3$s and w.wrong <> 'entry'
+    with listed as materialized (
+      select s.%1$I as key, w.wrong
+      from unnest($1, $2) w (row_id, wrong)
+      join %2$s s on s.%1$I = w.row_id::%3$s
+      where w.wrong <> 'entry'
+      order by s.%1$I
+      for no key update of s
+    )
+    update %2$s s set embedding = case when l.wrong <> 'vector' then s.embedding end%4$s
+    from listed l
+    where s.%1$I = l.key
   $sql$, c.key_column, c.source, c.key_type,
     -- The trigger computes fts again.
     case when embedding.computes_fts(c.source) then ', fts = null' end)
   using row_ids, wrong;
   if 'queue' = any (wrong) then
     perform embedding.queue_pending_rows(c);
+  end if;
+  if 'entry' = any (wrong) then
+    perform embedding.remove_entries(c, array(select w.row_id from unnest(row_ids, wrong) w (row_id, wrong) where w.wrong = 'entry'));
   end if;
   return coalesce(cardinality(row_ids), 0);
 end;

@@ -113,3 +113,20 @@ def test_vectors_that_a_backfill_made_are_replaced_by_a_switch(
     other = FakeProvider("fake-2")
     assert switch_model(database, other, "pictures") == 2
     assert backfill(database, other, BackfillOptions("pictures")).report.embedded == 2
+
+
+def test_a_save_keeps_a_vector_that_another_program_wrote_during_the_lease(
+    pictures: Connection, database: PostgresDatabase, provider: FakeProvider
+) -> None:
+    backfill(database, provider, BackfillOptions("pictures"))
+    pictures.execute("insert into pictures (caption) values ('a green tram')")
+    (row,) = database.call("claim_embeddings", {"collection": "pictures"})
+    pictures.execute(
+        "update pictures set embedding = '[0,0,1]', embedding_model = 'my-clip' where caption = 'a green tram'"
+    )
+    vector = provider.embed_documents([row["text"]])[0]
+    made = [{"row_id": row["row_id"], "text_hash": row["text_hash"], "embedding": str([float(one) for one in vector])}]
+    arguments = {"collection": "pictures", "model": provider.describe().name, "rows": made}
+    assert database.call("save_embeddings", arguments) == [{"saved": 0, "stale": 1}]
+    assert ("a green tram", "my-clip", "[0,0,1]") in held(pictures)
+    assert queued(pictures, "pictures") == set()

@@ -199,3 +199,19 @@ def test_untracking_keeps_the_tables_own_triggers(owner: Connection) -> None:
         "select array_agg(tgname order by 1) from pg_trigger where tgrelid = 'datasets'::regclass and not tgisinternal"
     ).fetchone()
     assert left == (["check_lexeme_count", "touch_updated_at"],)
+
+
+def test_another_primary_key_replaces_the_keys_in_the_queue(
+    owner: Connection, work: Collection, provider: FakeProvider
+) -> None:
+    owner.execute("create table slugs (slug text primary key, number bigint not null, body text)")
+    owner.execute("create function embedding.document_text(s slugs) returns text language sql immutable return s.body")
+    owner.execute("select track_embeddings('slugs')")
+    owner.execute("insert into slugs values ('a', 1, 'harps'), ('b', 2, 'drums')")
+    owner.execute("update embedding.queue set failed_at = now() where row_id = 'a'")
+    owner.execute("alter table slugs drop constraint slugs_pkey, add primary key (number)")
+    owner.execute("select track_embeddings('slugs')")
+    assert queued(owner, "slugs") == {"1", "2"}
+    own = Collection(work.database, "slugs")
+    assert embed_all(own, provider) == 2
+    assert own.verify_embeddings() == 0

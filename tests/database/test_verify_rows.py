@@ -227,6 +227,8 @@ def test_a_vector_of_a_model_that_is_not_registered_is_kept(
     owner.execute("insert into embedding.queue select id, '4' from embedding.collections where name = 'pages'")
     backfill(database, provider, BackfillOptions("pages"))
     assert reasons(pages) == {"4": unregistered}
+    (named,) = database.call("claim_embedding_rows", {"collection": "pages", "row_ids": ["4"]})
+    assert named["state"] == "embedded"
     assert queued(owner, "pages") == set()
     assert "flutes" not in provider.wire.texts
     owner.execute("select register_embedding_model('my-clip', 'mine', 3)")
@@ -237,3 +239,27 @@ def test_a_vector_of_a_model_that_is_not_registered_is_kept(
         "my-clip",
     )
     assert backfill(database, provider, BackfillOptions("pages")).left.foreign_vectors == {"my-clip": 1}
+
+
+def test_a_repair_keeps_the_vectors_of_a_table_that_is_still_being_prepared(
+    owner: Connection, database: PostgresDatabase, pages: Collection
+) -> None:
+    """A large table that had vectors before it was tracked: they get the collection's model at the end."""
+    without_triggers(owner, "update pages set embedding_model = null, embedding_hash = null")
+    owner.execute("update embedding.collections set preparing = true where name = 'pages'")
+    assert (pages.verify_embeddings(), pages.repair_embeddings()) == (0, 0)
+    assert owner.execute("select count(embedding) from pages").fetchone() == (3,)
+
+
+def test_an_entry_of_a_row_that_was_written_after_it_was_listed_stays(
+    owner: Connection, database: PostgresDatabase, pages: Collection
+) -> None:
+    owner.execute("insert into embedding.queue select id, '1' from embedding.collections where name = 'pages'")
+    owner.execute("update embedding.queue set failed_at = now()")
+    assert list(reasons(pages)) == ["1"]
+    remove = "select embedding.remove_entries(embedding.get_collection('pages'), '{1}')"
+    owner.execute("update pages set body = 'lutes' where id = 1")
+    owner.execute("update embedding.queue set leased_at = now(), available_at = now() + interval '1 minute'")
+    assert owner.execute(remove).fetchone() == (0,)
+    without_triggers(owner, "delete from pages where id = 1")
+    assert owner.execute(remove).fetchone() == (1,)
