@@ -35,7 +35,7 @@ TEST_WORKERS ?= 4
 # Keep compiled modules even if the shell disables them, because the tests start hundreds of processes.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
-test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, pgbouncer, chromium and npm)
+test: test-tools .venv/installed-dev ## Run the tests, without the long drills (needs redis-server, pgbouncer, Chromium and npm)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not drill" $(PYTEST_ARGS)
 
 test-all: test-tools .venv/installed-dev ## Run every test, the long drills too, as CI does
@@ -76,7 +76,7 @@ bench-writes: .venv/installed ## Measure how much slower tracking makes insert, 
 bench-search: .venv/installed ## Measure search over 1,000,000 rows; compare it with Supabase's guide and with bare pgvector
 	@$(BIN)/python scripts/bench/search.py --keep
 
-screenshots: .venv/installed-dev ## Take pictures of the console into .screenshots, and the one for README (needs Debian's chromium)
+screenshots: .venv/installed-dev ## Take pictures of the console into .screenshots, and the one for README (needs Debian's Chromium)
 	@$(BIN)/python -m tests.browser.screenshots
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml

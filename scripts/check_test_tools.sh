@@ -3,14 +3,15 @@
 # that need them.
 set -eu
 missing=()
-# Each program with the Debian package that contains it. npm installs PostgREST, axe-core and the Supabase CLI.
+# Each program with the Debian package that contains it; for Chromium, one of two programs is enough. npm installs PostgREST, axe-core and the Supabase CLI.
 while read -r program package; do
+  if [ "$program" = chromium-headless-shell ] && command -v chromium >/dev/null; then continue; fi
   # Debian installs daemons into /usr/sbin.
   PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || missing+=("$package")
 done <<'PROGRAMS'
 redis-server redis-server
 pgbouncer pgbouncer
-chromium chromium
+chromium-headless-shell chromium-headless-shell
 npm npm
 curl curl
 PROGRAMS

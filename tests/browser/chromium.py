@@ -1,4 +1,4 @@
-"""Debian's chromium, driven by Playwright."""
+"""Debian's Chromium, driven by Playwright."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
-INSTALL_CHROMIUM = "apt-get install -y chromium"
+# The shell has no windows, so a page costs a third of the processor time.
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+INSTALL_CHROMIUM = "apt-get install -y chromium-headless-shell"
 # These flags turn off other network traffic, stored state and the graphics card.
 ARGUMENTS = [
     "--headless",
@@ -22,7 +23,7 @@ ARGUMENTS = [
 
 
 def is_installed() -> bool:
-    return shutil.which(CHROMIUM) is not None
+    return CHROMIUM is not None
 
 
 @contextmanager

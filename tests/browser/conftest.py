@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     # Playwright is stopped after the module: while it runs, no other test can run an event loop in this thread.
     if not is_installed():
-        missing_tool(request, f"needs Debian's chromium: {INSTALL_CHROMIUM}")
+        missing_tool(request, f"needs Debian's Chromium: {INSTALL_CHROMIUM}")
     with open_browser() as running:
         yield running
 

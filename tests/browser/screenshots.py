@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from scripts import command
 from scripts.serving import FUNCTIONS, serving
 from shared.errors import ConfigurationError
-from tests.browser.chromium import CHROMIUM, INSTALL_CHROMIUM, is_installed, open_browser
+from tests.browser.chromium import INSTALL_CHROMIUM, is_installed, open_browser
 
 ROOT = command.ROOT
 SIZES = {"1280": (1280, 860), "390": (390, 844)}
@@ -26,7 +26,7 @@ README_PICTURE = ROOT / "docs" / "images" / "console.png"
 def main() -> int:
     arguments = parse_arguments()
     if not is_installed():
-        raise ConfigurationError(f"{CHROMIUM} is missing: {INSTALL_CHROMIUM}")
+        raise ConfigurationError(f"Chromium is missing: {INSTALL_CHROMIUM}")
     with ExitStack() as stack:
         url = arguments.url
         if url is None:
