@@ -27,7 +27,7 @@ _START_PROVIDER = {
 
 
 def provider_problems(services: Services) -> list[Problem]:
-    """The providers that fail, each with its model. A failure of the database, which keeps the budget, is none of theirs.
+    """The providers that fail, each with its model. An error of the database, which stores the budget, is left out.
 
     The text of the error and the affected collections are included only if the server needs no key.
     """
